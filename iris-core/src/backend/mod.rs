@@ -1,0 +1,168 @@
+//! Running models: the trait, its inputs and outputs.
+//!
+//! A request travels as the JSON body its caller wrote, so that tools, schemas and parameters
+//! this crate has never heard of reach the model's server unchanged. An answer travels as chunks
+//! that hold only what differs from one chunk to the next; whoever faces the caller writes the
+//! envelope around them.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{ModelName, ModelOffer};
+
+mod scripted;
+
+pub use scripted::{Script, ScriptedBackend};
+
+/// Turns prompts into tokens with the models of one server.
+///
+/// One backend serves several requests at once, from any task. Dropping a stream cancels its
+/// generation; the model's server must be free again within a second.
+pub trait Backend: fmt::Debug + Send + Sync + 'static {
+    /// Lists the models that would answer now without being loaded first.
+    ///
+    /// Called when the agent starts and every few seconds after that; must not load a model.
+    fn models(&self) -> BoxFuture<'_, Result<Vec<ModelOffer>, BackendError>>;
+
+    /// Starts one generation and yields its chunks in order.
+    ///
+    /// The model is not contacted before the first poll. The stream ends after
+    /// [`Chunk::Finished`] or after the first error; chunks already yielded stay valid.
+    fn generate(&self, request: GenerateRequest) -> BoxStream<'static, Result<Chunk, BackendError>>;
+}
+
+/// Which OpenAI operation a request's body belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Operation {
+    /// `POST /v1/chat/completions`.
+    Chat,
+    /// `POST /v1/completions`.
+    Completion,
+}
+
+/// One generation that a backend is asked for.
+#[derive(Clone, PartialEq, Eq)]
+pub struct GenerateRequest {
+    /// What the body is.
+    pub operation: Operation,
+    /// The model to run; the same as the body's.
+    pub model: ModelName,
+    /// The caller's JSON body, a single object, unchanged.
+    pub body: Bytes,
+    /// Whether chunks are wanted as they come; otherwise one [`Chunk::Whole`].
+    pub stream: bool,
+    /// Time left for the whole generation.
+    pub time_left: Duration,
+}
+
+impl fmt::Debug for GenerateRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Prompts never reach logs.
+        f.debug_struct("GenerateRequest")
+            .field("operation", &self.operation)
+            .field("model", &self.model)
+            .field("body", &format_args!("{} bytes", self.body.len()))
+            .field("stream", &self.stream)
+            .field("time_left", &self.time_left)
+            .finish()
+    }
+}
+
+/// One piece of an answer.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Chunk {
+    /// Text that the first choice continues with; UTF-8, never empty.
+    Text(String),
+    /// Any other step of a streamed answer: a JSON object whose members (`choices`, and what the
+    /// server adds beside it) belong into the caller's chunk as they are, without `id`,
+    /// `object`, `created`, `model` and `usage`.
+    Json(Bytes),
+    /// A whole answer that was not streamed: a JSON object as the server wrote it, without `id`,
+    /// `object`, `created` and `model`.
+    Whole(Bytes),
+    /// The end of a complete answer; always the last chunk.
+    Finished(Finish),
+}
+
+impl fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Answers never reach logs.
+        match self {
+            Self::Text(text) => write!(f, "Text({} bytes)", text.len()),
+            Self::Json(json) => write!(f, "Json({} bytes)", json.len()),
+            Self::Whole(json) => write!(f, "Whole({} bytes)", json.len()),
+            Self::Finished(finish) => f.debug_tuple("Finished").field(finish).finish(),
+        }
+    }
+}
+
+/// How a complete answer ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finish {
+    /// Why the first choice ended: `stop`, `length`, `tool_calls` or `content_filter`, or what
+    /// else the server says.
+    pub reason: String,
+    /// Tokens read and written; zero where the server does not count.
+    pub usage: Usage,
+}
+
+/// Tokens that one generation read and wrote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Tokens of the answer.
+    pub completion_tokens: u32,
+}
+
+/// Why a generation failed, and by whose fault.
+///
+/// The texts reach the caller, so they name neither addresses nor keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum BackendError {
+    /// The server refused the request itself; another node would refuse it too.
+    #[error("{message}")]
+    Rejected {
+        /// HTTP status, 400 to 499.
+        status: u16,
+        /// OpenAI's `code`, such as `context_length_exceeded`.
+        code: Option<String>,
+        /// OpenAI's `param`: which part of the request is meant.
+        param: Option<String>,
+        /// What is wrong, in the server's words.
+        message: String,
+    },
+    /// The server does not have the model, or no longer.
+    #[error("the model server does not offer this model")]
+    ModelNotFound,
+    /// The server cannot take another request now.
+    #[error("the model server is busy")]
+    Busy,
+    /// The server cannot be reached, or refuses the agent's key.
+    #[error("the model server cannot be reached")]
+    Unavailable,
+    /// The server failed while it worked.
+    #[error("the model server failed")]
+    Failed,
+    /// The server answered something that is not an answer.
+    #[error("the model server answered in a form that cannot be read")]
+    Malformed,
+    /// The time ran out before the answer was complete.
+    #[error("the model server did not finish in time")]
+    Timeout,
+}
+
+impl BackendError {
+    /// Returns whether the request itself is at fault, so that no node could do better.
+    pub const fn is_callers_fault(&self) -> bool {
+        matches!(self, Self::Rejected { .. })
+    }
+}

@@ -1,0 +1,1 @@
+//! What every [`Backend`](crate::backend::Backend) must do.

@@ -1,0 +1,1 @@
+//! What every [`Store`](crate::store::Store) must do.

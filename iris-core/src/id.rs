@@ -1,0 +1,205 @@
+//! Names of the things an Iris network keeps apart.
+//!
+//! Every id has one textual form, which is also its form on the wire and in the store.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Says why a text is not the id it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} must be {length} characters of {alphabet}")]
+pub struct IdError {
+    kind: &'static str,
+    length: usize,
+    alphabet: &'static str,
+}
+
+/// Identifies a node: the hash of its Ed25519 public key, so nobody can put another key behind it.
+///
+/// The text is 26 characters of lower-case RFC 4648 base32.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId([u8; 26]);
+
+impl NodeId {
+    const ERROR: IdError =
+        IdError { kind: "a node id", length: 26, alphabet: "a-z and 2-7" };
+
+    /// Returns the id's text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("a node id is ASCII by construction")
+    }
+}
+
+impl FromStr for NodeId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let bytes: [u8; 26] = text.as_bytes().try_into().map_err(|_| Self::ERROR)?;
+        let valid = bytes.iter().all(|b| matches!(b, b'a'..=b'z' | b'2'..=b'7'));
+        if valid { Ok(Self(bytes)) } else { Err(Self::ERROR) }
+    }
+}
+
+/// Identifies a task; drawn at random by whoever submits it.
+///
+/// The text is 32 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskId([u8; 16]);
+
+impl TaskId {
+    const ERROR: IdError = IdError { kind: "a task id", length: 32, alphabet: "0-9 and a-f" };
+
+    /// Makes an id of 16 random bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// Returns the bytes the id was made of.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl FromStr for TaskId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        parse_hex(text).map(Self).ok_or(Self::ERROR)
+    }
+}
+
+/// Identifies an account; random, and says nothing about its owner.
+///
+/// The text is 32 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AccountId([u8; 16]);
+
+impl AccountId {
+    const ERROR: IdError = IdError { kind: "an account id", length: 32, alphabet: "0-9 and a-f" };
+
+    /// Makes an id of 16 random bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl FromStr for AccountId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        parse_hex(text).map(Self).ok_or(Self::ERROR)
+    }
+}
+
+/// Identifies one attempt of one node at one step, within the node's session.
+///
+/// Numbers are never reused while a session lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct AssignmentId(pub u64);
+
+impl fmt::Display for AssignmentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+fn parse_hex(text: &str) -> Option<[u8; 16]> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let text: &[u8; 32] = text.as_bytes().try_into().ok()?;
+    let mut bytes = [0; 16];
+    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(bytes)
+}
+
+fn write_hex(bytes: &[u8; 16], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut text = [0; 32];
+    for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = b"0123456789abcdef"[usize::from(byte >> 4)];
+        pair[1] = b"0123456789abcdef"[usize::from(byte & 15)];
+    }
+    f.pad(std::str::from_utf8(&text).expect("hexadecimal digits are ASCII"))
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(&self.0, f)
+    }
+}
+
+impl fmt::Display for AccountId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(&self.0, f)
+    }
+}
+
+macro_rules! text_form {
+    ($($id:ident),*) => {$(
+        impl fmt::Debug for $id {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({self})", stringify!($id))
+            }
+        }
+
+        impl Serialize for $id {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $id {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Text;
+                impl de::Visitor<'_> for Text {
+                    type Value = $id;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($id::ERROR.kind)
+                    }
+
+                    fn visit_str<E: de::Error>(self, text: &str) -> Result<$id, E> {
+                        text.parse().map_err(E::custom)
+                    }
+                }
+                deserializer.deserialize_str(Text)
+            }
+        }
+    )*};
+}
+
+text_form!(NodeId, TaskId, AccountId);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_survive_their_text() {
+        let task = TaskId::from_bytes(*b"0123456789abcdef");
+        assert_eq!(task.to_string().parse(), Ok(task));
+        let node: NodeId = "abcdefghijklmnopqrstuvwx27".parse().unwrap();
+        let json = serde_json::to_string(&node).unwrap();
+        assert_eq!(serde_json::from_str::<NodeId>(&json).unwrap(), node);
+    }
+
+    #[test]
+    fn ids_refuse_what_another_text_would_also_mean() {
+        assert!("0123456789ABCDEF0123456789ABCDEF".parse::<TaskId>().is_err());
+        assert!("abcdefghijklmnopqrstuvwx2".parse::<NodeId>().is_err());
+        assert!("abcdefghijklmnopqrstuvwx2\n".parse::<NodeId>().is_err());
+    }
+}

@@ -1,0 +1,17 @@
+//! The rules of an Iris network, without anything that touches the world.
+//!
+//! Nothing here knows a runtime, a socket, a file, a clock or a source of randomness: time and
+//! seeds are arguments, so a test lives through a week in a millisecond and a failure replays.
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+
+pub mod backend;
+pub mod id;
+pub mod model;
+pub mod store;
+pub mod time;
+
+pub use id::{AccountId, AssignmentId, NodeId, TaskId};
+pub use model::ModelName;
+pub use time::Timestamp;

@@ -1,0 +1,3 @@
+/// Keeps records in memory.
+#[derive(Clone, Debug)]
+pub struct MemoryStore;

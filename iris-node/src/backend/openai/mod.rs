@@ -1,0 +1,1 @@
+//! Forwards to a model server that speaks the OpenAI API.

@@ -1,0 +1,3 @@
+//! The node: wraps a model server that its owner runs anyway and offers it to a network.
+
+pub mod backend;
