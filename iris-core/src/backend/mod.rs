@@ -17,7 +17,7 @@ use crate::model::{ModelName, ModelOffer};
 
 mod scripted;
 
-pub use scripted::{Script, ScriptedBackend};
+pub use scripted::{Counts, Gate, Script, ScriptedBackend, Step};
 
 /// Turns prompts into tokens with the models of one server.
 ///
@@ -32,7 +32,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Starts one generation and yields its chunks in order.
     ///
     /// The model is not contacted before the first poll. The stream ends after
-    /// [`Chunk::Finished`] or after the first error; chunks already yielded stay valid.
+    /// [`Chunk::Finished`] or after the first error, and stays ended when polled again; chunks
+    /// already yielded stay valid.
     fn generate(&self, request: GenerateRequest) -> BoxStream<'static, Result<Chunk, BackendError>>;
 }
 
