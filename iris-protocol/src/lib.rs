@@ -1,1 +1,4 @@
 //! TBD
+
+pub mod openai;
+pub mod rest;

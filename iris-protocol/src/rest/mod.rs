@@ -1,0 +1,36 @@
+//! The coordinator's own API, beside the OpenAI-compatible one.
+//!
+//! | request | body | answer |
+//! |---|---|---|
+//! | `POST /inference` | [`InferenceRequest`] | [`InferenceStatus`] |
+//! | `GET /inference/{id}` | | [`InferenceStatus`] |
+//! | `DELETE /inference/{id}` | | [`InferenceStatus`], cancelled unless it had ended |
+//! | `GET /inference/{id}/explain` | | [`Explanation`] |
+//! | `POST /accounts/generate` | | [`AccountCreated`] |
+//! | `POST /accounts/keys` | [`KeyRequest`] | [`KeyCreated`] |
+//! | `GET /nodes` | | [`NodeList`] |
+//! | `GET /healthz` | | [`Health`] |
+//!
+//! Errors are those of [`openai::ErrorBody`](crate::openai::ErrorBody). Times are whole seconds
+//! since the Unix epoch.
+
+mod account;
+mod inference;
+mod node;
+mod secret;
+
+pub use account::{AccountCreated, KeyCreated, KeyRequest, KeyScope};
+pub use inference::{
+    InferenceError, InferenceRequest, InferenceResult, InferenceStatus, Input, InputError, Status,
+};
+pub use node::{Explanation, Health, NodeList, NodeReason, NodeSummary, SkipCount};
+pub use secret::Secret;
+
+/// Header that names a request; on every answer, errors too.
+pub const REQUEST_ID: &str = "x-request-id";
+/// Header that names the node that answered.
+pub const NODE: &str = "x-iris-node";
+/// Header that names the task that a request became.
+pub const TASK: &str = "x-iris-task";
+/// Header by which a repeated `POST /inference` stays one task.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";

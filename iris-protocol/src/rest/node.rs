@@ -1,0 +1,83 @@
+use iris_core::model::ModelOffer;
+use iris_core::{NodeId, TaskId};
+use serde::{Deserialize, Serialize};
+
+/// The nodes that are connected.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeList {
+    /// The nodes, ordered by id.
+    pub nodes: Vec<NodeSummary>,
+}
+
+/// One connected node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeSummary {
+    /// Names the node.
+    pub id: NodeId,
+    /// Its owner's name for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What it can do: `BASIC`, `MID` or `PRO`.
+    pub tier: String,
+    /// What it has done, in points of reputation.
+    pub points: i64,
+    /// The models it offers.
+    pub models: Vec<ModelOffer>,
+    /// Requests it can work on at a time.
+    pub slots: u32,
+    /// Requests it is working on.
+    pub running: u32,
+    /// When it connected.
+    pub connected: u64,
+    /// The agent's version.
+    pub version: String,
+}
+
+/// Why a task went to its node and not to others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The task.
+    pub task: TaskId,
+    /// The node that was chosen, if any could be.
+    pub node: Option<NodeId>,
+    /// The nodes that were compared, the chosen one first; a few.
+    pub reasons: Vec<NodeReason>,
+    /// The nodes that were never looked at one by one.
+    pub skipped: Vec<SkipCount>,
+}
+
+/// What was said of one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeReason {
+    /// The node.
+    pub node: NodeId,
+    /// The reason's name, for programs.
+    pub reason: String,
+    /// The same for a person.
+    pub sentence: String,
+}
+
+/// How many nodes were passed over for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkipCount {
+    /// The reason's name, for programs.
+    pub reason: String,
+    /// How many nodes.
+    pub count: u64,
+}
+
+/// Whether a coordinator is at work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// `ok`, or what is the matter in one word.
+    pub status: String,
+    /// The coordinator's version.
+    #[serde(default)]
+    pub version: String,
+    /// Nodes that are connected.
+    #[serde(default)]
+    pub nodes: u64,
+    /// Models that they offer between them.
+    #[serde(default)]
+    pub models: u64,
+}
