@@ -3,13 +3,19 @@
 //! Nothing here knows a runtime, a socket, a file, a clock or a source of randomness: time and
 //! seeds are arguments, so a test lives through a week in a millisecond and a failure replays.
 
-#[cfg(feature = "conformance")]
+#[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 
 pub mod backend;
+pub mod demand;
+pub mod explain;
 pub mod id;
 pub mod model;
+pub mod registry;
+pub mod reputation;
+pub mod scheduler;
 pub mod store;
+pub mod tier;
 pub mod time;
 
 pub use id::{AccountId, AssignmentId, NodeId, TaskId};

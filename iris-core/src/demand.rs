@@ -1,0 +1,70 @@
+//! What a task needs of a node.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::NodeId;
+use crate::model::{Abilities, ModelName};
+use crate::tier::Tier;
+
+/// What one step of a task needs of the node that does it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Demand {
+    /// The model that was asked for.
+    pub model: ModelName,
+    /// Tokens of prompt and answer together, as far as they can be estimated.
+    pub context_tokens: u32,
+    /// What the model's server must be able to do.
+    pub abilities: Abilities,
+    /// The lowest tier that will do.
+    pub min_tier: Tier,
+    /// Nodes that were tried already.
+    pub exclude: Vec<NodeId>,
+}
+
+impl Demand {
+    /// Makes a demand for `model` that any of its nodes can meet.
+    pub const fn new(model: ModelName) -> Self {
+        Self {
+            model,
+            context_tokens: 0,
+            abilities: Abilities::NONE,
+            min_tier: Tier::Basic,
+            exclude: Vec::new(),
+        }
+    }
+}
+
+/// How hard a task is, by the seeds' classes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Difficulty {
+    /// Translations, definitions, yes or no.
+    Simple,
+    /// Analysis, summaries, comparisons.
+    Complex,
+    /// Code, proofs, long chains of reasoning.
+    Advanced,
+}
+
+impl Difficulty {
+    /// Returns how long a task of this difficulty may take when its caller names no deadline:
+    /// 60, 300 or 600 seconds.
+    pub const fn time_limit(self) -> Duration {
+        match self {
+            Self::Simple => Duration::from_secs(60),
+            Self::Complex => Duration::from_secs(300),
+            Self::Advanced => Duration::from_secs(600),
+        }
+    }
+
+    /// Returns the lowest tier that is meant to take tasks of this difficulty.
+    pub const fn tier(self) -> Tier {
+        match self {
+            Self::Simple => Tier::Basic,
+            Self::Complex => Tier::Mid,
+            Self::Advanced => Tier::Pro,
+        }
+    }
+}

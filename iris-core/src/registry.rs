@@ -1,0 +1,733 @@
+//! Which nodes are there, what they offer and how busy they are.
+//!
+//! Nodes that offer a model are kept in buckets of equal tier, context class and abilities, so
+//! that finding one costs the same among ten as among a hundred thousand.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::demand::Demand;
+use crate::explain::Reason;
+use crate::id::{AccountId, NodeId};
+use crate::model::{Abilities, ModelName, ModelOffer, TokenRate};
+use crate::reputation::Points;
+use crate::tier::{Tier, TierPolicy};
+
+/// A node is lost when nothing was heard of it for this long.
+pub const LOST_AFTER: Duration = Duration::from_secs(35);
+
+/// What a node says of itself when it joins, and who it belongs to.
+#[derive(Clone, Debug)]
+pub struct NodeProfile {
+    /// Its identity.
+    pub id: NodeId,
+    /// The account that owns it.
+    pub owner: AccountId,
+    /// A name for people; not unique.
+    pub name: String,
+    /// How many requests it works on at once; at least 1.
+    pub slots: u32,
+    /// What it offers.
+    pub models: Vec<ModelOffer>,
+}
+
+/// Whether a node takes work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeState {
+    /// It takes work.
+    Ready,
+    /// It finishes what it has.
+    Draining,
+    /// Its connection is interrupted; it may come back.
+    Away,
+}
+
+/// Names a node's place in a [`Registry`]; stale once the node has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seat {
+    index: u32,
+    generation: u32,
+}
+
+/// Everything a coordinator knows about the nodes that are connected to it.
+///
+/// Order of calls: [`join`](Self::join); then any of [`update`](Self::update),
+/// [`set_state`](Self::set_state), [`heard`](Self::heard), [`reserve`](Self::reserve) and
+/// [`release`](Self::release); then [`leave`](Self::leave).
+#[derive(Debug, Default)]
+pub struct Registry {
+    policy: TierPolicy,
+    seats: Vec<SeatState>,
+    vacant: Vec<u32>,
+    by_id: BTreeMap<NodeId, u32>,
+    by_model: BTreeMap<ModelName, ModelIndex>,
+}
+
+#[derive(Debug)]
+struct SeatState {
+    generation: u32,
+    node: Option<Node>,
+}
+
+/// A connected node as the registry sees it.
+#[derive(Debug)]
+pub struct Node {
+    profile: NodeProfile,
+    state: NodeState,
+    in_use: u32,
+    points: Points,
+    last_heard: Instant,
+    places: Vec<Place>,
+}
+
+impl Node {
+    /// Returns what the node said of itself.
+    pub const fn profile(&self) -> &NodeProfile {
+        &self.profile
+    }
+
+    /// Returns whether it takes work.
+    pub const fn state(&self) -> NodeState {
+        self.state
+    }
+
+    /// Returns how many of its slots are taken.
+    pub const fn in_use(&self) -> u32 {
+        self.in_use
+    }
+
+    /// Returns its reputation.
+    pub const fn points(&self) -> Points {
+        self.points
+    }
+
+    /// Returns its tiers, one for each model it offers.
+    pub fn tiers(&self) -> impl Iterator<Item = (&ModelName, Tier)> {
+        self.profile
+            .models
+            .iter()
+            .zip(&self.places)
+            .map(|(o, p)| (&o.name, p.bucket.tier))
+    }
+
+    fn is_free(&self) -> bool {
+        self.state == NodeState::Ready && self.in_use < self.profile.slots
+    }
+}
+
+/// Where a node stands in the index of one model that it offers.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    bucket: BucketKey,
+    /// Position among the bucket's free nodes; `None` while the node is not free.
+    position: Option<usize>,
+}
+
+/// Nodes that are alike for a demand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct BucketKey {
+    tier: Tier,
+    context: u32,
+    abilities: Abilities,
+}
+
+impl BucketKey {
+    fn of(policy: &TierPolicy, offer: &ModelOffer) -> Self {
+        Self {
+            tier: policy.tier(offer),
+            context: context_class(offer.context_length),
+            abilities: offer.abilities,
+        }
+    }
+
+    fn judge(&self, demand: &Demand) -> Option<Reason> {
+        if self.tier < demand.min_tier {
+            Some(Reason::TierTooLow)
+        } else if self.context < demand.context_tokens {
+            Some(Reason::ContextTooShort)
+        } else if !self.abilities.contains(demand.abilities) {
+            Some(Reason::MissingAbility)
+        } else {
+            None
+        }
+    }
+}
+
+/// Keeps the four leading bits of a context length, so that a million lengths make few classes.
+/// A node counts as having at most an eighth less than it says; powers of two stay exact.
+const fn context_class(length: u32) -> u32 {
+    let drop = (u32::BITS - length.leading_zeros()).saturating_sub(4);
+    length >> drop << drop
+}
+
+#[derive(Debug, Default)]
+struct ModelIndex {
+    buckets: BTreeMap<BucketKey, Bucket>,
+}
+
+#[derive(Debug, Default)]
+struct Bucket {
+    /// Nodes with a free slot, in no order.
+    free: Vec<Listed>,
+    /// How many nodes belong here, free or not.
+    members: u32,
+}
+
+/// A node with a free slot, and which of its offers is meant.
+#[derive(Clone, Copy, Debug)]
+struct Listed {
+    seat: u32,
+    offer: usize,
+}
+
+/// A node that could take a demand, as a scheduler sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its place, to reserve it.
+    pub seat: Seat,
+    /// Its identity.
+    pub node: NodeId,
+    /// Its owner.
+    pub owner: AccountId,
+    /// Slots in use.
+    pub in_use: u32,
+    /// Slots altogether.
+    pub slots: u32,
+    /// Measured speed of one stream, if known.
+    pub speed: Option<TokenRate>,
+    /// Its reputation.
+    pub points: Points,
+}
+
+/// Nodes alike for a demand: tier, context and abilities are the same.
+#[derive(Clone, Copy, Debug)]
+pub struct Group<'a> {
+    registry: &'a Registry,
+    bucket: &'a Bucket,
+    /// Why none of these nodes will do; `None` when all free ones will.
+    pub refusal: Option<Reason>,
+}
+
+impl Group<'_> {
+    /// Returns how many of the nodes have a free slot.
+    pub fn free(&self) -> usize {
+        self.bucket.free.len()
+    }
+
+    /// Returns how many of the nodes have no free slot, are draining or away.
+    pub fn occupied(&self) -> u32 {
+        self.bucket
+            .members
+            .saturating_sub(u32::try_from(self.free()).unwrap_or(u32::MAX))
+    }
+
+    /// Returns the free node at `position`, counted from 0 in no particular order.
+    ///
+    /// # Panics
+    ///
+    /// When `position` is not below [`free`](Self::free).
+    pub fn candidate(&self, position: usize) -> Candidate {
+        let Listed { seat: index, offer } = self.bucket.free[position];
+        let seat = &self.registry.seats[index as usize];
+        let node = seat.node.as_ref().expect("a listed seat is taken");
+        Candidate {
+            seat: Seat {
+                index,
+                generation: seat.generation,
+            },
+            node: node.profile.id,
+            owner: node.profile.owner,
+            in_use: node.in_use,
+            slots: node.profile.slots,
+            speed: node.profile.models[offer].speed,
+            points: node.points,
+        }
+    }
+}
+
+impl Registry {
+    /// Makes an empty registry with other borders between tiers than the default.
+    pub fn with_tier_policy(policy: TierPolicy) -> Self {
+        Self {
+            policy,
+            ..Self::default()
+        }
+    }
+
+    /// Adds a node that starts ready and idle; a node of the same identity leaves first.
+    ///
+    /// An offer that repeats a model's name is dropped.
+    pub fn join(&mut self, now: Instant, mut profile: NodeProfile, points: Points) -> Seat {
+        if let Some(&index) = self.by_id.get(&profile.id) {
+            self.vacate(index);
+        }
+        keep_first_offers(&mut profile.models);
+        profile.slots = profile.slots.max(1);
+        let index = self.vacant.pop().unwrap_or_else(|| {
+            self.seats.push(SeatState {
+                generation: 0,
+                node: None,
+            });
+            u32::try_from(self.seats.len() - 1).expect("fewer than 2^32 nodes connect")
+        });
+        self.by_id.insert(profile.id, index);
+        let state = NodeState::Ready;
+        let node = Node {
+            profile,
+            state,
+            in_use: 0,
+            points,
+            last_heard: now,
+            places: Vec::new(),
+        };
+        self.seats[index as usize].node = Some(node);
+        self.index_offers(index);
+        Seat {
+            index,
+            generation: self.seats[index as usize].generation,
+        }
+    }
+
+    /// Removes a node. A stale seat changes nothing.
+    pub fn leave(&mut self, seat: Seat) {
+        if self.node(seat).is_some() {
+            self.vacate(seat.index);
+        }
+    }
+
+    /// Replaces what a node offers and how many slots it has.
+    pub fn update(&mut self, seat: Seat, slots: u32, mut models: Vec<ModelOffer>) {
+        if self.node(seat).is_none() {
+            return;
+        }
+        keep_first_offers(&mut models);
+        self.unindex_offers(seat.index);
+        let node = self.seats[seat.index as usize]
+            .node
+            .as_mut()
+            .expect("the seat is taken");
+        node.profile.slots = slots.max(1);
+        node.profile.models = models;
+        self.index_offers(seat.index);
+    }
+
+    /// Sets whether a node takes work.
+    pub fn set_state(&mut self, seat: Seat, state: NodeState) {
+        self.change(seat, |node| node.state = state);
+    }
+
+    /// Sets a node's reputation.
+    pub fn set_points(&mut self, seat: Seat, points: Points) {
+        self.change(seat, |node| node.points = points);
+    }
+
+    /// Records that a node was heard at `now`.
+    pub fn heard(&mut self, now: Instant, seat: Seat) {
+        if let Some(node) = self.node_mut(seat) {
+            node.last_heard = node.last_heard.max(now);
+        }
+    }
+
+    /// Takes one slot of a node; returns whether there was one.
+    pub fn reserve(&mut self, seat: Seat) -> bool {
+        let free = self.node(seat).is_some_and(Node::is_free);
+        if free {
+            self.change(seat, |node| node.in_use += 1);
+        }
+        free
+    }
+
+    /// Gives one slot back. A stale seat changes nothing.
+    pub fn release(&mut self, seat: Seat) {
+        self.change(seat, |node| node.in_use = node.in_use.saturating_sub(1));
+    }
+
+    /// Returns the nodes that were silent for [`LOST_AFTER`] at `now`.
+    pub fn silent(&self, now: Instant) -> Vec<Seat> {
+        self.iter()
+            .filter(|(_, node)| now.saturating_duration_since(node.last_heard) >= LOST_AFTER)
+            .map(|(seat, _)| seat)
+            .collect()
+    }
+
+    /// Returns the node in `seat`, unless it has left.
+    pub fn node(&self, seat: Seat) -> Option<&Node> {
+        let state = self.seats.get(seat.index as usize)?;
+        state
+            .node
+            .as_ref()
+            .filter(|_| state.generation == seat.generation)
+    }
+
+    /// Returns the place of the node with this identity.
+    pub fn seat(&self, id: &NodeId) -> Option<Seat> {
+        let &index = self.by_id.get(id)?;
+        Some(Seat {
+            index,
+            generation: self.seats[index as usize].generation,
+        })
+    }
+
+    /// Iterates over all nodes in the order of their ids.
+    pub fn iter(&self) -> impl Iterator<Item = (Seat, &Node)> {
+        self.by_id.values().filter_map(|&index| {
+            let state = &self.seats[index as usize];
+            Some((
+                Seat {
+                    index,
+                    generation: state.generation,
+                },
+                state.node.as_ref()?,
+            ))
+        })
+    }
+
+    /// Returns the number of nodes.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Returns whether there is no node.
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// Iterates over the models that some node offers now, in the order of their names.
+    pub fn models(&self) -> impl Iterator<Item = &ModelName> {
+        self.by_model.keys()
+    }
+
+    /// Returns whether some node offers `model` now, busy or not.
+    pub fn offers(&self, model: &ModelName) -> bool {
+        self.by_model.contains_key(model)
+    }
+
+    /// Iterates over the groups of nodes that offer the demanded model.
+    pub fn groups<'a>(&'a self, demand: &'a Demand) -> impl Iterator<Item = Group<'a>> {
+        let buckets = self.by_model.get(&demand.model).map(|index| &index.buckets);
+        buckets.into_iter().flatten().map(|(key, bucket)| Group {
+            registry: self,
+            bucket,
+            refusal: key.judge(demand),
+        })
+    }
+
+    /// Returns why the node `id` cannot take `demand` now; `None` when it can.
+    pub fn refusal(&self, id: &NodeId, demand: &Demand) -> Option<Reason> {
+        let Some(node) = self.seat(id).and_then(|seat| self.node(seat)) else {
+            return Some(Reason::Away);
+        };
+        let offer = node
+            .profile
+            .models
+            .iter()
+            .position(|offer| offer.name == demand.model);
+        let Some(offer) = offer else {
+            return Some(Reason::ModelNotOffered);
+        };
+        if demand.exclude.contains(id) {
+            return Some(Reason::AlreadyTried);
+        }
+        node.places[offer]
+            .bucket
+            .judge(demand)
+            .or(match node.state {
+                NodeState::Draining => Some(Reason::Draining),
+                NodeState::Away => Some(Reason::Away),
+                NodeState::Ready if !node.is_free() => Some(Reason::NoFreeSlot),
+                NodeState::Ready => None,
+            })
+    }
+
+    fn node_mut(&mut self, seat: Seat) -> Option<&mut Node> {
+        let state = self.seats.get_mut(seat.index as usize)?;
+        let current = state.generation == seat.generation;
+        state.node.as_mut().filter(|_| current)
+    }
+
+    /// Applies `change` to a node and keeps the lists of free nodes true.
+    fn change(&mut self, seat: Seat, change: impl FnOnce(&mut Node)) {
+        let Some(node) = self.node_mut(seat) else {
+            return;
+        };
+        let was_free = node.is_free();
+        change(node);
+        match (was_free, node.is_free()) {
+            (false, true) => self.list(seat.index),
+            (true, false) => self.unlist(seat.index),
+            _ => {}
+        }
+    }
+
+    fn vacate(&mut self, index: u32) {
+        self.unindex_offers(index);
+        let seat = &mut self.seats[index as usize];
+        let node = seat.node.take().expect("only a taken seat is vacated");
+        seat.generation = seat.generation.wrapping_add(1);
+        self.by_id.remove(&node.profile.id);
+        self.vacant.push(index);
+    }
+
+    fn index_offers(&mut self, index: u32) {
+        let node = self.seats[index as usize]
+            .node
+            .as_mut()
+            .expect("the seat is taken");
+        for offer in &node.profile.models {
+            let bucket = BucketKey::of(&self.policy, offer);
+            node.places.push(Place {
+                bucket,
+                position: None,
+            });
+            let model = self.by_model.entry(offer.name.clone()).or_default();
+            model.buckets.entry(bucket).or_default().members += 1;
+        }
+        if node.is_free() {
+            self.list(index);
+        }
+    }
+
+    fn unindex_offers(&mut self, index: u32) {
+        self.unlist(index);
+        let Self {
+            seats, by_model, ..
+        } = self;
+        let node = seats[index as usize]
+            .node
+            .as_mut()
+            .expect("the seat is taken");
+        for (offer, place) in node.profile.models.iter().zip(node.places.drain(..)) {
+            let model = by_model
+                .get_mut(&offer.name)
+                .expect("an offered model is indexed");
+            let bucket = model
+                .buckets
+                .get_mut(&place.bucket)
+                .expect("an offer has a bucket");
+            bucket.members -= 1;
+            if bucket.members == 0 {
+                model.buckets.remove(&place.bucket);
+            }
+            if model.buckets.is_empty() {
+                by_model.remove(&offer.name);
+            }
+        }
+    }
+
+    /// Enters a node into the free list of every model it offers.
+    fn list(&mut self, index: u32) {
+        let Self {
+            seats, by_model, ..
+        } = self;
+        let node = seats[index as usize]
+            .node
+            .as_mut()
+            .expect("the seat is taken");
+        for (offer, (model, place)) in node.profile.models.iter().zip(&mut node.places).enumerate()
+        {
+            let bucket = bucket_of(by_model, &model.name, &place.bucket);
+            place.position = Some(bucket.free.len());
+            bucket.free.push(Listed { seat: index, offer });
+        }
+    }
+
+    /// Strikes a node off the free list of every model it offers.
+    fn unlist(&mut self, index: u32) {
+        let Self {
+            seats, by_model, ..
+        } = self;
+        let places = |seats: &[SeatState]| {
+            seats[index as usize]
+                .node
+                .as_ref()
+                .map_or(0, |node| node.places.len())
+        };
+        for offer in 0..places(seats) {
+            let node = seats[index as usize]
+                .node
+                .as_mut()
+                .expect("the seat is taken");
+            let Some(position) = node.places[offer].position.take() else {
+                continue;
+            };
+            let key = node.places[offer].bucket;
+            let bucket = bucket_of(by_model, &node.profile.models[offer].name, &key);
+            bucket.free.swap_remove(position);
+            if let Some(&moved) = bucket.free.get(position) {
+                let node = seats[moved.seat as usize].node.as_mut();
+                node.expect("a listed seat is taken").places[moved.offer].position = Some(position);
+            }
+        }
+    }
+}
+
+fn bucket_of<'a>(
+    by_model: &'a mut BTreeMap<ModelName, ModelIndex>,
+    model: &ModelName,
+    key: &BucketKey,
+) -> &'a mut Bucket {
+    let index = by_model
+        .get_mut(model)
+        .expect("an offered model is indexed");
+    index.buckets.get_mut(key).expect("an offer has a bucket")
+}
+
+fn keep_first_offers(models: &mut Vec<ModelOffer>) {
+    let mut seen = std::collections::BTreeSet::new();
+    models.retain(|offer| seen.insert(offer.name.clone()));
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn node_id(number: u8) -> NodeId {
+        let letter = |n: u8| char::from(b'a' + n % 26);
+        let text: String = [letter(number / 26), letter(number)].iter().collect();
+        format!("{text:a>26}").parse().unwrap()
+    }
+
+    fn offers(models: &[u8]) -> Vec<ModelOffer> {
+        let offer = |m: &u8| ModelOffer::new(format!("m{m}").parse().unwrap(), 512 << (m % 3));
+        models.iter().map(offer).collect()
+    }
+
+    fn profile(number: u8, slots: u32, models: &[u8]) -> NodeProfile {
+        NodeProfile {
+            id: node_id(number),
+            owner: AccountId::from_bytes([0; 16]),
+            name: String::new(),
+            slots,
+            models: offers(models),
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Join(u8, u32, Vec<u8>),
+        Leave(u8),
+        Update(u8, u32, Vec<u8>),
+        State(u8, NodeState),
+        Reserve(u8),
+        Release(u8),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let models = || proptest::collection::vec(0_u8..5, 0..4);
+        let state = prop_oneof![
+            Just(NodeState::Ready),
+            Just(NodeState::Draining),
+            Just(NodeState::Away)
+        ];
+        prop_oneof![
+            (0_u8..6, 1_u32..3, models()).prop_map(|(n, s, m)| Step::Join(n, s, m)),
+            (0_u8..6).prop_map(Step::Leave),
+            (0_u8..6, 1_u32..3, models()).prop_map(|(n, s, m)| Step::Update(n, s, m)),
+            (0_u8..6, state).prop_map(|(n, s)| Step::State(n, s)),
+            (0_u8..6).prop_map(Step::Reserve),
+            (0_u8..6).prop_map(Step::Release),
+        ]
+    }
+
+    /// Compares the index with a search through all nodes.
+    fn check(registry: &Registry) {
+        for model in 0..5 {
+            let demand = Demand::new(format!("m{model}").parse().unwrap());
+            let indexed: std::collections::BTreeSet<NodeId> = registry
+                .groups(&demand)
+                .flat_map(|group| (0..group.free()).map(move |i| group.candidate(i).node))
+                .collect();
+            let searched = registry
+                .iter()
+                .map(|(_, node)| node.profile.id)
+                .filter(|id| registry.refusal(id, &demand).is_none())
+                .collect();
+            assert_eq!(indexed, searched, "m{model}");
+            let members: usize = registry
+                .groups(&demand)
+                .map(|g| g.free() + g.occupied() as usize)
+                .sum();
+            let offering = registry.iter().filter(|(_, node)| {
+                node.profile
+                    .models
+                    .iter()
+                    .any(|offer| offer.name == demand.model)
+            });
+            assert_eq!(members, offering.count(), "m{model}");
+            assert_eq!(registry.offers(&demand.model), members > 0);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn index_agrees_with_a_search_through_all_nodes(
+            steps in proptest::collection::vec(step(), 0..60),
+        ) {
+            let now = Instant::now();
+            let mut registry = Registry::default();
+            for step in steps {
+                let seat = |registry: &Registry, n| registry.seat(&node_id(n));
+                match step {
+                    Step::Join(n, slots, models) => {
+                        registry.join(now, profile(n, slots, &models), Points::START);
+                    }
+                    Step::Leave(n) => {
+                        if let Some(seat) = seat(&registry, n) {
+                            registry.leave(seat);
+                            assert!(!registry.reserve(seat), "a stale seat has no slots");
+                        }
+                    }
+                    Step::Update(n, slots, models) => {
+                        if let Some(seat) = seat(&registry, n) {
+                            registry.update(seat, slots, offers(&models));
+                        }
+                    }
+                    Step::State(n, state) => {
+                        if let Some(seat) = seat(&registry, n) {
+                            registry.set_state(seat, state);
+                        }
+                    }
+                    Step::Reserve(n) => {
+                        if let Some(seat) = seat(&registry, n) {
+                            registry.reserve(seat);
+                        }
+                    }
+                    Step::Release(n) => {
+                        if let Some(seat) = seat(&registry, n) {
+                            registry.release(seat);
+                        }
+                    }
+                }
+                check(&registry);
+            }
+        }
+    }
+
+    #[test]
+    fn silent_node_is_reported_at_its_deadline_and_not_before() {
+        let start = Instant::now();
+        let mut registry = Registry::default();
+        let seat = registry.join(start, profile(1, 1, &[0]), Points::START);
+        registry.heard(start + Duration::from_secs(10), seat);
+        let deadline = start + Duration::from_secs(10) + LOST_AFTER;
+        assert!(
+            registry
+                .silent(deadline - Duration::from_millis(1))
+                .is_empty()
+        );
+        assert_eq!(registry.silent(deadline), [seat]);
+    }
+
+    #[test]
+    fn common_context_lengths_are_exact_classes() {
+        for length in [
+            512, 2048, 4096, 6144, 8192, 32_768, 40_960, 131_072, 1_048_576,
+        ] {
+            assert_eq!(context_class(length), length);
+        }
+        assert_eq!(context_class(4097), 4096);
+        assert_eq!(context_class(0), 0);
+    }
+}
