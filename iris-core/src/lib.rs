@@ -11,10 +11,12 @@ pub mod demand;
 pub mod explain;
 pub mod id;
 pub mod model;
+pub mod queue;
 pub mod registry;
 pub mod reputation;
 pub mod scheduler;
 pub mod store;
+pub mod task;
 pub mod tier;
 pub mod time;
 

@@ -1,0 +1,165 @@
+//! Tasks that wait for a free node.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::demand::Demand;
+use crate::model::ModelName;
+
+/// How soon a waiting task is served compared with others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Somebody is waiting in front of a screen.
+    #[default]
+    Interactive,
+    /// The answer may come later.
+    Batch,
+}
+
+impl Priority {
+    /// How much later than an interactive task this one counts as submitted. It is served
+    /// before any interactive task that came more than this after it, so it cannot starve.
+    const fn handicap(self) -> Duration {
+        match self {
+            Self::Interactive => Duration::ZERO,
+            Self::Batch => Duration::from_secs(30),
+        }
+    }
+}
+
+/// Names a waiting task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket {
+    due: Instant,
+    number: u64,
+}
+
+/// A bounded queue of demands with priority and ageing, one line for each model.
+#[derive(Debug)]
+pub struct WaitQueue {
+    capacity: usize,
+    len: usize,
+    next_number: u64,
+    lines: BTreeMap<ModelName, BTreeMap<Ticket, Demand>>,
+}
+
+/// Says that the queue is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the queue is full")]
+pub struct QueueFull;
+
+impl WaitQueue {
+    /// Makes a queue that holds at most `capacity` tasks of all models together.
+    pub const fn new(capacity: usize) -> Self {
+        Self {
+            capacity,
+            len: 0,
+            next_number: 0,
+            lines: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a task that was submitted at `now`.
+    pub fn push(
+        &mut self,
+        now: Instant,
+        priority: Priority,
+        demand: Demand,
+    ) -> Result<Ticket, QueueFull> {
+        if self.len >= self.capacity {
+            return Err(QueueFull);
+        }
+        let ticket = Ticket {
+            due: now + priority.handicap(),
+            number: self.next_number,
+        };
+        self.next_number += 1;
+        self.len += 1;
+        self.lines
+            .entry(demand.model.clone())
+            .or_default()
+            .insert(ticket, demand);
+        Ok(ticket)
+    }
+
+    /// Takes a task out, whether it was served or gave up; returns whether it was there.
+    pub fn remove(&mut self, model: &ModelName, ticket: Ticket) -> bool {
+        let Some(line) = self.lines.get_mut(model) else {
+            return false;
+        };
+        let removed = line.remove(&ticket).is_some();
+        if line.is_empty() {
+            self.lines.remove(model);
+        }
+        self.len -= usize::from(removed);
+        removed
+    }
+
+    /// Iterates over the tasks that wait for `model`, the next one first.
+    pub fn line(&self, model: &ModelName) -> impl Iterator<Item = (Ticket, &Demand)> {
+        self.lines
+            .get(model)
+            .into_iter()
+            .flatten()
+            .map(|(ticket, demand)| (*ticket, demand))
+    }
+
+    /// Returns how many tasks wait for `model`.
+    pub fn waiting(&self, model: &ModelName) -> usize {
+        self.lines.get(model).map_or(0, BTreeMap::len)
+    }
+
+    /// Returns how many tasks wait.
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Returns whether no task waits.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn demand(model: &str) -> Demand {
+        Demand::new(model.parse().unwrap())
+    }
+
+    #[test]
+    fn interactive_tasks_pass_a_batch_task_until_it_has_aged() {
+        let start = Instant::now();
+        let mut queue = WaitQueue::new(10);
+        let batch = queue.push(start, Priority::Batch, demand("m")).unwrap();
+        let soon = start + Duration::from_secs(5);
+        let interactive = queue
+            .push(soon, Priority::Interactive, demand("m"))
+            .unwrap();
+        let late = start + Duration::from_secs(31);
+        let latecomer = queue
+            .push(late, Priority::Interactive, demand("m"))
+            .unwrap();
+        let order: Vec<_> = queue
+            .line(&"m".parse().unwrap())
+            .map(|(ticket, _)| ticket)
+            .collect();
+        assert_eq!(order, [interactive, batch, latecomer]);
+    }
+
+    #[test]
+    fn full_queue_refuses_and_a_removed_task_makes_room_once() {
+        let now = Instant::now();
+        let mut queue = WaitQueue::new(1);
+        let ticket = queue.push(now, Priority::Interactive, demand("a")).unwrap();
+        assert_eq!(
+            queue.push(now, Priority::Interactive, demand("b")),
+            Err(QueueFull)
+        );
+        assert!(queue.remove(&"a".parse().unwrap(), ticket));
+        assert!(!queue.remove(&"a".parse().unwrap(), ticket));
+        assert!(queue.is_empty());
+        assert!(queue.push(now, Priority::Interactive, demand("b")).is_ok());
+    }
+}

@@ -1,0 +1,165 @@
+//! A task's life: from submission to exactly one end.
+
+use serde::{Deserialize, Serialize};
+
+use crate::backend::{BackendError, Finish};
+use crate::id::NodeId;
+
+mod run;
+
+pub use run::{Action, RetryPolicy, TaskRun};
+
+/// Where a task is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskState {
+    /// It was accepted and waits for a node.
+    Submitted,
+    /// It is known how it will be carried out.
+    Planned,
+    /// A node works on it.
+    Running,
+    /// It has its answer.
+    Finished,
+    /// It has no answer, or only a part of one.
+    Failed,
+    /// Its caller gave it up.
+    Cancelled,
+    /// Its time ran out.
+    Expired,
+}
+
+impl TaskState {
+    /// Returns whether the task is over.
+    pub const fn is_terminal(self) -> bool {
+        matches!(
+            self,
+            Self::Finished | Self::Failed | Self::Cancelled | Self::Expired
+        )
+    }
+}
+
+/// How a task ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The answer is complete.
+    Finished(Finish),
+    /// There is no answer, or only a part of one.
+    Failed(TaskError),
+    /// The caller gave it up.
+    Cancelled,
+    /// The time ran out.
+    Expired,
+}
+
+impl Outcome {
+    /// Returns the terminal state.
+    pub const fn state(&self) -> TaskState {
+        match self {
+            Self::Finished(_) => TaskState::Finished,
+            Self::Failed(_) => TaskState::Failed,
+            Self::Cancelled => TaskState::Cancelled,
+            Self::Expired => TaskState::Expired,
+        }
+    }
+}
+
+/// Why a task has no complete answer. The texts are for the caller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum TaskError {
+    /// The request itself is at fault; no node could do it as it stands.
+    #[error("{message}")]
+    Rejected {
+        /// HTTP status, 400 to 499.
+        status: u16,
+        /// OpenAI's `code`.
+        code: Option<String>,
+        /// OpenAI's `param`.
+        param: Option<String>,
+        /// What is wrong.
+        message: String,
+    },
+    /// No node has offered the model for a long time; check its name.
+    #[error("the model `{model}` is not offered by any node of this network")]
+    ModelNotFound {
+        /// The name that was asked for.
+        model: String,
+    },
+    /// The model is known, and no node that offers it is there now; try again later.
+    #[error("no node that offers the model `{model}` is online")]
+    NoNodeOnline {
+        /// The name that was asked for.
+        model: String,
+    },
+    /// Nodes offer the model, and none of them can do what the request needs.
+    #[error("no node that offers the model `{model}` can serve this request: {needs}")]
+    NoNodeAble {
+        /// The name that was asked for.
+        model: String,
+        /// What is missing.
+        needs: String,
+    },
+    /// Every node is busy and the queue is full, or the task waited in it for too long.
+    #[error("every node that offers the model is busy; try again in {retry_after_secs} s")]
+    Busy {
+        /// When a slot is expected to be free.
+        retry_after_secs: u32,
+    },
+    /// The nodes that tried it failed before they answered anything.
+    #[error("the nodes that tried this request failed ({attempts} tried)")]
+    NodesFailed {
+        /// How many nodes had accepted it.
+        attempts: u32,
+    },
+    /// The node failed after it had answered a part; what was received stays valid.
+    #[error("the node that answered was lost before the answer was complete")]
+    Interrupted,
+}
+
+/// How one node's attempt at a task ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum AttemptEnd {
+    /// It delivered a complete answer.
+    Done,
+    /// It refused before it accepted.
+    Refused,
+    /// It neither accepted nor refused in time.
+    Unanswered,
+    /// It accepted and then made no progress in time.
+    Stalled,
+    /// Its connection was lost for good.
+    Lost,
+    /// It reported that its model server failed.
+    Failed,
+    /// It answered something that is not an answer.
+    Invalid,
+    /// It reported that the request itself is at fault.
+    CallersFault,
+    /// The caller gave up, or the task's time ran out.
+    Stopped,
+}
+
+/// One node's attempt at a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// The node that tried.
+    pub node: NodeId,
+    /// How it ended.
+    pub end: AttemptEnd,
+}
+
+impl From<BackendError> for AttemptEnd {
+    fn from(error: BackendError) -> Self {
+        match error {
+            BackendError::Rejected { .. } => Self::CallersFault,
+            BackendError::ModelNotFound | BackendError::Busy => Self::Refused,
+            BackendError::Malformed => Self::Invalid,
+            BackendError::Timeout => Self::Stalled,
+            BackendError::Unavailable | BackendError::Failed => Self::Failed,
+        }
+    }
+}

@@ -1,0 +1,581 @@
+use std::time::{Duration, Instant};
+
+use super::{Attempt, AttemptEnd, Outcome, TaskError, TaskState};
+use crate::backend::{BackendError, Finish};
+use crate::id::NodeId;
+
+/// How long a task waits for its nodes, and how often it tries another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// How long a node may take to accept or refuse. Default: 5 s.
+    pub accept_within: Duration,
+    /// How long a node may go without a chunk or a progress mark. Default: 15 s, which is three
+    /// of the marks that nodes send every five seconds.
+    pub progress_within: Duration,
+    /// How long any prompt may take until its first chunk. Default: 60 s.
+    pub first_chunk_base: Duration,
+    /// How much longer each token of the prompt may take. Default: 20 ms, the speed of a large
+    /// model on a processor without a GPU.
+    pub first_chunk_per_token: Duration,
+    /// How many nodes are asked in all, those that refuse included. Default: 8.
+    pub max_offers: u32,
+    /// How many nodes may fail after they accepted. Default: 2, the first and one alternate.
+    pub max_accepted: u32,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            accept_within: Duration::from_secs(5),
+            progress_within: Duration::from_secs(15),
+            first_chunk_base: Duration::from_secs(60),
+            first_chunk_per_token: Duration::from_millis(20),
+            max_offers: 8,
+            max_accepted: 2,
+        }
+    }
+}
+
+/// What the driver of a [`TaskRun`] has to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Choose a node that is not among [`TaskRun::tried`], and report by
+    /// [`handle_offered`](TaskRun::handle_offered) or
+    /// [`handle_no_node`](TaskRun::handle_no_node).
+    Choose,
+    /// Tell the node of the current attempt to stop, and forget the attempt.
+    Abandon,
+    /// Write the end down and answer the caller. Comes exactly once, and last.
+    Finish(Outcome),
+}
+
+/// Carries one task to exactly one end.
+///
+/// The driver calls [`poll_action`](Self::poll_action) until it returns `None`, then waits for
+/// whichever comes first: news of the current attempt, the caller's leaving, or
+/// [`poll_timeout`](Self::poll_timeout); reports it by the `handle_*` method of that name; and
+/// starts over. News that comes after the end changes nothing.
+#[derive(Debug)]
+pub struct TaskRun {
+    policy: RetryPolicy,
+    deadline: Instant,
+    prompt_tokens: u32,
+    phase: Phase,
+    actions: std::collections::VecDeque<Action>,
+    attempts: Vec<Attempt>,
+    tried: Vec<NodeId>,
+    accepted: u32,
+    chunks: u64,
+    ended: Option<TaskState>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Choosing,
+    Offered {
+        node: NodeId,
+        until: Instant,
+    },
+    Accepted {
+        node: NodeId,
+        first_chunk: Option<Instant>,
+        progress: Instant,
+    },
+    Ended,
+}
+
+impl TaskRun {
+    /// Starts a task that has to end by `deadline`.
+    pub fn new(deadline: Instant, prompt_tokens: u32, policy: RetryPolicy) -> Self {
+        Self {
+            policy,
+            deadline,
+            prompt_tokens,
+            phase: Phase::Choosing,
+            actions: [Action::Choose].into(),
+            attempts: Vec::new(),
+            tried: Vec::new(),
+            accepted: 0,
+            chunks: 0,
+            ended: None,
+        }
+    }
+
+    /// Returns what to do next; `None` when there is nothing to do but wait.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Returns when [`handle_timeout`](Self::handle_timeout) is due; `None` after the end.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Choosing => Some(self.deadline),
+            Phase::Offered { until, .. } => Some(until.min(self.deadline)),
+            Phase::Accepted {
+                first_chunk,
+                progress,
+                ..
+            } => Some(
+                first_chunk
+                    .map_or(progress, |first| first.min(progress))
+                    .min(self.deadline),
+            ),
+            Phase::Ended => None,
+        }
+    }
+
+    /// Records that the task was offered to `node` at `now`.
+    pub fn handle_offered(&mut self, now: Instant, node: NodeId) {
+        if matches!(self.phase, Phase::Choosing) {
+            self.tried.push(node);
+            self.phase = Phase::Offered {
+                node,
+                until: now + self.policy.accept_within,
+            };
+        }
+    }
+
+    /// Records that no further node can be found, and why.
+    ///
+    /// When nodes had been tried, their failing is the better answer.
+    pub fn handle_no_node(&mut self, why: TaskError) {
+        if matches!(self.phase, Phase::Choosing) {
+            let error = if self.accepted > 0 {
+                self.nodes_failed()
+            } else {
+                why
+            };
+            self.end(Outcome::Failed(error));
+        }
+    }
+
+    /// Records that the node accepted: from now on it has to make progress.
+    pub fn handle_accepted(&mut self, now: Instant) {
+        if let Phase::Offered { node, .. } = self.phase {
+            self.accepted += 1;
+            let first = self.policy.first_chunk_base
+                + self
+                    .policy
+                    .first_chunk_per_token
+                    .saturating_mul(self.prompt_tokens);
+            self.phase = Phase::Accepted {
+                node,
+                first_chunk: Some(now + first),
+                progress: now + self.policy.progress_within,
+            };
+        }
+    }
+
+    /// Records that the node refused before it accepted.
+    pub fn handle_refused(&mut self) {
+        if let Phase::Offered { node, .. } = self.phase {
+            self.try_another(node, AttemptEnd::Refused);
+        }
+    }
+
+    /// Records that the node is at work without output so far.
+    pub fn handle_progress(&mut self, now: Instant) {
+        if let Phase::Accepted { progress, .. } = &mut self.phase {
+            *progress = now + self.policy.progress_within;
+        }
+    }
+
+    /// Records that a chunk came and was passed on.
+    pub fn handle_chunk(&mut self, now: Instant) {
+        if let Phase::Accepted {
+            first_chunk,
+            progress,
+            ..
+        } = &mut self.phase
+        {
+            self.chunks += 1;
+            *first_chunk = None;
+            *progress = now + self.policy.progress_within;
+        }
+    }
+
+    /// Records that the node delivered a complete answer.
+    pub fn handle_finished(&mut self, finish: Finish) {
+        if let Phase::Accepted { node, .. } = self.phase {
+            self.attempts.push(Attempt {
+                node,
+                end: AttemptEnd::Done,
+            });
+            self.end(Outcome::Finished(finish));
+        }
+    }
+
+    /// Records that the node reported a failure.
+    pub fn handle_failed(&mut self, error: BackendError) {
+        let Phase::Accepted { node, .. } = self.phase else {
+            return;
+        };
+        if let BackendError::Rejected {
+            status,
+            code,
+            param,
+            message,
+        } = error
+        {
+            self.attempts.push(Attempt {
+                node,
+                end: AttemptEnd::CallersFault,
+            });
+            self.end(Outcome::Failed(TaskError::Rejected {
+                status,
+                code,
+                param,
+                message,
+            }));
+        } else {
+            self.fail_over(node, error.into());
+        }
+    }
+
+    /// Records that the node sent something it must not send.
+    pub fn handle_invalid(&mut self) {
+        if let Phase::Accepted { node, .. } | Phase::Offered { node, .. } = self.phase {
+            self.actions.push_back(Action::Abandon);
+            self.fail_over(node, AttemptEnd::Invalid);
+        }
+    }
+
+    /// Records that the node is gone for good.
+    pub fn handle_lost(&mut self) {
+        match self.phase {
+            Phase::Offered { node, .. } => self.try_another(node, AttemptEnd::Lost),
+            Phase::Accepted { node, .. } => self.fail_over(node, AttemptEnd::Lost),
+            Phase::Choosing | Phase::Ended => {}
+        }
+    }
+
+    /// Records that the caller has left.
+    pub fn handle_cancelled(&mut self) {
+        self.stop(Outcome::Cancelled);
+    }
+
+    /// Acts on whatever was due by `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if now >= self.deadline {
+            return self.stop(Outcome::Expired);
+        }
+        match self.phase {
+            Phase::Offered { node, until } if now >= until => {
+                self.actions.push_back(Action::Abandon);
+                self.try_another(node, AttemptEnd::Unanswered);
+            }
+            Phase::Accepted {
+                node,
+                first_chunk,
+                progress,
+            } if now >= progress || first_chunk.is_some_and(|first| now >= first) => {
+                self.actions.push_back(Action::Abandon);
+                self.fail_over(node, AttemptEnd::Stalled);
+            }
+            _ => {}
+        }
+    }
+
+    /// Returns the nodes that were asked, in order.
+    pub fn tried(&self) -> &[NodeId] {
+        &self.tried
+    }
+
+    /// Returns the attempts that are over, in order.
+    pub fn attempts(&self) -> &[Attempt] {
+        &self.attempts
+    }
+
+    /// Returns how many chunks were passed on.
+    pub const fn chunks(&self) -> u64 {
+        self.chunks
+    }
+
+    /// Returns where the task is.
+    pub fn state(&self) -> TaskState {
+        self.ended.unwrap_or(match self.phase {
+            Phase::Choosing | Phase::Offered { .. } => TaskState::Submitted,
+            Phase::Accepted { .. } | Phase::Ended => TaskState::Running,
+        })
+    }
+
+    /// Moves on after a refusal; the node owes nothing yet, so this does not use up the alternate.
+    fn try_another(&mut self, node: NodeId, end: AttemptEnd) {
+        self.attempts.push(Attempt { node, end });
+        if self.offers_left() {
+            self.phase = Phase::Choosing;
+            self.actions.push_back(Action::Choose);
+        } else {
+            let error = self.nodes_failed();
+            self.end(Outcome::Failed(error));
+        }
+    }
+
+    /// Moves on after a failure of a node that had accepted.
+    fn fail_over(&mut self, node: NodeId, end: AttemptEnd) {
+        if self.chunks > 0 {
+            self.attempts.push(Attempt { node, end });
+            self.end(Outcome::Failed(TaskError::Interrupted));
+        } else if self.accepted < self.policy.max_accepted || end == AttemptEnd::Refused {
+            self.try_another(node, end);
+        } else {
+            self.attempts.push(Attempt { node, end });
+            let error = self.nodes_failed();
+            self.end(Outcome::Failed(error));
+        }
+    }
+
+    fn offers_left(&self) -> bool {
+        self.tried.len() < self.policy.max_offers as usize
+    }
+
+    const fn nodes_failed(&self) -> TaskError {
+        TaskError::NodesFailed {
+            attempts: self.accepted,
+        }
+    }
+
+    /// Ends the task for a reason that is not its node's.
+    fn stop(&mut self, outcome: Outcome) {
+        if let Phase::Offered { node, .. } | Phase::Accepted { node, .. } = self.phase {
+            self.attempts.push(Attempt {
+                node,
+                end: AttemptEnd::Stopped,
+            });
+            self.actions.push_back(Action::Abandon);
+        }
+        self.end(outcome);
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        if self.ended.is_none() {
+            self.ended = Some(outcome.state());
+            self.phase = Phase::Ended;
+            self.actions.retain(|action| *action == Action::Abandon);
+            self.actions.push_back(Action::Finish(outcome));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::backend::Usage;
+
+    fn node(letter: u8) -> NodeId {
+        String::from_utf8(vec![b'a' + letter % 26; 26])
+            .unwrap()
+            .parse()
+            .unwrap()
+    }
+
+    fn finish() -> Finish {
+        Finish {
+            reason: "stop".into(),
+            usage: Usage::default(),
+        }
+    }
+
+    fn start(now: Instant) -> TaskRun {
+        let mut run = TaskRun::new(now + Duration::from_secs(300), 0, RetryPolicy::default());
+        assert_eq!(run.poll_action(), Some(Action::Choose));
+        run
+    }
+
+    fn accept(run: &mut TaskRun, now: Instant, letter: u8) {
+        run.handle_offered(now, node(letter));
+        run.handle_accepted(now);
+    }
+
+    #[test]
+    fn complete_answer_finishes_the_task() {
+        let now = Instant::now();
+        let mut run = start(now);
+        accept(&mut run, now, 0);
+        run.handle_chunk(now);
+        run.handle_finished(finish());
+        assert_eq!(
+            run.poll_action(),
+            Some(Action::Finish(Outcome::Finished(finish())))
+        );
+        assert_eq!(run.state(), TaskState::Finished);
+        assert_eq!(run.poll_timeout(), None);
+    }
+
+    #[test]
+    fn refusals_move_on_and_do_not_use_up_the_alternate() {
+        let now = Instant::now();
+        let mut run = start(now);
+        for letter in 0..3 {
+            run.handle_offered(now, node(letter));
+            run.handle_refused();
+            assert_eq!(run.poll_action(), Some(Action::Choose));
+        }
+        accept(&mut run, now, 3);
+        run.handle_failed(BackendError::Failed);
+        assert_eq!(run.poll_action(), Some(Action::Choose));
+        accept(&mut run, now, 4);
+        run.handle_failed(BackendError::Failed);
+        let error = TaskError::NodesFailed { attempts: 2 };
+        assert_eq!(
+            run.poll_action(),
+            Some(Action::Finish(Outcome::Failed(error)))
+        );
+    }
+
+    #[test]
+    fn node_lost_after_a_chunk_leaves_a_typed_partial_answer() {
+        let now = Instant::now();
+        let mut run = start(now);
+        accept(&mut run, now, 0);
+        run.handle_chunk(now);
+        run.handle_lost();
+        let outcome = Outcome::Failed(TaskError::Interrupted);
+        assert_eq!(run.poll_action(), Some(Action::Finish(outcome)));
+    }
+
+    #[test]
+    fn callers_fault_is_not_tried_again() {
+        let now = Instant::now();
+        let mut run = start(now);
+        accept(&mut run, now, 0);
+        run.handle_failed(BackendError::Rejected {
+            status: 400,
+            code: None,
+            param: None,
+            message: "no".into(),
+        });
+        assert!(matches!(
+            run.poll_action(),
+            Some(Action::Finish(Outcome::Failed(_)))
+        ));
+        assert_eq!(run.attempts()[0].end, AttemptEnd::CallersFault);
+    }
+
+    #[test]
+    fn silent_accept_and_stalled_work_are_abandoned_in_time() {
+        let now = Instant::now();
+        let mut run = start(now);
+        run.handle_offered(now, node(0));
+        let until = run.poll_timeout().unwrap();
+        assert_eq!(until, now + Duration::from_secs(5));
+        run.handle_timeout(until);
+        assert_eq!(run.poll_action(), Some(Action::Abandon));
+        assert_eq!(run.poll_action(), Some(Action::Choose));
+        accept(&mut run, until, 1);
+        let stalled = until + Duration::from_secs(15);
+        assert_eq!(run.poll_timeout(), Some(stalled));
+        run.handle_progress(until + Duration::from_secs(10));
+        run.handle_timeout(stalled);
+        assert_eq!(run.poll_action(), None, "a progress mark renews the lease");
+        run.handle_timeout(until + Duration::from_secs(25));
+        assert_eq!(run.poll_action(), Some(Action::Abandon));
+        assert_eq!(run.attempts()[1].end, AttemptEnd::Stalled);
+    }
+
+    #[test]
+    fn progress_marks_alone_do_not_put_off_the_first_chunk() {
+        let now = Instant::now();
+        let mut run = start(now);
+        accept(&mut run, now, 0);
+        for second in (5..60).step_by(5) {
+            run.handle_progress(now + Duration::from_secs(second));
+        }
+        assert_eq!(run.poll_timeout(), Some(now + Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn caller_who_leaves_stops_the_node() {
+        let now = Instant::now();
+        let mut run = start(now);
+        accept(&mut run, now, 0);
+        run.handle_cancelled();
+        assert_eq!(run.poll_action(), Some(Action::Abandon));
+        assert_eq!(run.poll_action(), Some(Action::Finish(Outcome::Cancelled)));
+        assert_eq!(
+            run.attempts(),
+            [Attempt {
+                node: node(0),
+                end: AttemptEnd::Stopped
+            }]
+        );
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum News {
+        NoNode,
+        Accepted,
+        Refused,
+        Progress,
+        Chunk,
+        Finished,
+        Failed,
+        Invalid,
+        Lost,
+        Cancelled,
+        Timeout,
+    }
+
+    fn news() -> impl Strategy<Value = News> {
+        use News::*;
+        proptest::sample::select(vec![
+            NoNode, Accepted, Accepted, Refused, Progress, Chunk, Finished, Failed, Invalid, Lost,
+            Cancelled, Timeout,
+        ])
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_there_is_exactly_one_end(
+            history in proptest::collection::vec((news(), 0_u64..20), 0..80),
+        ) {
+            let mut now = Instant::now();
+            let deadline = now + Duration::from_secs(300);
+            let mut run = TaskRun::new(deadline, 10, RetryPolicy::default());
+            let (mut ends, mut letter, mut open) = (0, 0, None);
+            let mut drain = |run: &mut TaskRun, now: Instant| {
+                while let Some(action) = run.poll_action() {
+                    assert_eq!(ends, 0, "nothing comes after the end");
+                    match action {
+                        Action::Choose => {
+                            run.handle_offered(now, node(letter));
+                            letter += 1;
+                            open = Some(());
+                        }
+                        Action::Abandon => assert!(open.take().is_some()),
+                        Action::Finish(outcome) => {
+                            ends += 1;
+                            assert_eq!(run.state(), outcome.state());
+                        }
+                    }
+                }
+                ends
+            };
+            drain(&mut run, now);
+            for (news, seconds) in history {
+                now += Duration::from_secs(seconds);
+                match news {
+                    News::NoNode => run.handle_no_node(TaskError::Interrupted),
+                    News::Accepted => run.handle_accepted(now),
+                    News::Refused => run.handle_refused(),
+                    News::Progress => run.handle_progress(now),
+                    News::Chunk => run.handle_chunk(now),
+                    News::Finished => run.handle_finished(finish()),
+                    News::Failed => run.handle_failed(BackendError::Failed),
+                    News::Invalid => run.handle_invalid(),
+                    News::Lost => run.handle_lost(),
+                    News::Cancelled => run.handle_cancelled(),
+                    News::Timeout => run.handle_timeout(now),
+                }
+                drain(&mut run, now);
+            }
+            run.handle_timeout(deadline);
+            prop_assert_eq!(drain(&mut run, deadline), 1);
+            prop_assert!(run.tried().len() <= 8);
+            prop_assert_eq!(run.poll_timeout(), None);
+        }
+    }
+}
