@@ -1,4 +1,9 @@
-//! TBD
+//! How nodes and coordinators talk.
 
-pub mod openai;
-pub mod rest;
+pub mod frame;
+pub mod limits;
+pub mod message;
+pub mod text;
+pub mod version;
+
+pub use frame::Frame;
