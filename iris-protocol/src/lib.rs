@@ -3,6 +3,8 @@
 pub mod frame;
 pub mod limits;
 pub mod message;
+pub mod openai;
+pub mod rest;
 pub mod text;
 pub mod version;
 
