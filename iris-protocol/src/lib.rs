@@ -1,5 +1,6 @@
 //! How nodes and coordinators talk.
 
+pub mod connection;
 pub mod frame;
 pub mod limits;
 pub mod message;

@@ -33,6 +33,12 @@ impl<const MAX: usize> Label<MAX> {
         &self.0
     }
 
+    /// Makes a label of a text that is known to be one.
+    pub(crate) fn known(text: &'static str) -> Self {
+        debug_assert!(text.parse::<Self>().is_ok(), "{text:?} is no label");
+        Self(text.into())
+    }
+
     /// Makes a label of what is fit to print in `text`, cut to length; `None` when nothing is.
     pub fn lossy(text: &str) -> Option<Self> {
         let clean: String = text.chars().filter(|c| !is_invisible(*c)).collect();
@@ -124,7 +130,9 @@ impl<'de, const N: usize> Deserialize<'de> for FixedBytes<N> {
         let bytes = decode_base64(deserializer, N)?;
         let length = bytes.len();
         let bytes = bytes.try_into().map_err(|_| {
-            de::Error::custom(format_args!("expected {N} bytes of base64url, not {length}"))
+            de::Error::custom(format_args!(
+                "expected {N} bytes of base64url, not {length}"
+            ))
         })?;
         Ok(Self(bytes))
     }
@@ -150,7 +158,11 @@ impl<const MAX: usize> TryFrom<Vec<u8>> for Blob<MAX> {
     type Error = BlobError;
 
     fn try_from(bytes: Vec<u8>) -> Result<Self, BlobError> {
-        if bytes.len() > MAX { Err(BlobError(MAX)) } else { Ok(Self(bytes.into())) }
+        if bytes.len() > MAX {
+            Err(BlobError(MAX))
+        } else {
+            Ok(Self(bytes.into()))
+        }
     }
 }
 
@@ -168,7 +180,9 @@ impl<const MAX: usize> Serialize for Blob<MAX> {
 
 impl<'de, const MAX: usize> Deserialize<'de> for Blob<MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        decode_base64(deserializer, MAX)?.try_into().map_err(de::Error::custom)
+        decode_base64(deserializer, MAX)?
+            .try_into()
+            .map_err(de::Error::custom)
     }
 }
 

@@ -100,6 +100,20 @@ pub struct Hop {
     pub enc: Bytes32,
 }
 
+impl Hop {
+    /// Returns what the keys of an epoch and the proof for it are bound to: the session's 16
+    /// bytes and the epoch, big-endian.
+    ///
+    /// It is the `info` of the key agreement and the session's name in the signed welcome, for
+    /// `REGISTER_ACK` and `REKEY` alike; both sign over the nonce of the last `NODE_REGISTER`.
+    pub fn binding(session: SessionId, epoch: u32) -> [u8; 20] {
+        let mut binding = [0; 20];
+        binding[..16].copy_from_slice(session.as_bytes());
+        binding[16..].copy_from_slice(&epoch.to_be_bytes());
+        binding
+    }
+}
+
 /// How much of one answer may be on its way without acknowledgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {
