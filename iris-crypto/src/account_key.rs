@@ -20,8 +20,8 @@ use crate::secret::Secret;
 
 const DIGITS: usize = 16;
 const LIMIT: u64 = 10_u64.pow(16);
-/// The fewest bits that [`LIMIT`] fits in.
-const BITS: u32 = 54;
+/// The fewest bits that [`LIMIT`] fits in, so that about half of the numbers drawn are kept.
+const BITS: u32 = u64::BITS - LIMIT.leading_zeros();
 
 /// Argon2id's memory, in KiB: 19 MiB.
 pub const MEMORY_KIB: u32 = 19_456;
@@ -29,6 +29,11 @@ pub const MEMORY_KIB: u32 = 19_456;
 pub const PASSES: u32 = 2;
 /// Argon2id's lanes.
 pub const LANES: u32 = 1;
+
+const PARAMS: Params = match Params::new(MEMORY_KIB, PASSES, LANES, Some(32)) {
+    Ok(params) => params,
+    Err(_) => panic!("outside Argon2's limits"),
+};
 
 /// The number of an account. Leading zeros count.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
@@ -77,10 +82,8 @@ impl AccountKey {
     /// Always the same for the same number and pepper. Blocks for about 20 ms and takes 19 MiB:
     /// call it on a thread that may block, few at a time, and after the limits on attempts.
     pub fn index(&self, pepper: &Secret) -> Result<AccountIndex, IndexError> {
-        let params = Params::new(MEMORY_KIB, PASSES, LANES, Some(32))
-            .expect("the parameters are within Argon2's limits");
         let mut index = [0; 32];
-        Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+        Argon2::new(Algorithm::Argon2id, Version::V0x13, PARAMS)
             .hash_password_into(&self.digits, pepper.reveal(), &mut index)
             .map_err(|_| IndexError)?;
         Ok(AccountIndex(index))
@@ -91,24 +94,25 @@ impl FromStr for AccountKey {
     type Err = AccountKeyError;
 
     fn from_str(text: &str) -> Result<Self, AccountKeyError> {
+        // Longer texts hold more separators than anybody types.
+        if text.len() > 4 * DIGITS {
+            return Err(AccountKeyError);
+        }
         let mut key = Self {
             digits: [0; DIGITS],
         };
         let mut places = key.digits.iter_mut();
-        // Longer texts hold more separators than anybody types.
-        for byte in text.bytes().take(4 * DIGITS + 1) {
+        for byte in text.bytes() {
             match byte {
                 b'0'..=b'9' => *places.next().ok_or(AccountKeyError)? = byte,
                 b' ' | b'-' => {}
                 _ => return Err(AccountKeyError),
             }
         }
-        let complete = places.next().is_none() && text.len() <= 4 * DIGITS;
-        if complete {
-            Ok(key)
-        } else {
-            Err(AccountKeyError)
+        if places.next().is_some() {
+            return Err(AccountKeyError);
         }
+        Ok(key)
     }
 }
 
@@ -223,7 +227,6 @@ mod tests {
             (0..500).map(|_| AccountKey::generate().digits[0]).collect();
         assert_eq!(firsts, (b'0'..=b'9').collect());
         assert_eq!(AccountKey::from_number(LIMIT - 1).digits, [b'9'; 16]);
-        assert!(1 << (BITS - 1) < LIMIT && LIMIT < 1 << BITS);
     }
 
     #[test]

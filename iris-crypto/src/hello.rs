@@ -202,7 +202,7 @@ mod tests {
         );
         assert!(
             check(Welcome {
-                session: &[0; 70_000],
+                session: &vec![0; 70_000],
                 ..welcome
             })
             .is_err()

@@ -1,5 +1,5 @@
-//! AES-256-GCM with the nonce of RFC 9180: a base nonce, its last eight bytes XORed with the
-//! message's number.
+//! AES-256-GCM with the nonce of RFC 9180: a base nonce whose last eight bytes are combined with
+//! the message's number by exclusive or.
 
 use std::fmt;
 

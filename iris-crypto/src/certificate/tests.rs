@@ -1,11 +1,13 @@
 use proptest::prelude::*;
+use sha2::{Digest, Sha256};
 
 use super::*;
+use crate::identity::Identity;
 use crate::sealing_key::SealingKey;
 use crate::secret::Secret;
 
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 fn identity() -> Identity {
     Identity::from_seed(&Secret::from_bytes([1; 32]))

@@ -111,7 +111,7 @@ impl ChunkOpener {
         aad: &[u8],
         sealed: &'a mut [u8],
     ) -> Result<&'a mut [u8], HopError> {
-        let aead = self.aead.as_ref().ok_or(HopError::Rejected)?;
+        let cipher = self.aead.as_ref().ok_or(HopError::Rejected)?;
         if number != self.next {
             return Err(HopError::OutOfOrder {
                 expected: self.next,
@@ -121,7 +121,7 @@ impl ChunkOpener {
         if number >= MAX_CHUNKS {
             return Err(HopError::Exhausted);
         }
-        let Ok(length) = aead.open(number, aad, sealed) else {
+        let Ok(length) = cipher.open(number, aad, sealed) else {
             self.aead = None;
             return Err(HopError::Rejected);
         };

@@ -114,12 +114,13 @@ pub struct Channel {
 impl HopRoot {
     /// Makes the coordinator's side towards the node whose certified key is `node`.
     ///
-    /// `info` names the session and whatever else both must agree on. Returns the encapsulated
-    /// key to send along.
+    /// `info` names the session, which of its roots this is, and whatever else both must agree
+    /// on. Returns the encapsulated key to send along.
     pub fn initiate(node: &SealingPublicKey, info: &[u8]) -> Result<([u8; 32], Self), HopError> {
         let (encapsulated, context) = hpke::setup_sender(node, info)?;
-        let root = Self::from_export(Side::Coordinator, |secret| context.export(EXPORT, secret));
-        Ok((encapsulated, root))
+        let mut secret = Zeroizing::new([0; 32]);
+        context.export(EXPORT, &mut *secret);
+        Ok((encapsulated, Self::new(Side::Coordinator, &secret)))
     }
 
     /// Makes the node's side of a root that was initiated to `key`.
@@ -133,15 +134,13 @@ impl HopRoot {
         info: &[u8],
     ) -> Result<Self, HopError> {
         let context = hpke::setup_receiver(key, encapsulated, info)?;
-        Ok(Self::from_export(Side::Node, |secret| {
-            context.export(EXPORT, secret)
-        }))
+        let mut secret = Zeroizing::new([0; 32]);
+        context.export(EXPORT, &mut *secret);
+        Ok(Self::new(Side::Node, &secret))
     }
 
-    fn from_export(side: Side, export: impl FnOnce(&mut [u8])) -> Self {
-        let mut secret = Zeroizing::new([0; 32]);
-        export(&mut *secret);
-        let prk = Hkdf::from_prk(&*secret).expect("a hash's length is enough");
+    fn new(side: Side, secret: &[u8; 32]) -> Self {
+        let prk = Hkdf::from_prk(secret).expect("a hash's length is enough");
         Self {
             side,
             prk,

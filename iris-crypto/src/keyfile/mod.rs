@@ -12,6 +12,8 @@
 //! and anything but a plain file are refused. A missing folder is made with mode 0700; a folder
 //! that everybody may write to is refused, unless it is sticky.
 //!
+//! A file system without hard links, such as FAT, cannot hold such a file.
+//!
 //! On systems other than Unix the permissions of files are neither set nor checked.
 
 use std::fmt;
@@ -24,7 +26,8 @@ use crate::identity::Identity;
 use crate::secret::Secret;
 
 mod access;
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests;
 mod write;
 
