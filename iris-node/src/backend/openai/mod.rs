@@ -1,1 +1,67 @@
 //! Forwards to a model server that speaks the OpenAI API.
+//!
+//! LM Studio, Ollama, llama.cpp and vLLM are known by name; of any other server the plain model
+//! list is read. Requests pass through unchanged but for what `request` removes, answers are
+//! read by `reader`, failures by `failure`.
+
+use std::sync::{Arc, PoisonError};
+
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::BoxStream;
+use iris_core::backend::{Backend, BackendError, Chunk, GenerateRequest};
+use iris_core::model::ModelOffer;
+
+mod event;
+mod failure;
+mod generation;
+mod object;
+mod probe;
+mod reader;
+mod request;
+mod server;
+mod sse;
+
+pub use server::{OpenAiBackendBuilder, OpenAiSetupError};
+
+use server::Server;
+
+/// A [`Backend`] that asks an OpenAI-compatible server.
+///
+/// Dropping an answer closes its connection, by which all known servers stop generating. Clones
+/// share connections.
+#[derive(Clone, Debug)]
+pub struct OpenAiBackend {
+    server: Arc<Server>,
+}
+
+impl OpenAiBackend {
+    /// Starts building a backend for the server at `base_url`, with or without a trailing `/v1`:
+    /// `http://localhost:1234` for LM Studio, `:11434` for Ollama, `:8080` for llama.cpp, `:8000`
+    /// for vLLM.
+    pub fn builder(base_url: impl Into<String>) -> OpenAiBackendBuilder {
+        OpenAiBackendBuilder::new(base_url.into())
+    }
+
+    /// Returns how many requests the server works on at a time, if it said so when its models were
+    /// last listed.
+    pub fn slots(&self) -> Option<u32> {
+        self.server
+            .seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .slots
+    }
+}
+
+impl Backend for OpenAiBackend {
+    fn models(&self) -> BoxFuture<'_, Result<Vec<ModelOffer>, BackendError>> {
+        probe::models(&self.server).boxed()
+    }
+
+    fn generate(
+        &self,
+        request: GenerateRequest,
+    ) -> BoxStream<'static, Result<Chunk, BackendError>> {
+        generation::generate(Arc::clone(&self.server), request)
+    }
+}

@@ -1,0 +1,265 @@
+//! One request to the server, and its answer as chunks.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::poll_fn;
+use futures::stream::{self, BoxStream, StreamExt};
+use iris_core::backend::{BackendError, Chunk, Finish, GenerateRequest, Operation};
+use reqwest::header::{ACCEPT, CONTENT_TYPE};
+use serde_json::value::RawValue;
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+
+use super::event::usage;
+use super::failure;
+use super::object::{Members, ObjectWriter, Text, on_one_line};
+use super::reader::{EventReader, Step};
+use super::request::prepare;
+use super::server::{MAX_ANSWER, Server, of_transport, read_body, read_refusal};
+use super::sse::{EventTooLong, SseReader};
+
+type Item = Result<Chunk, BackendError>;
+
+/// Starts `request` at the first poll; its time runs from now on.
+pub(super) fn generate(server: Arc<Server>, request: GenerateRequest) -> BoxStream<'static, Item> {
+    let deadline = Instant::now().checked_add(request.time_left);
+    let deadline = deadline.unwrap_or_else(|| Instant::now() + MAX_TIME);
+    let start = {
+        let server = Arc::clone(&server);
+        async move {
+            let answer = timeout_at(deadline, answer(&server, &request, deadline)).await;
+            match answer.unwrap_or(Err(BackendError::Timeout)) {
+                Ok(chunks) => chunks,
+                Err(error) => stream::iter([Err(error)]).boxed(),
+            }
+        }
+    };
+    let redacted = move |item: Item| item.map_err(|error| server.redacted(error));
+    stream::once(start).flatten().map(redacted).fuse().boxed()
+}
+
+const MAX_TIME: Duration = Duration::from_hours(24);
+
+async fn answer(
+    server: &Server,
+    request: &GenerateRequest,
+    deadline: Instant,
+) -> Result<BoxStream<'static, Item>, BackendError> {
+    let body = prepare(request)?;
+    let accepted = if request.stream {
+        "text/event-stream"
+    } else {
+        "application/json"
+    };
+    let sent = server
+        .post(request.operation)
+        .header(CONTENT_TYPE, "application/json")
+        .header(ACCEPT, accepted)
+        .body(body)
+        .send();
+    let response = sent.await.map_err(|error| of_transport(&error))?;
+    if response.status().as_u16() != 200 {
+        return Err(read_refusal(response).await);
+    }
+    if !request.stream {
+        let (whole, finish) = whole(&read_body(response, MAX_ANSWER).await?)?;
+        let chunks = [Ok(Chunk::Whole(whole)), Ok(Chunk::Finished(finish))];
+        return Ok(stream::iter(chunks).boxed());
+    }
+    if is_json(&response) {
+        // The server did not stream; some report their errors so, with status 200.
+        let body = read_body(response, MAX_ANSWER).await?;
+        return Err(if failure::is_report(&body) {
+            failure::of_event(&body)
+        } else {
+            BackendError::Malformed
+        });
+    }
+    let streamed = Streamed::new(response, request.operation, deadline);
+    Ok(stream::unfold(
+        Some(streamed),
+        |streamed| async move { streamed?.next().await },
+    )
+    .boxed())
+}
+
+fn is_json(response: &reqwest::Response) -> bool {
+    let content_type = response.headers().get(CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/json"))
+}
+
+/// Takes the envelope off a whole answer and reads how it ended.
+fn whole(body: &[u8]) -> Result<(Bytes, Finish), BackendError> {
+    let members = Members::parse(body).map_err(|_| BackendError::Malformed)?;
+    if failure::is_report(body) {
+        return Err(failure::of_event(body));
+    }
+    let choices = members.get("choices").ok_or(BackendError::Malformed)?;
+    let choices: Vec<Members<'_>> =
+        serde_json::from_str(choices.get()).map_err(|_| BackendError::Malformed)?;
+    let first = choices.first().ok_or(BackendError::Malformed)?;
+    let reason = first.get("finish_reason").map_or("null", RawValue::get);
+    let reason: Option<Text<'_>> =
+        serde_json::from_str(reason).map_err(|_| BackendError::Malformed)?;
+    let reason = reason.map_or("stop".to_owned(), |Text(reason)| {
+        failure::bounded(&reason, 64)
+    });
+    if reason == "error" {
+        return Err(BackendError::Failed);
+    }
+    let usage = members.get("usage").and_then(usage).unwrap_or_default();
+
+    let mut json = ObjectWriter::with_capacity(body.len());
+    for (name, value) in members.iter() {
+        if !matches!(name, "id" | "object" | "created" | "model") {
+            json.member(name, value.get().as_bytes());
+        }
+    }
+    Ok((on_one_line(json.finish()).into(), Finish { reason, usage }))
+}
+
+/// An answer that is being streamed.
+struct Streamed {
+    body: BoxStream<'static, reqwest::Result<Bytes>>,
+    events: SseReader,
+    reader: EventReader,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl Streamed {
+    fn new(response: reqwest::Response, operation: Operation, deadline: Instant) -> Self {
+        Self {
+            body: response.bytes_stream().boxed(),
+            events: SseReader::default(),
+            reader: EventReader::new(operation),
+            deadline: Box::pin(sleep_until(deadline)),
+        }
+    }
+
+    async fn next(mut self) -> Option<(Item, Option<Self>)> {
+        match self.chunk().await {
+            Ok(chunk) => Some((Ok(chunk), Some(self))),
+            Err(End::Done) => Some((self.finish(true, BackendError::Failed), self.release())),
+            Err(End::Cut(error)) => Some((self.finish(false, error), None)),
+            Err(End::Fault(error)) => Some((Err(error), None)),
+        }
+    }
+
+    async fn chunk(&mut self) -> Result<Chunk, End> {
+        loop {
+            while let Some(data) = self.events.next_event()? {
+                match self.reader.read(data)? {
+                    Step::Chunk(chunk) => return Ok(chunk),
+                    Step::Skip => {}
+                    Step::Done => return Err(End::Done),
+                }
+            }
+            let bytes = self.bytes().await?;
+            self.events.push(&bytes);
+        }
+    }
+
+    async fn bytes(&mut self) -> Result<Bytes, End> {
+        poll_fn(|cx| {
+            // First, because a server that never pauses must not outrun its time.
+            if self.deadline.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(End::Cut(BackendError::Timeout)));
+            }
+            self.body.poll_next_unpin(cx).map(|bytes| match bytes {
+                Some(Ok(bytes)) => Ok(bytes),
+                Some(Err(_)) | None => Err(End::Cut(BackendError::Failed)),
+            })
+        })
+        .await
+    }
+
+    /// Ends with `error`, unless the answer is known to be complete.
+    fn finish(&self, said_done: bool, error: BackendError) -> Item {
+        self.reader
+            .finish(said_done)
+            .map(Chunk::Finished)
+            .ok_or(error)
+    }
+
+    /// Lets the server end its answer, so that the connection can carry the next one.
+    fn release(mut self) -> Option<Self> {
+        if self.body.next().now_or_never().is_none() {
+            tokio::spawn(async move { tokio::time::timeout(RELEASE_TIME, self.body.next()).await });
+        }
+        None
+    }
+}
+
+/// Why a streamed answer goes no further.
+enum End {
+    /// The server said that this was all.
+    Done,
+    /// Nothing more comes, though the server did not say that this was all.
+    Cut(BackendError),
+    /// The server said that it failed, or something that is not an answer.
+    Fault(BackendError),
+}
+
+impl From<BackendError> for End {
+    fn from(error: BackendError) -> Self {
+        Self::Fault(error)
+    }
+}
+
+impl From<EventTooLong> for End {
+    fn from(_: EventTooLong) -> Self {
+        Self::Fault(BackendError::Malformed)
+    }
+}
+
+/// How long a server may take from its last event to the end of the answer.
+const RELEASE_TIME: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_answer_loses_its_envelope_and_its_lines() {
+        let body = br#"{
+            "id": "c", "object": "chat.completion", "created": 1, "model": "m",
+            "choices": [
+                {"index": 0, "message": {"content": "a  b\n"}, "finish_reason": "length"}
+            ],
+            "usage": {"prompt_tokens":2,"completion_tokens":3}
+        }"#;
+        let (json, finish) = whole(body).unwrap();
+        assert_eq!(
+            json,
+            &br#"{"choices":[{"index":0,"message":{"content":"a  b\n"},"finish_reason":"length"}],"usage":{"prompt_tokens":2,"completion_tokens":3}}"#[..]
+        );
+        assert_eq!(
+            (finish.reason.as_str(), finish.usage.prompt_tokens),
+            ("length", 2)
+        );
+    }
+
+    #[test]
+    fn what_is_no_answer_is_an_error() {
+        for (body, expected) in [
+            (
+                r#"{"error":{"message":"x","code":429}}"#,
+                BackendError::Busy,
+            ),
+            (r#"{"choices":[]}"#, BackendError::Malformed),
+            (
+                r#"{"choices":[{"finish_reason":"error"}]}"#,
+                BackendError::Failed,
+            ),
+            ("[]", BackendError::Malformed),
+            ("", BackendError::Malformed),
+        ] {
+            assert_eq!(whole(body.as_bytes()).unwrap_err(), expected, "{body}");
+        }
+    }
+}

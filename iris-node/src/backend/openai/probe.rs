@@ -1,0 +1,176 @@
+//! What a model server tells about itself.
+//!
+//! Each kind of server has a native list that knows more than `/v1/models`. The kind is found
+//! out once, by asking for each list in turn, and again whenever its list is no longer there.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use iris_core::backend::BackendError;
+use iris_core::model::{Abilities, ModelOffer};
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+use super::server::{Server, of_transport, read_body, read_refusal};
+
+mod replies;
+
+use replies::{LlamaCppProps, LmStudio, LmStudioOld, ModelList, OllamaModel, OllamaRunning};
+
+/// How long listing the models may take, all attempts together.
+const PROBE_TIME: Duration = Duration::from_secs(10);
+
+/// Bytes that a list may have.
+const MAX_LIST: usize = 8 << 20;
+
+/// Models that one server may offer.
+const MAX_MODELS: usize = 1000;
+
+/// What was learnt when the models were last listed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    kind: Option<Kind>,
+    pub(super) slots: Option<u32>,
+}
+
+/// A kind of server, known by the list that it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    LmStudio,
+    LmStudioOld,
+    Ollama,
+    LlamaCpp,
+    Plain,
+}
+
+impl Kind {
+    const ALL: [Self; 5] = [
+        Self::LmStudio,
+        Self::LmStudioOld,
+        Self::Ollama,
+        Self::LlamaCpp,
+        Self::Plain,
+    ];
+}
+
+/// What a server offers, and how many requests it works on at a time.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Facts {
+    offers: Vec<ModelOffer>,
+    slots: Option<u32>,
+}
+
+/// Lists the models that are loaded.
+pub(super) async fn models(server: &Server) -> Result<Vec<ModelOffer>, BackendError> {
+    let known = server
+        .seen
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .kind;
+    let facts = timeout(PROBE_TIME, recognise(server, known)).await;
+    let facts = facts.unwrap_or(Err(BackendError::Timeout));
+    *server.seen.lock().unwrap_or_else(PoisonError::into_inner) = match &facts {
+        Ok((kind, facts)) => Seen {
+            kind: Some(*kind),
+            slots: facts.slots,
+        },
+        Err(_) => Seen::default(),
+    };
+    let (_, Facts { mut offers, .. }) = facts.map_err(|error| server.redacted(error))?;
+    offers.truncate(MAX_MODELS);
+    for offer in &mut offers {
+        offer.abilities = offer.abilities.union(server.abilities);
+        if offer.context_length == 0 {
+            offer.context_length = server.context_length.max(1);
+        }
+    }
+    Ok(offers)
+}
+
+async fn recognise(server: &Server, known: Option<Kind>) -> Result<(Kind, Facts), BackendError> {
+    let others = Kind::ALL.into_iter().filter(|kind| Some(*kind) != known);
+    for kind in known.into_iter().chain(others) {
+        let facts = match kind {
+            Kind::LmStudio => native::<LmStudio>(server, "api/v1/models")
+                .await?
+                .map(Facts::from),
+            Kind::LmStudioOld => native::<LmStudioOld>(server, "api/v0/models")
+                .await?
+                .map(Facts::from),
+            Kind::Ollama => ollama(server).await?,
+            Kind::LlamaCpp => llama_cpp(server).await?,
+            Kind::Plain => Some(Facts::from(model_list(server).await?)),
+        };
+        if let Some(facts) = facts {
+            return Ok((kind, facts));
+        }
+    }
+    Err(BackendError::Malformed)
+}
+
+async fn ollama(server: &Server) -> Result<Option<Facts>, BackendError> {
+    let Some(running) = native::<OllamaRunning>(server, "api/ps").await? else {
+        return Ok(None);
+    };
+    let mut offers = Vec::new();
+    for running in running.models.into_iter().take(MAX_MODELS) {
+        let asked = serde_json::json!({ "model": running.model }).to_string();
+        let response = server.post_json("api/show", asked).send().await;
+        let model = read::<OllamaModel>(response).await?.unwrap_or_default();
+        offers.extend(running.offer(&model));
+    }
+    Ok(Some(Facts {
+        offers,
+        slots: None,
+    }))
+}
+
+async fn llama_cpp(server: &Server) -> Result<Option<Facts>, BackendError> {
+    let Some(props) = native::<LlamaCppProps>(server, "props").await? else {
+        return Ok(None);
+    };
+    Ok(Some(props.facts(model_list(server).await?)))
+}
+
+async fn model_list(server: &Server) -> Result<ModelList, BackendError> {
+    let response = server
+        .get("v1/models")
+        .send()
+        .await
+        .map_err(|error| of_transport(&error))?;
+    if response.status().as_u16() != 200 {
+        return Err(match read_refusal(response).await {
+            // Whatever the server has against the question, nothing can be asked of it.
+            BackendError::Rejected { .. } | BackendError::ModelNotFound => {
+                BackendError::Unavailable
+            }
+            error => error,
+        });
+    }
+    let body = read_body(response, MAX_LIST).await?;
+    serde_json::from_slice(&body).map_err(|_| BackendError::Malformed)
+}
+
+/// Reads a list that only one kind of server has; `None` from the others.
+async fn native<T: DeserializeOwned>(
+    server: &Server,
+    path: &str,
+) -> Result<Option<T>, BackendError> {
+    read(server.get(path).send().await).await
+}
+
+async fn read<T: DeserializeOwned>(
+    response: reqwest::Result<reqwest::Response>,
+) -> Result<Option<T>, BackendError> {
+    let response = response.map_err(|error| of_transport(&error))?;
+    if response.status().as_u16() != 200 {
+        return Ok(None);
+    }
+    let body = read_body(response, MAX_LIST).await?;
+    Ok(serde_json::from_slice(&body).ok())
+}
+
+/// Names the abilities that `yes` grants.
+fn granted(yes: bool, ability: Abilities) -> Abilities {
+    if yes { ability } else { Abilities::NONE }
+}

@@ -1,0 +1,487 @@
+//! The lists of each kind of server, as far as they are read, and the offers that follow.
+
+use iris_core::model::{Abilities, ModelOffer};
+use serde::Deserialize;
+
+use super::{Facts, granted};
+
+/// LM Studio 0.4 and later, `/api/v1/models`.
+#[derive(Deserialize)]
+pub(super) struct LmStudio {
+    models: Vec<LmStudioModel>,
+}
+
+#[derive(Deserialize)]
+struct LmStudioModel {
+    #[serde(rename = "type")]
+    kind: String,
+    // Tells this list from others that are called `models` too.
+    #[serde(rename = "key")]
+    _key: String,
+    #[serde(default)]
+    params_string: Option<String>,
+    #[serde(default)]
+    quantization: Option<LmStudioQuantization>,
+    loaded_instances: Vec<LmStudioInstance>,
+    #[serde(default)]
+    max_context_length: u32,
+    #[serde(default)]
+    capabilities: Option<LmStudioCapabilities>,
+}
+
+#[derive(Deserialize)]
+struct LmStudioQuantization {
+    name: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct LmStudioInstance {
+    id: String,
+    #[serde(default)]
+    config: LmStudioConfig,
+}
+
+#[derive(Default, Deserialize)]
+struct LmStudioConfig {
+    context_length: Option<u32>,
+    parallel: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct LmStudioCapabilities {
+    #[serde(default)]
+    vision: bool,
+    #[serde(default)]
+    trained_for_tool_use: bool,
+}
+
+impl From<LmStudio> for Facts {
+    fn from(list: LmStudio) -> Self {
+        let mut facts = Self::default();
+        for model in list.models.iter().filter(|model| model.kind != "embedding") {
+            for instance in &model.loaded_instances {
+                let context = instance
+                    .config
+                    .context_length
+                    .unwrap_or(model.max_context_length);
+                let Some(mut offer) = offer(&instance.id, context) else {
+                    continue;
+                };
+                offer.parameters = model.params_string.as_deref().and_then(parameters);
+                offer.quantization = model
+                    .quantization
+                    .as_ref()
+                    .and_then(|q| known(q.name.clone()));
+                offer.abilities = Abilities::JSON_SCHEMA;
+                if let Some(capabilities) = &model.capabilities {
+                    offer.abilities = offer
+                        .abilities
+                        .union(granted(capabilities.vision, Abilities::VISION))
+                        .union(granted(capabilities.trained_for_tool_use, Abilities::TOOLS));
+                }
+                facts.offers.push(offer);
+                let parallel = instance.config.parallel.unwrap_or(1);
+                facts.slots = Some(facts.slots.unwrap_or(0).saturating_add(parallel));
+            }
+        }
+        facts
+    }
+}
+
+/// LM Studio before 0.4, `/api/v0/models`.
+#[derive(Deserialize)]
+pub(super) struct LmStudioOld {
+    data: Vec<LmStudioOldModel>,
+}
+
+#[derive(Deserialize)]
+struct LmStudioOldModel {
+    id: String,
+    #[serde(rename = "type")]
+    kind: String,
+    state: String,
+    #[serde(default)]
+    quantization: Option<String>,
+    #[serde(default)]
+    max_context_length: u32,
+    #[serde(default)]
+    loaded_context_length: Option<u32>,
+    #[serde(default)]
+    capabilities: Vec<String>,
+}
+
+impl From<LmStudioOld> for Facts {
+    fn from(list: LmStudioOld) -> Self {
+        let loaded =
+            |model: &LmStudioOldModel| model.state == "loaded" && model.kind != "embeddings";
+        let offers = list.data.into_iter().filter(loaded).filter_map(|model| {
+            let context = model
+                .loaded_context_length
+                .unwrap_or(model.max_context_length);
+            let mut offer = offer(&model.id, context)?;
+            offer.parameters = parameters_in(&model.id);
+            offer.quantization = known(model.quantization);
+            let tools = model
+                .capabilities
+                .iter()
+                .any(|capability| capability == "tool_use");
+            offer.abilities = Abilities::JSON_SCHEMA
+                .union(granted(tools, Abilities::TOOLS))
+                .union(granted(model.kind == "vlm", Abilities::VISION));
+            Some(offer)
+        });
+        // It works on one request after the other.
+        Self {
+            offers: offers.collect(),
+            slots: Some(1),
+        }
+    }
+}
+
+/// Ollama, `/api/ps`.
+#[derive(Deserialize)]
+pub(super) struct OllamaRunning {
+    pub(super) models: Vec<OllamaRunningModel>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct OllamaRunningModel {
+    pub(super) model: String,
+    #[serde(default)]
+    details: OllamaDetails,
+    #[serde(default)]
+    context_length: u32,
+}
+
+#[derive(Default, Deserialize)]
+struct OllamaDetails {
+    parameter_size: Option<String>,
+    quantization_level: Option<String>,
+}
+
+/// Ollama, `/api/show`.
+#[derive(Default, Deserialize)]
+pub(super) struct OllamaModel {
+    #[serde(default)]
+    capabilities: Vec<String>,
+}
+
+impl OllamaRunningModel {
+    pub(super) fn offer(self, model: &OllamaModel) -> Option<ModelOffer> {
+        let can = |name: &str| {
+            model
+                .capabilities
+                .iter()
+                .any(|capability| capability == name)
+        };
+        let mut offer = offer(&self.model, self.context_length)?;
+        offer.parameters = self.details.parameter_size.as_deref().and_then(parameters);
+        offer.quantization = known(self.details.quantization_level);
+        offer.abilities = Abilities::JSON_SCHEMA
+            .union(granted(can("tools"), Abilities::TOOLS))
+            .union(granted(can("vision"), Abilities::VISION));
+        Some(offer)
+    }
+}
+
+/// llama.cpp, `/props`.
+#[derive(Deserialize)]
+pub(super) struct LlamaCppProps {
+    default_generation_settings: LlamaCppSettings,
+    total_slots: u32,
+    #[serde(default)]
+    model_path: String,
+    #[serde(default)]
+    modalities: LlamaCppModalities,
+}
+
+#[derive(Deserialize)]
+struct LlamaCppSettings {
+    n_ctx: u32,
+}
+
+#[derive(Default, Deserialize)]
+struct LlamaCppModalities {
+    #[serde(default)]
+    vision: bool,
+}
+
+impl LlamaCppProps {
+    pub(super) fn facts(self, list: ModelList) -> Facts {
+        let mut facts = Facts::from(list);
+        for offer in &mut facts.offers {
+            offer.context_length = self.default_generation_settings.n_ctx;
+            offer.quantization = quantization_in(&self.model_path);
+            offer.abilities = Abilities::JSON_SCHEMA
+                .union(Abilities::TOOLS)
+                .union(Abilities::LOGPROBS)
+                .union(Abilities::CONTINUE)
+                .union(granted(self.modalities.vision, Abilities::VISION));
+        }
+        Facts {
+            slots: Some(self.total_slots),
+            ..facts
+        }
+    }
+}
+
+/// Any server, `/v1/models`, with what vLLM, llama.cpp and hosted services add to it.
+#[derive(Deserialize)]
+pub(super) struct ModelList {
+    data: Vec<ListedModel>,
+}
+
+#[derive(Deserialize)]
+struct ListedModel {
+    id: String,
+    #[serde(default)]
+    owned_by: Option<String>,
+    #[serde(default)]
+    max_model_len: Option<u32>,
+    #[serde(default)]
+    context_length: Option<u32>,
+    #[serde(default)]
+    meta: Option<ListedMeta>,
+    #[serde(default)]
+    status: Option<ListedStatus>,
+}
+
+#[derive(Deserialize)]
+struct ListedMeta {
+    n_params: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct ListedStatus {
+    value: Option<String>,
+}
+
+impl From<ModelList> for Facts {
+    fn from(list: ModelList) -> Self {
+        // llama.cpp as a router lists what it could load, too.
+        let loaded = |model: &ListedModel| {
+            let status = model
+                .status
+                .as_ref()
+                .and_then(|status| status.value.as_deref());
+            status.is_none_or(|status| status == "loaded")
+        };
+        let offers = list.data.into_iter().filter(loaded).filter_map(|model| {
+            let context = model.max_model_len.or(model.context_length).unwrap_or(0);
+            let mut offer = offer(&model.id, context)?;
+            let counted = model.meta.and_then(|meta| meta.n_params);
+            offer.parameters = counted.or_else(|| parameters_in(&model.id));
+            if model.owned_by.as_deref() == Some("vllm") {
+                offer.abilities = Abilities::JSON_SCHEMA.union(Abilities::LOGPROBS);
+            }
+            Some(offer)
+        });
+        Self {
+            offers: offers.collect(),
+            slots: None,
+        }
+    }
+}
+
+/// Makes an offer; a context of 0 tokens is one that the server does not tell.
+fn offer(name: &str, context_length: u32) -> Option<ModelOffer> {
+    name.parse()
+        .ok()
+        .map(|name| ModelOffer::new(name, context_length))
+}
+
+fn known(quantization: Option<String>) -> Option<String> {
+    let is_name = |name: &String| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+        (1..=32).contains(&name.len()) && name.bytes().all(plain) && name != "unknown"
+    };
+    quantization.filter(is_name)
+}
+
+/// Reads a number of parameters such as `7.6B`, `135M` or `26B-A4B`.
+fn parameters(text: &str) -> Option<u64> {
+    let total = text.trim().split('-').next()?.to_ascii_uppercase();
+    let (number, unit) = match (total.strip_suffix('B'), total.strip_suffix('M')) {
+        (Some(number), _) => (number, 9),
+        (_, Some(number)) => (number, 6),
+        _ => return None,
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || !digits(whole) || !digits(fraction) || fraction.len() > 6 {
+        return None;
+    }
+    let fraction = format!("{fraction:0<unit$}");
+    format!("{whole}{fraction}").parse().ok()
+}
+
+/// Finds a number of parameters among the parts of a name, such as `Qwen2.5-7B-Instruct`.
+fn parameters_in(name: &str) -> Option<u64> {
+    name.split(['-', '_', ':', '/', '@']).find_map(parameters)
+}
+
+/// Finds the quantisation in a file's name, such as `model-Q4_K_M.gguf`.
+fn quantization_in(path: &str) -> Option<String> {
+    let stem = path.rsplit(['/', '\\']).next()?.strip_suffix(".gguf")?;
+    let last = stem.rsplit(['-', '.']).next()?.to_ascii_uppercase();
+    let mut letters = last.trim_start_matches("UD").chars();
+    let is_quantization = match letters.next() {
+        Some('Q' | 'F') => letters.next().is_some_and(|c| c.is_ascii_digit()),
+        Some('I') => letters.next() == Some('Q'),
+        Some('B') => last == "BF16",
+        Some('M') => last.starts_with("MXFP"),
+        _ => false,
+    };
+    known(is_quantization.then_some(last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts<T: Into<Facts> + for<'a> Deserialize<'a>>(reply: &str) -> Facts {
+        serde_json::from_str::<T>(reply).unwrap().into()
+    }
+
+    #[test]
+    fn lm_studio_offers_loaded_instances_with_their_own_context() {
+        let facts = facts::<LmStudio>(
+            r#"{"models":[
+                {"type":"llm","publisher":"google","key":"google/gemma-4-26b-a4b",
+                 "display_name":"Gemma 4","architecture":"gemma4",
+                 "quantization":{"name":"Q4_K_M","bits_per_weight":4},"size_bytes":1,
+                 "params_string":"26B-A4B","max_context_length":262144,"format":"gguf",
+                 "loaded_instances":[{"id":"google/gemma-4-26b-a4b","config":
+                    {"context_length":8192,"parallel":4,"flash_attention":true}}],
+                 "capabilities":{"vision":true,"trained_for_tool_use":true}},
+                {"type":"llm","key":"idle","quantization":null,"params_string":null,
+                 "max_context_length":4096,"loaded_instances":[]},
+                {"type":"embedding","key":"embed","loaded_instances":[{"id":"embed","config":{}}]}
+            ]}"#,
+        );
+        let [offer] = &facts.offers[..] else {
+            panic!("{facts:?}")
+        };
+        assert_eq!(offer.name.as_str(), "google/gemma-4-26b-a4b");
+        assert_eq!(
+            (offer.context_length, offer.parameters),
+            (8192, Some(26_000_000_000))
+        );
+        assert_eq!(offer.quantization.as_deref(), Some("Q4_K_M"));
+        assert!(
+            offer
+                .abilities
+                .contains(Abilities::VISION.union(Abilities::TOOLS))
+        );
+        assert_eq!(facts.slots, Some(4));
+    }
+
+    #[test]
+    fn older_lm_studio_offers_loaded_models() {
+        let facts = facts::<LmStudioOld>(
+            r#"{"object":"list","data":[
+                {"id":"qwen2-vl-7b-instruct","object":"model","type":"vlm","publisher":"x",
+                 "arch":"qwen2_vl","compatibility_type":"mlx","quantization":"4bit",
+                 "state":"loaded","max_context_length":32768,"loaded_context_length":4096},
+                {"id":"other","type":"llm","state":"not-loaded","max_context_length":131072}
+            ]}"#,
+        );
+        let [offer] = &facts.offers[..] else {
+            panic!("{facts:?}")
+        };
+        assert_eq!(
+            (offer.context_length, offer.parameters),
+            (4096, Some(7_000_000_000))
+        );
+        assert!(offer.abilities.contains(Abilities::VISION));
+        assert_eq!(facts.slots, Some(1));
+    }
+
+    #[test]
+    fn ollama_tells_context_and_capabilities() {
+        let mut running: OllamaRunning = serde_json::from_str(
+            r#"{"models":[{"name":"gemma3:latest","model":"gemma3:latest","size":1,
+                "digest":"a","details":{"parent_model":"","format":"gguf","family":"gemma3",
+                "families":["gemma3"],"parameter_size":"4.3B","quantization_level":"Q4_K_M"},
+                "expires_at":"2026-10-17T16:47:07Z","size_vram":1,"context_length":4096}]}"#,
+        )
+        .unwrap();
+        let shown = serde_json::from_str(r#"{"capabilities":["completion","tools"]}"#).unwrap();
+        let offer = running.models.remove(0).offer(&shown).unwrap();
+        assert_eq!(
+            (offer.context_length, offer.parameters),
+            (4096, Some(4_300_000_000))
+        );
+        assert!(offer.abilities.contains(Abilities::TOOLS));
+        assert!(!offer.abilities.contains(Abilities::VISION));
+    }
+
+    #[test]
+    fn llama_cpp_tells_context_and_slots() {
+        let props: LlamaCppProps = serde_json::from_str(
+            r#"{"default_generation_settings":{"id":0,"n_ctx":2048,"params":{}},"total_slots":3,
+                "model_path":"/models/SmolLM2-135M-Instruct-Q8_0.gguf","chat_template":"...",
+                "modalities":{"vision":false,"audio":false},"build_info":"b1","is_sleeping":false}"#,
+        )
+        .unwrap();
+        let list = serde_json::from_str(
+            r#"{"models":[],"object":"list","data":[{"id":"smol","object":"model","created":1,
+                "owned_by":"llamacpp","meta":{"vocab_type":1,"n_ctx_train":8192,
+                "n_params":134515008,"size":1}}]}"#,
+        )
+        .unwrap();
+        let facts = props.facts(list);
+        let offer = &facts.offers[0];
+        assert_eq!(
+            (offer.context_length, offer.parameters),
+            (2048, Some(134_515_008))
+        );
+        assert_eq!(offer.quantization.as_deref(), Some("Q8_0"));
+        assert_eq!(facts.slots, Some(3));
+    }
+
+    #[test]
+    fn plain_list_tells_vllms_context_and_a_routers_state() {
+        let facts = facts::<ModelList>(
+            r#"{"object":"list","data":[
+                {"id":"Qwen/Qwen3-8B","object":"model","created":1,"owned_by":"vllm",
+                 "root":"Qwen/Qwen3-8B","parent":null,"max_model_len":40960,"permission":[]},
+                {"id":"idle","status":{"value":"unloaded","args":[]}},
+                {"id":"forged\u001b[31m"},
+                {"id":"bare"}
+            ]}"#,
+        );
+        let [vllm, bare] = &facts.offers[..] else {
+            panic!("{facts:?}")
+        };
+        assert_eq!(
+            (vllm.context_length, vllm.parameters),
+            (40960, Some(8_000_000_000))
+        );
+        assert_eq!((bare.name.as_str(), bare.context_length), ("bare", 0));
+    }
+
+    #[test]
+    fn sizes_are_read_from_text() {
+        for (text, expected) in [
+            ("7.6B", Some(7_600_000_000)),
+            ("135M", Some(135_000_000)),
+            ("26B-A4B", Some(26_000_000_000)),
+            ("B", None),
+            ("1.2.3B", None),
+            ("99999999999999B", None),
+            ("big", None),
+        ] {
+            assert_eq!(parameters(text), expected, "{text}");
+        }
+        assert_eq!(
+            parameters_in("org/Model2.5-1.5b-instruct@q4"),
+            Some(1_500_000_000)
+        );
+        assert_eq!(
+            quantization_in("/m/a.IQ3_XS.gguf").as_deref(),
+            Some("IQ3_XS")
+        );
+        assert_eq!(quantization_in("/m/a-Instruct.gguf"), None);
+    }
+}

@@ -1,0 +1,406 @@
+//! What of a caller's body reaches the model server.
+//!
+//! Everything does, byte for byte, except what steers the server rather than the answer, what
+//! makes the server read files or fetch addresses, and the two members that say how to stream.
+
+use std::fmt;
+
+use bytes::Bytes;
+use iris_core::backend::{BackendError, GenerateRequest};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::object::{Members, ObjectWriter, Text, depth};
+
+/// Levels of arrays and objects that a body may have.
+const MAX_DEPTH: usize = 64;
+
+/// Bytes that a grammar or schema may have; compiling one costs the server far more.
+const MAX_GRAMMAR: usize = 64 * 1024;
+
+/// Tokens that `n_predict` may ask for; without a limit llama.cpp generates for ever.
+const MAX_PREDICT: u32 = 32_768;
+
+/// Members that choose cache slots, adapters, templates or processors of the server, or hand it
+/// objects to unpickle.
+const SERVER_CONTROL: [&str; 19] = [
+    "action",
+    "cache_prompt",
+    "chat_template",
+    "draft_model",
+    "filename",
+    "id_slot",
+    "keep_alive",
+    "kv_transfer_params",
+    "logits_processors",
+    "lora",
+    "lora_request",
+    "media_io_kwargs",
+    "mm_processor_kwargs",
+    "n_cache_reuse",
+    "priority",
+    "prompt_embeds",
+    "response_fields",
+    "slot_id",
+    "slot_save_path",
+];
+
+const GRAMMARS: [&str; 8] = [
+    "format",
+    "grammar",
+    "guided_grammar",
+    "guided_json",
+    "guided_regex",
+    "json_schema",
+    "response_format",
+    "structured_outputs",
+];
+
+/// Returns the body to send for `request`.
+pub(super) fn prepare(request: &GenerateRequest) -> Result<Bytes, BackendError> {
+    if depth(&request.body) > MAX_DEPTH {
+        return Err(rejected(None, "the body is nested too deeply"));
+    }
+    // The parser's own words may quote the prompt.
+    let members = Members::parse(&request.body).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        let place = format!("the body is not a JSON object; see line {line}, column {column}");
+        rejected(None, &place)
+    })?;
+    if let Some(name) = members.duplicate() {
+        return Err(rejected(Some(name), "the body has this member twice"));
+    }
+    check_model(&members, request)?;
+
+    let mut body = ObjectWriter::with_capacity(request.body.len() + 64);
+    for (name, value) in members.iter() {
+        if SERVER_CONTROL.contains(&name) || matches!(name, "stream" | "stream_options") {
+            continue;
+        }
+        if GRAMMARS.contains(&name) && value.get().len() > MAX_GRAMMAR {
+            return Err(rejected(Some(name), "the grammar or schema is too large"));
+        }
+        match name {
+            "messages" => check_messages(value)?,
+            "n_predict" => {
+                body.member(name, bounded_predict(value).to_string().as_bytes());
+                continue;
+            }
+            _ => {}
+        }
+        body.member(name, value.get().as_bytes());
+    }
+    if request.stream {
+        body.member("stream", b"true");
+        body.member(
+            "stream_options",
+            &with_usage(members.get("stream_options"))?,
+        );
+    } else {
+        body.member("stream", b"false");
+    }
+    Ok(body.finish().into())
+}
+
+fn check_model(members: &Members<'_>, request: &GenerateRequest) -> Result<(), BackendError> {
+    let named = members
+        .get("model")
+        .and_then(|raw| serde_json::from_str::<Text<'_>>(raw.get()).ok());
+    match named {
+        Some(Text(name)) if name == request.model.as_str() => Ok(()),
+        _ => Err(rejected(
+            Some("model"),
+            "the body does not name the model that was asked for",
+        )),
+    }
+}
+
+fn check_messages(messages: &RawValue) -> Result<(), BackendError> {
+    let messages: Vec<Message> = serde_json::from_str(messages.get())
+        .map_err(|_| rejected(Some("messages"), "messages is not a list of messages"))?;
+    if messages.iter().any(|message| message.content.remote) {
+        return Err(rejected(
+            Some("messages"),
+            "media must be given inline, as a data: URI",
+        ));
+    }
+    Ok(())
+}
+
+fn bounded_predict(value: &RawValue) -> u32 {
+    value
+        .get()
+        .parse()
+        .map_or(MAX_PREDICT, |asked: u32| asked.min(MAX_PREDICT))
+}
+
+/// Asks for the usage whatever the caller wanted to see, because the books need it.
+fn with_usage(options: Option<&RawValue>) -> Result<Vec<u8>, BackendError> {
+    let mut asked = ObjectWriter::with_capacity(32);
+    if let Some(options) = options.filter(|options| options.get() != "null") {
+        let options = Members::parse(options.get().as_bytes())
+            .map_err(|_| rejected(Some("stream_options"), "stream_options is not an object"))?;
+        for (name, value) in options.iter().filter(|(name, _)| *name != "include_usage") {
+            asked.member(name, value.get().as_bytes());
+        }
+    }
+    asked.member("include_usage", b"true");
+    Ok(asked.finish())
+}
+
+fn rejected(param: Option<&str>, message: &str) -> BackendError {
+    BackendError::Rejected {
+        status: 400,
+        code: None,
+        param: param.map(|param| param.chars().take(64).collect()),
+        message: message.to_owned(),
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Message {
+    #[serde(default)]
+    content: Content,
+}
+
+/// The content of a message; `remote` when the server would have to fetch or open something.
+#[derive(Default)]
+struct Content {
+    remote: bool,
+}
+
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let walk = Walk { is_address: false };
+        Ok(Self {
+            remote: serde::de::DeserializeSeed::deserialize(walk, deserializer)?,
+        })
+    }
+}
+
+/// Looks through a JSON value, at any depth, for addresses other than `data:`.
+#[derive(Clone, Copy)]
+struct Walk {
+    is_address: bool,
+}
+
+impl Walk {
+    fn into_member(name: &str) -> Self {
+        // Servers differ in what they call a part's address, and follow it wherever it stands.
+        let is_address = name.ends_with("url")
+            || name.ends_with("_embeds")
+            || matches!(name, "image" | "audio" | "video");
+        Self { is_address }
+    }
+
+    fn is_remote(self, text: &str) -> bool {
+        let inline = text
+            .get(..5)
+            .is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"));
+        self.is_address && !inline
+    }
+}
+
+impl<'de> serde::de::DeserializeSeed<'de> for Walk {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Walk {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the content of a message")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<bool, E> {
+        Ok(self.is_remote(text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<bool, A::Error> {
+        let mut remote = false;
+        while let Some(found) = items.next_element_seed(self)? {
+            remote |= found;
+        }
+        Ok(remote)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<bool, A::Error> {
+        let mut remote = false;
+        while let Some(Text(name)) = members.next_key()? {
+            if name == "text" {
+                members.next_value::<IgnoredAny>()?;
+            } else {
+                remote |= members.next_value_seed(Self::into_member(&name))?;
+            }
+        }
+        Ok(remote)
+    }
+
+    fn visit_unit<E>(self) -> Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<bool, E> {
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use iris_core::backend::Operation;
+
+    use super::*;
+
+    fn prepared(body: &str, stream: bool) -> Result<String, BackendError> {
+        let request = GenerateRequest {
+            operation: Operation::Chat,
+            model: "m".parse().unwrap(),
+            body: Bytes::copy_from_slice(body.as_bytes()),
+            stream,
+            time_left: Duration::from_secs(1),
+        };
+        prepare(&request).map(|body| String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    fn refused_param(body: &str) -> Option<String> {
+        match prepared(body, true) {
+            Err(BackendError::Rejected {
+                status: 400, param, ..
+            }) => param,
+            other => panic!("{body} gave {other:?}"),
+        }
+    }
+
+    fn with_part(part: &str) -> String {
+        format!(r#"{{"model":"m","messages":[{{"role":"user","content":[{part}]}}]}}"#)
+    }
+
+    #[test]
+    fn unknown_members_pass_byte_for_byte() {
+        let body =
+            r#"{"model":"m","min_p":0.050,"tools":[ {"a" : 1e2} ],"x":"\u00e9","stop":null}"#;
+        let sent = prepared(body, false).unwrap();
+        assert_eq!(
+            sent,
+            format!(r#"{},"stream":false}}"#, &body[..body.len() - 1])
+        );
+    }
+
+    #[test]
+    fn streaming_follows_the_request_and_always_asks_for_usage() {
+        let body = r#"{"model":"m","stream":false,"stream_options":{"include_usage":false,"a":1}}"#;
+        let sent = prepared(body, true).unwrap();
+        let options = r#""stream_options":{"a":1,"include_usage":true}"#;
+        assert_eq!(sent, format!(r#"{{"model":"m","stream":true,{options}}}"#));
+        assert_eq!(
+            prepared(body, false).unwrap(),
+            r#"{"model":"m","stream":false}"#
+        );
+        assert_eq!(
+            prepared(r#"{"model":"m","stream_options":null}"#, true).unwrap(),
+            r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#
+        );
+    }
+
+    #[test]
+    fn server_controls_are_removed_however_they_are_spelt() {
+        let body = r#"{"id_slot":3,"cache\u005fprompt":true,"model":"m","lora":[{"id":0}]}"#;
+        assert_eq!(
+            prepared(body, false).unwrap(),
+            r#"{"model":"m","stream":false}"#
+        );
+    }
+
+    #[test]
+    fn endless_prediction_is_bounded() {
+        for (asked, sent) in [
+            ("-1", 32_768),
+            ("99999999999", 32_768),
+            ("1e9", 32_768),
+            ("7", 7),
+        ] {
+            let body = format!(r#"{{"model":"m","n_predict":{asked}}}"#);
+            let expected = format!(r#"{{"model":"m","n_predict":{sent},"stream":false}}"#);
+            assert_eq!(prepared(&body, false).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn addresses_the_server_would_fetch_are_refused() {
+        for part in [
+            r#"{"type":"image_url","image_url":{"url":"http://10.0.0.1/"}}"#,
+            r#"{"type":"image_url","image_url":"file:///etc/passwd"}"#,
+            r#"{"type":"image_url","image\u005furl":{"u\u0072l":"\u0068ttp://a"}}"#,
+            r#"{"type":"image_url","image_url":{"url":"data:,a","url":"http://a"}}"#,
+            r#"{"type":"video_url","video_url":{"url":"https://a"}}"#,
+            r#"{"type":"image","image":"/etc/passwd"}"#,
+            r#"{"x":[{"image_url":["http://a"]}]}"#,
+            r#"{"type":"image_embeds","image_embeds":"AAAA"}"#,
+        ] {
+            assert_eq!(
+                refused_param(&with_part(part)).as_deref(),
+                Some("messages"),
+                "{part}"
+            );
+        }
+    }
+
+    #[test]
+    fn inline_media_and_addresses_in_prose_pass() {
+        for part in [
+            r#"{"type":"image_url","image_url":{"url":"data:image/png;base64,AA","detail":"low"}}"#,
+            r#"{"type":"text","text":"see http://example.org"}"#,
+            r#"{"type":"input_audio","input_audio":{"data":"AA","format":"wav"}}"#,
+        ] {
+            assert!(prepared(&with_part(part), true).is_ok(), "{part}");
+        }
+        let prose = r#"{"model":"m","messages":[{"role":"user","content":"http://a"}]}"#;
+        assert!(prepared(prose, true).is_ok());
+    }
+
+    #[test]
+    fn bodies_with_two_meanings_are_refused() {
+        assert_eq!(
+            refused_param(r#"{"model":"m","stop":1,"stop":2}"#).as_deref(),
+            Some("stop")
+        );
+        assert_eq!(
+            refused_param(r#"{"model":"other"}"#).as_deref(),
+            Some("model")
+        );
+        assert_eq!(
+            refused_param(r#"{"messages":[]}"#).as_deref(),
+            Some("model")
+        );
+    }
+
+    #[test]
+    fn bodies_that_cost_more_than_they_should_are_refused() {
+        let deep = format!(
+            r#"{{"model":"m","x":{}{}}}"#,
+            "[".repeat(64),
+            "]".repeat(64)
+        );
+        assert_eq!(refused_param(&deep), None);
+        let grammar = format!(r#"{{"model":"m","grammar":"{}"}}"#, "x".repeat(MAX_GRAMMAR));
+        assert_eq!(refused_param(&grammar).as_deref(), Some("grammar"));
+    }
+}
