@@ -129,3 +129,29 @@ impl ChunkOpener {
         Ok(&mut sealed[..length])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channel_stops_at_its_limit() {
+        let cipher = || NumberedAead::new(&[1; 32], [2; 12]);
+        let mut sealer = ChunkSealer {
+            aead: cipher(),
+            next: MAX_CHUNKS - 1,
+        };
+        let mut opener = ChunkOpener {
+            aead: Some(cipher()),
+            next: MAX_CHUNKS - 1,
+        };
+        let last = sealer.seal(b"", b"last").unwrap();
+        assert_eq!(opener.open(MAX_CHUNKS - 1, b"", &last).unwrap(), b"last");
+        assert_eq!(sealer.seal(b"", b"one more"), Err(HopError::Exhausted));
+        assert_eq!(sealer.next_number(), MAX_CHUNKS);
+        assert_eq!(
+            opener.open(MAX_CHUNKS, b"", &last),
+            Err(HopError::Exhausted)
+        );
+    }
+}
