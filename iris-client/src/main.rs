@@ -1,2 +1,7 @@
-//! TBD
-fn main() {}
+//! The `iris` command: asks an Iris network from a terminal.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    iris_client::cli::run()
+}

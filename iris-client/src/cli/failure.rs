@@ -1,0 +1,114 @@
+//! How the command ends when it does not end well.
+
+use std::io;
+use std::process::ExitCode;
+
+use crate::builder::BuildError;
+use crate::error::ClientError;
+use crate::settings::SettingsError;
+
+/// Why the command fails, for scripts by number and for people in words.
+#[derive(Debug)]
+pub(super) struct Failure {
+    exit: Exit,
+    /// Empty when there is nothing to say.
+    pub(super) message: String,
+}
+
+/// Exit codes, as `iris --help` lists them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Exit {
+    Quiet = 0,
+    Output = 1,
+    Usage = 2,
+    Unauthorized = 3,
+    ModelNotFound = 4,
+    Busy = 5,
+    Refused = 6,
+    Failed = 7,
+    Unreachable = 8,
+    Interrupted = 130,
+}
+
+impl Failure {
+    pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self {
+            exit,
+            message: message.into(),
+        }
+    }
+
+    pub(super) fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    pub(super) fn code(&self) -> ExitCode {
+        ExitCode::from(self.exit as u8)
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let mut parts = vec![error.to_string()];
+        let (exit, advice) = match &error {
+            ClientError::Unauthorized(_) | ClientError::Forbidden(_) => (
+                Exit::Unauthorized,
+                Some("set IRIS_API_KEY to a key of this network; `iris key new` makes one"),
+            ),
+            ClientError::ModelNotFound(_) => {
+                (Exit::ModelNotFound, Some("`iris models` lists them"))
+            }
+            ClientError::NoNode(_) | ClientError::RateLimited(_) => (Exit::Busy, None),
+            ClientError::BadRequest(_) | ClientError::TooLarge(_) | ClientError::NotFound(_) => {
+                (Exit::Refused, None)
+            }
+            ClientError::PlainHttp => (Exit::Usage, Some("or add --allow-plain-http")),
+            ClientError::Timeout(_) | ClientError::Unreachable(_) | ClientError::Connection(_) => (
+                Exit::Unreachable,
+                Some("is the coordinator running? its address is set by --url"),
+            ),
+            ClientError::Truncated(_) | ClientError::Server(_) | ClientError::Malformed { .. } => {
+                (Exit::Failed, None)
+            }
+        };
+        if let Some(wait) = error.retry_after() {
+            parts.push(format!("try again in {} s", wait.as_secs().max(1)));
+        }
+        parts.extend(advice.map(str::to_owned));
+        let mut message = parts.join("; ");
+        if let Some(id) = error.request_id() {
+            message = format!("{message} (request {id})");
+        }
+        Self::new(exit, message)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            // The reader has seen enough, as in `iris models | head -1`.
+            return Self::new(Exit::Quiet, "");
+        }
+        Self::new(
+            Exit::Output,
+            format!("the answer cannot be written: {error}"),
+        )
+    }
+}
+
+impl From<BuildError> for Failure {
+    fn from(error: BuildError) -> Self {
+        let advice = match error {
+            BuildError::PlainHttp => ", or add --allow-plain-http on a private network",
+            _ => "",
+        };
+        Self::usage(format!("{error}{advice}"))
+    }
+}
+
+impl From<SettingsError> for Failure {
+    fn from(error: SettingsError) -> Self {
+        Self::usage(format!("settings: {error}"))
+    }
+}

@@ -1,0 +1,218 @@
+//! The `iris` command.
+
+mod account;
+mod args;
+mod ask;
+mod failure;
+mod task;
+mod terminal;
+
+use std::io::{self, Read};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::client::Client;
+use crate::error::ClientError;
+use crate::settings::Settings;
+use args::{AccountCommand, Cli, Command, Json, KeyCommand};
+use failure::{Exit, Failure};
+use terminal::{Output, remark};
+
+/// The longest text that is read from standard input, in bytes.
+const MAX_INPUT: u64 = 8 << 20;
+
+/// Runs the command with the process's arguments and returns its exit code.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    match prepare(&cli).and_then(|work| work.map_or(Ok(()), execute)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                remark(&failure.message);
+            }
+            failure.code()
+        }
+    }
+}
+
+/// A command with everything it needs, ready to use the network.
+struct Work {
+    settings: Settings,
+    job: Job,
+}
+
+enum Job {
+    Ask(ask::Job),
+    Models(Json),
+    NewAccount(Json),
+    NewKey(account::Job),
+    Task(task::Job),
+    Health(Json),
+}
+
+/// Does what may wait for a person: Ctrl-C simply ends the process meanwhile.
+fn prepare(cli: &Cli) -> Result<Option<Work>, Failure> {
+    let environment = |name: &str| std::env::var(name).ok();
+    let settings = Settings::load(cli.flags(), environment, cli.config.as_deref())?;
+    if cli.print_config {
+        Output::new().write(&settings.to_string())?;
+        return Ok(None);
+    }
+    let command = cli.command.as_ref();
+    let job = match command.ok_or_else(|| Failure::usage("no command given; see iris --help"))? {
+        Command::Ask(args) => Job::Ask(ask::Job::prepare(args)?),
+        Command::Models(output) => Job::Models(output.clone()),
+        Command::Account(AccountCommand::New(output)) => Job::NewAccount(output.clone()),
+        Command::Key(KeyCommand::New(args)) => Job::NewKey(account::Job::prepare(args)?),
+        Command::Task(args) => Job::Task(task::Job::prepare(args)?),
+        Command::Health(output) => Job::Health(output.clone()),
+    };
+    Ok(Some(Work { settings, job }))
+}
+
+fn execute(work: Work) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime
+        .map_err(|error| Failure::new(Exit::Output, format!("the process cannot run: {error}")))?;
+    let done = runtime.block_on(async {
+        tokio::select! {
+            done = work.run() => done,
+            _ = tokio::signal::ctrl_c() => Err(Failure::new(Exit::Interrupted, "interrupted")),
+        }
+    });
+    // A name that is still being looked up must not delay the end.
+    runtime.shutdown_background();
+    done
+}
+
+impl Work {
+    async fn run(self) -> Result<(), Failure> {
+        let settings = &self.settings;
+        let client = connect(settings).await?;
+        let mut output = Output::new();
+        match self.job {
+            Job::Ask(job) => job.run(&client, settings, &mut output).await,
+            Job::Models(format) => models(&client, &format, &mut output).await,
+            Job::NewAccount(format) => account::open(&client, &format, &mut output).await,
+            Job::NewKey(job) => job.run(&client, &mut output).await,
+            Job::Task(job) => job.run(&client, settings, &mut output).await,
+            Job::Health(format) => health(&client, &format, &mut output).await,
+        }
+    }
+}
+
+/// Makes a client of the first coordinator that can be reached.
+async fn connect(settings: &Settings) -> Result<Client, Failure> {
+    let authorities = settings.ca_file.as_ref().map(|file| {
+        std::fs::read(file)
+            .map_err(|error| Failure::usage(format!("ca_file {}: {error}", file.display())))
+    });
+    let authorities = authorities.transpose()?;
+    let clients = settings.urls().map(|url| {
+        let mut builder = Client::builder(url).with_timeout(settings.timeout());
+        if let Some(key) = &settings.api_key {
+            builder = builder.with_api_key(key.clone());
+        }
+        if let Some(pem) = &authorities {
+            builder = builder.with_authorities(pem.clone());
+        }
+        if settings.allow_plain_http {
+            builder = builder.allow_plain_http();
+        }
+        builder.build()
+    });
+    let mut clients = clients.collect::<Result<Vec<_>, _>>()?;
+    let last = clients
+        .pop()
+        .ok_or_else(|| Failure::usage("no coordinator's address is set"))?;
+    for client in clients {
+        match client.health().await {
+            Err(ClientError::Unreachable(_)) => {
+                remark(&format!(
+                    "{} cannot be reached; trying the next",
+                    client.base_url()
+                ));
+            }
+            _ => return Ok(client),
+        }
+    }
+    Ok(last)
+}
+
+async fn models(client: &Client, format: &Json, output: &mut Output) -> Result<(), Failure> {
+    let models = client.models().await?;
+    if format.json {
+        return Ok(output.json(&models)?);
+    }
+    if models.is_empty() {
+        remark("no node offers a model now");
+    }
+    for model in models {
+        output.line(&model.id)?;
+    }
+    Ok(())
+}
+
+async fn health(client: &Client, format: &Json, output: &mut Output) -> Result<(), Failure> {
+    let health = client.health().await?;
+    if format.json {
+        return Ok(output.json(&health)?);
+    }
+    let (nodes, models) = (health.nodes, health.models);
+    Ok(output.line(&format!(
+        "{}: {nodes} nodes, {models} models",
+        health.status
+    ))?)
+}
+
+/// Returns the model that is set, or the only one there is.
+async fn choose_model(client: &Client, settings: &Settings) -> Result<String, Failure> {
+    if let Some(model) = &settings.model {
+        return Ok(model.clone());
+    }
+    let mut models = client.models().await?;
+    match models.len() {
+        0 => Err(Failure::new(
+            Exit::Busy,
+            "no node offers a model now; try again later",
+        )),
+        1 => Ok(models.remove(0).id),
+        _ => {
+            let names: Vec<_> = models.iter().map(|model| model.id.as_str()).collect();
+            let names = names.join(", ");
+            Err(Failure::usage(format!(
+                "choose a model with --model; there are: {names}"
+            )))
+        }
+    }
+}
+
+/// Returns the words of a question, or standard input for `-`.
+fn question(words: &[String]) -> Result<String, Failure> {
+    let text = if words == ["-"] {
+        read_input()?
+    } else {
+        words.join(" ")
+    };
+    if text.trim().is_empty() {
+        Err(Failure::usage("the question is empty"))
+    } else {
+        Ok(text)
+    }
+}
+
+fn read_input() -> Result<String, Failure> {
+    let mut text = String::new();
+    io::stdin()
+        .lock()
+        .take(MAX_INPUT + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| Failure::usage(format!("standard input cannot be read: {error}")))?;
+    if text.len() as u64 > MAX_INPUT {
+        return Err(Failure::usage("standard input is longer than 8 MiB"));
+    }
+    Ok(text)
+}

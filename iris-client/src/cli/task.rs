@@ -1,0 +1,119 @@
+//! `iris task`.
+
+use std::time::Duration;
+
+use iris_core::{ModelName, TaskId};
+use iris_protocol::rest::{InferenceRequest, InferenceStatus, Status};
+
+use super::args::{Json, TaskCommand};
+use super::failure::{Exit, Failure};
+use super::terminal::Output;
+use super::{choose_model, question};
+use crate::client::Client;
+use crate::settings::Settings;
+
+pub(super) struct Job {
+    step: Step,
+    format: Json,
+}
+
+enum Step {
+    Submit {
+        prompt: String,
+        max_tokens: Option<u32>,
+        deadline: Option<Duration>,
+        key: Option<String>,
+    },
+    Status(TaskId),
+    Wait(TaskId),
+    Cancel(TaskId),
+}
+
+impl Job {
+    pub(super) fn prepare(args: &TaskCommand) -> Result<Self, Failure> {
+        let (step, format) = match args {
+            TaskCommand::Submit(args) => {
+                let submit = Step::Submit {
+                    prompt: question(&args.question.words)?,
+                    max_tokens: args.question.max_tokens,
+                    deadline: args.deadline.map(Duration::from_secs),
+                    key: args.idempotency_key.clone(),
+                };
+                (submit, &args.output)
+            }
+            TaskCommand::Status(args) => (Step::Status(args.id), &args.output),
+            TaskCommand::Wait(args) => (Step::Wait(args.id), &args.output),
+            TaskCommand::Cancel(args) => (Step::Cancel(args.id), &args.output),
+        };
+        Ok(Self {
+            step,
+            format: format.clone(),
+        })
+    }
+
+    pub(super) async fn run(
+        self,
+        client: &Client,
+        settings: &Settings,
+        output: &mut Output,
+    ) -> Result<(), Failure> {
+        let tasks = client.tasks();
+        let (status, wants_answer) = match self.step {
+            Step::Submit {
+                prompt,
+                max_tokens,
+                deadline,
+                key,
+            } => {
+                let model = choose_model(client, settings).await?;
+                let model = model
+                    .parse::<ModelName>()
+                    .map_err(|error| Failure::usage(error.to_string()))?;
+                let request = InferenceRequest {
+                    max_tokens,
+                    deadline,
+                    ..InferenceRequest::new(model, prompt)
+                };
+                let status = match key {
+                    Some(key) => tasks.submit_once(&request, &key).await?,
+                    None => tasks.submit(&request).await?,
+                };
+                if !self.format.json {
+                    return Ok(output.line(&status.id.to_string())?);
+                }
+                (status, false)
+            }
+            Step::Status(id) => (tasks.status(id).await?, false),
+            Step::Wait(id) => (tasks.wait(id, settings.timeout()).await?, true),
+            Step::Cancel(id) => (tasks.cancel(id).await?, false),
+        };
+        if self.format.json {
+            output.json(&status)?;
+        } else if !wants_answer {
+            output.line(&describe(&status))?;
+        } else if let Some(result) = &status.result {
+            output.line(&result.text)?;
+        }
+        if wants_answer && status.status != Status::Finished {
+            return Err(Failure::new(Exit::Failed, describe(&status)));
+        }
+        Ok(())
+    }
+}
+
+fn describe(status: &InferenceStatus) -> String {
+    let state = match status.status {
+        Status::Submitted => "submitted",
+        Status::Planned => "planned",
+        Status::Running => "running",
+        Status::Finished => "finished",
+        Status::Failed => "failed",
+        Status::Cancelled => "cancelled",
+        Status::Expired => "expired",
+    };
+    let reason = status
+        .error
+        .as_ref()
+        .map(|error| format!(": {}", error.message));
+    format!("{state}{}", reason.unwrap_or_default())
+}

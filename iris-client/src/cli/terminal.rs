@@ -1,0 +1,108 @@
+//! Writing for people and for programs.
+
+use std::borrow::Cow;
+use std::io::{self, IsTerminal, Write};
+
+/// Standard output. What a model says reaches a terminal without control characters, which could
+/// rewrite the screen, the window's title or the clipboard; files and pipes get it unchanged.
+#[derive(Debug)]
+pub(super) struct Output {
+    is_terminal: bool,
+    at_line_start: bool,
+}
+
+impl Output {
+    pub(super) fn new() -> Self {
+        Self {
+            is_terminal: io::stdout().is_terminal(),
+            at_line_start: true,
+        }
+    }
+
+    /// Writes `text` at once.
+    pub(super) fn write(&mut self, text: &str) -> io::Result<()> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        let shown = if self.is_terminal {
+            harmless(text)
+        } else {
+            Cow::Borrowed(text)
+        };
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(shown.as_bytes())?;
+        self.at_line_start = text.ends_with('\n');
+        stdout.flush()
+    }
+
+    /// Ends the line, if one is begun.
+    pub(super) fn end_line(&mut self) -> io::Result<()> {
+        if self.at_line_start {
+            Ok(())
+        } else {
+            self.write("\n")
+        }
+    }
+
+    /// Writes `text` as lines of its own.
+    pub(super) fn line(&mut self, text: &str) -> io::Result<()> {
+        self.write(text)?;
+        self.end_line()
+    }
+
+    /// Writes a value as JSON.
+    pub(super) fn json(&mut self, value: &impl serde::Serialize) -> io::Result<()> {
+        self.line(&serde_json::to_string_pretty(value)?)
+    }
+}
+
+/// Writes a remark to standard error, as one line. Nobody may be listening.
+pub(super) fn remark(text: &str) {
+    let line = harmless(text).replace('\n', " ");
+    let _ = writeln!(io::stderr(), "iris: {line}");
+}
+
+/// Shows control characters, and those that reorder the text around them, as replacements.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let steers = |c: char| {
+        (c.is_control() && !matches!(c, '\n' | '\t'))
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if text.contains(steers) {
+        let without_cr = text.replace("\r\n", "\n");
+        Cow::Owned(without_cr.replace(steers, "\u{fffd}"))
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_a_model_says_steers_the_terminal() {
+        for attack in [
+            "\x1b]0;title\x07",
+            "\x1b[2J",
+            "\u{9b}31m",
+            "\x08\x08",
+            "a\rb",
+            "\u{202e}",
+        ] {
+            let shown = harmless(attack);
+            assert!(shown.contains('\u{fffd}'), "{attack:?}");
+            assert!(
+                !shown.contains(|c: char| c.is_control() || c == '\u{202e}'),
+                "{shown:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn ordinary_text_is_left_alone() {
+        let text = "a\n\tb \u{1f469}\u{200d}\u{1f680} \u{5d0}";
+        assert!(matches!(harmless(text), Cow::Borrowed(shown) if shown == text));
+        assert_eq!(harmless("a\r\nb"), "a\nb");
+    }
+}

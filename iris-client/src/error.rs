@@ -1,0 +1,280 @@
+use std::fmt;
+use std::time::Duration;
+
+use iris_protocol::openai::{ErrorBody, ErrorDetail};
+use reqwest::StatusCode;
+use reqwest::header::HeaderMap;
+
+use crate::head::Head;
+use crate::retry;
+
+/// Why a request has no answer, or only half of one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// The key is missing, unknown or revoked.
+    #[error("the coordinator does not know this key: {0}")]
+    Unauthorized(Box<Refusal>),
+    /// The key is known, and may not do this.
+    #[error("this key may not do that: {0}")]
+    Forbidden(Box<Refusal>),
+    /// No node has offered the model for a long time; check its name.
+    #[error("no such model: {0}")]
+    ModelNotFound(Box<Refusal>),
+    /// There is no such task, or it belongs to another account.
+    #[error("not found: {0}")]
+    NotFound(Box<Refusal>),
+    /// The network knows the model, but nobody can answer now.
+    #[error("no node can answer now: {0}")]
+    NoNode(Box<Refusal>),
+    /// The quota is used up or the queue is full.
+    #[error("too many requests: {0}")]
+    RateLimited(Box<Refusal>),
+    /// The request itself is at fault and would be refused again.
+    #[error("the request was refused: {0}")]
+    BadRequest(Box<Refusal>),
+    /// The request is longer than the coordinator takes.
+    #[error("the request is too large: {0}")]
+    TooLarge(Box<Refusal>),
+    /// The coordinator failed.
+    #[error("the coordinator failed: {0}")]
+    Server(Box<Refusal>),
+    /// A streamed answer broke off. What came before is in [`Partial::text`].
+    #[error("the answer broke off: {}", .0.cause)]
+    Truncated(Box<Partial>),
+    /// The answer is not one of a coordinator.
+    #[error("the answer cannot be read: {reason}")]
+    Malformed {
+        /// What is wrong with it.
+        reason: String,
+        /// Names the request, if the answer did.
+        request_id: Option<String>,
+    },
+    /// An account key would travel unencrypted to another machine; nothing was sent.
+    #[error("an account key must not travel over plain http to another machine; use https")]
+    PlainHttp,
+    /// There was no answer in time.
+    #[error("no answer within {} s", .0.as_secs_f32())]
+    Timeout(Duration),
+    /// Nobody listens at the coordinator's address, or not with a certificate to trust.
+    #[error("the coordinator cannot be reached: {0}")]
+    Unreachable(String),
+    /// The connection broke before an answer came.
+    #[error("the connection broke: {0}")]
+    Connection(String),
+}
+
+impl ClientError {
+    /// Returns the request's name, for asking an operator about it.
+    pub fn request_id(&self) -> Option<&str> {
+        match self {
+            Self::Truncated(partial) => partial.head.request_id.as_deref(),
+            Self::Malformed { request_id, .. } => request_id.as_deref(),
+            _ => self.refusal()?.request_id.as_deref(),
+        }
+    }
+
+    /// Returns how long the coordinator asks to wait before the next try.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.refusal()?.retry_after
+    }
+
+    /// Returns the coordinator's refusal, where that is the cause.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Unauthorized(refusal)
+            | Self::Forbidden(refusal)
+            | Self::ModelNotFound(refusal)
+            | Self::NotFound(refusal)
+            | Self::NoNode(refusal)
+            | Self::RateLimited(refusal)
+            | Self::BadRequest(refusal)
+            | Self::TooLarge(refusal)
+            | Self::Server(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+
+    /// Returns whether the same request may well succeed later.
+    pub fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            Self::NoNode(_)
+                | Self::RateLimited(_)
+                | Self::Server(_)
+                | Self::Unreachable(_)
+                | Self::Connection(_)
+        )
+    }
+
+    /// Reads a refusal; `body` may be cut off or anything else than what it should be.
+    pub(crate) fn refused(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
+        let request_id = Head::read(headers).request_id;
+        if !status.is_client_error() && !status.is_server_error() {
+            let reason = format!("status {status} is no answer to this request");
+            return Self::Malformed { reason, request_id };
+        }
+        let refusal = Box::new(Refusal {
+            status: status.as_u16(),
+            detail: detail(status, body),
+            request_id,
+            retry_after: retry::retry_after(headers),
+        });
+        match status.as_u16() {
+            401 => Self::Unauthorized(refusal),
+            403 => Self::Forbidden(refusal),
+            404 if refusal.code() == Some("model_not_found") => Self::ModelNotFound(refusal),
+            404 => Self::NotFound(refusal),
+            408 | 500..=502 | 504.. => Self::Server(refusal),
+            413 => Self::TooLarge(refusal),
+            429 => Self::RateLimited(refusal),
+            503 => Self::NoNode(refusal),
+            _ => Self::BadRequest(refusal),
+        }
+    }
+
+    pub(crate) fn transport(error: &reqwest::Error, timeout: Duration) -> Self {
+        if error.is_connect() {
+            Self::Unreachable(causes(error))
+        } else if error.is_timeout() {
+            Self::Timeout(timeout)
+        } else {
+            Self::Connection(causes(error))
+        }
+    }
+}
+
+/// What a coordinator says when it refuses a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refusal {
+    /// HTTP status, 400 to 599.
+    pub status: u16,
+    /// What is wrong.
+    pub detail: ErrorDetail,
+    /// Names the request, for asking an operator about it.
+    pub request_id: Option<String>,
+    /// How long to wait before the next try.
+    pub retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// Returns the cause for programs, such as `context_length_exceeded`.
+    pub fn code(&self) -> Option<&str> {
+        self.detail.code.as_deref()
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail.message)
+    }
+}
+
+/// A streamed answer that broke off.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Partial {
+    /// The first choice's text up to the break.
+    pub text: String,
+    /// How it broke off.
+    pub cause: Cut,
+    /// Where the answer came from.
+    pub head: Head,
+}
+
+impl fmt::Debug for Partial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Answers never reach logs.
+        f.debug_struct("Partial")
+            .field("text", &format_args!("{} bytes", self.text.len()))
+            .field("cause", &self.cause)
+            .field("head", &self.head)
+            .finish()
+    }
+}
+
+/// How a stream broke off.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Cut {
+    /// The coordinator said why.
+    #[error("{}", .0.message)]
+    Reported(ErrorDetail),
+    /// The stream ended without its end mark.
+    #[error("the stream ended early")]
+    Ended,
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Connection(String),
+    /// Nothing came for the idle timeout.
+    #[error("nothing came for {} s", .0.as_secs_f32())]
+    Silent(Duration),
+    /// An event cannot be read.
+    #[error("an event cannot be read: {0}")]
+    Malformed(String),
+    /// The answer is larger than this client takes.
+    #[error("the answer is too large")]
+    TooLarge,
+}
+
+fn detail(status: StatusCode, body: &[u8]) -> ErrorDetail {
+    if let Ok(body) = serde_json::from_slice::<ErrorBody>(body)
+        && !body.error.message.is_empty()
+    {
+        return body.error;
+    }
+    // A proxy on the way may answer in its own form.
+    ErrorDetail {
+        message: format!("status {status}"),
+        kind: String::new(),
+        param: None,
+        code: None,
+    }
+}
+
+/// Joins an error with its causes; reqwest's own text stops at the first.
+pub(crate) fn causes(error: &reqwest::Error) -> String {
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(status: u16, body: &str) -> ClientError {
+        let status = StatusCode::from_u16(status).unwrap();
+        ClientError::refused(status, &HeaderMap::new(), body.as_bytes())
+    }
+
+    #[test]
+    fn a_status_tells_the_cause_even_when_the_body_does_not() {
+        for body in ["", "<html>", r#"{"detail":"x"}"#, r#"{"error":{}}"#] {
+            let error = refused(503, body);
+            assert!(matches!(error, ClientError::NoNode(_)), "{body}");
+            assert_eq!(
+                error.refusal().unwrap().detail.message,
+                "status 503 Service Unavailable"
+            );
+        }
+    }
+
+    #[test]
+    fn an_unknown_model_is_told_from_an_unknown_path() {
+        let unknown = r#"{"error":{"message":"no","code":"model_not_found"}}"#;
+        assert!(matches!(
+            refused(404, unknown),
+            ClientError::ModelNotFound(_)
+        ));
+        assert!(matches!(refused(404, "{}"), ClientError::NotFound(_)));
+    }
+
+    #[test]
+    fn a_redirect_is_not_followed_and_not_an_answer() {
+        assert!(matches!(refused(302, ""), ClientError::Malformed { .. }));
+    }
+}

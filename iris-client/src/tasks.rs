@@ -1,0 +1,106 @@
+use std::time::Duration;
+
+use iris_core::TaskId;
+use iris_protocol::rest::{Explanation, InferenceRequest, InferenceStatus};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::client::{Call, Client};
+use crate::error::ClientError;
+use crate::retry;
+
+const FIRST_POLL: Duration = Duration::from_millis(100);
+const SLOWEST_POLL: Duration = Duration::from_secs(2);
+
+/// Operations on tasks, from [`Client::tasks`].
+///
+/// A task is durable: once submitted it is carried out even if the coordinator crashes or the
+/// caller goes away, and it ends in exactly one way.
+#[derive(Clone, Copy, Debug)]
+pub struct Tasks<'a> {
+    client: &'a Client,
+}
+
+impl<'a> Tasks<'a> {
+    pub(crate) fn new(client: &'a Client) -> Self {
+        Self { client }
+    }
+
+    /// Submits a task. A fresh idempotency key makes retries within this call one task.
+    pub async fn submit(&self, request: &InferenceRequest) -> Result<InferenceStatus, ClientError> {
+        let mut key = [0; 16];
+        let call = Call::post("inference", request);
+        let call = match getrandom::fill(&mut key) {
+            Ok(()) => call.with_idempotency_key(TaskId::from_bytes(key).to_string()),
+            // Without randomness two tasks could share a key; one attempt is safer.
+            Err(_) => call,
+        };
+        Ok(self.client.call(call).await?.0)
+    }
+
+    /// Submits a task that `key` stands for: whoever submits with the same key again, even after
+    /// a restart, gets the same task.
+    pub async fn submit_once(
+        &self,
+        request: &InferenceRequest,
+        key: &str,
+    ) -> Result<InferenceStatus, ClientError> {
+        let call = Call::post("inference", request).with_idempotency_key(key);
+        Ok(self.client.call(call).await?.0)
+    }
+
+    /// Returns where a task stands.
+    pub async fn status(&self, task: TaskId) -> Result<InferenceStatus, ClientError> {
+        Ok(self
+            .client
+            .call(Call::get(format!("inference/{task}")))
+            .await?
+            .0)
+    }
+
+    /// Withdraws a task. One that has ended stays as it is.
+    pub async fn cancel(&self, task: TaskId) -> Result<InferenceStatus, ClientError> {
+        Ok(self
+            .client
+            .call(Call::delete(format!("inference/{task}")))
+            .await?
+            .0)
+    }
+
+    /// Returns why a task went to its node.
+    pub async fn explain(&self, task: TaskId) -> Result<Explanation, ClientError> {
+        Ok(self
+            .client
+            .call(Call::get(format!("inference/{task}/explain")))
+            .await?
+            .0)
+    }
+
+    /// Waits until a task has ended, at most for `limit`; the task goes on after that.
+    ///
+    /// Asks for the status, at first after a tenth of a second, later every two seconds, or as
+    /// the coordinator's `Retry-After` says. Passing failures are waited out.
+    pub async fn wait(
+        &self,
+        task: TaskId,
+        limit: Duration,
+    ) -> Result<InferenceStatus, ClientError> {
+        let deadline = Instant::now() + limit;
+        let waited = timeout_at(deadline, self.poll(task)).await;
+        waited.unwrap_or(Err(ClientError::Timeout(limit)))
+    }
+
+    async fn poll(&self, task: TaskId) -> Result<InferenceStatus, ClientError> {
+        let mut pause = FIRST_POLL;
+        loop {
+            let call = Call::get(format!("inference/{task}")).once();
+            let advice = match self.client.call::<InferenceStatus>(call).await {
+                Ok((status, _)) if status.status.is_terminal() => return Ok(status),
+                Ok((_, headers)) => retry::retry_after(&headers),
+                Err(error) if error.is_passing() => error.retry_after(),
+                Err(error) => return Err(error),
+            };
+            sleep(advice.unwrap_or_else(|| retry::jittered(pause))).await;
+            pause = (pause * 3 / 2).min(SLOWEST_POLL);
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! The `iris` command, run as its users run it.
+#![cfg(feature = "cli")]
+#[allow(dead_code, reason = "each test file uses its own part")]
+mod support;
+
+use std::process::Stdio;
+
+use support::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+
+/// What a run of the command left behind.
+#[derive(Debug)]
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+fn iris(url: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_iris"));
+    command
+        .args(args)
+        .env_clear()
+        .env("IRIS_URL", url)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+async fn finish_with(mut child: Child, input: &str) -> Ran {
+    let mut stdin = child.stdin.take().expect("the input is a pipe");
+    // The command may end without reading its input.
+    let _ = stdin.write_all(input.as_bytes()).await;
+    drop(stdin);
+    let done = child
+        .wait_with_output()
+        .await
+        .expect("the command can be waited for");
+    let text = |bytes| String::from_utf8(bytes).expect("the command writes UTF-8");
+    Ran {
+        code: done.status.code(),
+        out: text(done.stdout),
+        err: text(done.stderr),
+    }
+}
+
+async fn run(url: &str, args: &[&str]) -> Ran {
+    run_with(url, args, "").await
+}
+
+async fn run_with(url: &str, args: &[&str], input: &str) -> Ran {
+    finish_with(
+        iris(url, args).spawn().expect("the command was built"),
+        input,
+    )
+    .await
+}
+
+#[tokio::test]
+async fn an_answer_is_printed_and_the_only_model_is_asked() {
+    let coordinator = Scripted::start(|_, seen| match seen.call.as_str() {
+        "GET /v1/models" => json(200, &[], &models(&["only"])),
+        _ => events(vec![
+            chunk("Hello, "),
+            chunk("you"),
+            finish("length"),
+            DONE.to_owned(),
+        ]),
+    })
+    .await;
+    let ran = run(
+        &coordinator.url,
+        &["ask", "who", "is", "there?", "--temperature", "0.5"],
+    )
+    .await;
+    assert_eq!(
+        (ran.code, ran.out.as_str()),
+        (Some(0), "Hello, you\n"),
+        "{}",
+        ran.err
+    );
+    assert!(ran.err.contains("--max-tokens"), "{}", ran.err);
+    let asked = &coordinator.seen()[1];
+    assert_eq!(asked.body["model"], "only");
+    assert_eq!(asked.body["messages"][0]["content"], "who is there?");
+    assert_eq!(asked.body["temperature"], 0.5);
+}
+
+#[tokio::test]
+async fn the_question_can_come_from_standard_input_and_the_answer_as_json() {
+    let coordinator = Scripted::always(|| json(200, &[], &answer("hi"))).await;
+    let ran = run_with(
+        &coordinator.url,
+        &["ask", "-", "-m", "m", "--json"],
+        "long\nquestion",
+    )
+    .await;
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let printed: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(printed["choices"][0]["message"]["content"], "hi");
+    assert_eq!(
+        coordinator.seen()[0].body["messages"][0]["content"],
+        "long\nquestion"
+    );
+}
+
+#[tokio::test]
+async fn with_several_models_and_none_named_the_names_are_told() {
+    let coordinator = Scripted::always(|| json(200, &[], &models(&["a", "b"]))).await;
+    let ran = run(&coordinator.url, &["ask", "hi"]).await;
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.err.contains("a, b"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn exit_codes_tell_causes_apart() {
+    for (status, code, exit) in [
+        (401, "invalid_api_key", 3),
+        (404, "model_not_found", 4),
+        (429, "rate_limit_exceeded", 5),
+        (503, "no_node", 5),
+        (400, "invalid", 6),
+        (413, "too_large", 6),
+        (500, "server_error", 7),
+    ] {
+        let coordinator = Scripted::always(move || refusal(status, code)).await;
+        for args in [
+            &["ask", "hi", "-m", "m"][..],
+            &["ask", "hi", "-m", "m", "--no-stream"],
+        ] {
+            let ran = run(&coordinator.url, args).await;
+            assert_eq!(
+                (ran.code, ran.out.as_str()),
+                (Some(exit), ""),
+                "{status}: {}",
+                ran.err
+            );
+            assert!(
+                ran.err.contains(code) && ran.err.contains("req-1"),
+                "{}",
+                ran.err
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn half_an_answer_is_printed_and_is_a_failure() {
+    let coordinator = Scripted::always(|| events(vec![chunk("half an")])).await;
+    let ran = run(&coordinator.url, &["ask", "hi", "-m", "m"]).await;
+    assert_eq!(
+        (ran.code, ran.out.as_str()),
+        (Some(7), "half an\n"),
+        "{}",
+        ran.err
+    );
+}
+
+#[tokio::test]
+async fn wrong_usage_and_unreachable_networks_have_their_codes() {
+    let nowhere = "http://127.0.0.1:1";
+    for args in [
+        &["ask"][..],
+        &["sing"],
+        &["ask", ""],
+        &["ask", "hi", "--temperature", "9"],
+    ] {
+        assert_eq!(run(nowhere, args).await.code, Some(2), "{args:?}");
+    }
+    assert_eq!(
+        run(nowhere, &["ask", "-"]).await.code,
+        Some(2),
+        "standard input is empty"
+    );
+    assert_eq!(run(nowhere, &["ask", "hi", "-m", "m"]).await.code, Some(8));
+}
+
+#[tokio::test]
+async fn of_several_coordinators_the_first_that_answers_is_used() {
+    let coordinator = Scripted::always(|| json(200, &[], &models(&["a"]))).await;
+    let urls = format!("http://127.0.0.1:1,{}", coordinator.url);
+    let ran = run(&urls, &["models"]).await;
+    assert_eq!(
+        (ran.code, ran.out.as_str()),
+        (Some(0), "a\n"),
+        "{}",
+        ran.err
+    );
+}
+
+#[tokio::test]
+async fn a_key_is_not_sent_in_clear_to_another_machine() {
+    let mut command = iris("http://192.0.2.1", &["models"]);
+    let child = command.env("IRIS_API_KEY", "iris_hidden").spawn().unwrap();
+    let ran = finish_with(child, "").await;
+    assert_eq!(ran.code, Some(2));
+    assert!(
+        ran.err.contains("--allow-plain-http") && !ran.err.contains("hidden"),
+        "{}",
+        ran.err
+    );
+}
+
+#[tokio::test]
+async fn settings_are_printed_without_the_key() {
+    let mut command = iris(
+        "http://from-environment",
+        &["--print-config", "--timeout", "7"],
+    );
+    let ran = finish_with(
+        command.env("IRIS_API_KEY", "iris_hidden").spawn().unwrap(),
+        "",
+    )
+    .await;
+    assert_eq!(ran.code, Some(0));
+    assert!(ran.out.contains("from-environment") && ran.out.contains("timeout_secs = 7"));
+    assert!(!ran.out.contains("hidden"));
+}
+
+#[tokio::test]
+async fn an_account_becomes_a_key_without_passing_through_arguments() {
+    let coordinator = Scripted::start(|_, seen| match seen.call.as_str() {
+        "POST /accounts/generate" => {
+            let account = format!(r#"{{"account":"{TASK}","account_key":"1234567890123456"}}"#);
+            json(201, &[], &account)
+        }
+        _ => json(201, &[], r#"{"key":"iris_new","scope":"node","id":"k1"}"#),
+    })
+    .await;
+    let ran = run(&coordinator.url, &["account", "new"]).await;
+    assert_eq!(
+        (ran.code, ran.out.as_str()),
+        (Some(0), "1234567890123456\n"),
+        "{}",
+        ran.err
+    );
+    let args = ["key", "new", "--scope", "node"];
+    let ran = run_with(&coordinator.url, &args, "1234 5678-9012 3456\n").await;
+    assert_eq!(
+        (ran.code, ran.out.as_str()),
+        (Some(0), "iris_new\n"),
+        "{}",
+        ran.err
+    );
+    assert_eq!(
+        coordinator.seen()[1].body["account_key"],
+        "1234567890123456"
+    );
+    assert_eq!(coordinator.seen()[1].body["scope"], "node");
+
+    let ran = run_with(&coordinator.url, &args, "12345").await;
+    assert_eq!((ran.code, coordinator.seen().len()), (Some(2), 2));
+    assert!(!ran.err.contains("12345"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn a_task_is_submitted_and_its_end_decides_the_exit_code() {
+    let coordinator = Scripted::start(|_, seen| match seen.call.as_str() {
+        "POST /inference" => json(202, &[], &task("submitted", None)),
+        _ => json(200, &[], &task("finished", Some("hello"))),
+    })
+    .await;
+    let ran = run(
+        &coordinator.url,
+        &["task", "submit", "hi", "-m", "m", "--deadline", "9"],
+    )
+    .await;
+    assert_eq!(
+        (ran.code, ran.out.trim_end()),
+        (Some(0), TASK),
+        "{}",
+        ran.err
+    );
+    assert_eq!(coordinator.seen()[0].body["deadline_ms"], 9000);
+    let ran = run(&coordinator.url, &["task", "wait", TASK]).await;
+    assert_eq!(
+        (ran.code, ran.out.as_str()),
+        (Some(0), "hello\n"),
+        "{}",
+        ran.err
+    );
+
+    let coordinator = Scripted::always(|| json(200, &[], &task("expired", None))).await;
+    assert_eq!(
+        run(&coordinator.url, &["task", "wait", TASK]).await.code,
+        Some(7)
+    );
+    let ran = run(&coordinator.url, &["task", "status", TASK]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "expired\n"));
+}
+
+#[tokio::test]
+async fn health_is_a_line() {
+    let health = r#"{"status":"ok","version":"0.1.0","nodes":3,"models":1}"#;
+    let coordinator = Scripted::always(move || json(200, &[], health)).await;
+    let ran = run(&coordinator.url, &["health"]).await;
+    assert_eq!(
+        (ran.code, ran.out.as_str()),
+        (Some(0), "ok: 3 nodes, 1 models\n"),
+        "{}",
+        ran.err
+    );
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn ctrl_c_ends_with_130_and_cancels_the_request() {
+    let (left, gone) = tokio::sync::oneshot::channel::<()>();
+    let left = std::sync::Mutex::new(Some(left));
+    let coordinator = Scripted::always(move || {
+        // Dropped with the response, when the caller has gone.
+        let guard = left.lock().expect("nobody panics here").take();
+        let pieces = futures::stream::unfold((guard, false), |(guard, said)| async move {
+            if said {
+                std::future::pending::<()>().await;
+            }
+            Some((chunk("half"), (guard, true)))
+        });
+        event_stream(pieces)
+    })
+    .await;
+    let mut child = iris(&coordinator.url, &["ask", "hi", "-m", "m"])
+        .spawn()
+        .unwrap();
+    let mut begun = [0; 4];
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut begun)
+        .await
+        .unwrap();
+    let id = child.id().unwrap().to_string();
+    let sent = std::process::Command::new("kill")
+        .args(["-INT", &id])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+    assert_eq!(finish_with(child, "").await.code, Some(130));
+    assert!(gone.await.is_err(), "the response is dropped");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_reader_that_has_seen_enough_is_not_an_error() {
+    let coordinator = Scripted::always(|| event_stream(futures::stream::repeat(chunk("x")))).await;
+    let mut child = iris(&coordinator.url, &["ask", "hi", "-m", "m"])
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let ran = finish_with(child, "").await;
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+}
