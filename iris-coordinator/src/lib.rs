@@ -1,1 +1,24 @@
-//! TBD
+//! The coordinator: matches requests with nodes and keeps the books.
+//!
+//! [`Coordinator`] is the role without any network; it takes requests as values and node links as
+//! frame transports. The `http` feature puts a server in front of it.
+
+mod accounts;
+mod clock;
+mod coordinator;
+mod dispatch;
+#[cfg(feature = "http")]
+pub mod http;
+mod inference;
+pub pub mod journal;
+mod link;
+mod settlement;
+pub mod store;
+
+pub use accounts::Accounts;
+pub use clock::{Clock, SystemClock};
+pub use coordinator::{Builder, Coordinator};
+pub use dispatch::{ModelSummary, Stats, TaskEvent, TaskHandle, TaskRequest};
+pub use inference::{Inference, InferenceError};
+pub use link::{LinkError, Transport};
+pub use settlement::Settlement;

@@ -36,6 +36,23 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Returns the reason's name, as it appears on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Chosen => "chosen",
+            Self::Outscored => "outscored",
+            Self::NotCompared => "not_compared",
+            Self::NoFreeSlot => "no_free_slot",
+            Self::ContextTooShort => "context_too_short",
+            Self::MissingAbility => "missing_ability",
+            Self::TierTooLow => "tier_too_low",
+            Self::AlreadyTried => "already_tried",
+            Self::Draining => "draining",
+            Self::Away => "away",
+            Self::ModelNotOffered => "model_not_offered",
+        }
+    }
+
     /// Returns the reason as one sentence about the node.
     pub const fn sentence(self) -> &'static str {
         match self {

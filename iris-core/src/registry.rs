@@ -25,7 +25,7 @@ pub struct NodeProfile {
     pub owner: AccountId,
     /// A name for people; not unique.
     pub name: String,
-    /// How many requests it works on at once; at least 1.
+    /// How many requests it works on at once; 0 while it is paused.
     pub slots: u32,
     /// What it offers.
     pub models: Vec<ModelOffer>,
@@ -262,7 +262,6 @@ impl Registry {
             self.vacate(index);
         }
         keep_first_offers(&mut profile.models);
-        profile.slots = profile.slots.max(1);
         let index = self.vacant.pop().unwrap_or_else(|| {
             self.seats.push(SeatState {
                 generation: 0,
@@ -306,7 +305,7 @@ impl Registry {
             .node
             .as_mut()
             .expect("the seat is taken");
-        node.profile.slots = slots.max(1);
+        node.profile.slots = slots;
         node.profile.models = models;
         self.index_offers(seat.index);
     }

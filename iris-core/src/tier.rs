@@ -1,5 +1,7 @@
 //! Tiers: what a node can do with one model.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::{ModelOffer, TokenRate};
@@ -17,6 +19,16 @@ pub enum Tier {
     Mid,
     /// Every task.
     Pro,
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Basic => "BASIC",
+            Self::Mid => "MID",
+            Self::Pro => "PRO",
+        })
+    }
 }
 
 /// The borders between tiers.

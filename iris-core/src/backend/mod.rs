@@ -34,7 +34,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// The model is not contacted before the first poll. The stream ends after
     /// [`Chunk::Finished`] or after the first error, and stays ended when polled again; chunks
     /// already yielded stay valid.
-    fn generate(&self, request: GenerateRequest) -> BoxStream<'static, Result<Chunk, BackendError>>;
+    fn generate(&self, request: GenerateRequest)
+    -> BoxStream<'static, Result<Chunk, BackendError>>;
 }
 
 /// Which OpenAI operation a request's body belongs to.

@@ -10,7 +10,7 @@ mod run;
 pub use run::{Action, RetryPolicy, TaskRun};
 
 /// Where a task is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskState {
     /// It was accepted and waits for a node.
@@ -116,6 +116,21 @@ pub enum TaskError {
     /// The node failed after it had answered a part; what was received stays valid.
     #[error("the node that answered was lost before the answer was complete")]
     Interrupted,
+}
+
+impl TaskError {
+    /// Returns the error's name, for programs.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Rejected { .. } => "rejected",
+            Self::ModelNotFound { .. } => "model_not_found",
+            Self::NoNodeOnline { .. } => "no_node_online",
+            Self::NoNodeAble { .. } => "no_node_able",
+            Self::Busy { .. } => "busy",
+            Self::NodesFailed { .. } => "nodes_failed",
+            Self::Interrupted => "interrupted",
+        }
+    }
 }
 
 /// How one node's attempt at a task ended.

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use iris_core::task::TaskState;
 use iris_core::{ModelName, NodeId, TaskId};
 use serde::{Deserialize, Serialize};
 
@@ -161,7 +162,7 @@ pub struct InferenceStatus {
     /// Names the task.
     pub id: TaskId,
     /// How far it is.
-    pub status: Status,
+    pub status: TaskState,
     /// When it was submitted.
     pub created: u64,
     /// When it ended.
@@ -178,36 +179,6 @@ pub struct InferenceStatus {
     /// Why there is no answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<InferenceError>,
-}
-
-/// How far a task is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// Accepted, and durable.
-    Submitted,
-    /// Split into steps; no node has one yet.
-    Planned,
-    /// With a node.
-    Running,
-    /// Answered.
-    Finished,
-    /// Given up.
-    Failed,
-    /// Withdrawn by its owner.
-    Cancelled,
-    /// Out of time.
-    Expired,
-}
-
-impl Status {
-    /// Returns whether the task has ended and will not change again.
-    pub const fn is_terminal(self) -> bool {
-        matches!(
-            self,
-            Self::Finished | Self::Failed | Self::Cancelled | Self::Expired
-        )
-    }
 }
 
 /// The answer of a finished task.

@@ -21,10 +21,12 @@ mod secret;
 
 pub use account::{AccountCreated, KeyCreated, KeyRequest, KeyScope};
 pub use inference::{
-    InferenceError, InferenceRequest, InferenceResult, InferenceStatus, Input, InputError, Status,
+    InferenceError, InferenceRequest, InferenceResult, InferenceStatus, Input, InputError,
 };
 pub use node::{Explanation, Health, NodeList, NodeReason, NodeSummary, SkipCount};
 pub use secret::Secret;
+
+pub use iris_core::task::TaskState;
 
 /// Header that names a request; on every answer, errors too.
 pub const REQUEST_ID: &str = "x-request-id";

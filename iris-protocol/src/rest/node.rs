@@ -1,3 +1,4 @@
+use iris_core::explain::Reason;
 use iris_core::model::ModelOffer;
 use iris_core::{NodeId, TaskId};
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,21 @@ pub struct Explanation {
     pub skipped: Vec<SkipCount>,
 }
 
+impl Explanation {
+    /// Makes the explanation of `task` out of what its scheduler returned.
+    pub fn new(task: TaskId, explanation: &iris_core::explain::Explanation) -> Self {
+        let chosen = |(_, reason): &&(NodeId, Reason)| *reason == Reason::Chosen;
+        let mut compared = explanation.compared.clone();
+        compared.sort_by_key(|entry| !chosen(&entry));
+        Self {
+            task,
+            node: compared.iter().find(chosen).map(|(node, _)| *node),
+            reasons: compared.into_iter().map(NodeReason::from).collect(),
+            skipped: explanation.skipped.iter().copied().map(SkipCount::from).collect(),
+        }
+    }
+}
+
 /// What was said of one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeReason {
@@ -57,6 +73,12 @@ pub struct NodeReason {
     pub sentence: String,
 }
 
+impl From<(NodeId, Reason)> for NodeReason {
+    fn from((node, reason): (NodeId, Reason)) -> Self {
+        Self { node, reason: reason.name().to_owned(), sentence: reason.sentence().to_owned() }
+    }
+}
+
 /// How many nodes were passed over for one reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SkipCount {
@@ -64,6 +86,12 @@ pub struct SkipCount {
     pub reason: String,
     /// How many nodes.
     pub count: u64,
+}
+
+impl From<(Reason, u32)> for SkipCount {
+    fn from((reason, count): (Reason, u32)) -> Self {
+        Self { reason: reason.name().to_owned(), count: count.into() }
+    }
 }
 
 /// Whether a coordinator is at work.

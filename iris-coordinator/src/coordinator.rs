@@ -1,0 +1,441 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use iris_core::registry::{Node, Registry};
+use iris_core::reputation::{MemoryLedger, ReputationEvent, ReputationLedger};
+use iris_core::scheduler::{Balanced, Scheduler};
+use iris_core::store::{Batch, Document, Key, Store, StoreError};
+use iris_core::task::RetryPolicy;
+use iris_core::tier::TierPolicy;
+use iris_core::{AccountId, ModelName, NodeId, TaskId};
+use iris_crypto::{Identity, PublicIdentity, RecordKey, Secret};
+use iris_protocol::limits::Limits;
+use iris_protocol::rest;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio_util::task::TaskTracker;
+
+use crate::accounts::Accounts;
+use crate::clock::{Clock, SystemClock};
+use crate::dispatch::{
+    Books, Dispatch, DispatchSettings, ModelSeen, ModelSummary, Stats, TaskHandle, TaskRequest,
+};
+use crate::inference::Inference;
+use crate::journal::{Journal, JournalLimits};
+use crate::link::{Door, LinkError, Transport};
+use crate::settlement::{SETTLEMENT, Settlement};
+
+/// The record type of deeds that do not follow from a settlement.
+const DEED: &str = "deed";
+/// The record type of models that nodes offered.
+const MODEL: &str = "model";
+/// How often what changes slowly is written down, and what is too old is deleted.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
+
+/// The coordinator of a network; cloning shares it.
+#[derive(Clone)]
+pub struct Coordinator {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    identity: Arc<Identity>,
+    dispatch: Arc<Dispatch>,
+    door: Door,
+    accounts: Accounts,
+    inference: Inference,
+    tasks: TaskTracker,
+    store: Arc<dyn Store>,
+}
+
+/// Puts a coordinator together. Every policy has a default and can be replaced.
+pub struct Builder {
+    store: Arc<dyn Store>,
+    identity: Identity,
+    secret: Secret,
+    scheduler: Arc<dyn Scheduler>,
+    ledger: Box<dyn ReputationLedger>,
+    clock: Arc<dyn Clock>,
+    tiers: TierPolicy,
+    retry: RetryPolicy,
+    limits: Limits,
+    journal: JournalLimits,
+    queue_capacity: usize,
+    max_wait: Duration,
+    retention: Duration,
+}
+
+impl Builder {
+    /// Chooses nodes by `scheduler`. Default: [`Balanced`].
+    pub fn with_scheduler(mut self, scheduler: Arc<dyn Scheduler>) -> Self {
+        self.scheduler = scheduler;
+        self
+    }
+
+    /// Counts reputation in `ledger`, which must be empty. Default: a [`MemoryLedger`] that
+    /// follows the seeds' table. It is rebuilt from the store whenever a coordinator starts.
+    pub fn with_ledger(mut self, ledger: Box<dyn ReputationLedger>) -> Self {
+        self.ledger = ledger;
+        self
+    }
+
+    /// Tells the time by `clock`. Default: the machine's clocks.
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Draws the borders between tiers by `policy`.
+    pub const fn with_tier_policy(mut self, policy: TierPolicy) -> Self {
+        self.tiers = policy;
+        self
+    }
+
+    /// Retries and times nodes by `policy`.
+    pub const fn with_retry_policy(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
+        self
+    }
+
+    /// Holds connections to nodes to `limits`.
+    pub const fn with_link_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Lets at most `capacity` tasks wait for a node; further ones are told to come back.
+    /// Default: 1024.
+    pub const fn with_queue_capacity(mut self, capacity: usize) -> Self {
+        self.queue_capacity = capacity;
+        self
+    }
+
+    /// Lets an interactive task wait at most `wait` for a node. Default: 10 s.
+    pub const fn with_max_wait(mut self, wait: Duration) -> Self {
+        self.max_wait = wait;
+        self
+    }
+
+    /// Keeps the results of durable tasks for `retention`. Default: 24 hours.
+    pub const fn with_retention(mut self, retention: Duration) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// Reads what the store holds, resumes durable tasks and starts the coordinator.
+    ///
+    /// Must be called within a tokio runtime, whose tasks it uses from then on.
+    pub async fn build(self) -> Result<Coordinator, StoreError> {
+        let journal = Journal::start(Arc::clone(&self.store), self.journal);
+        let settings = DispatchSettings {
+            retry: self.retry,
+            queue_capacity: self.queue_capacity,
+            max_wait: self.max_wait,
+        };
+        let seed = u64::from_le_bytes(iris_crypto::random_bytes());
+        let mut ledger = self.ledger;
+        restore_ledger(&*self.store, &mut *ledger).await?;
+        let dispatch = Arc::new(Dispatch::new(
+            self.clock,
+            self.scheduler,
+            ledger,
+            Registry::with_tier_policy(self.tiers),
+            journal,
+            settings,
+            seed,
+        ));
+        dispatch.restore_models(load_models(&*self.store).await?);
+        let identity = Arc::new(self.identity);
+        let door = Door::new(
+            Arc::clone(&dispatch),
+            Arc::clone(&self.store),
+            Arc::clone(&identity),
+            self.limits,
+        );
+        let accounts = Accounts::load(Arc::clone(&self.store), self.secret.clone()).await?;
+        let tasks = TaskTracker::new();
+        let inference = Inference::new(
+            Arc::clone(&dispatch),
+            Arc::clone(&self.store),
+            RecordKey::new(&self.secret),
+            self.retention,
+            tasks.clone(),
+        );
+        inference.resume().await?;
+        let inner = Inner {
+            identity,
+            dispatch,
+            door,
+            accounts,
+            inference,
+            tasks,
+            store: self.store,
+        };
+        let coordinator = Coordinator {
+            inner: Arc::new(inner),
+        };
+        tokio::spawn(keep_house(Arc::downgrade(&coordinator.inner)));
+        Ok(coordinator)
+    }
+}
+
+impl Coordinator {
+    /// Begins a coordinator that keeps its records in `store` and proves itself to nodes by
+    /// `identity`.
+    ///
+    /// `secret` protects what the store holds: account keys are hashed with it and prompts of
+    /// durable tasks sealed. It belongs beside the store and outside of it, and without it
+    /// neither can be used again.
+    pub fn builder(store: Arc<dyn Store>, identity: Identity, secret: Secret) -> Builder {
+        Builder {
+            store,
+            identity,
+            secret,
+            scheduler: Arc::new(Balanced),
+            ledger: Box::new(MemoryLedger::default()),
+            clock: Arc::new(SystemClock),
+            tiers: TierPolicy::default(),
+            retry: RetryPolicy::default(),
+            limits: Limits::default(),
+            journal: JournalLimits::default(),
+            queue_capacity: 1024,
+            max_wait: Duration::from_secs(10),
+            retention: Duration::from_secs(24 * 60 * 60),
+        }
+    }
+
+    /// Returns who the coordinator is to its nodes.
+    pub fn identity(&self) -> PublicIdentity {
+        self.inner.identity.public()
+    }
+
+    /// Draws an id for a new task.
+    pub fn new_task_id(&self) -> TaskId {
+        TaskId::from_bytes(iris_crypto::random_bytes())
+    }
+
+    /// Starts a task. Its work is driven by reading the handle's events; dropping the handle
+    /// cancels it.
+    pub fn submit(&self, request: TaskRequest) -> TaskHandle {
+        TaskHandle::new(Arc::clone(&self.inner.dispatch), request, Books::Journal)
+    }
+
+    /// Lets the node at the other end of `transport` in for `owner`, whose key it came with.
+    ///
+    /// Resolves once the node has registered, when its connection lives on in a task of its own,
+    /// or when it was turned away.
+    pub async fn serve_node(
+        &self,
+        transport: impl Transport + 'static,
+        owner: AccountId,
+    ) -> Result<NodeId, LinkError> {
+        self.inner.door.admit(Box::pin(transport), owner).await
+    }
+
+    /// Returns the accounts and their keys.
+    pub fn accounts(&self) -> &Accounts {
+        &self.inner.accounts
+    }
+
+    /// Returns the durable tasks.
+    pub fn inference(&self) -> &Inference {
+        &self.inner.inference
+    }
+
+    /// Returns the models that some node offers now, in the order of their names.
+    pub fn models(&self) -> Vec<ModelSummary> {
+        self.inner.dispatch.models()
+    }
+
+    /// Returns the connected nodes, in the order of their ids.
+    pub fn nodes(&self) -> Vec<rest::NodeSummary> {
+        let links = self.inner.dispatch.links();
+        let summary = |registry: &Registry| {
+            registry
+                .iter()
+                .map(|(seat, node)| {
+                    let link = links.iter().find(|link| link.seat == seat);
+                    let version = link
+                        .map(|link| link.agent_version.clone())
+                        .unwrap_or_default();
+                    let connected = link.map_or(0, |link| link.connected.as_secs());
+                    summarise(node, version, connected)
+                })
+                .collect()
+        };
+        self.inner.dispatch.with_registry(summary)
+    }
+
+    /// Returns why a recent task of `account` went where it went.
+    pub fn explanation(&self, task: &TaskId, account: &AccountId) -> Option<rest::Explanation> {
+        let explanation = self.inner.dispatch.explanation(task, account)?;
+        Some(rest::Explanation::new(*task, &explanation))
+    }
+
+    /// Returns what was counted and what is held now.
+    pub fn stats(&self) -> Stats {
+        let dispatch = &self.inner.dispatch;
+        let (nodes, slots, slots_in_use) = dispatch.with_registry(|registry| {
+            let nodes = || registry.iter().map(|(_, node)| node);
+            let slots = nodes().map(|node| u64::from(node.profile().slots)).sum();
+            (
+                registry.len(),
+                slots,
+                nodes().map(|node| u64::from(node.in_use())).sum(),
+            )
+        });
+        let counted = dispatch.counters.stats();
+        Stats {
+            nodes,
+            slots,
+            slots_in_use,
+            queued: dispatch.queued(),
+            ..counted
+        }
+    }
+
+    /// Returns whether the store answers.
+    pub async fn is_ready(&self) -> bool {
+        let key = Key::new(MODEL, "ready").expect("the id is a key segment");
+        self.inner.store.get(key).await.is_ok()
+    }
+
+    /// Takes no new task, tells the nodes so, waits for what runs, and writes everything down.
+    pub async fn shutdown(&self) {
+        self.inner.dispatch.begin_drain();
+        for link in self.inner.dispatch.links() {
+            link.drain();
+        }
+        self.inner.inference.suspend();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+        self.inner.write_models();
+        if let Err(lost) = self.inner.dispatch.journal.shutdown().await {
+            tracing::error!(
+                rows = lost.rows,
+                "records could not be written before the end"
+            );
+        }
+    }
+}
+
+impl fmt::Debug for Coordinator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Coordinator")
+            .field("identity", &self.identity())
+            .finish_non_exhaustive()
+    }
+}
+
+fn summarise(node: &Node, version: String, connected: u64) -> rest::NodeSummary {
+    let profile = node.profile();
+    let tier = node.tiers().map(|(_, tier)| tier).max().unwrap_or_default();
+    rest::NodeSummary {
+        id: profile.id,
+        name: (!profile.name.is_empty()).then(|| profile.name.clone()),
+        tier: tier.to_string(),
+        points: node.points().value(),
+        models: profile.models.clone(),
+        slots: profile.slots,
+        running: node.in_use(),
+        connected,
+        version,
+    }
+}
+
+impl Inner {
+    /// Writes down which models were offered when.
+    fn write_models(&self) {
+        let seen = self.dispatch.models_seen();
+        let batch = seen.into_iter().fold(Batch::new(), |batch, (name, seen)| {
+            let record = ModelRecord { name, seen };
+            batch.put(record.key(), Document::encode(&record))
+        });
+        if !batch.writes.is_empty() {
+            self.dispatch.record(batch);
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ModelRecord {
+    name: ModelName,
+    #[serde(flatten)]
+    seen: ModelSeen,
+}
+
+impl ModelRecord {
+    /// Names hold characters that keys do not, so the key holds their hash.
+    fn key(&self) -> Key {
+        let hash = Sha256::digest(self.name.as_str().as_bytes());
+        let id = data_encoding::HEXLOWER.encode(&hash);
+        Key::new(MODEL, id).expect("hexadecimal digits are a key segment")
+    }
+}
+
+async fn load_models(store: &dyn Store) -> Result<Vec<(ModelName, ModelSeen)>, StoreError> {
+    let records = store.scan(Key::all(MODEL));
+    let decode = |record: iris_core::store::Record| async move {
+        record
+            .value
+            .decode::<ModelRecord>()
+            .map(|record| (record.name, record.seen))
+    };
+    records.and_then(decode).try_collect().await
+}
+
+/// Folds every deed that was ever written down, in the order of their times.
+async fn restore_ledger(
+    store: &dyn Store,
+    ledger: &mut dyn ReputationLedger,
+) -> Result<(), StoreError> {
+    let mut events: Vec<ReputationEvent> = Vec::new();
+    let mut settlements = store.scan(Key::all(SETTLEMENT));
+    while let Some(record) = settlements.next().await {
+        events.extend(record?.value.decode::<Settlement>()?.deeds());
+    }
+    let mut deeds = store.scan(Key::all(DEED));
+    while let Some(record) = deeds.next().await {
+        events.push(record?.value.decode()?);
+    }
+    events.sort_by_key(|event| event.at);
+    events.iter().for_each(|event| ledger.apply(event));
+    Ok(())
+}
+
+/// Writes and deletes what is due, for as long as the coordinator lives.
+async fn keep_house(coordinator: std::sync::Weak<Inner>) {
+    loop {
+        tokio::time::sleep(HOUSEKEEPING).await;
+        let Some(inner) = coordinator.upgrade() else {
+            return;
+        };
+        inner.write_models();
+        inner.inference.sweep().await;
+    }
+}
+
+impl Dispatch {
+    /// Writes a settlement down, which may lag by one group commit.
+    pub(crate) fn write_down(&self, settlement: &Settlement) {
+        let key = Settlement::key(&settlement.task);
+        self.record(Batch::new().put(key, settlement.document()));
+    }
+
+    /// Credits a deed that does not follow from a settlement.
+    pub(crate) fn credit(&self, event: ReputationEvent) {
+        let id = format!("{}-{}", event.node, event.at.as_millis());
+        let key = Key::new(DEED, id).expect("a node id and a number are a key segment");
+        self.record(Batch::new().put(key, Document::encode(&event)));
+        self.apply(&[event]);
+    }
+
+    /// Hands records to the journal; a journal that takes nothing is an operator's emergency.
+    pub(crate) fn record(&self, batch: Batch) {
+        if let Err(error) = self.journal.record(batch) {
+            tracing::error!(%error, "a record was lost");
+        }
+    }
+}

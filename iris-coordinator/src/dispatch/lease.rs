@@ -1,0 +1,95 @@
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use iris_core::explain::Explanation;
+use iris_core::queue::Ticket;
+use iris_core::registry::{Candidate, Seat};
+use iris_core::task::TaskError;
+use iris_core::{ModelName, NodeId};
+use tokio::sync::oneshot;
+
+use super::Dispatch;
+use crate::link::NodeLink;
+
+/// One slot of one node, reserved until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    dispatch: Option<Arc<Dispatch>>,
+    seat: Seat,
+    pub(crate) node: NodeId,
+    pub(crate) link: Arc<NodeLink>,
+    pub(crate) explanation: Explanation,
+}
+
+impl Lease {
+    pub(super) fn new(
+        dispatch: Arc<Dispatch>,
+        candidate: Candidate,
+        link: Arc<NodeLink>,
+        explanation: Explanation,
+    ) -> Self {
+        let (seat, node) = (candidate.seat, candidate.node);
+        Self {
+            dispatch: Some(dispatch),
+            seat,
+            node,
+            link,
+            explanation,
+        }
+    }
+
+    /// Gives the lease up without giving the slot back, which is left to the caller.
+    pub(super) fn forget(mut self) -> Seat {
+        self.dispatch = None;
+        self.seat
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(dispatch) = self.dispatch.take() {
+            dispatch.release(self.seat);
+        }
+    }
+}
+
+/// A place in the line; dropping it leaves the line.
+#[derive(Debug)]
+pub(crate) struct Ticketed {
+    dispatch: Arc<Dispatch>,
+    model: ModelName,
+    ticket: Ticket,
+    lease: oneshot::Receiver<Lease>,
+    /// What to answer when the wait was too long.
+    pub(crate) busy: TaskError,
+}
+
+impl Ticketed {
+    pub(super) const fn new(
+        dispatch: Arc<Dispatch>,
+        model: ModelName,
+        ticket: Ticket,
+        lease: oneshot::Receiver<Lease>,
+        busy: TaskError,
+    ) -> Self {
+        Self {
+            dispatch,
+            model,
+            ticket,
+            lease,
+            busy,
+        }
+    }
+
+    /// Resolves when it is this task's turn; `None` when the coordinator gave up.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Lease>> {
+        Pin::new(&mut self.lease).poll(cx).map(Result::ok)
+    }
+}
+
+impl Drop for Ticketed {
+    fn drop(&mut self) {
+        self.dispatch.leave_line(&self.model, self.ticket);
+    }
+}

@@ -1,0 +1,399 @@
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use iris_core::backend::{Chunk, Operation, Usage};
+use iris_core::demand::Demand;
+use iris_core::model::Abilities;
+use iris_core::queue::Priority;
+use iris_core::task::{Action, Attempt, Outcome, TaskRun};
+use iris_core::tier::Tier;
+use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
+use tokio::time::Sleep;
+
+use super::{Acquired, Dispatch, Lease, Ticketed};
+use crate::link::{News, Work};
+use crate::settlement::Settlement;
+
+/// What a caller wants done.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TaskRequest {
+    /// Names the task; random.
+    pub id: TaskId,
+    /// Who asks.
+    pub account: AccountId,
+    /// What the body is.
+    pub operation: Operation,
+    /// The model to run; the same as the body's.
+    pub model: ModelName,
+    /// The caller's JSON, unchanged.
+    pub body: Bytes,
+    /// Whether chunks are wanted as they come.
+    pub stream: bool,
+    /// Estimated length of the prompt, in tokens.
+    pub prompt_tokens: u32,
+    /// The longest answer asked for, in tokens; 0 where the caller names none.
+    pub max_tokens: u32,
+    /// What the model's server must be able to do.
+    pub abilities: Abilities,
+    /// How long the whole task may take.
+    pub time_limit: Duration,
+    /// How soon it is served when nodes are busy.
+    pub priority: Priority,
+}
+
+impl TaskRequest {
+    fn demand(&self) -> Demand {
+        Demand {
+            model: self.model.clone(),
+            context_tokens: self.prompt_tokens.saturating_add(self.max_tokens),
+            abilities: self.abilities,
+            min_tier: Tier::Basic,
+            exclude: Vec::new(),
+        }
+    }
+}
+
+impl fmt::Debug for TaskRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskRequest")
+            .field("id", &self.id)
+            .field("operation", &self.operation)
+            .field("model", &self.model)
+            .field("stream", &self.stream)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What happens to a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TaskEvent {
+    /// A node accepted it; when it comes again, another one did.
+    Accepted {
+        /// The node that works on it from now on.
+        node: NodeId,
+    },
+    /// The next piece of the answer; never [`Chunk::Finished`].
+    Chunk(Chunk),
+    /// It is over; comes once, and last.
+    Ended(Outcome),
+}
+
+/// A task that is being carried out, driven by whoever reads its events.
+///
+/// Dropping it before [`TaskEvent::Ended`] cancels the task; the node is told at once.
+pub struct TaskHandle {
+    dispatch: Arc<Dispatch>,
+    request: TaskRequest,
+    demand: Demand,
+    run: TaskRun,
+    stage: Stage,
+    timer: Timer,
+    submitted: Instant,
+    submitted_at: Timestamp,
+    first_chunk: Option<Duration>,
+    settlement: Option<Settlement>,
+    books: Books,
+}
+
+/// Who writes a task's settlement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Books {
+    /// The task's own end; the row may lag by one group commit.
+    Journal,
+    /// Whoever drives the task, together with what else must become durable.
+    Caller,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Idle,
+    Waiting { ticketed: Ticketed, until: Instant },
+    Working(Work),
+    Over,
+}
+
+impl TaskHandle {
+    pub(crate) fn new(dispatch: Arc<Dispatch>, request: TaskRequest, books: Books) -> Self {
+        let submitted = dispatch.clock.now();
+        let deadline = submitted + request.time_limit;
+        Self {
+            demand: request.demand(),
+            run: TaskRun::new(deadline, request.prompt_tokens, dispatch.settings.retry),
+            stage: Stage::Idle,
+            timer: Timer::default(),
+            submitted,
+            submitted_at: dispatch.clock.calendar(),
+            first_chunk: None,
+            settlement: None,
+            books,
+            request,
+            dispatch,
+        }
+    }
+
+    /// Returns the task's id.
+    pub const fn id(&self) -> TaskId {
+        self.request.id
+    }
+
+    /// Returns the node that was asked last, if any was.
+    pub fn node(&self) -> Option<NodeId> {
+        self.run.tried().last().copied()
+    }
+
+    /// Returns what happens next; `None` after [`TaskEvent::Ended`]. Nothing is lost when this is
+    /// dropped.
+    pub async fn next(&mut self) -> Option<TaskEvent> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Polls for what happens next; see [`next`](Self::next).
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<TaskEvent>> {
+        loop {
+            while let Some(action) = self.run.poll_action() {
+                match action {
+                    Action::Choose => self.choose(),
+                    Action::Abandon => self.abandon(),
+                    Action::Finish(outcome) => {
+                        self.end(&outcome);
+                        return Poll::Ready(Some(TaskEvent::Ended(outcome)));
+                    }
+                }
+            }
+            if let Stage::Over = self.stage {
+                return Poll::Ready(None);
+            }
+            if let Poll::Ready(event) = self.poll_stage(cx) {
+                match event {
+                    Some(event) => return Poll::Ready(Some(event)),
+                    None => continue,
+                }
+            }
+            ready!(self.poll_timer(cx));
+        }
+    }
+
+    /// Declares that the node's answer is not one, which is held against the node.
+    ///
+    /// For a reader that finds a [`Chunk`] to be malformed; the end follows, or another node.
+    pub fn reject_answer(&mut self) {
+        self.run.handle_invalid();
+    }
+
+    /// Gives the task up; its end follows.
+    pub fn cancel(&mut self) {
+        self.run.handle_cancelled();
+    }
+
+    /// Takes the settlement that the driver writes down, once the task is over.
+    pub(crate) const fn take_settlement(&mut self) -> Option<Settlement> {
+        self.settlement.take()
+    }
+
+    fn choose(&mut self) {
+        self.demand.exclude.clear();
+        self.demand.exclude.extend_from_slice(self.run.tried());
+        match self.dispatch.acquire(&self.demand, self.request.priority) {
+            Acquired::Now(lease) => self.start(lease),
+            Acquired::Later(ticketed) => {
+                let until = self.dispatch.clock.now() + self.dispatch.settings.max_wait;
+                self.stage = Stage::Waiting { ticketed, until };
+            }
+            Acquired::Never(error) => self.run.handle_no_node(error),
+        }
+    }
+
+    /// Offers the task to the node of `lease`.
+    fn start(&mut self, mut lease: Lease) {
+        let now = self.dispatch.clock.now();
+        let explanation = std::mem::take(&mut lease.explanation);
+        self.dispatch
+            .explain(self.request.id, self.request.account, explanation);
+        self.run.handle_offered(now, lease.node);
+        let left = self.request.time_limit.saturating_sub(now - self.submitted);
+        match Work::offer(lease, &self.request, left) {
+            Some(work) => self.stage = Stage::Working(work),
+            None => {
+                self.stage = Stage::Idle;
+                self.run.handle_lost();
+            }
+        }
+    }
+
+    fn abandon(&mut self) {
+        if let Stage::Working(work) = std::mem::replace(&mut self.stage, Stage::Idle) {
+            work.cancel();
+        }
+    }
+
+    /// Moves the current stage on; `Ready(None)` when there may be an action to take.
+    fn poll_stage(&mut self, cx: &mut Context<'_>) -> Poll<Option<TaskEvent>> {
+        match &mut self.stage {
+            Stage::Idle | Stage::Over => Poll::Pending,
+            Stage::Waiting { ticketed, .. } => {
+                match ready!(ticketed.poll(cx)) {
+                    Some(lease) => self.start(lease),
+                    None => self.run.handle_no_node(ticketed.busy.clone()),
+                }
+                Poll::Ready(None)
+            }
+            Stage::Working(work) => {
+                let news = ready!(work.poll_news(cx));
+                Poll::Ready(self.handle_news(news))
+            }
+        }
+    }
+
+    fn handle_news(&mut self, news: News) -> Option<TaskEvent> {
+        let Stage::Working(work) = &mut self.stage else {
+            return None;
+        };
+        let now = self.dispatch.clock.now();
+        match news {
+            News::Accepted => {
+                self.run.handle_accepted(now);
+                return Some(TaskEvent::Accepted { node: work.node() });
+            }
+            News::Progress => self.run.handle_progress(now),
+            News::Chunk(chunk) => {
+                self.first_chunk.get_or_insert_with(|| now - self.submitted);
+                self.run.handle_chunk(now);
+                return Some(TaskEvent::Chunk(chunk));
+            }
+            News::Part => self.run.handle_progress(now),
+            News::Invalid => self.run.handle_invalid(),
+            // In all that follows the node holds the task no longer.
+            News::Refused => {
+                self.stage = Stage::Idle;
+                self.run.handle_refused();
+            }
+            News::Finished(finish) => {
+                self.stage = Stage::Idle;
+                self.run.handle_finished(finish);
+            }
+            News::Failed(error) => {
+                self.stage = Stage::Idle;
+                self.run.handle_failed(error);
+            }
+            News::Lost => {
+                self.stage = Stage::Idle;
+                self.run.handle_lost();
+            }
+        }
+        None
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(due) = self.run.poll_timeout() else {
+            return Poll::Ready(());
+        };
+        let wait_ends = match &self.stage {
+            Stage::Waiting { until, .. } => Some(*until),
+            _ => None,
+        };
+        ready!(
+            self.timer
+                .poll(wait_ends.map_or(due, |until| until.min(due)), cx)
+        );
+        let now = self.dispatch.clock.now();
+        self.run.handle_timeout(now);
+        if let Stage::Waiting { ticketed, until } = &self.stage
+            && now >= *until
+        {
+            let busy = ticketed.busy.clone();
+            self.stage = Stage::Idle;
+            self.run.handle_no_node(busy);
+        }
+        Poll::Ready(())
+    }
+
+    /// Settles the task.
+    fn end(&mut self, outcome: &Outcome) {
+        self.stage = Stage::Over;
+        let usage = match outcome {
+            Outcome::Finished(finish) => finish.usage,
+            _ => Usage::default(),
+        };
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let attempts: Vec<Attempt> = self.run.attempts().to_vec();
+        let settlement = Settlement {
+            task: self.request.id,
+            account: self.request.account,
+            model: self.request.model.clone(),
+            state: outcome.state(),
+            attempts,
+            usage,
+            submitted: self.submitted_at,
+            first_chunk_ms: self.first_chunk.map(millis),
+            took_ms: millis(
+                self.dispatch
+                    .clock
+                    .now()
+                    .saturating_duration_since(self.submitted),
+            ),
+            limit_ms: millis(self.request.time_limit),
+        };
+        self.dispatch.counters.chunks(self.run.chunks());
+        self.dispatch.settled(&settlement);
+        match self.books {
+            Books::Journal => self.dispatch.write_down(&settlement),
+            Books::Caller => self.settlement = Some(settlement),
+        }
+    }
+}
+
+impl Drop for TaskHandle {
+    fn drop(&mut self) {
+        if matches!(self.stage, Stage::Over) {
+            return;
+        }
+        self.run.handle_cancelled();
+        while let Some(action) = self.run.poll_action() {
+            match action {
+                Action::Abandon => self.abandon(),
+                Action::Finish(outcome) => self.end(&outcome),
+                Action::Choose => {}
+            }
+        }
+    }
+}
+
+impl fmt::Debug for TaskHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskHandle")
+            .field("request", &self.request)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Sleeps until a deadline that mostly moves into the future, and is then not worth rearming.
+#[derive(Debug, Default)]
+struct Timer {
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Timer {
+    /// Resolves when `due` is reached.
+    fn poll(&mut self, due: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let due = tokio::time::Instant::from_std(due);
+        let sleep = self
+            .sleep
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+        if sleep.deadline() > due {
+            sleep.as_mut().reset(due);
+        }
+        loop {
+            ready!(sleep.as_mut().poll(cx));
+            if sleep.deadline() >= due {
+                self.sleep = None;
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(due);
+        }
+    }
+}

@@ -1,0 +1,313 @@
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
+
+use iris_core::registry::NodeProfile;
+use iris_core::store::{Document, Expect, Key, Store, Write};
+use iris_core::{AccountId, NodeId, Timestamp};
+use iris_crypto::certificate::{Expectation, Origin, Role, SignedCertificate};
+use iris_crypto::hello::{Hello, verify_hello};
+use iris_crypto::{Identity, PublicIdentity, Signature};
+use iris_protocol::connection::{CoordinatorConnection, CoordinatorEvent, Violation};
+use iris_protocol::limits::Limits;
+use iris_protocol::message::{Challenge, ErrorCode, NodeRegister, SessionId};
+use iris_protocol::text::Bytes32;
+use iris_protocol::transport::TransportError;
+use iris_protocol::version::{NEWEST, OLDEST};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use super::session::Session;
+use super::{Arrival, BoxTransport, Command, HopKeys, NodeLink, hop_info};
+use crate::dispatch::Dispatch;
+
+/// The record type that binds nodes to accounts.
+const NODE: &str = "node";
+
+/// Lets nodes in.
+#[derive(Debug)]
+pub(crate) struct Door {
+    dispatch: Arc<Dispatch>,
+    store: Arc<dyn Store>,
+    identity: Arc<Identity>,
+    limits: Limits,
+}
+
+/// Why a node was not let in.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LinkError {
+    /// The node broke a rule of the protocol, or took too long.
+    #[error(transparent)]
+    Violation(#[from] Violation),
+    /// The connection failed.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The node left before it had registered.
+    #[error("the node left before it had registered")]
+    Left,
+    /// The proof of identity or the certificate does not hold.
+    #[error("the node's proof of identity does not hold")]
+    Unauthorized,
+    /// The node belongs to another account.
+    #[error("the node belongs to another account")]
+    Forbidden,
+    /// The coordinator could not look the node up.
+    #[error("the node could not be looked up")]
+    Store,
+}
+
+/// Whose a node is.
+#[derive(Debug, Serialize, Deserialize)]
+struct NodeRecord {
+    owner: AccountId,
+    first_seen: Timestamp,
+}
+
+impl Door {
+    pub(crate) const fn new(
+        dispatch: Arc<Dispatch>,
+        store: Arc<dyn Store>,
+        identity: Arc<Identity>,
+        limits: Limits,
+    ) -> Self {
+        Self {
+            dispatch,
+            store,
+            identity,
+            limits,
+        }
+    }
+
+    /// Leads a node through registration and hands its connection to its session.
+    pub(crate) async fn admit(
+        &self,
+        mut transport: BoxTransport,
+        owner: AccountId,
+    ) -> Result<NodeId, LinkError> {
+        let nonce = iris_crypto::random_bytes::<32>();
+        let challenge = Challenge {
+            min_version: OLDEST,
+            max_version: NEWEST,
+            nonce: Bytes32::from(nonce),
+            coordinator: Bytes32::from(*self.identity.public().as_bytes()),
+            capabilities: Vec::new(),
+        };
+        let now = self.dispatch.clock.now();
+        let mut connection = CoordinatorConnection::new(now, self.limits, challenge);
+        let register = self.registration(&mut transport, &mut connection).await?;
+        match self.check(&register, &nonce, owner).await {
+            Ok((identity, sealing_key)) => {
+                let arrival = Arrival {
+                    transport,
+                    connection,
+                    register,
+                    sealing_key,
+                };
+                self.enter(arrival, identity, owner);
+                Ok(identity.node_id())
+            }
+            Err(error) => {
+                let code = match error {
+                    LinkError::Forbidden => ErrorCode::Forbidden,
+                    LinkError::Store => ErrorCode::Internal,
+                    _ => ErrorCode::Unauthorized,
+                };
+                connection.reject(code, iris_protocol::text::Label::lossy(&error.to_string()));
+                poll_fn(|cx| flush(&mut transport, &mut connection, cx)).await?;
+                poll_fn(|cx| transport.as_mut().poll_close(cx)).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits for the answer to the challenge.
+    async fn registration(
+        &self,
+        transport: &mut BoxTransport,
+        connection: &mut CoordinatorConnection,
+    ) -> Result<Box<NodeRegister>, LinkError> {
+        let deadline = tokio::time::Instant::now() + self.limits.registration;
+        loop {
+            let frame = poll_fn(|cx| {
+                if let Poll::Ready(Err(error)) = flush(transport, connection, cx) {
+                    return Poll::Ready(Some(Err(error)));
+                }
+                transport.as_mut().poll_next(cx)
+            });
+            let frame = tokio::time::timeout_at(deadline, frame)
+                .await
+                .map_err(|_| Violation::RegistrationTimeout)?
+                .ok_or(LinkError::Left)??;
+            let event = connection.handle_frame(self.dispatch.clock.now(), frame)?;
+            if let Some(CoordinatorEvent::Register(register)) = event {
+                return Ok(register);
+            }
+        }
+    }
+
+    async fn check(
+        &self,
+        register: &NodeRegister,
+        nonce: &[u8; 32],
+        owner: AccountId,
+    ) -> Result<(PublicIdentity, iris_crypto::SealingPublicKey), LinkError> {
+        let unauthorized = |_| LinkError::Unauthorized;
+        let identity =
+            PublicIdentity::from_bytes(register.identity.0).map_err(|_| LinkError::Unauthorized)?;
+        let sealing_key = verify_certificate(
+            register.certificate.as_bytes(),
+            &identity,
+            &self.identity.public().into(),
+            self.dispatch.clock.calendar(),
+        )?;
+        let certificate = SignedCertificate::decode(register.certificate.as_bytes())
+            .map_err(|_| LinkError::Unauthorized)?;
+        let hello = Hello {
+            challenge: nonce,
+            origin: &self.identity.public().into(),
+            certificate: &certificate.hash(),
+        };
+        let signature = Signature::from_bytes(register.signature.0);
+        verify_hello(&identity, &hello, &signature).map_err(unauthorized)?;
+        self.bind(identity.node_id(), owner).await?;
+        Ok((identity, sealing_key))
+    }
+
+    /// Binds a node to the account whose key it came with, for good.
+    async fn bind(&self, node: NodeId, owner: AccountId) -> Result<(), LinkError> {
+        let key = Key::new(NODE, node).expect("a node id is a key segment");
+        let known = self
+            .store
+            .get(key.clone())
+            .await
+            .map_err(|_| LinkError::Store)?;
+        let Some(known) = known else {
+            let record = NodeRecord {
+                owner,
+                first_seen: self.dispatch.clock.calendar(),
+            };
+            let value = Some(Document::encode(&record));
+            let batch = iris_core::store::Batch {
+                writes: vec![Write {
+                    key,
+                    expect: Expect::Absent,
+                    value,
+                }],
+            };
+            return self.store.commit(batch).await.map_err(|_| LinkError::Store);
+        };
+        let known: NodeRecord = known.value.decode().map_err(|_| LinkError::Store)?;
+        if known.owner == owner {
+            Ok(())
+        } else {
+            Err(LinkError::Forbidden)
+        }
+    }
+
+    /// Gives an admitted node to the session it resumes, or to a new one.
+    fn enter(&self, mut arrival: Arrival, identity: PublicIdentity, owner: AccountId) {
+        let node = identity.node_id();
+        if let Some(link) = self.dispatch.link(&node) {
+            let resumes = arrival
+                .register
+                .resume
+                .as_ref()
+                .map(|resume| resume.session);
+            if resumes == Some(link.session) {
+                match link.commands.send(Command::Attach(Box::new(arrival))) {
+                    Ok(()) => return,
+                    Err(mpsc::error::SendError(Command::Attach(returned))) => arrival = *returned,
+                    Err(_) => return,
+                }
+            } else {
+                // The old session reports what it held as lost before the new one starts.
+                let _ = link.commands.send(Command::Replace);
+            }
+        }
+        let session = SessionId::from_bytes(iris_crypto::random_bytes());
+        let Ok((_, root)) =
+            iris_crypto::HopRoot::initiate(&arrival.sealing_key, &hop_info(session, 0))
+        else {
+            return;
+        };
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let profile = NodeProfile {
+            id: node,
+            owner,
+            name: arrival
+                .register
+                .name
+                .as_ref()
+                .map_or("", |name| name.as_str())
+                .to_owned(),
+            slots: arrival.register.slots,
+            models: arrival.register.models.clone(),
+        };
+        let agent_version = arrival.register.agent_version.as_ref();
+        let agent_version = agent_version
+            .map_or("", |version| version.as_str())
+            .to_owned();
+        let connected = self.dispatch.clock.calendar();
+        let link = self.dispatch.join(profile, |seat| {
+            Arc::new(NodeLink {
+                seat,
+                node,
+                session,
+                agent_version,
+                connected,
+                identity,
+                commands,
+                keys: Mutex::new(HopKeys {
+                    epoch: 0,
+                    root,
+                    next: 1,
+                }),
+            })
+        });
+        let session = Session::new(
+            Arc::clone(&self.dispatch),
+            link,
+            Arc::clone(&self.identity),
+            self.limits,
+        );
+        tokio::spawn(session.run(arrival, receiver));
+    }
+}
+
+/// Checks a node's certificate and returns the key it certifies.
+pub(super) fn verify_certificate(
+    certificate: &[u8],
+    identity: &PublicIdentity,
+    origin: &Origin,
+    now: Timestamp,
+) -> Result<iris_crypto::SealingPublicKey, LinkError> {
+    let expected = Expectation {
+        role: Role::Node,
+        origin,
+        now,
+        min_serial: 0,
+    };
+    let certificate = SignedCertificate::decode(certificate)
+        .and_then(|certificate| certificate.verify(&expected))
+        .map_err(|_| LinkError::Unauthorized)?;
+    if certificate.identity() != identity {
+        return Err(LinkError::Unauthorized);
+    }
+    Ok(certificate.sealing_key())
+}
+
+/// Writes out what the connection has to send.
+pub(super) fn flush(
+    transport: &mut BoxTransport,
+    connection: &mut CoordinatorConnection,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), TransportError>> {
+    loop {
+        ready!(transport.as_mut().poll_ready(cx))?;
+        match connection.poll_transmit() {
+            Some(frame) => transport.as_mut().start_send(frame)?,
+            None => return transport.as_mut().poll_flush(cx),
+        }
+    }
+}

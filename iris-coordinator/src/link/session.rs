@@ -1,0 +1,441 @@
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use iris_core::AssignmentId;
+use iris_core::registry::NodeState;
+use iris_core::reputation::{Deed, ReputationEvent};
+use iris_crypto::hello::{Welcome as SignedWelcome, sign_welcome};
+use iris_crypto::{HopRoot, Identity, SealingPublicKey};
+use iris_protocol::connection::{
+    CoordinatorConnection, CoordinatorEvent, CoordinatorSession, Detached, Welcome,
+};
+use iris_protocol::limits::Limits;
+use iris_protocol::message::{ErrorCode, Hop, Rekey};
+use iris_protocol::text::{Bytes32, Bytes64};
+use tokio::sync::mpsc::{self, UnboundedReceiver};
+use tokio::time::{Instant, Sleep};
+
+use super::handshake::{flush, verify_certificate};
+use super::{
+    Arrival, BoxTransport, Command, NodeLink, REKEY_AFTER, REKEYS_PER_HOUR, Report, hop_info,
+};
+use crate::dispatch::{Dispatch, Lease};
+
+/// How many commands or frames are handled before what they caused is written out.
+const BATCH: usize = 64;
+
+/// A node's session: what it works on, while it is connected and while it may come back.
+pub(super) struct Session {
+    dispatch: Arc<Dispatch>,
+    link: Arc<NodeLink>,
+    identity: Arc<Identity>,
+    limits: Limits,
+    reports: HashMap<AssignmentId, mpsc::Sender<Report>>,
+    /// Slots of cancelled assignments that the node has not confirmed.
+    cancelled: HashMap<AssignmentId, Lease>,
+    rekeys: u32,
+}
+
+/// A registered connection.
+struct Attached {
+    transport: BoxTransport,
+    connection: CoordinatorConnection,
+    sealing_key: SealingPublicKey,
+    node_nonce: [u8; 32],
+    rekey: Pin<Box<Sleep>>,
+    silence: Pin<Box<Sleep>>,
+}
+
+/// Why a session stopped using a connection.
+enum Parting {
+    /// The transport failed or the node broke a rule; the node may come back.
+    Lost,
+    /// The node has come back on another transport.
+    Attach(Box<Arrival>),
+    /// A new session of the node begins.
+    Replaced,
+}
+
+impl Session {
+    pub(super) fn new(
+        dispatch: Arc<Dispatch>,
+        link: Arc<NodeLink>,
+        identity: Arc<Identity>,
+        limits: Limits,
+    ) -> Self {
+        let (reports, cancelled) = (HashMap::new(), HashMap::new());
+        Self {
+            dispatch,
+            link,
+            identity,
+            limits,
+            reports,
+            cancelled,
+            rekeys: 0,
+        }
+    }
+
+    /// Serves the node until it is gone for good.
+    pub(super) async fn run(mut self, first: Arrival, mut commands: UnboundedReceiver<Command>) {
+        let mut arrival = first;
+        let mut kept: Option<CoordinatorSession> = None;
+        loop {
+            let Some(mut attached) = self.welcome(arrival, kept.take()) else {
+                break;
+            };
+            tracing::debug!(node = %self.link.node, "node connected");
+            let parting = poll_fn(|cx| self.poll(&mut attached, &mut commands, cx)).await;
+            let replaced = matches!(parting, Parting::Replaced);
+            kept = self.detach(attached, replaced).await;
+            tracing::debug!(node = %self.link.node, "node disconnected");
+            arrival = match parting {
+                Parting::Attach(arrival) => *arrival,
+                Parting::Replaced => break,
+                Parting::Lost => match self.wait(&mut commands, &mut kept).await {
+                    Some(arrival) => *arrival,
+                    None => break,
+                },
+            };
+        }
+        self.end();
+    }
+
+    /// Registers an arrived node on new keys.
+    fn welcome(&mut self, arrival: Arrival, kept: Option<CoordinatorSession>) -> Option<Attached> {
+        let Arrival {
+            transport,
+            mut connection,
+            register,
+            sealing_key,
+        } = arrival;
+        let returns = kept.is_some();
+        let epoch = self.link.keys().epoch + u32::from(returns);
+        let (hop, proof) = self.rekey(epoch, &sealing_key, &register.nonce.0)?;
+        let welcome = Welcome {
+            session: self.link.session,
+            node: self.link.node,
+            hop,
+            proof,
+        };
+        let resumption = connection.welcome(self.dispatch.clock.now(), welcome, kept);
+        self.lose(&resumption.lost);
+        if returns {
+            let (slots, models) = (register.slots, register.models);
+            self.dispatch
+                .update(self.link.seat, Some(slots), Some(models));
+            self.dispatch.set_state(self.link.seat, NodeState::Ready);
+        }
+        Some(Attached {
+            transport,
+            connection,
+            sealing_key,
+            node_nonce: register.nonce.0,
+            rekey: Box::pin(tokio::time::sleep(REKEY_AFTER)),
+            silence: Box::pin(tokio::time::sleep(self.limits.lost)),
+        })
+    }
+
+    /// Agrees on the keys of `epoch` and returns what the node has to know of them.
+    fn rekey(
+        &self,
+        epoch: u32,
+        sealing_key: &SealingPublicKey,
+        node_nonce: &[u8; 32],
+    ) -> Option<(Hop, Bytes64)> {
+        let info = hop_info(self.link.session, epoch);
+        let (enc, root) = HopRoot::initiate(sealing_key, &info).ok()?;
+        let mut keys = self.link.keys();
+        keys.epoch = epoch;
+        keys.root = root;
+        let signed = SignedWelcome {
+            node_nonce,
+            encapsulated: &enc,
+            session: &info,
+        };
+        let proof = sign_welcome(&self.identity, &signed);
+        Some((
+            Hop {
+                epoch,
+                enc: Bytes32::from(enc),
+            },
+            Bytes64::from(*proof.as_bytes()),
+        ))
+    }
+
+    /// Drives a connection; resolves when it is over.
+    fn poll(
+        &mut self,
+        attached: &mut Attached,
+        commands: &mut UnboundedReceiver<Command>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Parting> {
+        loop {
+            let mut busy = false;
+            for _ in 0..BATCH {
+                match commands.poll_recv(cx) {
+                    Poll::Ready(Some(command)) => {
+                        busy = true;
+                        if let Some(parting) = self.handle_command(attached, command) {
+                            return Poll::Ready(parting);
+                        }
+                    }
+                    Poll::Ready(None) => return Poll::Ready(Parting::Replaced),
+                    Poll::Pending => break,
+                }
+            }
+            for _ in 0..BATCH {
+                match attached.transport.as_mut().poll_next(cx) {
+                    Poll::Ready(Some(Ok(frame))) => {
+                        busy = true;
+                        let now = self.dispatch.clock.now();
+                        match attached.connection.handle_frame(now, frame) {
+                            Ok(Some(event)) => self.handle_event(attached, event),
+                            Ok(None) => {}
+                            Err(violation) => return self.expel(attached, &violation, cx),
+                        }
+                    }
+                    Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Parting::Lost),
+                    Poll::Pending => break,
+                }
+            }
+            self.poll_rekey(attached, cx);
+            if poll_silence(attached, self.dispatch.clock.now(), cx).is_ready() {
+                return Poll::Ready(Parting::Lost);
+            }
+            // A transport that takes nothing now wakes this task when it does.
+            if let Poll::Ready(Err(_)) =
+                flush(&mut attached.transport, &mut attached.connection, cx)
+            {
+                return Poll::Ready(Parting::Lost);
+            }
+            if !busy {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn handle_command(&mut self, attached: &mut Attached, command: Command) -> Option<Parting> {
+        let connection = &mut attached.connection;
+        match command {
+            Command::Assign { task, body, report } => {
+                let assignment = task.assignment;
+                match connection.assign(task, body) {
+                    Ok(()) => {
+                        self.reports.insert(assignment, report);
+                    }
+                    // The channel is new and holds nothing yet.
+                    Err(_) => drop(report.try_send(Report::Refused)),
+                }
+            }
+            Command::Cancel { assignment, lease } => {
+                if self.reports.remove(&assignment).is_some() {
+                    self.cancelled.insert(assignment, lease);
+                    connection.cancel(assignment);
+                }
+            }
+            Command::Consumed {
+                assignment,
+                frames,
+                bytes,
+            } => {
+                connection.consumed(assignment, frames, bytes);
+            }
+            Command::Attach(arrival) => return Some(Parting::Attach(arrival)),
+            Command::Replace => return Some(Parting::Replaced),
+            Command::Drain => connection.drain(),
+        }
+        None
+    }
+
+    fn handle_event(&mut self, attached: &mut Attached, event: CoordinatorEvent) {
+        match event {
+            CoordinatorEvent::Stream(frame) => {
+                let assignment = frame.header.assignment;
+                self.report(assignment, Report::Stream(frame));
+            }
+            CoordinatorEvent::Accepted(assignment) => self.report(assignment, Report::Accepted),
+            CoordinatorEvent::Progress(assignment) => self.report(assignment, Report::Progress),
+            CoordinatorEvent::Refused(refuse) => {
+                self.report_end(refuse.assignment, Report::Refused);
+            }
+            CoordinatorEvent::Result(result) => {
+                self.report_end(result.assignment, Report::Finished(result.finish()));
+            }
+            CoordinatorEvent::Failed(error) => {
+                self.report_end(error.assignment, Report::Failed(error.error));
+            }
+            CoordinatorEvent::Cancelled(assignment) => drop(self.cancelled.remove(&assignment)),
+            CoordinatorEvent::Heartbeat(heartbeat) => {
+                self.dispatch.heard(self.link.seat);
+                if heartbeat.models.is_some() || heartbeat.slots.is_some() {
+                    self.dispatch
+                        .update(self.link.seat, heartbeat.slots, heartbeat.models);
+                }
+            }
+            CoordinatorEvent::Certificate(certificate) => {
+                let key = verify_certificate(
+                    certificate.certificate.as_bytes(),
+                    &self.link.identity,
+                    &self.identity.public().into(),
+                    self.dispatch.clock.calendar(),
+                );
+                if let Ok(key) = key {
+                    attached.sealing_key = key;
+                    attached.rekey.as_mut().reset(Instant::now());
+                }
+            }
+            CoordinatorEvent::Draining => {
+                self.dispatch.set_state(self.link.seat, NodeState::Draining);
+            }
+            // Registration is over, and nothing here asks for classifications.
+            CoordinatorEvent::Register(_) | CoordinatorEvent::Classified(_) => {}
+        }
+    }
+
+    /// Changes the hop's keys when they are due, and credits uptime.
+    fn poll_rekey(&mut self, attached: &mut Attached, cx: &mut Context<'_>) {
+        if attached.rekey.as_mut().poll(cx).is_pending() {
+            return;
+        }
+        attached.rekey.as_mut().reset(Instant::now() + REKEY_AFTER);
+        // The new timer has to be polled once to be armed.
+        cx.waker().wake_by_ref();
+        let epoch = self.link.keys().epoch + 1;
+        if let Some((hop, proof)) = self.rekey(epoch, &attached.sealing_key, &attached.node_nonce) {
+            attached.connection.rekey(Rekey {
+                epoch,
+                enc: hop.enc,
+                proof,
+            });
+        }
+        self.rekeys += 1;
+        if self.rekeys.is_multiple_of(REKEYS_PER_HOUR) {
+            let at = self.dispatch.clock.calendar();
+            self.dispatch.credit(ReputationEvent {
+                node: self.link.node,
+                deed: Deed::Uptime,
+                at,
+            });
+        }
+    }
+
+    /// Tells a node which rule it broke, as far as it still listens.
+    fn expel(
+        &self,
+        attached: &mut Attached,
+        violation: &iris_protocol::connection::Violation,
+        cx: &mut Context<'_>,
+    ) -> Poll<Parting> {
+        tracing::warn!(node = %self.link.node, %violation, "node broke a rule of the protocol");
+        let message = iris_protocol::text::Label::lossy(&violation.to_string());
+        attached.connection.reject(ErrorCode::Violation, message);
+        let _ = flush(&mut attached.transport, &mut attached.connection, cx);
+        Poll::Ready(Parting::Lost)
+    }
+
+    /// Keeps what the node may resume and closes the rest.
+    async fn detach(
+        &mut self,
+        mut attached: Attached,
+        replaced: bool,
+    ) -> Option<CoordinatorSession> {
+        if replaced {
+            attached.connection.reject(ErrorCode::Replaced, None);
+            let sent = poll_fn(|cx| flush(&mut attached.transport, &mut attached.connection, cx));
+            let _ = tokio::time::timeout(self.limits.registration, sent).await;
+        }
+        let Detached { session, lost } = attached.connection.detach();
+        self.lose(&lost);
+        self.dispatch.set_state(self.link.seat, NodeState::Away);
+        session
+    }
+
+    /// Waits for the node to come back; `None` when it does not.
+    async fn wait(
+        &mut self,
+        commands: &mut UnboundedReceiver<Command>,
+        kept: &mut Option<CoordinatorSession>,
+    ) -> Option<Box<Arrival>> {
+        let kept = kept.as_mut()?;
+        let until = Instant::now() + self.limits.resume_grace;
+        while let Ok(command) = tokio::time::timeout_at(until, commands.recv()).await {
+            match command? {
+                Command::Attach(arrival) => return Some(arrival),
+                Command::Replace => return None,
+                // The channel is new and holds nothing yet.
+                Command::Assign { report, .. } => drop(report.try_send(Report::Lost)),
+                Command::Cancel { assignment, lease } => {
+                    self.reports.remove(&assignment);
+                    kept.cancel(assignment);
+                    drop(lease);
+                }
+                Command::Consumed {
+                    assignment,
+                    frames,
+                    bytes,
+                } => {
+                    kept.consumed(assignment, frames, bytes);
+                }
+                Command::Drain => {}
+            }
+        }
+        None
+    }
+
+    fn end(self) {
+        let Self {
+            reports,
+            dispatch,
+            link,
+            ..
+        } = self;
+        for report in reports.into_values() {
+            // A full channel ends with its sender, which its reader takes for the same.
+            let _ = report.try_send(Report::Lost);
+        }
+        dispatch.leave(link.seat);
+    }
+
+    fn lose(&mut self, assignments: &[AssignmentId]) {
+        for assignment in assignments {
+            self.cancelled.remove(assignment);
+            self.report_end(*assignment, Report::Lost);
+        }
+    }
+
+    fn report(&mut self, assignment: AssignmentId, report: Report) {
+        let Some(reports) = self.reports.get(&assignment) else {
+            return;
+        };
+        // While anything waits to be read, a mark of progress says nothing new; everything else
+        // is bounded by the window, for which the channel has room.
+        let idle = reports.capacity() == reports.max_capacity();
+        if idle || !matches!(report, Report::Progress) {
+            let _ = reports.try_send(report);
+        }
+    }
+
+    fn report_end(&mut self, assignment: AssignmentId, report: Report) {
+        if let Some(reports) = self.reports.remove(&assignment) {
+            let _ = reports.try_send(report);
+        }
+    }
+}
+
+/// Resolves when nothing was heard of the node for too long.
+fn poll_silence(
+    attached: &mut Attached,
+    now: std::time::Instant,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    while attached.silence.as_mut().poll(cx).is_ready() {
+        match attached.connection.poll_timeout() {
+            Some(due) if due > now => attached.silence.as_mut().reset(Instant::from_std(due)),
+            _ => return Poll::Ready(()),
+        }
+    }
+    Poll::Pending
+}

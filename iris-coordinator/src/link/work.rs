@@ -1,0 +1,203 @@
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use iris_core::backend::{BackendError, Chunk, Finish};
+use iris_core::{AssignmentId, NodeId};
+use iris_crypto::hop::{ChunkOpener, ChunkSealer, HopError};
+use iris_protocol::frame::{Content, DataFrame, HEADER_LEN, Header, Part};
+use iris_protocol::limits::{Limits, MAX_CONTENT, SEAL_OVERHEAD};
+use iris_protocol::message::TaskAssign;
+use tokio::sync::mpsc;
+
+use super::{Command, Report};
+use crate::dispatch::{Lease, TaskRequest};
+
+/// Reports of one assignment that may wait for their reader beside a full window of chunks.
+const SPARE_REPORTS: usize = 8;
+
+/// One attempt of one node at a task, as the task's driver holds it.
+#[derive(Debug)]
+pub(crate) struct Work {
+    lease: Lease,
+    assignment: AssignmentId,
+    reports: mpsc::Receiver<Report>,
+    opener: ChunkOpener,
+    /// The beginning of a piece that goes on in the next frame.
+    piece: Vec<u8>,
+    consumed_frames: u32,
+    consumed_bytes: usize,
+}
+
+/// What happened to an attempt.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// The node took the task on.
+    Accepted,
+    /// The node turned the task down.
+    Refused,
+    /// The node's backend is at work.
+    Progress,
+    /// The next piece of the answer.
+    Chunk(Chunk),
+    /// A part of a piece; the rest follows.
+    Part,
+    /// The answer is complete.
+    Finished(Finish),
+    /// The node reports a failure.
+    Failed(BackendError),
+    /// The node sent what is not an answer.
+    Invalid,
+    /// The node is gone for good.
+    Lost,
+}
+
+impl Work {
+    /// Offers a task to the node of `lease`; `None` when its session has ended.
+    pub(crate) fn offer(lease: Lease, request: &TaskRequest, time_left: Duration) -> Option<Self> {
+        let link = &lease.link;
+        let limits = Limits::default();
+        let (report, reports) = mpsc::channel(limits.window.frames as usize + SPARE_REPORTS);
+        // The lock is the node's own. Numbers ascend in the order in which they are sent.
+        let mut keys = link.keys();
+        let assignment = AssignmentId(keys.next);
+        keys.next += 1;
+        let channel = keys.root.channel(assignment.0).ok()?;
+        let task = TaskAssign {
+            assignment,
+            task: request.id,
+            operation: request.operation,
+            model: request.model.clone(),
+            enable_streaming: request.stream,
+            time_left_ms: u64::try_from(time_left.as_millis()).unwrap_or(u64::MAX),
+            prompt_tokens: request.prompt_tokens,
+            hop_epoch: keys.epoch,
+            body_bytes: 0,
+        };
+        let body = seal_body(channel.sealer, assignment, &request.body).ok()?;
+        let length: usize = body.iter().map(|frame| frame.len() - HEADER_LEN).sum();
+        let task = TaskAssign {
+            body_bytes: u32::try_from(length).ok()?,
+            ..task
+        };
+        link.commands
+            .send(Command::Assign { task, body, report })
+            .ok()?;
+        drop(keys);
+        Some(Self {
+            assignment,
+            reports,
+            opener: channel.opener,
+            piece: Vec::new(),
+            consumed_frames: 0,
+            consumed_bytes: 0,
+            lease,
+        })
+    }
+
+    /// Returns the node that was asked.
+    pub(crate) const fn node(&self) -> NodeId {
+        self.lease.node
+    }
+
+    /// Takes the task back. The node's slot stays taken until the node has confirmed.
+    pub(crate) fn cancel(self) {
+        let cancel = Command::Cancel {
+            assignment: self.assignment,
+            lease: self.lease,
+        };
+        let link = match &cancel {
+            Command::Cancel { lease, .. } => std::sync::Arc::clone(&lease.link),
+            _ => return,
+        };
+        // A session that has ended took its slots with it.
+        let _ = link.commands.send(cancel);
+    }
+
+    /// Polls for what happens next.
+    pub(crate) fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<News> {
+        self.reports.poll_recv(cx).map(|report| match report {
+            Some(Report::Accepted) => News::Accepted,
+            Some(Report::Refused) => News::Refused,
+            Some(Report::Progress) => News::Progress,
+            Some(Report::Stream(frame)) => self.receive(&frame),
+            Some(Report::Finished(finish)) => News::Finished(finish),
+            Some(Report::Failed(error)) => News::Failed(error),
+            Some(Report::Lost) | None => News::Lost,
+        })
+    }
+
+    fn receive(&mut self, frame: &DataFrame) -> News {
+        self.consume(frame.wire_len());
+        let Part::Stream { content, more } = frame.header.part else {
+            return News::Invalid;
+        };
+        if self.open(frame).is_err() {
+            return News::Invalid;
+        }
+        if more {
+            return News::Part;
+        }
+        let piece = std::mem::take(&mut self.piece);
+        match content {
+            Content::Json => News::Chunk(Chunk::Json(piece.into())),
+            Content::Whole => News::Chunk(Chunk::Whole(piece.into())),
+            Content::Text => match String::from_utf8(piece) {
+                Ok(text) if !text.is_empty() => News::Chunk(Chunk::Text(text)),
+                _ => News::Invalid,
+            },
+        }
+    }
+
+    /// Appends a frame's plaintext to the piece.
+    fn open(&mut self, frame: &DataFrame) -> Result<(), HopError> {
+        let start = self.piece.len();
+        self.piece.extend_from_slice(&frame.payload);
+        let header = frame.header.encode();
+        let number = u64::from(frame.header.seq);
+        let opened = self
+            .opener
+            .open_in_place(number, &header, &mut self.piece[start..])?;
+        let end = start + opened.len();
+        self.piece.truncate(end);
+        Ok(())
+    }
+
+    /// Counts a frame that left this task's memory, and tells the session now and then.
+    fn consume(&mut self, bytes: usize) {
+        let window = Limits::default().window;
+        self.consumed_frames += 1;
+        self.consumed_bytes += bytes;
+        if self.consumed_frames >= window.frames / 2
+            || self.consumed_bytes >= window.bytes as usize / 2
+        {
+            // A session that has ended waits for no acknowledgement.
+            let _ = self.lease.link.commands.send(Command::Consumed {
+                assignment: self.assignment,
+                frames: std::mem::take(&mut self.consumed_frames),
+                bytes: std::mem::take(&mut self.consumed_bytes),
+            });
+        }
+    }
+}
+
+/// Seals a prompt into frames.
+fn seal_body(
+    mut sealer: ChunkSealer,
+    assignment: AssignmentId,
+    body: &[u8],
+) -> Result<Vec<Bytes>, HopError> {
+    let parts = body.len().div_ceil(MAX_CONTENT).max(1);
+    let mut frames = Vec::with_capacity(parts);
+    for (number, part) in body.chunks(MAX_CONTENT).enumerate() {
+        let seq = u32::try_from(number).map_err(|_| HopError::Exhausted)?;
+        let header = Header::body(assignment, seq, number + 1 == parts).encode();
+        let mut frame = BytesMut::with_capacity(HEADER_LEN + part.len() + SEAL_OVERHEAD);
+        frame.put_slice(&header);
+        frame.put_slice(part);
+        let (_, tag) = sealer.seal_in_place(&header, &mut frame[HEADER_LEN..])?;
+        frame.put_slice(&tag);
+        frames.push(frame.freeze());
+    }
+    Ok(frames)
+}

@@ -1,0 +1,125 @@
+//! What is written down when a task is over, and what nodes earn by it.
+
+use std::time::Duration;
+
+use iris_core::backend::Usage;
+use iris_core::reputation::{Deed, ReputationEvent};
+use iris_core::store::{Document, Key};
+use iris_core::task::{Attempt, AttemptEnd, TaskState};
+use iris_core::{AccountId, ModelName, TaskId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// The record type of settlements.
+pub(crate) const SETTLEMENT: &str = "settlement";
+
+/// One row for each task: who asked, who worked, what it took. No content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settlement {
+    /// The task; the record's id, so that settling twice changes nothing.
+    pub task: TaskId,
+    /// Who asked.
+    pub account: AccountId,
+    /// The model that was asked for.
+    pub model: ModelName,
+    /// How it ended.
+    pub state: TaskState,
+    /// Which nodes tried, in order, and how that ended.
+    pub attempts: Vec<Attempt>,
+    /// Tokens read and written; zero unless the answer is complete.
+    pub usage: Usage,
+    /// When it was submitted.
+    pub submitted: Timestamp,
+    /// Milliseconds from submission to the first chunk, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_chunk_ms: Option<u64>,
+    /// Milliseconds from submission to the end.
+    pub took_ms: u64,
+    /// Milliseconds the task was given.
+    pub limit_ms: u64,
+}
+
+impl Settlement {
+    /// Returns the key under which the settlement of `task` is kept.
+    pub(crate) fn key(task: &TaskId) -> Key {
+        Key::new(SETTLEMENT, task).expect("a task id is a key segment")
+    }
+
+    /// Returns the settlement as a record.
+    pub(crate) fn document(&self) -> Document {
+        Document::encode(self)
+    }
+
+    /// Returns what the nodes earned or lost, as it follows from the row alone.
+    pub fn deeds(&self) -> impl Iterator<Item = ReputationEvent> + '_ {
+        let at = self
+            .submitted
+            .saturating_add(Duration::from_millis(self.took_ms));
+        let fast = self.took_ms < self.limit_ms / 2;
+        self.attempts.iter().flat_map(move |attempt| {
+            let deeds = match attempt.end {
+                AttemptEnd::Done if fast => [Some(Deed::Completed), Some(Deed::Fast)],
+                AttemptEnd::Done => [Some(Deed::Completed), None],
+                AttemptEnd::Unanswered
+                | AttemptEnd::Stalled
+                | AttemptEnd::Lost
+                | AttemptEnd::Failed => [Some(Deed::Timeout), None],
+                AttemptEnd::Invalid => [Some(Deed::Invalid), None],
+                // A refusal is honest, a caller's fault or leaving is not the node's.
+                _ => [None, None],
+            };
+            let event = move |deed| ReputationEvent {
+                node: attempt.node,
+                deed,
+                at,
+            };
+            deeds.into_iter().flatten().map(event)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deeds(end: AttemptEnd, took_ms: u64) -> Vec<Deed> {
+        let settlement = Settlement {
+            task: TaskId::from_bytes([1; 16]),
+            account: AccountId::from_bytes([2; 16]),
+            model: "m".parse().unwrap(),
+            state: TaskState::Finished,
+            attempts: vec![Attempt {
+                node: "a".repeat(26).parse().unwrap(),
+                end,
+            }],
+            usage: Usage::default(),
+            submitted: Timestamp::from_millis(0),
+            first_chunk_ms: None,
+            took_ms,
+            limit_ms: 60_000,
+        };
+        settlement.deeds().map(|event| event.deed).collect()
+    }
+
+    #[test]
+    fn half_the_limit_divides_fast_from_done() {
+        assert_eq!(
+            deeds(AttemptEnd::Done, 29_999),
+            [Deed::Completed, Deed::Fast]
+        );
+        assert_eq!(deeds(AttemptEnd::Done, 30_000), [Deed::Completed]);
+    }
+
+    #[test]
+    fn callers_fault_and_refusals_cost_a_node_nothing() {
+        for end in [
+            AttemptEnd::CallersFault,
+            AttemptEnd::Stopped,
+            AttemptEnd::Refused,
+        ] {
+            assert_eq!(deeds(end, 1), []);
+        }
+        assert_eq!(deeds(AttemptEnd::Lost, 1), [Deed::Timeout]);
+        assert_eq!(deeds(AttemptEnd::Unanswered, 1), [Deed::Timeout]);
+        assert_eq!(deeds(AttemptEnd::Invalid, 1), [Deed::Invalid]);
+    }
+}
