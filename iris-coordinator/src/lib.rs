@@ -10,7 +10,7 @@ mod dispatch;
 #[cfg(feature = "http")]
 pub mod http;
 mod inference;
-pub pub mod journal;
+pub mod journal;
 mod link;
 mod settlement;
 pub mod store;
