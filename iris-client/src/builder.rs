@@ -273,6 +273,19 @@ mod tests {
     }
 
     #[test]
+    fn encryption_needs_no_preparation_by_the_program() {
+        // Machines without any authorities of their own get an error that says so.
+        let built = Client::builder("https://iris.example")
+            .with_api_key("k")
+            .build()
+            .map(drop);
+        assert!(
+            matches!(built, Ok(()) | Err(BuildError::Tls(_))),
+            "{built:?}"
+        );
+    }
+
+    #[test]
     fn authorities_must_be_certificates() {
         let builder = Client::builder("https://iris.example").with_authorities("hello");
         assert!(matches!(

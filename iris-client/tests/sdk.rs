@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use iris_client::openai::{ChatRequest, Message};
-use iris_client::rest::{InferenceRequest, KeyRequest, KeyScope, Status};
+use iris_client::rest::{InferenceRequest, KeyRequest, KeyScope, TaskState};
 use iris_client::{Client, ClientError, Cut, Partial};
 use support::*;
 
@@ -333,7 +333,7 @@ async fn retries_of_one_submission_share_a_key_and_two_submissions_do_not() {
     let status = client.tasks().submit(&request).await.unwrap();
     assert_eq!(
         (status.id.to_string().as_str(), status.status),
-        (TASK, Status::Submitted)
+        (TASK, TaskState::Submitted)
     );
     client.tasks().submit(&request).await.unwrap();
     client.tasks().submit_once(&request, "mine").await.unwrap();
@@ -389,7 +389,7 @@ async fn cancelling_deletes_the_task() {
         .cancel(TASK.parse().unwrap())
         .await
         .unwrap();
-    assert_eq!(status.status, Status::Cancelled);
+    assert_eq!(status.status, TaskState::Cancelled);
     assert_eq!(
         coordinator.seen()[0].call,
         format!("DELETE /inference/{TASK}")

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use iris_core::{ModelName, TaskId};
-use iris_protocol::rest::{InferenceRequest, InferenceStatus, Status};
+use iris_protocol::rest::{InferenceRequest, InferenceStatus, TaskState};
 
 use super::args::{Json, TaskCommand};
 use super::failure::{Exit, Failure};
@@ -94,7 +94,7 @@ impl Job {
         } else if let Some(result) = &status.result {
             output.line(&result.text)?;
         }
-        if wants_answer && status.status != Status::Finished {
+        if wants_answer && status.status != TaskState::Finished {
             return Err(Failure::new(Exit::Failed, describe(&status)));
         }
         Ok(())
@@ -103,13 +103,13 @@ impl Job {
 
 fn describe(status: &InferenceStatus) -> String {
     let state = match status.status {
-        Status::Submitted => "submitted",
-        Status::Planned => "planned",
-        Status::Running => "running",
-        Status::Finished => "finished",
-        Status::Failed => "failed",
-        Status::Cancelled => "cancelled",
-        Status::Expired => "expired",
+        TaskState::Submitted => "submitted",
+        TaskState::Planned => "planned",
+        TaskState::Running => "running",
+        TaskState::Finished => "finished",
+        TaskState::Failed => "failed",
+        TaskState::Cancelled => "cancelled",
+        TaskState::Expired => "expired",
     };
     let reason = status
         .error
