@@ -10,7 +10,7 @@ use iris_crypto::hello::{Hello, verify_hello};
 use iris_crypto::{Identity, PublicIdentity, Signature};
 use iris_protocol::connection::{CoordinatorConnection, CoordinatorEvent, Violation};
 use iris_protocol::limits::Limits;
-use iris_protocol::message::{Challenge, ErrorCode, NodeRegister, SessionId};
+use iris_protocol::message::{Challenge, ErrorCode, Hop, NodeRegister, SessionId};
 use iris_protocol::text::Bytes32;
 use iris_protocol::transport::TransportError;
 use iris_protocol::version::{NEWEST, OLDEST};
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::session::Session;
-use super::{Arrival, BoxTransport, Command, HopKeys, NodeLink, hop_info};
+use super::{Arrival, BoxTransport, Command, HopKeys, NodeLink};
 use crate::dispatch::Dispatch;
 
 /// The record type that binds nodes to accounts.
@@ -227,7 +227,7 @@ impl Door {
         }
         let session = SessionId::from_bytes(iris_crypto::random_bytes());
         let Ok((_, root)) =
-            iris_crypto::HopRoot::initiate(&arrival.sealing_key, &hop_info(session, 0))
+            iris_crypto::HopRoot::initiate(&arrival.sealing_key, &Hop::binding(session, 0))
         else {
             return;
         };

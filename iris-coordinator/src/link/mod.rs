@@ -136,11 +136,3 @@ impl fmt::Debug for NodeLink {
             .finish_non_exhaustive()
     }
 }
-
-/// Returns what both sides mix into the keys of `epoch` and the coordinator signs.
-fn hop_info(session: SessionId, epoch: u32) -> [u8; 20] {
-    let mut info = [0; 20];
-    info[..16].copy_from_slice(session.as_bytes());
-    info[16..].copy_from_slice(&epoch.to_be_bytes());
-    info
-}

@@ -20,7 +20,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::handshake::{flush, verify_certificate};
 use super::{
-    Arrival, BoxTransport, Command, NodeLink, REKEY_AFTER, REKEYS_PER_HOUR, Report, hop_info,
+    Arrival, BoxTransport, Command, NodeLink, REKEY_AFTER, REKEYS_PER_HOUR, Report,
 };
 use crate::dispatch::{Dispatch, Lease};
 
@@ -145,7 +145,7 @@ impl Session {
         sealing_key: &SealingPublicKey,
         node_nonce: &[u8; 32],
     ) -> Option<(Hop, Bytes64)> {
-        let info = hop_info(self.link.session, epoch);
+        let info = Hop::binding(self.link.session, epoch);
         let (enc, root) = HopRoot::initiate(sealing_key, &info).ok()?;
         let mut keys = self.link.keys();
         keys.epoch = epoch;
