@@ -18,11 +18,12 @@
 //! not acknowledged (4 bytes).
 
 use std::fmt;
+use std::ops::Range;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use iris_core::AssignmentId;
 
-use crate::limits::{MAX_ACKS, MAX_FRAME};
+use crate::limits::{MAX_ACKS, MAX_CONTENT, MAX_FRAME};
 
 /// Length of a binary frame's header.
 pub const HEADER_LEN: usize = 16;
@@ -69,6 +70,13 @@ impl fmt::Debug for Frame {
 pub struct Utf8(Bytes);
 
 impl Utf8 {
+    /// Takes bytes over that are known to be UTF-8.
+    #[cfg(feature = "websocket")]
+    pub(crate) fn checked(bytes: Bytes) -> Self {
+        debug_assert!(std::str::from_utf8(&bytes).is_ok(), "a text frame is UTF-8");
+        Self(bytes)
+    }
+
     /// Returns the text's bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -177,6 +185,14 @@ impl Header {
         bytes[8..].copy_from_slice(&self.assignment.0.to_be_bytes());
         bytes
     }
+}
+
+/// Returns the ranges into which content of `length` bytes is cut, one for each frame.
+///
+/// Each is as long as a sealed frame allows, the last excepted; empty content is one empty range.
+pub fn parts(length: usize) -> impl ExactSizeIterator<Item = Range<usize>> {
+    let count = length.div_ceil(MAX_CONTENT).max(1);
+    (0..count).map(move |n| n * MAX_CONTENT..length.min((n + 1) * MAX_CONTENT))
 }
 
 /// A binary frame, taken apart without copying its payload.
@@ -405,6 +421,17 @@ mod tests {
                 read.extend(acks.iter().map(|(id, next)| (id.0, next)));
             }
             prop_assert_eq!(read, entries);
+        }
+    }
+
+    #[test]
+    fn parts_cover_content_of_any_length_without_overlap() {
+        for length in [0, 1, MAX_CONTENT, MAX_CONTENT + 1, 3 * MAX_CONTENT] {
+            let parts: Vec<_> = parts(length).collect();
+            assert_eq!(parts.len(), length.div_ceil(MAX_CONTENT).max(1));
+            assert_eq!((parts[0].start, parts[parts.len() - 1].end), (0, length));
+            assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start));
+            assert!(parts.iter().all(|part| part.len() <= MAX_CONTENT));
         }
     }
 

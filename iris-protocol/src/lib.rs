@@ -7,6 +7,7 @@ pub mod message;
 pub mod openai;
 pub mod rest;
 pub mod text;
+pub mod transport;
 pub mod version;
 
 pub use frame::Frame;
