@@ -8,8 +8,8 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::http::header;
+use axum::body::{Body, Bytes};
+use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use futures::{FutureExt, StreamExt, stream};
 use iris_core::backend::{
@@ -18,6 +18,7 @@ use iris_core::backend::{
 use iris_core::conformance;
 use iris_node::backend::openai::OpenAiBackend;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 mod server;
@@ -290,13 +291,18 @@ async fn time_runs_out_before_and_during_the_answer() {
         event_stream(stalling(vec![event(&text("a"))], stopped))
     })
     .await;
+    let busy = ModelServer::start(|_| {
+        let comments = stream::repeat_with(|| Ok(Bytes::from_static(b": keep-alive\n\n")));
+        event_stream(stream::iter([Ok(Bytes::from(event(&text("a"))))]).chain(comments))
+    })
+    .await;
     let time_left = Duration::from_millis(100);
-    for (server, said_before) in [(&waiting, 0), (&stalled, 1)] {
-        let request = GenerateRequest {
+    for (server, said_before) in [(&waiting, 0), (&stalled, 1), (&busy, 1)] {
+        let chunks = server.backend().generate(GenerateRequest {
             time_left,
             ..request(true)
-        };
-        let chunks: Vec<_> = server.backend().generate(request).collect().await;
+        });
+        let chunks: Vec<_> = timeout(AMPLE, chunks.collect()).await.unwrap();
         assert_eq!(chunks.len(), said_before + 1);
         assert_eq!(chunks[said_before], Err(BackendError::Timeout));
     }
@@ -343,7 +349,7 @@ async fn redirect_is_not_followed() {
             asked.headers[header::HOST].to_str().unwrap()
         );
         (
-            axum::http::StatusCode::TEMPORARY_REDIRECT,
+            StatusCode::TEMPORARY_REDIRECT,
             [(header::LOCATION, elsewhere)],
         )
             .into_response()
@@ -438,17 +444,73 @@ async fn connections_are_used_again() {
 }
 
 #[tokio::test]
+async fn server_may_end_a_complete_answer_in_its_own_time() {
+    let gate = Gate::new();
+    let (ended, has_ended) = oneshot::channel();
+    let (opened, ended) = (gate.clone(), Arc::new(Mutex::new(Some(ended))));
+    let server = ModelServer::start(move |asked| {
+        if asked.json()["stream"] != true {
+            return honest(&asked);
+        }
+        let (opened, ended) = (opened.opened(), ended.lock().unwrap().take());
+        let end = async move {
+            opened.await;
+            let _ = ended.expect("one answer is streamed").send(());
+        };
+        let events = event(&text("a")) + "data: [DONE]\n\n";
+        let end = stream::once(end).filter_map(|()| std::future::ready(None));
+        event_stream(stream::iter([Ok(Bytes::from(events))]).chain(end))
+    })
+    .await;
+    let backend = server.backend();
+    assert_eq!(answer(&backend, true).await.len(), 2);
+    assert_eq!(answer(&backend, false).await.len(), 2);
+    gate.open();
+    assert_eq!(timeout(AMPLE, has_ended).await.unwrap(), Ok(()));
+}
+
+#[tokio::test]
+async fn replies_beyond_their_limit_are_not_read() {
+    let server = ModelServer::start(|asked| {
+        let is_list = asked.path == "/v1/models";
+        let end = if is_list {
+            r#"{"data":[]}"#
+        } else {
+            r#"{"error":{"message":"late"}}"#
+        };
+        let space = stream::repeat_with(|| Bytes::from(vec![b' '; 1 << 20])).take(16);
+        let pieces = space
+            .chain(stream::iter([Bytes::from(end)]))
+            .map(Ok::<_, io::Error>);
+        let status = if is_list {
+            StatusCode::OK
+        } else {
+            StatusCode::BAD_REQUEST
+        };
+        (status, Body::from_stream(pieces)).into_response()
+    })
+    .await;
+    let backend = server.backend();
+    assert_eq!(backend.models().await, Err(BackendError::Malformed));
+    let chunks = answer(&backend, true).await;
+    let [Err(error @ BackendError::Rejected { .. })] = &chunks[..] else {
+        panic!("{chunks:?}")
+    };
+    assert_ne!(error.to_string(), "late");
+}
+
+#[tokio::test]
 async fn kind_of_server_is_found_out_once_and_again_when_it_changes() {
-    let is_lm_studio = Arc::new(Mutex::new(false));
-    let switch = Arc::clone(&is_lm_studio);
+    let kind = Arc::new(Mutex::new("llama.cpp"));
+    let now = Arc::clone(&kind);
     let server = ModelServer::start(move |asked| {
         let props = json!({"default_generation_settings": {"n_ctx": 512}, "total_slots": 4});
         let instance = json!({"id": "m", "config": {"context_length": 1024, "parallel": 2}});
         let model = json!({"type": "llm", "key": "m", "loaded_instances": [instance]});
-        match (*switch.lock().unwrap(), &*asked.path) {
-            (false, "/props") => reply(200, props.to_string()),
-            (false, "/v1/models") => reply(200, r#"{"data":[{"id":"m"}]}"#),
-            (true, "/api/v1/models") => reply(200, json!({"models": [model]}).to_string()),
+        match (*now.lock().unwrap(), &*asked.path) {
+            ("llama.cpp", "/props") => reply(200, props.to_string()),
+            ("llama.cpp", "/v1/models") => reply(200, r#"{"data":[{"id":"m"}]}"#),
+            ("LM Studio", "/api/v1/models") => reply(200, json!({"models": [model]}).to_string()),
             _ => reply(404, "{}"),
         }
     })
@@ -461,9 +523,13 @@ async fn kind_of_server_is_found_out_once_and_again_when_it_changes() {
     }
     assert_eq!(backend.slots(), Some(4));
 
-    *is_lm_studio.lock().unwrap() = true;
+    *kind.lock().unwrap() = "LM Studio";
     assert_eq!(backend.models().await.unwrap()[0].context_length, 1024);
     assert_eq!(backend.slots(), Some(2));
+
+    *kind.lock().unwrap() = "none";
+    assert_eq!(backend.models().await, Err(BackendError::Unavailable));
+    assert_eq!(backend.slots(), None);
 }
 
 #[tokio::test]

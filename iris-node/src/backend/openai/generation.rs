@@ -40,7 +40,7 @@ pub(super) fn generate(server: Arc<Server>, request: GenerateRequest) -> BoxStre
         }
     };
     let redacted = move |item: Item| item.map_err(|error| server.redacted(error));
-    stream::once(start).flatten().map(redacted).fuse().boxed()
+    stream::once(start).flatten().map(redacted).boxed()
 }
 
 const MAX_TIME: Duration = Duration::from_hours(24);
