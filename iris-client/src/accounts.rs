@@ -18,8 +18,7 @@ impl<'a> Accounts<'a> {
 
     /// Opens an account and returns its 16-digit key.
     pub async fn generate(&self) -> Result<AccountCreated, ClientError> {
-        self.send(Call::post("accounts/generate", &serde_json::json!({})))
-            .await
+        self.send(Call::post("accounts/generate", &serde_json::json!({}))).await
     }
 
     /// Exchanges an account key for an API key.

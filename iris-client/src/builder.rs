@@ -99,9 +99,7 @@ impl ClientBuilder {
             // Machines without any certificates can still speak plain HTTP.
             _ => http.tls_backend_preconfigured(tls(RootCertStore::empty())?),
         };
-        let http = http
-            .build()
-            .map_err(|error| BuildError::Tls(error.to_string()))?;
+        let http = http.build().map_err(|error| BuildError::Tls(error.to_string()))?;
         Ok(Client::new(Inner {
             http,
             base,
@@ -154,10 +152,7 @@ fn normalize(text: &str) -> Result<Url, BuildError> {
         return Err(invalid());
     }
     let path = url.path().trim_end_matches('/');
-    let path = path
-        .strip_suffix("/v1")
-        .or(path.strip_suffix("/nodes/connect"))
-        .unwrap_or(path);
+    let path = path.strip_suffix("/v1").or(path.strip_suffix("/nodes/connect")).unwrap_or(path);
     let path = format!("{}/", path.trim_end_matches('/'));
     url.set_path(&path);
     Ok(url)
@@ -165,10 +160,7 @@ fn normalize(text: &str) -> Result<Url, BuildError> {
 
 fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or("");
-    let address = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse::<IpAddr>();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
@@ -184,15 +176,9 @@ fn roots(pem: &[u8]) -> Result<RootCertStore, BuildError> {
     let invalid = |why: &dyn ToString| BuildError::InvalidAuthorities(why.to_string());
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {
-        roots
-            .add(certificate.map_err(|e| invalid(&e))?)
-            .map_err(|e| invalid(&e))?;
+        roots.add(certificate.map_err(|e| invalid(&e))?).map_err(|e| invalid(&e))?;
     }
-    if roots.is_empty() {
-        Err(invalid(&"there is none"))
-    } else {
-        Ok(roots)
-    }
+    if roots.is_empty() { Err(invalid(&"there is none")) } else { Ok(roots) }
 }
 
 fn tls(roots: RootCertStore) -> Result<ClientConfig, BuildError> {
@@ -212,24 +198,12 @@ mod tests {
         for (given, meant) in [
             ("http://127.0.0.1:8080", "http://127.0.0.1:8080/"),
             ("https://iris.example/v1/", "https://iris.example/"),
-            (
-                "ws://localhost:8000/nodes/connect",
-                "http://localhost:8000/",
-            ),
-            (
-                "wss://iris.example/net/nodes/connect",
-                "https://iris.example/net/",
-            ),
+            ("ws://localhost:8000/nodes/connect", "http://localhost:8000/"),
+            ("wss://iris.example/net/nodes/connect", "https://iris.example/net/"),
         ] {
             assert_eq!(normalize(given).unwrap().as_str(), meant);
         }
-        for bad in [
-            "iris.example",
-            "ftp://a",
-            "http://",
-            "http://a/?key=1",
-            "http://u:p@a/",
-        ] {
+        for bad in ["iris.example", "ftp://a", "http://", "http://a/?key=1", "http://u:p@a/"] {
             let error = normalize(bad).unwrap_err().to_string();
             assert!(!error.contains("u:p"), "{error}");
         }
@@ -237,29 +211,15 @@ mod tests {
 
     #[test]
     fn a_key_does_not_leave_the_machine_in_clear_unless_allowed() {
-        let build = |url: &str| {
-            Client::builder(url)
-                .with_api_key("iris_x")
-                .build()
-                .map(drop)
-        };
+        let build = |url: &str| Client::builder(url).with_api_key("iris_x").build().map(drop);
         for url in ["http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1"] {
             assert_eq!(build(url), Ok(()), "{url}");
         }
-        for url in [
-            "http://10.0.0.1:1",
-            "http://iris.example",
-            "http://localhost.evil.example",
-        ] {
+        for url in ["http://10.0.0.1:1", "http://iris.example", "http://localhost.evil.example"] {
             assert_eq!(build(url), Err(BuildError::PlainHttp), "{url}");
         }
-        assert!(
-            Client::builder("http://10.0.0.1:1").build().is_ok(),
-            "there is no key to lose"
-        );
-        let allowed = Client::builder("http://10.0.0.1:1")
-            .with_api_key("k")
-            .allow_plain_http();
+        assert!(Client::builder("http://10.0.0.1:1").build().is_ok(), "there is no key to lose");
+        let allowed = Client::builder("http://10.0.0.1:1").with_api_key("k").allow_plain_http();
         assert!(allowed.build().is_ok());
     }
 
@@ -275,22 +235,13 @@ mod tests {
     #[test]
     fn encryption_needs_no_preparation_by_the_program() {
         // Machines without any authorities of their own get an error that says so.
-        let built = Client::builder("https://iris.example")
-            .with_api_key("k")
-            .build()
-            .map(drop);
-        assert!(
-            matches!(built, Ok(()) | Err(BuildError::Tls(_))),
-            "{built:?}"
-        );
+        let built = Client::builder("https://iris.example").with_api_key("k").build().map(drop);
+        assert!(matches!(built, Ok(()) | Err(BuildError::Tls(_))), "{built:?}");
     }
 
     #[test]
     fn authorities_must_be_certificates() {
         let builder = Client::builder("https://iris.example").with_authorities("hello");
-        assert!(matches!(
-            builder.build().map(drop),
-            Err(BuildError::InvalidAuthorities(_))
-        ));
+        assert!(matches!(builder.build().map(drop), Err(BuildError::InvalidAuthorities(_))));
     }
 }

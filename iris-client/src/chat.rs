@@ -22,9 +22,7 @@ impl Ask {
 
     /// Tells the model how to answer, before the question. Default: nothing.
     pub fn with_system(mut self, instructions: impl Into<String>) -> Self {
-        self.request
-            .messages
-            .insert(0, Message::system(instructions.into()));
+        self.request.messages.insert(0, Message::system(instructions.into()));
         self
     }
 

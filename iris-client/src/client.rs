@@ -51,9 +51,7 @@ impl Client {
     }
 
     pub(crate) fn new(inner: Inner) -> Self {
-        Self {
-            inner: Arc::new(inner),
-        }
+        Self { inner: Arc::new(inner) }
     }
 
     /// Returns the coordinator's address.
@@ -71,10 +69,7 @@ impl Client {
     pub async fn chat(&self, mut request: ChatRequest) -> Result<ChatCompletion, ClientError> {
         request.stream = None;
         request.stream_options = None;
-        Ok(self
-            .call(Call::post("v1/chat/completions", &request))
-            .await?
-            .0)
+        Ok(self.call(Call::post("v1/chat/completions", &request)).await?.0)
     }
 
     /// Sends a conversation and yields the answer as it is written.
@@ -91,16 +86,10 @@ impl Client {
         let deadline = Instant::now() + self.inner.timeout;
         let response = self.within(deadline, self.send(&call)).await?;
         let head = Head::read(response.headers());
-        let kind = response
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .and_then(|v| v.to_str().ok());
+        let kind = response.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
         if !kind.is_some_and(|kind| kind.starts_with("text/event-stream")) {
             let reason = "a stream was asked for, and another form came".to_owned();
-            return Err(ClientError::Malformed {
-                reason,
-                request_id: head.request_id,
-            });
+            return Err(ClientError::Malformed { reason, request_id: head.request_id });
         }
         Ok(ChatStream::new(response, head, self.inner.idle_timeout))
     }
@@ -168,11 +157,7 @@ impl Client {
 
     /// Sends a call and returns the answer's beginning, or the refusal.
     async fn send(&self, call: &Call) -> Result<Response, ClientError> {
-        let url = self
-            .inner
-            .base
-            .join(&call.path)
-            .expect("paths of calls are relative and valid");
+        let url = self.inner.base.join(&call.path).expect("paths of calls are relative and valid");
         let mut request = self.inner.http.request(call.method.clone(), url);
         if let Some(authorization) = &self.inner.authorization {
             request = request.header(header::AUTHORIZATION, authorization.clone());
@@ -182,37 +167,22 @@ impl Client {
         }
         if let Some(body) = &call.body {
             let json = HeaderValue::from_static("application/json");
-            request = request
-                .header(header::CONTENT_TYPE, json)
-                .body(body.clone());
+            request = request.header(header::CONTENT_TYPE, json).body(body.clone());
         }
-        let mut response = request
-            .send()
-            .await
-            .map_err(|error| self.transport(&error))?;
+        let mut response = request.send().await.map_err(|error| self.transport(&error))?;
         if response.status().is_success() {
             return Ok(response);
         }
         // What the status says stands even if the body breaks off.
-        let body = self
-            .read(&mut response, MAX_REFUSAL)
-            .await
-            .unwrap_or_default();
-        Err(ClientError::refused(
-            response.status(),
-            response.headers(),
-            &body,
-        ))
+        let body = self.read(&mut response, MAX_REFUSAL).await.unwrap_or_default();
+        Err(ClientError::refused(response.status(), response.headers(), &body))
     }
 
     /// Reads a body until its end, or just beyond `limit` bytes.
     async fn read(&self, response: &mut Response, limit: usize) -> Result<Vec<u8>, ClientError> {
         let mut body = Vec::new();
         while body.len() <= limit
-            && let Some(piece) = response
-                .chunk()
-                .await
-                .map_err(|error| self.transport(&error))?
+            && let Some(piece) = response.chunk().await.map_err(|error| self.transport(&error))?
         {
             body.extend_from_slice(&piece);
         }
@@ -265,38 +235,23 @@ impl Call {
 
     /// Deletes; may be repeated.
     pub(crate) fn delete(path: impl Into<String>) -> Self {
-        Self {
-            method: Method::DELETE,
-            ..Self::get(path)
-        }
+        Self { method: Method::DELETE, ..Self::get(path) }
     }
 
     /// Does something with `body`, once.
     pub(crate) fn post(path: impl Into<String>, body: &impl Serialize) -> Self {
         let body = serde_json::to_vec(body).expect("requests have a JSON form");
-        Self {
-            method: Method::POST,
-            body: Some(body),
-            repeatable: false,
-            ..Self::get(path)
-        }
+        Self { method: Method::POST, body: Some(body), repeatable: false, ..Self::get(path) }
     }
 
     /// Makes the coordinator take repetitions with the same key for one.
     pub(crate) fn with_idempotency_key(self, key: impl Into<String>) -> Self {
-        Self {
-            idempotency_key: Some(key.into()),
-            repeatable: true,
-            ..self
-        }
+        Self { idempotency_key: Some(key.into()), repeatable: true, ..self }
     }
 
     /// Gives up at the first failure.
     pub(crate) fn once(self) -> Self {
-        Self {
-            repeatable: false,
-            ..self
-        }
+        Self { repeatable: false, ..self }
     }
 }
 

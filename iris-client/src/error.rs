@@ -15,8 +15,8 @@ pub enum ClientError {
     /// The key is missing, unknown or revoked.
     #[error("the coordinator does not know this key: {0}")]
     Unauthorized(Box<Refusal>),
-    /// The key is known, and may not do this.
-    #[error("this key may not do that: {0}")]
+    /// This may not be done, or not with this key.
+    #[error("not allowed: {0}")]
     Forbidden(Box<Refusal>),
     /// No node has offered the model for a long time; check its name.
     #[error("no such model: {0}")]
@@ -25,7 +25,7 @@ pub enum ClientError {
     #[error("not found: {0}")]
     NotFound(Box<Refusal>),
     /// The network knows the model, but nobody can answer now.
-    #[error("no node can answer now: {0}")]
+    #[error("the network cannot answer now: {0}")]
     NoNode(Box<Refusal>),
     /// The quota is used up or the queue is full.
     #[error("too many requests: {0}")]
@@ -97,6 +97,9 @@ impl ClientError {
 
     /// Returns whether the same request may well succeed later.
     pub fn is_passing(&self) -> bool {
+        if self.refusal().is_some_and(|refusal| refusal.is_final) {
+            return false;
+        }
         matches!(
             self,
             Self::NoNode(_)
@@ -119,6 +122,7 @@ impl ClientError {
             detail: detail(status, body),
             request_id,
             retry_after: retry::retry_after(headers),
+            is_final: headers.get("x-should-retry").is_some_and(|value| value == "false"),
         });
         match status.as_u16() {
             401 => Self::Unauthorized(refusal),
@@ -156,6 +160,8 @@ pub struct Refusal {
     pub request_id: Option<String>,
     /// How long to wait before the next try.
     pub retry_after: Option<Duration>,
+    /// Whether the coordinator advises against another try, since it has tried again itself.
+    pub is_final: bool,
 }
 
 impl Refusal {
@@ -256,20 +262,14 @@ mod tests {
         for body in ["", "<html>", r#"{"detail":"x"}"#, r#"{"error":{}}"#] {
             let error = refused(503, body);
             assert!(matches!(error, ClientError::NoNode(_)), "{body}");
-            assert_eq!(
-                error.refusal().unwrap().detail.message,
-                "status 503 Service Unavailable"
-            );
+            assert_eq!(error.refusal().unwrap().detail.message, "status 503 Service Unavailable");
         }
     }
 
     #[test]
     fn an_unknown_model_is_told_from_an_unknown_path() {
         let unknown = r#"{"error":{"message":"no","code":"model_not_found"}}"#;
-        assert!(matches!(
-            refused(404, unknown),
-            ClientError::ModelNotFound(_)
-        ));
+        assert!(matches!(refused(404, unknown), ClientError::ModelNotFound(_)));
         assert!(matches!(refused(404, "{}"), ClientError::NotFound(_)));
     }
 

@@ -21,7 +21,7 @@
 //!
 //! Requests that may be repeated safely (lists, states and submissions of tasks, which carry an
 //! idempotency key) are sent up to three times when the coordinator cannot be reached or answers
-//! 408, 429 or 5xx. Between them the client waits as long as the coordinator's `Retry-After` says,
+//! 408, 429 or 5xx without advising against it. Between them the client waits as long as the coordinator's `Retry-After` says,
 //! else a fraction of a second, and never beyond its timeout. Chats, streams and new accounts and
 //! keys are sent once: the coordinator itself tries other nodes before it refuses.
 

@@ -22,11 +22,7 @@ pub(crate) fn delay(error: &ClientError, attempt: u32) -> Option<Duration> {
     if attempt >= MAX_RETRIES || !error.is_passing() {
         return None;
     }
-    Some(
-        error
-            .retry_after()
-            .unwrap_or_else(|| jittered(Duration::from_millis(200 << attempt))),
-    )
+    Some(error.retry_after().unwrap_or_else(|| jittered(Duration::from_millis(200 << attempt))))
 }
 
 /// Draws between half of `time` and all of it, so that clients refused together do not come back
@@ -42,26 +38,16 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(k, v)| (k.parse().unwrap(), v.parse().unwrap()))
-            .collect()
+        pairs.iter().map(|(k, v)| (k.parse().unwrap(), v.parse().unwrap())).collect()
     }
 
     #[test]
     fn the_finer_header_wins_and_nonsense_is_no_advice() {
         let both = headers(&[("retry-after", "2"), ("retry-after-ms", "1500")]);
         assert_eq!(retry_after(&both), Some(Duration::from_millis(1500)));
-        assert_eq!(
-            retry_after(&headers(&[("retry-after", " 2")])),
-            Some(Duration::from_secs(2))
-        );
+        assert_eq!(retry_after(&headers(&[("retry-after", " 2")])), Some(Duration::from_secs(2)));
         for bad in ["-1", "soon", "", "99999999999999999999"] {
-            assert_eq!(
-                retry_after(&headers(&[("retry-after", bad)])),
-                None,
-                "{bad}"
-            );
+            assert_eq!(retry_after(&headers(&[("retry-after", bad)])), None, "{bad}");
         }
     }
 

@@ -75,10 +75,7 @@ impl Settings {
     }
 
     pub(crate) fn urls(&self) -> impl Iterator<Item = &str> {
-        self.url
-            .split(',')
-            .map(str::trim)
-            .filter(|url| !url.is_empty())
+        self.url.split(',').map(str::trim).filter(|url| !url.is_empty())
     }
 
     pub(crate) fn timeout(&self) -> Duration {
@@ -96,11 +93,7 @@ impl fmt::Display for Settings {
             None => writeln!(f, "# {name} is not set"),
         };
         writeln!(f, "url = {}", quoted(&self.url))?;
-        let set = if self.api_key.is_some() {
-            "set, and not shown"
-        } else {
-            "not set"
-        };
+        let set = if self.api_key.is_some() { "set, and not shown" } else { "not set" };
         writeln!(f, "# api_key is {set}")?;
         optional(f, "model", self.model.as_deref())?;
         let ca_file = self.ca_file.as_ref().map(|file| file.to_string_lossy());
@@ -118,14 +111,7 @@ pub(crate) struct SettingsError(String);
 impl From<ConfigError> for SettingsError {
     fn from(error: ConfigError) -> Self {
         // A parser's further lines quote the file, which may hold a key.
-        Self(
-            error
-                .to_string()
-                .lines()
-                .next()
-                .unwrap_or_default()
-                .to_owned(),
-        )
+        Self(error.to_string().lines().next().unwrap_or_default().to_owned())
     }
 }
 
@@ -141,14 +127,9 @@ mod tests {
     }
 
     fn load(flag: Option<&str>, env: &[(&str, &str)], file: Option<&Path>) -> Settings {
-        let flags = Flags {
-            url: flag.map(str::to_owned),
-            ..Flags::default()
-        };
+        let flags = Flags { url: flag.map(str::to_owned), ..Flags::default() };
         let env = |name: &str| {
-            env.iter()
-                .find(|(known, _)| *known == name)
-                .map(|(_, value)| (*value).to_owned())
+            env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
         };
         Settings::load(flags, env, file).unwrap()
     }
@@ -156,10 +137,7 @@ mod tests {
     #[test]
     fn flag_beats_environment_beats_file_beats_default() {
         let (_folder, path) = file("a.toml", "url = 'http://file'\nmodel = 'from-file'");
-        let env = [
-            ("IRIS_URL", "http://env"),
-            ("COORDINATOR_URL", "http://seed"),
-        ];
+        let env = [("IRIS_URL", "http://env"), ("COORDINATOR_URL", "http://seed")];
         assert_eq!(load(None, &[], None).url, "http://127.0.0.1:8080");
         assert_eq!(load(None, &[], Some(&path)).url, "http://file");
         assert_eq!(load(None, &env[1..], Some(&path)).url, "http://seed");
@@ -171,10 +149,7 @@ mod tests {
 
     #[test]
     fn empty_variables_are_not_set() {
-        assert_eq!(
-            load(None, &[("IRIS_URL", "")], None).url,
-            "http://127.0.0.1:8080"
-        );
+        assert_eq!(load(None, &[("IRIS_URL", "")], None).url, "http://127.0.0.1:8080");
     }
 
     #[test]
@@ -204,10 +179,7 @@ mod tests {
             let (_folder, path) = file(name, text);
             let error = Settings::load(Flags::default(), |_| None, Some(&path)).unwrap_err();
             let said = error.to_string();
-            assert!(
-                said.contains(named) && !said.contains("iris_secret"),
-                "{name}: {said}"
-            );
+            assert!(said.contains(named) && !said.contains("iris_secret"), "{name}: {said}");
         }
     }
 

@@ -126,15 +126,9 @@ mod tests {
 
     #[test]
     fn lines_of_one_event_are_joined_and_all_line_endings_are_equal() {
-        assert_eq!(
-            events(&[b"data: a\r\ndata\r\ndata:  b\r\n\r\n"]),
-            ["a\n\n b"]
-        );
+        assert_eq!(events(&[b"data: a\r\ndata\r\ndata:  b\r\n\r\n"]), ["a\n\n b"]);
         assert_eq!(events(&[b"data: a\rdata: b\r\rdata: c\n\n"]), ["a\nb", "c"]);
-        assert_eq!(
-            events(&[b"data: a\r", b"\n\r", b"\ndata: b\r", b"\r"]),
-            ["a", "b"]
-        );
+        assert_eq!(events(&[b"data: a\r", b"\n\r", b"\ndata: b\r", b"\r"]), ["a", "b"]);
     }
 
     #[test]
@@ -152,11 +146,10 @@ mod tests {
             assert_eq!(refused, Some(if start.is_empty() { 64 } else { 63 }));
         }
         let mut parser = SseParser::new();
-        assert!((0..200_000).any(|_| {
-            parser
-                .push(b"data: 0123456789012345678901234567890\n")
-                .is_err()
-        }));
+        assert!(
+            (0..200_000)
+                .any(|_| { parser.push(b"data: 0123456789012345678901234567890\n").is_err() })
+        );
     }
 
     proptest! {

@@ -42,10 +42,7 @@ impl ChatStream {
                 Err(cause) => Some((Err(reader.broken(cause)), None)),
             }
         });
-        Self {
-            head,
-            chunks: Box::pin(chunks),
-        }
+        Self { head, chunks: Box::pin(chunks) }
     }
 
     /// Returns where the answer comes from.
@@ -76,9 +73,7 @@ impl Stream for ChatStream {
 
 impl fmt::Debug for ChatStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ChatStream")
-            .field("head", &self.head)
-            .finish_non_exhaustive()
+        f.debug_struct("ChatStream").field("head", &self.head).finish_non_exhaustive()
     }
 }
 
@@ -104,11 +99,7 @@ impl Reader {
             let Some(piece) = piece else {
                 // Some servers end right after the mark, without the empty line it needs.
                 let rest = std::mem::take(&mut self.parser).finish();
-                return if rest.as_deref() == Some(DONE) {
-                    Ok(None)
-                } else {
-                    Err(Cut::Ended)
-                };
+                return if rest.as_deref() == Some(DONE) { Ok(None) } else { Err(Cut::Ended) };
             };
             self.received += piece.len();
             if self.received > MAX_ANSWER {
@@ -123,11 +114,7 @@ impl Reader {
             return Ok(None);
         }
         let malformed = |error: serde_json::Error| {
-            Cut::Malformed(format!(
-                "{:?} error at column {}",
-                error.classify(),
-                error.column()
-            ))
+            Cut::Malformed(format!("{:?} error at column {}", error.classify(), error.column()))
         };
         let mut chunk: ChatCompletionChunk = serde_json::from_str(event).map_err(malformed)?;
         if let Some(error) = chunk.extra.remove("error").filter(|error| !error.is_null()) {
@@ -139,11 +126,7 @@ impl Reader {
     }
 
     fn broken(self, cause: Cut) -> ClientError {
-        ClientError::Truncated(Box::new(Partial {
-            text: self.text,
-            cause,
-            head: self.head,
-        }))
+        ClientError::Truncated(Box::new(Partial { text: self.text, cause, head: self.head }))
     }
 }
 

@@ -50,29 +50,17 @@ impl<'a> Tasks<'a> {
 
     /// Returns where a task stands.
     pub async fn status(&self, task: TaskId) -> Result<InferenceStatus, ClientError> {
-        Ok(self
-            .client
-            .call(Call::get(format!("inference/{task}")))
-            .await?
-            .0)
+        Ok(self.client.call(Call::get(format!("inference/{task}"))).await?.0)
     }
 
     /// Withdraws a task. One that has ended stays as it is.
     pub async fn cancel(&self, task: TaskId) -> Result<InferenceStatus, ClientError> {
-        Ok(self
-            .client
-            .call(Call::delete(format!("inference/{task}")))
-            .await?
-            .0)
+        Ok(self.client.call(Call::delete(format!("inference/{task}"))).await?.0)
     }
 
     /// Returns why a task went to its node.
     pub async fn explain(&self, task: TaskId) -> Result<Explanation, ClientError> {
-        Ok(self
-            .client
-            .call(Call::get(format!("inference/{task}/explain")))
-            .await?
-            .0)
+        Ok(self.client.call(Call::get(format!("inference/{task}/explain"))).await?.0)
     }
 
     /// Waits until a task has ended, at most for `limit`; the task goes on after that.

@@ -35,16 +35,9 @@ async fn finish_with(mut child: Child, input: &str) -> Ran {
     // The command may end without reading its input.
     let _ = stdin.write_all(input.as_bytes()).await;
     drop(stdin);
-    let done = child
-        .wait_with_output()
-        .await
-        .expect("the command can be waited for");
+    let done = child.wait_with_output().await.expect("the command can be waited for");
     let text = |bytes| String::from_utf8(bytes).expect("the command writes UTF-8");
-    Ran {
-        code: done.status.code(),
-        out: text(done.stdout),
-        err: text(done.stderr),
-    }
+    Ran { code: done.status.code(), out: text(done.stdout), err: text(done.stderr) }
 }
 
 async fn run(url: &str, args: &[&str]) -> Ran {
@@ -52,36 +45,18 @@ async fn run(url: &str, args: &[&str]) -> Ran {
 }
 
 async fn run_with(url: &str, args: &[&str], input: &str) -> Ran {
-    finish_with(
-        iris(url, args).spawn().expect("the command was built"),
-        input,
-    )
-    .await
+    finish_with(iris(url, args).spawn().expect("the command was built"), input).await
 }
 
 #[tokio::test]
 async fn an_answer_is_printed_and_the_only_model_is_asked() {
     let coordinator = Scripted::start(|_, seen| match seen.call.as_str() {
         "GET /v1/models" => json(200, &[], &models(&["only"])),
-        _ => events(vec![
-            chunk("Hello, "),
-            chunk("you"),
-            finish("length"),
-            DONE.to_owned(),
-        ]),
+        _ => events(vec![chunk("Hello, "), chunk("you"), finish("length"), DONE.to_owned()]),
     })
     .await;
-    let ran = run(
-        &coordinator.url,
-        &["ask", "who", "is", "there?", "--temperature", "0.5"],
-    )
-    .await;
-    assert_eq!(
-        (ran.code, ran.out.as_str()),
-        (Some(0), "Hello, you\n"),
-        "{}",
-        ran.err
-    );
+    let ran = run(&coordinator.url, &["ask", "who", "is", "there?", "--temperature", "0.5"]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "Hello, you\n"), "{}", ran.err);
     assert!(ran.err.contains("--max-tokens"), "{}", ran.err);
     let asked = &coordinator.seen()[1];
     assert_eq!(asked.body["model"], "only");
@@ -92,19 +67,12 @@ async fn an_answer_is_printed_and_the_only_model_is_asked() {
 #[tokio::test]
 async fn the_question_can_come_from_standard_input_and_the_answer_as_json() {
     let coordinator = Scripted::always(|| json(200, &[], &answer("hi"))).await;
-    let ran = run_with(
-        &coordinator.url,
-        &["ask", "-", "-m", "m", "--json"],
-        "long\nquestion",
-    )
-    .await;
+    let ran =
+        run_with(&coordinator.url, &["ask", "-", "-m", "m", "--json"], "long\nquestion").await;
     assert_eq!(ran.code, Some(0), "{}", ran.err);
     let printed: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!(printed["choices"][0]["message"]["content"], "hi");
-    assert_eq!(
-        coordinator.seen()[0].body["messages"][0]["content"],
-        "long\nquestion"
-    );
+    assert_eq!(coordinator.seen()[0].body["messages"][0]["content"], "long\nquestion");
 }
 
 #[tokio::test]
@@ -127,22 +95,10 @@ async fn exit_codes_tell_causes_apart() {
         (500, "server_error", 7),
     ] {
         let coordinator = Scripted::always(move || refusal(status, code)).await;
-        for args in [
-            &["ask", "hi", "-m", "m"][..],
-            &["ask", "hi", "-m", "m", "--no-stream"],
-        ] {
+        for args in [&["ask", "hi", "-m", "m"][..], &["ask", "hi", "-m", "m", "--no-stream"]] {
             let ran = run(&coordinator.url, args).await;
-            assert_eq!(
-                (ran.code, ran.out.as_str()),
-                (Some(exit), ""),
-                "{status}: {}",
-                ran.err
-            );
-            assert!(
-                ran.err.contains(code) && ran.err.contains("req-1"),
-                "{}",
-                ran.err
-            );
+            assert_eq!((ran.code, ran.out.as_str()), (Some(exit), ""), "{status}: {}", ran.err);
+            assert!(ran.err.contains(code) && ran.err.contains("req-1"), "{}", ran.err);
         }
     }
 }
@@ -151,30 +107,16 @@ async fn exit_codes_tell_causes_apart() {
 async fn half_an_answer_is_printed_and_is_a_failure() {
     let coordinator = Scripted::always(|| events(vec![chunk("half an")])).await;
     let ran = run(&coordinator.url, &["ask", "hi", "-m", "m"]).await;
-    assert_eq!(
-        (ran.code, ran.out.as_str()),
-        (Some(7), "half an\n"),
-        "{}",
-        ran.err
-    );
+    assert_eq!((ran.code, ran.out.as_str()), (Some(7), "half an\n"), "{}", ran.err);
 }
 
 #[tokio::test]
 async fn wrong_usage_and_unreachable_networks_have_their_codes() {
     let nowhere = "http://127.0.0.1:1";
-    for args in [
-        &["ask"][..],
-        &["sing"],
-        &["ask", ""],
-        &["ask", "hi", "--temperature", "9"],
-    ] {
+    for args in [&["ask"][..], &["sing"], &["ask", ""], &["ask", "hi", "--temperature", "9"]] {
         assert_eq!(run(nowhere, args).await.code, Some(2), "{args:?}");
     }
-    assert_eq!(
-        run(nowhere, &["ask", "-"]).await.code,
-        Some(2),
-        "standard input is empty"
-    );
+    assert_eq!(run(nowhere, &["ask", "-"]).await.code, Some(2), "standard input is empty");
     assert_eq!(run(nowhere, &["ask", "hi", "-m", "m"]).await.code, Some(8));
 }
 
@@ -183,12 +125,7 @@ async fn of_several_coordinators_the_first_that_answers_is_used() {
     let coordinator = Scripted::always(|| json(200, &[], &models(&["a"]))).await;
     let urls = format!("http://127.0.0.1:1,{}", coordinator.url);
     let ran = run(&urls, &["models"]).await;
-    assert_eq!(
-        (ran.code, ran.out.as_str()),
-        (Some(0), "a\n"),
-        "{}",
-        ran.err
-    );
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "a\n"), "{}", ran.err);
 }
 
 #[tokio::test]
@@ -197,24 +134,13 @@ async fn a_key_is_not_sent_in_clear_to_another_machine() {
     let child = command.env("IRIS_API_KEY", "iris_hidden").spawn().unwrap();
     let ran = finish_with(child, "").await;
     assert_eq!(ran.code, Some(2));
-    assert!(
-        ran.err.contains("--allow-plain-http") && !ran.err.contains("hidden"),
-        "{}",
-        ran.err
-    );
+    assert!(ran.err.contains("--allow-plain-http") && !ran.err.contains("hidden"), "{}", ran.err);
 }
 
 #[tokio::test]
 async fn settings_are_printed_without_the_key() {
-    let mut command = iris(
-        "http://from-environment",
-        &["--print-config", "--timeout", "7"],
-    );
-    let ran = finish_with(
-        command.env("IRIS_API_KEY", "iris_hidden").spawn().unwrap(),
-        "",
-    )
-    .await;
+    let mut command = iris("http://from-environment", &["--print-config", "--timeout", "7"]);
+    let ran = finish_with(command.env("IRIS_API_KEY", "iris_hidden").spawn().unwrap(), "").await;
     assert_eq!(ran.code, Some(0));
     assert!(ran.out.contains("from-environment") && ran.out.contains("timeout_secs = 7"));
     assert!(!ran.out.contains("hidden"));
@@ -231,24 +157,11 @@ async fn an_account_becomes_a_key_without_passing_through_arguments() {
     })
     .await;
     let ran = run(&coordinator.url, &["account", "new"]).await;
-    assert_eq!(
-        (ran.code, ran.out.as_str()),
-        (Some(0), "1234567890123456\n"),
-        "{}",
-        ran.err
-    );
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "1234567890123456\n"), "{}", ran.err);
     let args = ["key", "new", "--scope", "node"];
     let ran = run_with(&coordinator.url, &args, "1234 5678-9012 3456\n").await;
-    assert_eq!(
-        (ran.code, ran.out.as_str()),
-        (Some(0), "iris_new\n"),
-        "{}",
-        ran.err
-    );
-    assert_eq!(
-        coordinator.seen()[1].body["account_key"],
-        "1234567890123456"
-    );
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "iris_new\n"), "{}", ran.err);
+    assert_eq!(coordinator.seen()[1].body["account_key"], "1234567890123456");
     assert_eq!(coordinator.seen()[1].body["scope"], "node");
 
     let ran = run_with(&coordinator.url, &args, "12345").await;
@@ -263,33 +176,29 @@ async fn a_task_is_submitted_and_its_end_decides_the_exit_code() {
         _ => json(200, &[], &task("finished", Some("hello"))),
     })
     .await;
-    let ran = run(
-        &coordinator.url,
-        &["task", "submit", "hi", "-m", "m", "--deadline", "9"],
-    )
-    .await;
-    assert_eq!(
-        (ran.code, ran.out.trim_end()),
-        (Some(0), TASK),
-        "{}",
-        ran.err
-    );
+    let ran = run(&coordinator.url, &["task", "submit", "hi", "-m", "m", "--deadline", "9"]).await;
+    assert_eq!((ran.code, ran.out.trim_end()), (Some(0), TASK), "{}", ran.err);
     assert_eq!(coordinator.seen()[0].body["deadline_ms"], 9000);
     let ran = run(&coordinator.url, &["task", "wait", TASK]).await;
-    assert_eq!(
-        (ran.code, ran.out.as_str()),
-        (Some(0), "hello\n"),
-        "{}",
-        ran.err
-    );
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "hello\n"), "{}", ran.err);
 
     let coordinator = Scripted::always(|| json(200, &[], &task("expired", None))).await;
-    assert_eq!(
-        run(&coordinator.url, &["task", "wait", TASK]).await.code,
-        Some(7)
-    );
+    assert_eq!(run(&coordinator.url, &["task", "wait", TASK]).await.code, Some(7));
     let ran = run(&coordinator.url, &["task", "status", TASK]).await;
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), "expired\n"));
+}
+
+#[tokio::test]
+async fn a_task_is_explained_in_sentences() {
+    let explanation = serde_json::json!({ "task": TASK, "node": NODE,
+        "reasons": [{ "node": NODE, "reason": "chosen", "sentence": "It was the best." }],
+        "skipped": [{ "reason": "no_free_slot", "count": 4 }] })
+    .to_string();
+    let coordinator = Scripted::always(move || json(200, &[], &explanation)).await;
+    let ran = run(&coordinator.url, &["task", "explain", TASK]).await;
+    let lines = format!("{NODE}: It was the best.\n4 more: no_free_slot\n");
+    assert_eq!((ran.code, ran.out), (Some(0), lines), "{}", ran.err);
+    assert_eq!(coordinator.seen()[0].call, format!("GET /inference/{TASK}/explain"));
 }
 
 #[tokio::test]
@@ -297,12 +206,7 @@ async fn health_is_a_line() {
     let health = r#"{"status":"ok","version":"0.1.0","nodes":3,"models":1}"#;
     let coordinator = Scripted::always(move || json(200, &[], health)).await;
     let ran = run(&coordinator.url, &["health"]).await;
-    assert_eq!(
-        (ran.code, ran.out.as_str()),
-        (Some(0), "ok: 3 nodes, 1 models\n"),
-        "{}",
-        ran.err
-    );
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "ok: 3 nodes, 1 models\n"), "{}", ran.err);
 }
 
 #[cfg(unix)]
@@ -322,22 +226,11 @@ async fn ctrl_c_ends_with_130_and_cancels_the_request() {
         event_stream(pieces)
     })
     .await;
-    let mut child = iris(&coordinator.url, &["ask", "hi", "-m", "m"])
-        .spawn()
-        .unwrap();
+    let mut child = iris(&coordinator.url, &["ask", "hi", "-m", "m"]).spawn().unwrap();
     let mut begun = [0; 4];
-    child
-        .stdout
-        .as_mut()
-        .unwrap()
-        .read_exact(&mut begun)
-        .await
-        .unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut begun).await.unwrap();
     let id = child.id().unwrap().to_string();
-    let sent = std::process::Command::new("kill")
-        .args(["-INT", &id])
-        .status()
-        .unwrap();
+    let sent = std::process::Command::new("kill").args(["-INT", &id]).status().unwrap();
     assert!(sent.success());
     assert_eq!(finish_with(child, "").await.code, Some(130));
     assert!(gone.await.is_err(), "the response is dropped");
@@ -347,9 +240,7 @@ async fn ctrl_c_ends_with_130_and_cancels_the_request() {
 #[tokio::test]
 async fn a_reader_that_has_seen_enough_is_not_an_error() {
     let coordinator = Scripted::always(|| event_stream(futures::stream::repeat(chunk("x")))).await;
-    let mut child = iris(&coordinator.url, &["ask", "hi", "-m", "m"])
-        .spawn()
-        .unwrap();
+    let mut child = iris(&coordinator.url, &["ask", "hi", "-m", "m"]).spawn().unwrap();
     drop(child.stdout.take());
     let ran = finish_with(child, "").await;
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));

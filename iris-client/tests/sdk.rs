@@ -12,10 +12,7 @@ use iris_client::{Client, ClientError, Cut, Partial};
 use support::*;
 
 fn client(coordinator: &Scripted) -> Client {
-    Client::builder(&coordinator.url)
-        .with_api_key("iris_k")
-        .build()
-        .expect("the url is valid")
+    Client::builder(&coordinator.url).with_api_key("iris_k").build().expect("the url is valid")
 }
 
 fn request() -> ChatRequest {
@@ -38,10 +35,7 @@ async fn cut(client: &Client) -> Partial {
 #[tokio::test]
 async fn a_question_is_answered() {
     let coordinator = Scripted::always(|| json(200, &[], &answer("hello"))).await;
-    let ask = client(&coordinator)
-        .ask("m", "hi")
-        .with_system("be brief")
-        .with_max_tokens(5);
+    let ask = client(&coordinator).ask("m", "hi").with_system("be brief").with_max_tokens(5);
     assert_eq!(ask.await.unwrap(), "hello");
 
     let seen = &coordinator.seen()[0];
@@ -57,14 +51,7 @@ async fn a_question_is_answered() {
 async fn a_stream_yields_every_chunk_and_where_it_comes_from() {
     let usage = "data: {\"choices\":[],\"usage\":{\"completion_tokens\":2}}\r\n\r\n";
     let coordinator = Scripted::always(move || {
-        let all = [
-            ": keep-alive\n\n",
-            &chunk("a"),
-            &chunk("\u{e9}"),
-            &finish("stop"),
-            usage,
-            DONE,
-        ];
+        let all = [": keep-alive\n\n", &chunk("a"), &chunk("\u{e9}"), &finish("stop"), usage, DONE];
         // One byte at a time, so every character and line is cut somewhere.
         let text = all.concat();
         event_stream(futures::stream::iter(text.into_bytes()).map(|byte| vec![byte]))
@@ -100,10 +87,7 @@ async fn a_stream_without_its_end_mark_is_truncated_and_keeps_its_text() {
     let client = client(&coordinator);
     for _ in 0..2 {
         let partial = cut(&client).await;
-        assert_eq!(
-            (partial.text.as_str(), &partial.cause),
-            ("half an", &Cut::Ended)
-        );
+        assert_eq!((partial.text.as_str(), &partial.cause), ("half an", &Cut::Ended));
         assert_eq!(partial.head.request_id.as_deref(), Some("req-1"));
     }
     assert_eq!(coordinator.seen().len(), 2, "streams are not repeated");
@@ -113,23 +97,13 @@ async fn a_stream_without_its_end_mark_is_truncated_and_keeps_its_text() {
 async fn an_error_event_is_typed_and_ends_the_stream() {
     let coordinator = Scripted::always(|| {
         let error = "data: {\"error\":{\"message\":\"node lost\",\"code\":\"node_lost\"}}\n\n";
-        events(vec![
-            chunk("half"),
-            error.to_owned(),
-            chunk("no more"),
-            DONE.to_owned(),
-        ])
+        events(vec![chunk("half"), error.to_owned(), chunk("no more"), DONE.to_owned()])
     })
     .await;
     let partial = cut(&client(&coordinator)).await;
     assert_eq!(partial.text, "half");
-    let Cut::Reported(detail) = partial.cause else {
-        panic!("{:?}", partial.cause)
-    };
-    assert_eq!(
-        (detail.message.as_str(), detail.code.as_deref()),
-        ("node lost", Some("node_lost"))
-    );
+    let Cut::Reported(detail) = partial.cause else { panic!("{:?}", partial.cause) };
+    assert_eq!((detail.message.as_str(), detail.code.as_deref()), ("node lost", Some("node_lost")));
 }
 
 #[tokio::test]
@@ -139,10 +113,7 @@ async fn a_connection_that_breaks_is_told_from_one_that_ends() {
     let coordinator = Scripted::always(move || {
         let broken = broken.lock().expect("nobody panics here").take();
         let end = futures::stream::once(async move {
-            broken
-                .expect("there is one request")
-                .await
-                .expect("the test says when");
+            broken.expect("there is one request").await.expect("the test says when");
             Err(std::io::Error::other("gone"))
         });
         let pieces = futures::stream::iter([Ok(chunk("half"))]).chain(end);
@@ -154,39 +125,24 @@ async fn a_connection_that_breaks_is_told_from_one_that_ends() {
     let mut stream = client(&coordinator).chat_stream(request()).await.unwrap();
     assert_eq!(stream.try_next().await.unwrap().unwrap().text(), "half");
     break_it.send(()).unwrap();
-    let Err(ClientError::Truncated(partial)) = stream.try_next().await else {
-        panic!("not cut")
-    };
+    let Err(ClientError::Truncated(partial)) = stream.try_next().await else { panic!("not cut") };
     assert_eq!(partial.text, "half");
-    assert!(
-        matches!(partial.cause, Cut::Connection(_)),
-        "{:?}",
-        partial.cause
-    );
+    assert!(matches!(partial.cause, Cut::Connection(_)), "{:?}", partial.cause);
 }
 
 #[tokio::test]
 async fn silence_ends_a_stream_after_the_idle_timeout() {
     let coordinator = Scripted::always(|| events_then_silence(vec![chunk("half")])).await;
     let idle = Duration::from_millis(100);
-    let client = Client::builder(&coordinator.url)
-        .with_idle_timeout(idle)
-        .build()
-        .unwrap();
+    let client = Client::builder(&coordinator.url).with_idle_timeout(idle).build().unwrap();
     let partial = cut(&client).await;
-    assert_eq!(
-        (partial.text.as_str(), partial.cause),
-        ("half", Cut::Silent(idle))
-    );
+    assert_eq!((partial.text.as_str(), partial.cause), ("half", Cut::Silent(idle)));
 }
 
 #[tokio::test]
 async fn a_garbled_event_and_an_endless_one_are_cuts() {
     let coordinator = Scripted::start(|n, _| match n {
-        0 => events(vec![
-            chunk("a"),
-            "data: {\"choices\": secret\n\n".to_owned(),
-        ]),
+        0 => events(vec![chunk("a"), "data: {\"choices\": secret\n\n".to_owned()]),
         _ => event_stream(futures::stream::repeat("data: x".repeat(10_000))),
     })
     .await;
@@ -208,27 +164,15 @@ async fn a_whole_answer_in_place_of_a_stream_is_an_error() {
 async fn every_refusal_has_its_type_and_is_sent_once() {
     type Check = fn(&ClientError) -> bool;
     let cases: [(u16, &str, Check); 12] = [
-        (400, "context_length_exceeded", |e| {
-            matches!(e, ClientError::BadRequest(_))
-        }),
-        (401, "invalid_api_key", |e| {
-            matches!(e, ClientError::Unauthorized(_))
-        }),
+        (400, "context_length_exceeded", |e| matches!(e, ClientError::BadRequest(_))),
+        (401, "invalid_api_key", |e| matches!(e, ClientError::Unauthorized(_))),
         (403, "forbidden", |e| matches!(e, ClientError::Forbidden(_))),
-        (404, "model_not_found", |e| {
-            matches!(e, ClientError::ModelNotFound(_))
-        }),
+        (404, "model_not_found", |e| matches!(e, ClientError::ModelNotFound(_))),
         (404, "not_found", |e| matches!(e, ClientError::NotFound(_))),
-        (405, "method_not_allowed", |e| {
-            matches!(e, ClientError::BadRequest(_))
-        }),
+        (405, "method_not_allowed", |e| matches!(e, ClientError::BadRequest(_))),
         (413, "too_large", |e| matches!(e, ClientError::TooLarge(_))),
-        (422, "unprocessable", |e| {
-            matches!(e, ClientError::BadRequest(_))
-        }),
-        (429, "rate_limit_exceeded", |e| {
-            matches!(e, ClientError::RateLimited(_))
-        }),
+        (422, "unprocessable", |e| matches!(e, ClientError::BadRequest(_))),
+        (429, "rate_limit_exceeded", |e| matches!(e, ClientError::RateLimited(_))),
         (500, "server_error", |e| matches!(e, ClientError::Server(_))),
         (503, "no_node", |e| matches!(e, ClientError::NoNode(_))),
         (504, "deadline", |e| matches!(e, ClientError::Server(_))),
@@ -253,12 +197,7 @@ async fn nobody_listening_is_unreachable() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    let error = Client::builder(url)
-        .build()
-        .unwrap()
-        .chat(request())
-        .await
-        .unwrap_err();
+    let error = Client::builder(url).build().unwrap().chat(request()).await.unwrap_err();
     assert!(matches!(error, ClientError::Unreachable(_)), "{error:?}");
 }
 
@@ -270,13 +209,7 @@ async fn lists_are_asked_for_again_up_to_twice() {
     })
     .await;
     let models = client(&coordinator).models().await.unwrap();
-    assert_eq!(
-        models
-            .iter()
-            .map(|model| model.id.as_str())
-            .collect::<Vec<_>>(),
-        ["a/b:c", "d"]
-    );
+    assert_eq!(models.iter().map(|model| model.id.as_str()).collect::<Vec<_>>(), ["a/b:c", "d"]);
 
     let coordinator = Scripted::always(|| json(429, &[("retry-after", "0")], "{}")).await;
     let error = client(&coordinator).models().await.unwrap_err();
@@ -300,6 +233,13 @@ async fn what_would_be_refused_again_is_not_sent_again() {
 }
 
 #[tokio::test]
+async fn advice_against_another_try_is_taken() {
+    let coordinator = Scripted::always(|| json(504, &[("x-should-retry", "false")], "{}")).await;
+    assert!(client(&coordinator).models().await.is_err());
+    assert_eq!(coordinator.seen().len(), 1);
+}
+
+#[tokio::test]
 async fn redirects_are_not_followed() {
     let coordinator = Scripted::always(|| json(307, &[("location", "/elsewhere")], "")).await;
     let error = client(&coordinator).models().await.unwrap_err();
@@ -311,14 +251,8 @@ async fn redirects_are_not_followed() {
 async fn an_answer_that_never_comes_ends_at_the_timeout() {
     let coordinator = Scripted::always(|| events_then_silence(Vec::new())).await;
     let timeout = Duration::from_millis(100);
-    let client = Client::builder(&coordinator.url)
-        .with_timeout(timeout)
-        .build()
-        .unwrap();
-    assert_eq!(
-        client.chat(request()).await,
-        Err(ClientError::Timeout(timeout))
-    );
+    let client = Client::builder(&coordinator.url).with_timeout(timeout).build().unwrap();
+    assert_eq!(client.chat(request()).await, Err(ClientError::Timeout(timeout)));
 }
 
 #[tokio::test]
@@ -331,10 +265,7 @@ async fn retries_of_one_submission_share_a_key_and_two_submissions_do_not() {
     let client = client(&coordinator);
     let request = InferenceRequest::new("m".parse().unwrap(), "hi");
     let status = client.tasks().submit(&request).await.unwrap();
-    assert_eq!(
-        (status.id.to_string().as_str(), status.status),
-        (TASK, TaskState::Submitted)
-    );
+    assert_eq!((status.id.to_string().as_str(), status.status), (TASK, TaskState::Submitted));
     client.tasks().submit(&request).await.unwrap();
     client.tasks().submit_once(&request, "mine").await.unwrap();
 
@@ -356,11 +287,7 @@ async fn waiting_outlasts_passing_failures_and_ends_with_the_task() {
     .await;
     let client = client(&coordinator);
     let task = TASK.parse().unwrap();
-    let status = client
-        .tasks()
-        .wait(task, Duration::from_mins(1))
-        .await
-        .unwrap();
+    let status = client.tasks().wait(task, Duration::from_mins(1)).await.unwrap();
     assert_eq!(status.result.unwrap().text, "hello");
     assert_eq!(coordinator.seen().len(), 3);
     assert_eq!(coordinator.seen()[2].call, format!("GET /inference/{TASK}"));
@@ -374,47 +301,27 @@ async fn waiting_ends_at_its_limit_and_at_a_refusal() {
     assert_eq!(waited, Err(ClientError::Timeout(limit)));
 
     let coordinator = Scripted::always(|| refusal(404, "not_found")).await;
-    let waited = client(&coordinator)
-        .tasks()
-        .wait(task, Duration::from_mins(1))
-        .await;
+    let waited = client(&coordinator).tasks().wait(task, Duration::from_mins(1)).await;
     assert!(matches!(waited, Err(ClientError::NotFound(_))));
 }
 
 #[tokio::test]
 async fn cancelling_deletes_the_task() {
     let coordinator = Scripted::always(|| json(200, &[], &task("cancelled", None))).await;
-    let status = client(&coordinator)
-        .tasks()
-        .cancel(TASK.parse().unwrap())
-        .await
-        .unwrap();
+    let status = client(&coordinator).tasks().cancel(TASK.parse().unwrap()).await.unwrap();
     assert_eq!(status.status, TaskState::Cancelled);
-    assert_eq!(
-        coordinator.seen()[0].call,
-        format!("DELETE /inference/{TASK}")
-    );
+    assert_eq!(coordinator.seen()[0].call, format!("DELETE /inference/{TASK}"));
 }
 
 #[tokio::test]
 async fn account_keys_are_exchanged_once_and_never_in_clear() {
     let coordinator =
         Scripted::always(|| json(201, &[], r#"{"key":"iris_new","scope":"node","id":"k1"}"#)).await;
-    let request = KeyRequest {
-        account_key: "1234567890123456".into(),
-        scope: KeyScope::Node,
-        label: None,
-    };
-    let created = client(&coordinator)
-        .accounts()
-        .create_key(&request)
-        .await
-        .unwrap();
+    let request =
+        KeyRequest { account_key: "1234567890123456".into(), scope: KeyScope::Node, label: None };
+    let created = client(&coordinator).accounts().create_key(&request).await.unwrap();
     assert_eq!(created.key.expose(), "iris_new");
-    assert_eq!(
-        coordinator.seen()[0].body["account_key"],
-        "1234567890123456"
-    );
+    assert_eq!(coordinator.seen()[0].body["account_key"], "1234567890123456");
 
     let elsewhere = Client::builder("http://192.0.2.1").build().unwrap();
     let refused = elsewhere.accounts().create_key(&request).await.map(drop);

@@ -31,13 +31,8 @@ async fn start() -> String {
             )
             .expect("key and certificate belong together");
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("a port is free");
-    let url = format!(
-        "https://{}",
-        listener.local_addr().expect("the listener is bound")
-    );
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let url = format!("https://{}", listener.local_addr().expect("the listener is bound"));
     tokio::spawn(async move {
         while let Ok((socket, _)) = listener.accept().await {
             // A client that does not trust the certificate ends the handshake.
@@ -48,10 +43,7 @@ async fn start() -> String {
             while !request.ends_with(b"\r\n\r\n") {
                 request.push(stream.read_u8().await.expect("the request has an end"));
             }
-            stream
-                .write_all(HEALTHY.as_bytes())
-                .await
-                .expect("the client listens");
+            stream.write_all(HEALTHY.as_bytes()).await.expect("the client listens");
             stream.shutdown().await.expect("the client listens");
         }
     });
@@ -61,18 +53,10 @@ async fn start() -> String {
 #[tokio::test]
 async fn only_the_given_authority_is_trusted() {
     let url = start().await;
-    let trusting = Client::builder(&url)
-        .with_api_key("k")
-        .with_authorities(AUTHORITY);
-    assert_eq!(
-        trusting.build().unwrap().health().await.unwrap().status,
-        "ok"
-    );
+    let trusting = Client::builder(&url).with_api_key("k").with_authorities(AUTHORITY);
+    assert_eq!(trusting.build().unwrap().health().await.unwrap().status, "ok");
 
-    let distrusting = Client::builder(&url)
-        .with_authorities(STRANGER)
-        .build()
-        .unwrap();
+    let distrusting = Client::builder(&url).with_authorities(STRANGER).build().unwrap();
     let refused = distrusting.health().await.unwrap_err();
     assert!(
         matches!(&refused, ClientError::Unreachable(why) if why.contains("certificate")),

@@ -39,10 +39,7 @@ impl Job {
             scope: args.scope,
             label: args.label.clone(),
         };
-        Ok(Self {
-            request,
-            format: args.output.clone(),
-        })
+        Ok(Self { request, format: args.output.clone() })
     }
 
     pub(super) async fn run(self, client: &Client, output: &mut Output) -> Result<(), Failure> {
@@ -57,9 +54,7 @@ impl Job {
 }
 
 fn account_key() -> Result<Secret, Failure> {
-    let set = std::env::var("IRIS_ACCOUNT_KEY")
-        .ok()
-        .filter(|key| !key.is_empty());
+    let set = std::env::var("IRIS_ACCOUNT_KEY").ok().filter(|key| !key.is_empty());
     let text = match set {
         Some(text) => text,
         None if io::stdin().is_terminal() => {
@@ -72,15 +67,10 @@ fn account_key() -> Result<Secret, Failure> {
         }
         None => read_input()?,
     };
-    let digits: String = text
-        .chars()
-        .filter(|c| !matches!(c, ' ' | '-' | '\n' | '\r'))
-        .collect();
+    let digits: String = text.chars().filter(|c| !matches!(c, ' ' | '-' | '\n' | '\r')).collect();
     if digits.len() == 16 && digits.bytes().all(|byte| byte.is_ascii_digit()) {
         Ok(Secret::new(digits))
     } else {
-        Err(Failure::usage(
-            "an account key has 16 digits; spaces and dashes may stand between",
-        ))
+        Err(Failure::usage("an account key has 16 digits; spaces and dashes may stand between"))
     }
 }

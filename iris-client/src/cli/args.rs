@@ -184,6 +184,8 @@ pub(super) enum TaskCommand {
     Wait(OneTask),
     /// Withdraw a task
     Cancel(OneTask),
+    /// Tell why a task went to its node and not to another
+    Explain(OneTask),
 }
 
 #[derive(Debug, Args)]
@@ -210,18 +212,12 @@ pub(super) struct OneTask {
 
 fn temperature(text: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    if (0.0..=2.0).contains(&value) {
-        Ok(value)
-    } else {
-        Err("not between 0 and 2".to_owned())
-    }
+    if (0.0..=2.0).contains(&value) { Ok(value) } else { Err("not between 0 and 2".to_owned()) }
 }
 
 fn scope() -> impl TypedValueParser<Value = KeyScope> {
     PossibleValuesParser::new(KeyScope::ALL.map(KeyScope::as_str)).try_map(|name| {
-        let scope = KeyScope::ALL
-            .into_iter()
-            .find(|scope| scope.as_str() == name);
+        let scope = KeyScope::ALL.into_iter().find(|scope| scope.as_str() == name);
         scope.ok_or("no such scope")
     })
 }

@@ -52,10 +52,7 @@ impl Job {
             return Ok(output.json(&answer)?);
         }
         output.line(answer.text())?;
-        let reason = answer
-            .choices
-            .first()
-            .and_then(|choice| choice.finish_reason.as_deref());
+        let reason = answer.choices.first().and_then(|choice| choice.finish_reason.as_deref());
         note_end(reason);
         Ok(())
     }
@@ -94,15 +91,10 @@ async fn print_stream(ask: chat::Ask, verbose: bool, output: &mut Output) -> Res
     }
     output.end_line()?;
     if verbose {
-        let node = stream
-            .head()
-            .node
-            .map_or("an unnamed node".to_owned(), |id| id.to_string());
+        let node = stream.head().node.map_or("an unnamed node".to_owned(), |id| id.to_string());
         let tokens = usage.map_or(0, |usage| usage.completion_tokens);
         let seconds = begun.elapsed().as_secs_f64();
-        remark(&format!(
-            "answered by {node}: {tokens} tokens in {seconds:.1} s"
-        ));
+        remark(&format!("answered by {node}: {tokens} tokens in {seconds:.1} s"));
     }
     note_end(reason.as_deref());
     Ok(())

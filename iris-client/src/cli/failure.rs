@@ -33,10 +33,7 @@ pub(super) enum Exit {
 
 impl Failure {
     pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self {
-            exit,
-            message: message.into(),
-        }
+        Self { exit, message: message.into() }
     }
 
     pub(super) fn usage(message: impl Into<String>) -> Self {
@@ -52,10 +49,12 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let mut parts = vec![error.to_string()];
         let (exit, advice) = match &error {
-            ClientError::Unauthorized(_) | ClientError::Forbidden(_) => (
+            // The digits of an account are refused with another code.
+            ClientError::Unauthorized(refusal) if refusal.code() == Some("invalid_api_key") => (
                 Exit::Unauthorized,
                 Some("set IRIS_API_KEY to a key of this network; `iris key new` makes one"),
             ),
+            ClientError::Unauthorized(_) | ClientError::Forbidden(_) => (Exit::Unauthorized, None),
             ClientError::ModelNotFound(_) => {
                 (Exit::ModelNotFound, Some("`iris models` lists them"))
             }
@@ -64,10 +63,10 @@ impl From<ClientError> for Failure {
                 (Exit::Refused, None)
             }
             ClientError::PlainHttp => (Exit::Usage, Some("or add --allow-plain-http")),
-            ClientError::Timeout(_) | ClientError::Unreachable(_) | ClientError::Connection(_) => (
-                Exit::Unreachable,
-                Some("is the coordinator running? its address is set by --url"),
-            ),
+            ClientError::Timeout(_) => (Exit::Unreachable, Some("--timeout sets another limit")),
+            ClientError::Unreachable(_) | ClientError::Connection(_) => {
+                (Exit::Unreachable, Some("is the coordinator running? its address is set by --url"))
+            }
             ClientError::Truncated(_) | ClientError::Server(_) | ClientError::Malformed { .. } => {
                 (Exit::Failed, None)
             }
@@ -90,10 +89,7 @@ impl From<io::Error> for Failure {
             // The reader has seen enough, as in `iris models | head -1`.
             return Self::new(Exit::Quiet, "");
         }
-        Self::new(
-            Exit::Output,
-            format!("the answer cannot be written: {error}"),
-        )
+        Self::new(Exit::Output, format!("the answer cannot be written: {error}"))
     }
 }
 

@@ -72,9 +72,7 @@ fn prepare(cli: &Cli) -> Result<Option<Work>, Failure> {
 }
 
 fn execute(work: Work) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime
         .map_err(|error| Failure::new(Exit::Output, format!("the process cannot run: {error}")))?;
     let done = runtime.block_on(async {
@@ -125,16 +123,11 @@ async fn connect(settings: &Settings) -> Result<Client, Failure> {
         builder.build()
     });
     let mut clients = clients.collect::<Result<Vec<_>, _>>()?;
-    let last = clients
-        .pop()
-        .ok_or_else(|| Failure::usage("no coordinator's address is set"))?;
+    let last = clients.pop().ok_or_else(|| Failure::usage("no coordinator's address is set"))?;
     for client in clients {
         match client.health().await {
             Err(ClientError::Unreachable(_)) => {
-                remark(&format!(
-                    "{} cannot be reached; trying the next",
-                    client.base_url()
-                ));
+                remark(&format!("{} cannot be reached; trying the next", client.base_url()));
             }
             _ => return Ok(client),
         }
@@ -162,10 +155,7 @@ async fn health(client: &Client, format: &Json, output: &mut Output) -> Result<(
         return Ok(output.json(&health)?);
     }
     let (nodes, models) = (health.nodes, health.models);
-    Ok(output.line(&format!(
-        "{}: {nodes} nodes, {models} models",
-        health.status
-    ))?)
+    Ok(output.line(&format!("{}: {nodes} nodes, {models} models", health.status))?)
 }
 
 /// Returns the model that is set, or the only one there is.
@@ -175,33 +165,20 @@ async fn choose_model(client: &Client, settings: &Settings) -> Result<String, Fa
     }
     let mut models = client.models().await?;
     match models.len() {
-        0 => Err(Failure::new(
-            Exit::Busy,
-            "no node offers a model now; try again later",
-        )),
+        0 => Err(Failure::new(Exit::Busy, "no node offers a model now; try again later")),
         1 => Ok(models.remove(0).id),
         _ => {
             let names: Vec<_> = models.iter().map(|model| model.id.as_str()).collect();
             let names = names.join(", ");
-            Err(Failure::usage(format!(
-                "choose a model with --model; there are: {names}"
-            )))
+            Err(Failure::usage(format!("choose a model with --model; there are: {names}")))
         }
     }
 }
 
 /// Returns the words of a question, or standard input for `-`.
 fn question(words: &[String]) -> Result<String, Failure> {
-    let text = if words == ["-"] {
-        read_input()?
-    } else {
-        words.join(" ")
-    };
-    if text.trim().is_empty() {
-        Err(Failure::usage("the question is empty"))
-    } else {
-        Ok(text)
-    }
+    let text = if words == ["-"] { read_input()? } else { words.join(" ") };
+    if text.trim().is_empty() { Err(Failure::usage("the question is empty")) } else { Ok(text) }
 }
 
 fn read_input() -> Result<String, Failure> {

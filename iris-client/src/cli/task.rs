@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use iris_core::{ModelName, TaskId};
-use iris_protocol::rest::{InferenceRequest, InferenceStatus, TaskState};
+use iris_protocol::rest::{
+    Explanation, InferenceRequest, InferenceStatus, NodeReason, SkipCount, TaskState,
+};
 
 use super::args::{Json, TaskCommand};
 use super::failure::{Exit, Failure};
@@ -27,6 +29,7 @@ enum Step {
     Status(TaskId),
     Wait(TaskId),
     Cancel(TaskId),
+    Explain(TaskId),
 }
 
 impl Job {
@@ -44,11 +47,9 @@ impl Job {
             TaskCommand::Status(args) => (Step::Status(args.id), &args.output),
             TaskCommand::Wait(args) => (Step::Wait(args.id), &args.output),
             TaskCommand::Cancel(args) => (Step::Cancel(args.id), &args.output),
+            TaskCommand::Explain(args) => (Step::Explain(args.id), &args.output),
         };
-        Ok(Self {
-            step,
-            format: format.clone(),
-        })
+        Ok(Self { step, format: format.clone() })
     }
 
     pub(super) async fn run(
@@ -59,12 +60,7 @@ impl Job {
     ) -> Result<(), Failure> {
         let tasks = client.tasks();
         let (status, wants_answer) = match self.step {
-            Step::Submit {
-                prompt,
-                max_tokens,
-                deadline,
-                key,
-            } => {
+            Step::Submit { prompt, max_tokens, deadline, key } => {
                 let model = choose_model(client, settings).await?;
                 let model = model
                     .parse::<ModelName>()
@@ -86,6 +82,9 @@ impl Job {
             Step::Status(id) => (tasks.status(id).await?, false),
             Step::Wait(id) => (tasks.wait(id, settings.timeout()).await?, true),
             Step::Cancel(id) => (tasks.cancel(id).await?, false),
+            Step::Explain(id) => {
+                return print_explanation(&tasks.explain(id).await?, &self.format, output);
+            }
         };
         if self.format.json {
             output.json(&status)?;
@@ -101,6 +100,23 @@ impl Job {
     }
 }
 
+fn print_explanation(
+    explanation: &Explanation,
+    format: &Json,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    if format.json {
+        return Ok(output.json(explanation)?);
+    }
+    for NodeReason { node, sentence, .. } in &explanation.reasons {
+        output.line(&format!("{node}: {sentence}"))?;
+    }
+    for SkipCount { reason, count } in &explanation.skipped {
+        output.line(&format!("{count} more: {reason}"))?;
+    }
+    Ok(())
+}
+
 fn describe(status: &InferenceStatus) -> String {
     let state = match status.status {
         TaskState::Submitted => "submitted",
@@ -111,9 +127,6 @@ fn describe(status: &InferenceStatus) -> String {
         TaskState::Cancelled => "cancelled",
         TaskState::Expired => "expired",
     };
-    let reason = status
-        .error
-        .as_ref()
-        .map(|error| format!(": {}", error.message));
+    let reason = status.error.as_ref().map(|error| format!(": {}", error.message));
     format!("{state}{}", reason.unwrap_or_default())
 }

@@ -13,10 +13,7 @@ pub(super) struct Output {
 
 impl Output {
     pub(super) fn new() -> Self {
-        Self {
-            is_terminal: io::stdout().is_terminal(),
-            at_line_start: true,
-        }
+        Self { is_terminal: io::stdout().is_terminal(), at_line_start: true }
     }
 
     /// Writes `text` at once.
@@ -24,11 +21,7 @@ impl Output {
         if text.is_empty() {
             return Ok(());
         }
-        let shown = if self.is_terminal {
-            harmless(text)
-        } else {
-            Cow::Borrowed(text)
-        };
+        let shown = if self.is_terminal { harmless(text) } else { Cow::Borrowed(text) };
         let mut stdout = io::stdout().lock();
         stdout.write_all(shown.as_bytes())?;
         self.at_line_start = text.ends_with('\n');
@@ -37,11 +30,7 @@ impl Output {
 
     /// Ends the line, if one is begun.
     pub(super) fn end_line(&mut self) -> io::Result<()> {
-        if self.at_line_start {
-            Ok(())
-        } else {
-            self.write("\n")
-        }
+        if self.at_line_start { Ok(()) } else { self.write("\n") }
     }
 
     /// Writes `text` as lines of its own.
@@ -82,20 +71,10 @@ mod tests {
 
     #[test]
     fn nothing_a_model_says_steers_the_terminal() {
-        for attack in [
-            "\x1b]0;title\x07",
-            "\x1b[2J",
-            "\u{9b}31m",
-            "\x08\x08",
-            "a\rb",
-            "\u{202e}",
-        ] {
+        for attack in ["\x1b]0;title\x07", "\x1b[2J", "\u{9b}31m", "\x08\x08", "a\rb", "\u{202e}"] {
             let shown = harmless(attack);
             assert!(shown.contains('\u{fffd}'), "{attack:?}");
-            assert!(
-                !shown.contains(|c: char| c.is_control() || c == '\u{202e}'),
-                "{shown:?}"
-            );
+            assert!(!shown.contains(|c: char| c.is_control() || c == '\u{202e}'), "{shown:?}");
         }
     }
 

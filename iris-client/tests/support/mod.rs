@@ -34,22 +34,15 @@ impl Scripted {
     pub(crate) async fn start(
         script: impl Fn(usize, &Seen) -> Response<Body> + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("a port is free");
-        let url = format!(
-            "http://{}",
-            listener.local_addr().expect("the listener is bound")
-        );
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let url = format!("http://{}", listener.local_addr().expect("the listener is bound"));
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (log, script) = (Arc::clone(&seen), Arc::new(script));
         let handler = move |request: Request| {
             let (log, script) = (Arc::clone(&log), Arc::clone(&script));
             async move {
                 let (head, body) = request.into_parts();
-                let body = axum::body::to_bytes(body, 1 << 20)
-                    .await
-                    .unwrap_or_default();
+                let body = axum::body::to_bytes(body, 1 << 20).await.unwrap_or_default();
                 let seen = Seen {
                     call: format!("{} {}", head.method, head.uri.path()),
                     headers: head.headers,
@@ -73,10 +66,7 @@ impl Scripted {
     }
 
     pub(crate) fn seen(&self) -> Vec<Seen> {
-        self.seen
-            .lock()
-            .expect("no test panics while it holds the log")
-            .clone()
+        self.seen.lock().expect("no test panics while it holds the log").clone()
     }
 }
 
@@ -89,9 +79,7 @@ pub(crate) fn json(status: u16, headers: &[(&str, &str)], body: &str) -> Respons
     for (name, value) in headers {
         answer = answer.header(*name, *value);
     }
-    answer
-        .body(Body::from(body.to_owned()))
-        .expect("the test's answer is valid")
+    answer.body(Body::from(body.to_owned())).expect("the test's answer is valid")
 }
 
 /// A refusal with a code.
@@ -120,7 +108,7 @@ pub(crate) fn event_stream(
     Response::builder()
         .header("content-type", "text/event-stream")
         .header("x-request-id", "req-1")
-        .header("x-iris-node", "abcdefghijklmnopqrstuvwx27")
+        .header("x-iris-node", NODE)
         .body(Body::from_stream(pieces))
         .expect("the test's answer is valid")
 }
@@ -154,10 +142,7 @@ pub(crate) fn answer(text: &str) -> String {
 
 /// A list of models.
 pub(crate) fn models(names: &[&str]) -> String {
-    let data: Vec<_> = names
-        .iter()
-        .map(|name| serde_json::json!({ "id": name }))
-        .collect();
+    let data: Vec<_> = names.iter().map(|name| serde_json::json!({ "id": name })).collect();
     serde_json::json!({ "object": "list", "data": data }).to_string()
 }
 
@@ -174,3 +159,6 @@ pub(crate) fn task(status: &str, result: Option<&str>) -> String {
 
 /// The id of the task in [`task`].
 pub(crate) const TASK: &str = "0123456789abcdef0123456789abcdef";
+
+/// The id of the node that answers.
+pub(crate) const NODE: &str = "abcdefghijklmnopqrstuvwx27";
