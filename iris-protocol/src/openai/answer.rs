@@ -51,10 +51,7 @@ impl ChatCompletion {
 
     /// Returns the first choice's text; empty when it has none.
     pub fn text(&self) -> &str {
-        self.choices
-            .first()
-            .and_then(|choice| choice.message.content.as_deref())
-            .unwrap_or("")
+        self.choices.first().and_then(|choice| choice.message.content.as_deref()).unwrap_or("")
     }
 }
 
@@ -82,10 +79,7 @@ impl Choice {
     pub fn text(text: impl Into<String>, finish_reason: impl Into<String>) -> Self {
         Self {
             index: 0,
-            message: AssistantMessage {
-                content: Some(text.into()),
-                ..Default::default()
-            },
+            message: AssistantMessage { content: Some(text.into()), ..Default::default() },
             logprobs: None,
             finish_reason: Some(finish_reason.into()),
             extra: Extra::new(),
@@ -106,11 +100,7 @@ pub struct AssistantMessage {
     #[serde(default)]
     pub refusal: Option<String>,
     /// The tools that the model called.
-    #[serde(
-        default,
-        deserialize_with = "null_as_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
     /// Everything else, such as `reasoning_content`.
     #[serde(flatten)]
@@ -187,9 +177,6 @@ mod tests {
         assert_eq!(message.tool_calls[0].kind, "function");
         assert_eq!(message.extra["reasoning_content"], "hm");
         assert_eq!(answer.text(), "");
-        assert_eq!(
-            Message::from(message.clone()).tool_calls,
-            message.tool_calls
-        );
+        assert_eq!(Message::from(message.clone()).tool_calls, message.tool_calls);
     }
 }

@@ -59,12 +59,9 @@ impl<'de> Deserialize<'de> for ErrorDetail {
             _ => None,
         };
         match Value::deserialize(deserializer)? {
-            Value::String(message) => Ok(Self {
-                message,
-                kind: String::new(),
-                param: None,
-                code: None,
-            }),
+            Value::String(message) => {
+                Ok(Self { message, kind: String::new(), param: None, code: None })
+            }
             Value::Object(members) => Ok(Self {
                 message: text(members.get("message")).unwrap_or_default(),
                 kind: text(members.get("type")).unwrap_or_default(),
@@ -95,10 +92,7 @@ mod tests {
         assert_eq!(read(r#"{"error":"busy"}"#).message, "busy");
         let numeric =
             read(r#"{"error":{"code":401,"message":"no","type":"authentication_error"}}"#);
-        assert_eq!(
-            (numeric.code.as_deref(), numeric.message.as_str()),
-            (Some("401"), "no")
-        );
+        assert_eq!((numeric.code.as_deref(), numeric.message.as_str()), (Some("401"), "no"));
         assert!(serde_json::from_str::<ErrorBody>(r#"{"error":null}"#).is_err());
     }
 }

@@ -39,10 +39,9 @@ impl Content {
     pub fn to_text(&self) -> String {
         match self {
             Self::Text(text) => text.clone(),
-            Self::Parts(parts) => parts
-                .iter()
-                .filter_map(|part| part.get("text")?.as_str())
-                .collect(),
+            Self::Parts(parts) => {
+                parts.iter().filter_map(|part| part.get("text")?.as_str()).collect()
+            }
         }
     }
 }
@@ -80,11 +79,7 @@ pub struct Message {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The tools that the assistant called.
-    #[serde(
-        default,
-        deserialize_with = "null_as_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
     /// The call that a tool's message answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -124,10 +119,7 @@ impl Message {
 
     /// Makes the result of the call `id`.
     pub fn tool(id: impl Into<String>, content: impl Into<Content>) -> Self {
-        Self {
-            tool_call_id: Some(id.into()),
-            ..Self::new(Role::Tool, content)
-        }
+        Self { tool_call_id: Some(id.into()), ..Self::new(Role::Tool, content) }
     }
 }
 

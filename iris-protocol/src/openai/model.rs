@@ -48,10 +48,7 @@ pub struct ModelList {
 impl ModelList {
     /// Makes a list.
     pub fn new(data: Vec<Model>) -> Self {
-        Self {
-            object: "list".to_owned(),
-            data,
-        }
+        Self { object: "list".to_owned(), data }
     }
 }
 

@@ -60,11 +60,7 @@ pub struct ChatRequest {
 impl ChatRequest {
     /// Makes a request with the server's defaults.
     pub fn new(model: impl Into<String>, messages: Vec<Message>) -> Self {
-        Self {
-            model: model.into(),
-            messages,
-            ..Self::default()
-        }
+        Self { model: model.into(), messages, ..Self::default() }
     }
 
     /// Returns the longest answer that the caller allows, in tokens, by either name.
@@ -119,14 +115,7 @@ mod tests {
             {"role":"critic","content":null,"tool_calls":null,"mood":1}],
             "stream":null,"stop":["a"],"tools":null,"min_p":0.1,"max_completion_tokens":9}"#;
         let request: ChatRequest = serde_json::from_str(json).unwrap();
-        assert_eq!(
-            request.messages[0]
-                .content
-                .as_ref()
-                .map(Content::to_text)
-                .unwrap(),
-            "be brief"
-        );
+        assert_eq!(request.messages[0].content.as_ref().map(Content::to_text).unwrap(), "be brief");
         assert_eq!(request.messages[1].role, Role::Other("critic".to_owned()));
         assert_eq!(request.max_answer_tokens(), Some(9));
 

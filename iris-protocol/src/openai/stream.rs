@@ -53,9 +53,7 @@ impl ChatCompletionChunk {
     /// Returns the text that the first choice continues with; empty when it has none.
     pub fn text(&self) -> &str {
         let first = self.choices.iter().find(|choice| choice.index == 0);
-        first
-            .and_then(|choice| choice.delta.content.as_deref())
-            .unwrap_or("")
+        first.and_then(|choice| choice.delta.content.as_deref()).unwrap_or("")
     }
 
     /// Returns why the first choice ended, in the chunk that ends it.
@@ -98,11 +96,7 @@ pub struct Delta {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
     /// More of the calls of tools.
-    #[serde(
-        default,
-        deserialize_with = "null_as_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCallDelta>,
     /// Everything else, such as `reasoning_content`.
     #[serde(flatten)]
@@ -166,14 +160,8 @@ mod tests {
 
     #[test]
     fn finish_reason_is_written_as_null_until_the_last_chunk() {
-        let delta = Delta {
-            content: Some("a".to_owned()),
-            ..Default::default()
-        };
-        let choice = ChunkChoice {
-            delta,
-            ..Default::default()
-        };
+        let delta = Delta { content: Some("a".to_owned()), ..Default::default() };
+        let choice = ChunkChoice { delta, ..Default::default() };
         let chunk = ChatCompletionChunk::new("chatcmpl-1", 7, "m", vec![choice]);
         assert_eq!(
             serde_json::to_string(&chunk).unwrap(),

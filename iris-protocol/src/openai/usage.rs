@@ -25,10 +25,8 @@ pub struct Usage {
 
 impl From<iris_core::backend::Usage> for Usage {
     fn from(usage: iris_core::backend::Usage) -> Self {
-        let (prompt_tokens, completion_tokens) = (
-            u64::from(usage.prompt_tokens),
-            u64::from(usage.completion_tokens),
-        );
+        let (prompt_tokens, completion_tokens) =
+            (u64::from(usage.prompt_tokens), u64::from(usage.completion_tokens));
         Self {
             prompt_tokens,
             completion_tokens,

@@ -29,13 +29,7 @@ pub struct InferenceRequest {
 impl InferenceRequest {
     /// Makes a task with the coordinator's defaults.
     pub fn new(model: ModelName, input: impl Into<Input>) -> Self {
-        Self {
-            model,
-            input: input.into(),
-            max_tokens: None,
-            deadline: None,
-            extra: Extra::new(),
-        }
+        Self { model, input: input.into(), max_tokens: None, deadline: None, extra: Extra::new() }
     }
 
     /// Returns the chat request that carries out this task.
@@ -220,18 +214,8 @@ mod tests {
         let read = |json: &str| serde_json::from_str::<InferenceRequest>(json);
         let message = r#"[{"role":"user","content":"a"}]"#;
         assert!(read(r#"{"model":"m"}"#).is_err());
-        assert!(
-            read(&format!(
-                r#"{{"model":"m","prompt":"a","messages":{message}}}"#
-            ))
-            .is_err()
-        );
-        assert!(
-            read(&format!(
-                r#"{{"model":"m","prompt":null,"messages":{message}}}"#
-            ))
-            .is_ok()
-        );
+        assert!(read(&format!(r#"{{"model":"m","prompt":"a","messages":{message}}}"#)).is_err());
+        assert!(read(&format!(r#"{{"model":"m","prompt":null,"messages":{message}}}"#)).is_ok());
     }
 
     #[test]
@@ -241,10 +225,7 @@ mod tests {
         assert_eq!(request.deadline, Some(Duration::from_millis(1500)));
         assert_eq!(serde_json::to_string(&request).unwrap(), json);
         let chat = serde_json::to_value(request.into_chat_request()).unwrap();
-        assert_eq!(
-            (&chat["top_k"], &chat["max_tokens"]),
-            (&3.into(), &5.into())
-        );
+        assert_eq!((&chat["top_k"], &chat["max_tokens"]), (&3.into(), &5.into()));
         assert!(chat.get("deadline_ms").is_none());
     }
 }
