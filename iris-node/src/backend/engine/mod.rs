@@ -1,1 +1,256 @@
-//! Runs GGUF models inside this process.
+//! Runs GGUF models inside this process, on its processor.
+//!
+//! The engine is there so that a network works on a machine without any model server; it reads
+//! the `llama`, `qwen2` and `qwen3` architectures, which cover most small models. Weights stay
+//! quantised as the file stores them. Tokenizer and chat template come from the file.
+//!
+//! A generation runs on one of the engine's own threads, never on a runtime's: `slots` of them
+//! work side by side over shared weights, each request with its own cache of keys and values.
+//! Between two tokens a generation looks whether somebody still waits for it, so a dropped
+//! stream frees its slot after at most one token, or 32 tokens of a prompt.
+//!
+//! What the engine cannot honour it refuses with [`BackendError::Rejected`]: several answers
+//! (`n`), log probabilities, schemas, forced tool calls, images. Tools reach the model's
+//! template, and what the model writes comes back as text. Answers are deterministic unless a
+//! request sets a temperature: the default is 0, since small models lose more by chance than
+//! they gain.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt, stream};
+use iris_core::ModelName;
+use iris_core::backend::{Backend, BackendError, Chunk, GenerateRequest};
+use iris_core::model::{Abilities, ModelOffer};
+use tokio::sync::mpsc;
+use tokio::time;
+
+use self::model::Model;
+use self::outgoing::Item;
+use self::workers::Workers;
+
+mod cache;
+mod config;
+mod error;
+mod generation;
+mod matrix;
+mod model;
+mod network;
+mod outgoing;
+mod request;
+mod rope;
+mod sampler;
+mod stop;
+mod template;
+mod tokenizer;
+mod weights;
+mod workers;
+
+pub use self::error::EngineError;
+
+/// The name of the model inside this crate.
+pub const BUNDLED_MODEL: &str = "iris-tiny";
+
+/// Which model to run, and how much of it at once.
+#[derive(Clone, Debug)]
+pub struct EngineSettings {
+    source: Source,
+    name: Option<ModelName>,
+    slots: NonZeroUsize,
+    queue: NonZeroUsize,
+    context_limit: Option<NonZeroUsize>,
+}
+
+#[derive(Clone)]
+enum Source {
+    Bundled,
+    File(PathBuf),
+    Bytes(Bytes),
+}
+
+impl EngineSettings {
+    /// Runs the model inside this crate, offered as [`BUNDLED_MODEL`].
+    pub fn bundled() -> Self {
+        Self::new(Source::Bundled)
+    }
+
+    /// Runs a GGUF file, offered under the file's name without its ending.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self::new(Source::File(path.into()))
+    }
+
+    /// Runs the contents of a GGUF file; needs [`with_name`](Self::with_name).
+    pub fn bytes(bytes: impl Into<Bytes>) -> Self {
+        Self::new(Source::Bytes(bytes.into()))
+    }
+
+    fn new(source: Source) -> Self {
+        const TWO: NonZeroUsize = NonZeroUsize::new(2).expect("two is not zero");
+        Self { source, name: None, slots: TWO, queue: TWO, context_limit: None }
+    }
+
+    /// Offers the model under another name.
+    pub fn with_name(mut self, name: ModelName) -> Self {
+        self.name = Some(name);
+        self
+    }
+
+    /// Sets how many requests run side by side. Default: 2. Each costs a thread and a cache.
+    pub fn with_slots(mut self, slots: NonZeroUsize) -> Self {
+        self.slots = slots;
+        self
+    }
+
+    /// Sets how many further requests wait before [`BackendError::Busy`]. Default: 2.
+    pub fn with_queue(mut self, queue: NonZeroUsize) -> Self {
+        self.queue = queue;
+        self
+    }
+
+    /// Limits the tokens of prompt and answer together. Default: what the model was trained on.
+    ///
+    /// Memory for one request grows with the tokens it really has, up to this limit.
+    pub fn with_context_limit(mut self, tokens: NonZeroUsize) -> Self {
+        self.context_limit = Some(tokens);
+        self
+    }
+
+    /// Returns how many requests run side by side.
+    pub fn slots(&self) -> NonZeroUsize {
+        self.slots
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bundled => f.write_str("Bundled"),
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Bytes(bytes) => write!(f, "Bytes({} bytes)", bytes.len()),
+        }
+    }
+}
+
+/// A backend that runs one model in this process. Cloning shares its threads.
+///
+/// Streams must be polled within a tokio runtime with time enabled.
+#[derive(Clone)]
+pub struct Engine {
+    workers: Workers,
+    offer: ModelOffer,
+}
+
+impl Engine {
+    /// Loads a model and starts its threads. Reads the whole file, so not for async contexts.
+    pub fn load(settings: EngineSettings) -> Result<Self, EngineError> {
+        let name = settings.model_name()?;
+        let model = match settings.source {
+            Source::Bundled => Model::bundled(),
+            Source::File(path) => Arc::new(Model::open(&path)?),
+            Source::Bytes(bytes) => Arc::new(Model::from_bytes(&bytes)?),
+        };
+        let trained = model.network.config.context;
+        let context = settings.context_limit.map_or(trained, |limit| limit.get().min(trained));
+        let mut offer = ModelOffer::new(name, u32::try_from(context).unwrap_or(u32::MAX));
+        offer.parameters = Some(model.parameters);
+        offer.quantization.clone_from(&model.quantization);
+        offer.abilities = Abilities::CONTINUE;
+        let slots = settings.slots.get();
+        let workers = Workers::start(&model, context, slots, settings.queue.get())?;
+        Ok(Self { workers, offer })
+    }
+
+    /// Runs the model inside this crate; further engines in one process share its weights.
+    pub fn bundled() -> Result<Self, EngineError> {
+        Self::load(EngineSettings::bundled())
+    }
+}
+
+impl EngineSettings {
+    fn model_name(&self) -> Result<ModelName, EngineError> {
+        let text = match (&self.name, &self.source) {
+            (Some(name), _) => return Ok(name.clone()),
+            (None, Source::Bundled) => BUNDLED_MODEL,
+            (None, Source::File(path)) => stem(path),
+            (None, Source::Bytes(_)) => "",
+        };
+        text.parse().map_err(|_| EngineError::NoName)
+    }
+}
+
+fn stem(path: &Path) -> &str {
+    path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default()
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("offer", &self.offer).finish_non_exhaustive()
+    }
+}
+
+impl Backend for Engine {
+    fn models(&self) -> BoxFuture<'_, Result<Vec<ModelOffer>, BackendError>> {
+        let offer = ModelOffer { speed: self.workers.speed(), ..self.offer.clone() };
+        async { Ok(vec![offer]) }.boxed()
+    }
+
+    fn generate(&self, request: GenerateRequest) -> BoxStream<'static, Item> {
+        if request.model != self.offer.name {
+            return stream::iter([Err(BackendError::ModelNotFound)]).boxed();
+        }
+        let answer = Answer::Asked(self.workers.clone(), request);
+        stream::unfold(answer, |answer| async {
+            match answer {
+                Answer::Asked(workers, request) => match ask(&workers, request) {
+                    Ok(incoming) => incoming.next().await,
+                    Err(error) => Some((Err(error), Answer::Ended)),
+                },
+                Answer::Coming(incoming) => incoming.next().await,
+                Answer::Ended => None,
+            }
+        })
+        .fuse()
+        .boxed()
+    }
+}
+
+/// The states of one stream.
+enum Answer {
+    Asked(Workers, GenerateRequest),
+    Coming(Incoming),
+    Ended,
+}
+
+struct Incoming {
+    items: mpsc::Receiver<Item>,
+    deadline: Instant,
+}
+
+fn ask(workers: &Workers, request: GenerateRequest) -> Result<Incoming, BackendError> {
+    let now = Instant::now();
+    // No answer takes a day, and a longer time could overflow the clock.
+    let deadline = now + request.time_left.min(Duration::from_hours(24));
+    let (outgoing, items) = outgoing::channel(deadline);
+    workers.submit(request, outgoing)?;
+    Ok(Incoming { items, deadline })
+}
+
+impl Incoming {
+    async fn next(mut self) -> Option<(Item, Answer)> {
+        let item = match time::timeout_at(self.deadline.into(), self.items.recv()).await {
+            Ok(Some(item)) => item,
+            // A generation that saw the deadline first ends without a word.
+            Ok(None) if Instant::now() >= self.deadline => Err(BackendError::Timeout),
+            Ok(None) => Err(BackendError::Failed),
+            Err(_) => Err(BackendError::Timeout),
+        };
+        let ended = matches!(item, Ok(Chunk::Finished(_)) | Err(_));
+        Some((item, if ended { Answer::Ended } else { Answer::Coming(self) }))
+    }
+}

@@ -1,0 +1,202 @@
+//! One answer, from the body to the last chunk.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use iris_core::backend::{BackendError, Chunk, Finish, GenerateRequest, Operation, Usage};
+use iris_core::model::TokenRate;
+use serde_json::{Value, json};
+
+use super::cache::Cache;
+use super::model::Model;
+use super::outgoing::{Gone, Outgoing};
+use super::request::{Prompt, Request, refused};
+use super::sampler::Sampler;
+use super::stop::Outlet;
+
+/// Prompt tokens read between two looks at whether anybody still waits.
+const PROMPT_STEP: usize = 32;
+/// Fewer tokens than this say nothing about speed.
+const MEASURED_TOKENS: u32 = 8;
+
+/// Why a generation ended without an answer.
+enum Abort {
+    Gone,
+    Error(BackendError),
+}
+
+impl From<Gone> for Abort {
+    fn from(_: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<BackendError> for Abort {
+    fn from(error: BackendError) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<candle_core::Error> for Abort {
+    fn from(error: candle_core::Error) -> Self {
+        // The operators' errors speak of shapes and types, never of what a prompt says.
+        tracing::error!(%error, "a tensor operation failed");
+        Self::Error(BackendError::Failed)
+    }
+}
+
+/// Generates the answer and hands it out; returns the speed, if the answer was long enough.
+pub(super) fn run(
+    model: &Model,
+    context: usize,
+    request: &GenerateRequest,
+    outgoing: &Outgoing,
+) -> Option<TokenRate> {
+    match answer(model, context, request, outgoing) {
+        Ok((tokens, elapsed)) if tokens >= MEASURED_TOKENS => {
+            Some(TokenRate::measured(tokens.into(), elapsed))
+        }
+        Ok(_) | Err(Abort::Gone) => None,
+        Err(Abort::Error(error)) => {
+            // Whoever left meanwhile needs no error.
+            let _ = outgoing.send(Err(error));
+            None
+        }
+    }
+}
+
+fn answer(
+    model: &Model,
+    context: usize,
+    request: &GenerateRequest,
+    outgoing: &Outgoing,
+) -> Result<(u32, Duration), Abort> {
+    let Request { prompt, sampling, stops, max_tokens } =
+        Request::read(request.operation, &request.body)?;
+    let prompt = tokens(model, context, prompt)?;
+    let room = context - prompt.len();
+    let limit = max_tokens.map_or(room, |most| most.min(room));
+
+    let mut cache = Cache::new(&model.network.config, prompt.len(), context)?;
+    let mut scores = Vec::new();
+    for step in prompt.chunks(PROMPT_STEP) {
+        outgoing.check()?;
+        scores = model.network.forward(step, &mut cache)?;
+    }
+
+    let mut sampler = Sampler::new(sampling, &prompt);
+    let mut outlet = Outlet::new(stops);
+    let mut writer = Writer { request, outgoing, whole: String::new() };
+    let mut written = 0;
+    let started = Instant::now();
+    let reason = loop {
+        let token = sampler.choose(scores).ok_or(BackendError::Failed)?;
+        if model.tokenizer.is_end(token) {
+            break "stop";
+        }
+        written += 1;
+        writer.write(outlet.push(&model.tokenizer.piece(token)))?;
+        if outlet.stopped() {
+            break "stop";
+        }
+        if written == limit {
+            break "length";
+        }
+        outgoing.check()?;
+        scores = model.network.forward(&[token], &mut cache)?;
+    };
+    writer.write(outlet.finish())?;
+    let count = |tokens| u32::try_from(tokens).unwrap_or(u32::MAX);
+    let usage = Usage { prompt_tokens: count(prompt.len()), completion_tokens: count(written) };
+    let elapsed = started.elapsed();
+    writer.finish(reason, usage)?;
+    Ok((usage.completion_tokens, elapsed))
+}
+
+/// Turns a prompt into tokens that leave room for at least one more.
+fn tokens(model: &Model, context: usize, prompt: Prompt) -> Result<Vec<u32>, BackendError> {
+    let encode = |text: String, param| {
+        // No tokenizer needs to look at a text that cannot fit in any case.
+        if text.len() / model.tokenizer.longest() >= context {
+            return Err(too_long(context, param));
+        }
+        model.tokenizer.encode(&text).map_err(|_| refused(Some(param), "the text is not readable"))
+    };
+    let (tokens, param) = match prompt {
+        Prompt::Chat(conversation) => {
+            let text = model.template.render(conversation);
+            (
+                encode(text.map_err(|error| refused(Some("messages"), error))?, "messages")?,
+                "messages",
+            )
+        }
+        Prompt::Text(text) => (encode(text, "prompt")?, "prompt"),
+        Prompt::Tokens(tokens) => (tokens, "prompt"),
+    };
+    if tokens.is_empty() {
+        return Err(refused(Some(param), "the prompt is empty"));
+    }
+    if tokens.iter().any(|token| *token as usize >= model.tokenizer.size()) {
+        return Err(refused(Some(param), "the prompt holds tokens that the model does not have"));
+    }
+    if tokens.len() >= context {
+        return Err(too_long(context, param));
+    }
+    Ok(tokens)
+}
+
+fn too_long(context: usize, param: &str) -> BackendError {
+    BackendError::Rejected {
+        status: 400,
+        code: Some("context_length_exceeded".to_owned()),
+        param: Some(param.to_owned()),
+        message: format!(
+            "this model reads and writes {context} tokens in all; the prompt is longer"
+        ),
+    }
+}
+
+/// Hands out text as it comes, or keeps it for the end.
+struct Writer<'a> {
+    request: &'a GenerateRequest,
+    outgoing: &'a Outgoing,
+    whole: String,
+}
+
+impl Writer<'_> {
+    fn write(&mut self, text: String) -> Result<(), Gone> {
+        if !self.request.stream {
+            self.whole += &text;
+        } else if !text.is_empty() {
+            self.outgoing.send(Ok(Chunk::Text(text)))?;
+        }
+        Ok(())
+    }
+
+    fn finish(self, reason: &str, usage: Usage) -> Result<(), Gone> {
+        if !self.request.stream {
+            let whole = whole(self.request.operation, &self.whole, reason, usage);
+            self.outgoing.send(Ok(Chunk::Whole(Bytes::from(whole.to_string()))))?;
+        }
+        self.outgoing.send(Ok(Chunk::Finished(Finish { reason: reason.to_owned(), usage })))
+    }
+}
+
+fn whole(operation: Operation, text: &str, reason: &str, usage: Usage) -> Value {
+    let mut choice = json!({"index": 0, "logprobs": null, "finish_reason": reason});
+    match operation {
+        Operation::Chat => {
+            choice["message"] = json!({"role": "assistant", "content": text, "refusal": null});
+        }
+        Operation::Completion => choice["text"] = json!(text),
+    }
+    let total = usage.prompt_tokens.saturating_add(usage.completion_tokens);
+    json!({
+        "choices": [choice],
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "total_tokens": total,
+        },
+    })
+}

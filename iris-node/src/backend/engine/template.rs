@@ -1,0 +1,216 @@
+//! Conversations to prompts, by the template in the model's file.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{Environment, Error, ErrorKind, Value, context};
+use serde_json::Map;
+
+use super::error::EngineError;
+
+/// What most models without a template of their own were trained on.
+const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' \
+     + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}\
+     {% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+
+/// Marks the end of a message that the model continues; no caller can write it.
+const END_MARK: char = '\u{fdd0}';
+
+/// A parsed chat template.
+pub(super) struct Template {
+    environment: Environment<'static>,
+    start: String,
+    end: String,
+}
+
+/// What one prompt is made of.
+pub(super) struct Conversation {
+    pub(super) messages: Vec<Map<String, serde_json::Value>>,
+    pub(super) tools: Option<serde_json::Value>,
+    /// Names that the caller adds for the template.
+    pub(super) extra: Map<String, serde_json::Value>,
+    /// Whether the answer continues the last message.
+    pub(super) continues: bool,
+}
+
+impl Template {
+    pub(super) fn new(
+        source: Option<&str>,
+        (start, end): (String, String),
+    ) -> Result<Self, EngineError> {
+        let mut environment = Environment::new();
+        // What Python's template engine does by default for chat templates.
+        let blocks = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(blocks.expect("the default delimiters are sound"));
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", raise);
+        environment
+            .add_function("strftime_now", |format: &str| strftime(format, SystemTime::now()));
+        environment
+            .add_template_owned("chat", source.unwrap_or(CHATML).to_owned())
+            .map_err(|error| EngineError::Unsupported(format!("a chat template ({error})")))?;
+        Ok(Self { environment, start, end })
+    }
+
+    /// Writes the prompt; the error is what the template says about the conversation.
+    pub(super) fn render(&self, mut conversation: Conversation) -> Result<String, String> {
+        for message in &mut conversation.messages {
+            if let Some(serde_json::Value::String(text)) = message.get_mut("content") {
+                text.retain(|c| c != END_MARK);
+            }
+        }
+        if conversation.continues
+            && let Some(last) = conversation.messages.last_mut()
+            && let Some(serde_json::Value::String(text)) = last.get_mut("content")
+        {
+            text.push(END_MARK);
+        }
+        let values = context! {
+            messages => Serde(conversation.messages),
+            tools => conversation.tools.map(Serde),
+            add_generation_prompt => !conversation.continues,
+            bos_token => &self.start,
+            eos_token => &self.end,
+            ..Value::from(Serde(&conversation.extra))
+        };
+        let chat = self.environment.get_template("chat").map_err(|error| error.to_string())?;
+        let mut prompt = chat
+            .render(values)
+            .map_err(|error| error.detail().map_or_else(|| error.to_string(), ToOwned::to_owned))?;
+        if conversation.continues {
+            let end = prompt.rfind(END_MARK);
+            prompt.truncate(end.ok_or("the model's template cannot continue a message")?);
+        }
+        Ok(prompt)
+    }
+}
+
+fn raise(message: &str) -> Result<String, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, message.to_owned()))
+}
+
+/// Writes a point in time (UTC) with the few fields that chat templates use.
+fn strftime(format: &str, now: SystemTime) -> String {
+    const MONTHS: [&str; 12] = [
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
+    ];
+    const DAYS: [&str; 7] =
+        ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
+    let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let days = seconds / 86_400;
+    let (year, month, day) = civil(days);
+    let month_name = MONTHS[usize::try_from(month - 1).unwrap_or(0)];
+    let day_name = DAYS[usize::try_from(days % 7).unwrap_or(0)];
+    let mut text = String::new();
+    let mut rest = format.chars();
+    while let Some(c) = rest.next() {
+        if c != '%' {
+            text.push(c);
+            continue;
+        }
+        match rest.next() {
+            Some('Y') => text += &year.to_string(),
+            Some('m') => text += &two(month),
+            Some('d') => text += &two(day),
+            Some('B') => text += month_name,
+            Some('b') => text += &month_name[..3],
+            Some('A') => text += day_name,
+            Some('a') => text += &day_name[..3],
+            Some('H') => text += &two(seconds / 3600 % 24),
+            Some('M') => text += &two(seconds / 60 % 60),
+            Some('S') => text += &two(seconds % 60),
+            Some('%') | None => text.push('%'),
+            Some(other) => text.extend(['%', other]),
+        }
+    }
+    text
+}
+
+fn two(number: u64) -> String {
+    format!("{number:02}")
+}
+
+/// Returns year, month and day of a number of days since 1970.
+fn civil(days: u64) -> (u64, u64, u64) {
+    // Counts from March of year 0, so that a leap day is the last of its year.
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day_of_year = day - (365 * year + year / 4 - year / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = era * 400 + year + u64::from(month <= 2);
+    (year, month, day_of_year - (153 * from_march + 2) / 5 + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn conversation(messages: &[(&str, &str)], continues: bool) -> Conversation {
+        let message = |(role, content): &(&str, &str)| {
+            Map::from_iter([("role".into(), json!(role)), ("content".into(), json!(content))])
+        };
+        Conversation {
+            messages: messages.iter().map(message).collect(),
+            tools: None,
+            extra: Map::new(),
+            continues,
+        }
+    }
+
+    fn template(source: Option<&str>) -> Template {
+        Template::new(source, ("<s>".into(), "</s>".into())).unwrap()
+    }
+
+    #[test]
+    fn models_without_a_template_get_chatml() {
+        let prompt = template(None).render(conversation(&[("user", "Hi")], false)).unwrap();
+        assert_eq!(prompt, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
+    }
+
+    #[test]
+    fn a_continued_message_stays_open_with_its_last_space() {
+        let talk = conversation(&[("user", "Hi"), ("assistant", "Hello ")], true);
+        let prompt = template(None).render(talk).unwrap();
+        assert_eq!(prompt, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello ");
+    }
+
+    #[test]
+    fn foreign_templates_find_the_functions_of_python() {
+        let source = "{%- if messages[0]['role'] == 'system' %}\n\
+             {{ raise_exception('System role not supported') }}\n{%- endif %}\n\
+             {{ bos_token + messages[0].content.strip().upper() }} {{ tools | tojson }}";
+        let template = template(Some(source));
+        let mut talk = conversation(&[("user", " hi ")], false);
+        talk.tools = Some(json!([{"type": "function"}]));
+        assert_eq!(template.render(talk).unwrap(), "<s>HI [{\"type\": \"function\"}]");
+        let refused = template.render(conversation(&[("system", "x")], false));
+        assert_eq!(refused.unwrap_err(), "System role not supported");
+    }
+
+    #[test]
+    fn dates_are_written_in_utc() {
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        assert_eq!(strftime("%d %b %Y", at(1_709_164_800)), "29 Feb 2024");
+        assert_eq!(strftime("%A %H:%M:%S 100%%", at(1_000_000_000)), "Sunday 01:46:40 100%");
+        assert_eq!(strftime("%Y-%m-%d %q%", at(0)), "1970-01-01 %q%");
+    }
+}

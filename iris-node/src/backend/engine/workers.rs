@@ -1,0 +1,116 @@
+//! The threads that generate.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use iris_core::backend::{BackendError, GenerateRequest};
+use iris_core::model::TokenRate;
+
+use super::error::EngineError;
+use super::generation;
+use super::model::Model;
+use super::outgoing::Outgoing;
+
+/// One thread per slot and the queue before them. The threads end with the last handle.
+#[derive(Clone)]
+pub(super) struct Workers {
+    queue: SyncSender<Job>,
+    speed: Arc<Mutex<Option<TokenRate>>>,
+}
+
+struct Job {
+    request: GenerateRequest,
+    outgoing: Outgoing,
+}
+
+impl Workers {
+    /// Starts `slots` threads over one model, with room for `queue` waiting requests.
+    pub(super) fn start(
+        model: &Arc<Model>,
+        context: usize,
+        slots: usize,
+        queue: usize,
+    ) -> Result<Self, EngineError> {
+        let (sender, receiver) = sync_channel(queue);
+        let receiver = Arc::new(Mutex::new(receiver));
+        let speed = Arc::default();
+        for slot in 0..slots {
+            let worker = Worker {
+                model: Arc::clone(model),
+                context,
+                jobs: Arc::clone(&receiver),
+                speed: Arc::clone(&speed),
+            };
+            let thread = thread::Builder::new().name(format!("iris-engine-{slot}"));
+            thread.spawn(move || worker.run()).map_err(EngineError::Threads)?;
+        }
+        Ok(Self { queue: sender, speed })
+    }
+
+    /// Queues a request; `Busy` when the queue is full.
+    pub(super) fn submit(
+        &self,
+        request: GenerateRequest,
+        outgoing: Outgoing,
+    ) -> Result<(), BackendError> {
+        self.queue.try_send(Job { request, outgoing }).map_err(|error| match error {
+            TrySendError::Full(_) => BackendError::Busy,
+            TrySendError::Disconnected(_) => BackendError::Failed,
+        })
+    }
+
+    /// Returns the speed of one stream, as last measured on real work.
+    pub(super) fn speed(&self) -> Option<TokenRate> {
+        *self.speed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Worker {
+    model: Arc<Model>,
+    context: usize,
+    jobs: Arc<Mutex<Receiver<Job>>>,
+    speed: Arc<Mutex<Option<TokenRate>>>,
+}
+
+impl Worker {
+    fn run(self) {
+        // The operators split their work by the number of cores. With the thread as a pool of its
+        // own, the parts run here, one after the other: for the sizes of small models, waking
+        // other threads costs many times what it saves, more so while all slots are at work.
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
+        if let Err(error) = pool {
+            tracing::warn!(%error, "generations share one pool of threads and may be slow");
+        }
+        while let Some(Job { request, outgoing }) = self.next() {
+            if outgoing.check().is_err() {
+                continue;
+            }
+            let generate = || generation::run(&self.model, self.context, &request, &outgoing);
+            // A foreign model's contradictions must not take the slot away from later requests.
+            match catch_unwind(AssertUnwindSafe(generate)) {
+                Ok(Some(rate)) => self.record(rate),
+                Ok(None) => {}
+                Err(_) => {
+                    let _ = outgoing.send(Err(BackendError::Failed));
+                }
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Job> {
+        // Waiting under the lock is waiting in line: whoever holds it gets the next job.
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+    }
+
+    /// Keeps the recorded speed steady: an offer that changes with every answer tells nothing.
+    fn record(&self, rate: TokenRate) {
+        let mut speed = self.speed.lock().unwrap_or_else(PoisonError::into_inner);
+        let near =
+            |old: TokenRate| rate.as_millis().abs_diff(old.as_millis()) < old.as_millis() / 4;
+        if !speed.is_some_and(near) {
+            *speed = Some(rate);
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! The built-in engine, running the model inside the crate.
+
+#![cfg(feature = "engine")]
+// Helpers of tests fail like tests.
+#![allow(clippy::unwrap_used)]
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use iris_core::backend::{Backend, BackendError, Chunk, Finish, GenerateRequest, Operation};
+use iris_core::model::Abilities;
+use iris_node::backend::engine::{BUNDLED_MODEL, Engine, EngineSettings};
+use serde_json::{Value, json};
+
+fn engine() -> Engine {
+    Engine::bundled().expect("the bundled model loads")
+}
+
+fn request(operation: Operation, body: &Value, stream: bool) -> GenerateRequest {
+    GenerateRequest {
+        operation,
+        model: BUNDLED_MODEL.parse().unwrap(),
+        body: Bytes::from(body.to_string()),
+        stream,
+        time_left: Duration::from_mins(1),
+    }
+}
+
+fn question(text: &str) -> Value {
+    json!({"model": BUNDLED_MODEL, "messages": [{"role": "user", "content": text}]})
+}
+
+async fn chunks(engine: &Engine, request: GenerateRequest) -> Result<Vec<Chunk>, BackendError> {
+    engine.generate(request).collect::<Vec<_>>().await.into_iter().collect()
+}
+
+/// Streams a chat and returns its text and its end.
+async fn chat(engine: &Engine, body: &Value) -> Result<(String, Finish), BackendError> {
+    let mut text = String::new();
+    for chunk in chunks(engine, request(Operation::Chat, body, true)).await? {
+        match chunk {
+            Chunk::Text(part) => text += &part,
+            Chunk::Finished(finish) => return Ok((text, finish)),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    panic!("the stream ended without an end");
+}
+
+#[tokio::test]
+async fn a_hundred_prompts_reach_the_files_own_score() {
+    // Both numbers count exact answers: the engine's, and those that a second forward pass
+    // gave over the same file (`model/recipe/reference.py`).
+    let (mut ours, mut reference, mut same) = (0_i32, 0_i32, 0);
+    let engine = engine();
+    let prompts = include_str!("data/prompts.jsonl").lines();
+    for prompt in prompts.map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        let body = json!({"messages": prompt["messages"], "temperature": 0, "max_tokens": 160});
+        let (text, _) = chat(&engine, &body).await.unwrap();
+        let right = prompt["answer"].as_str().unwrap().trim();
+        let theirs = prompt["reference"].as_str().unwrap().trim();
+        ours += i32::from(text.trim() == right);
+        reference += i32::from(theirs == right);
+        same += i32::from(text.trim() == theirs);
+    }
+    println!("{ours} of 100 right, the reference {reference}, {same} worded alike");
+    println!("{:?}", engine.models().await);
+    assert!((ours - reference).abs() <= 2, "{ours} right, the reference {reference}");
+    assert!(reference >= 90 && same >= 95, "the fixture belongs to another file");
+}
+
+#[tokio::test]
+async fn the_engine_keeps_the_contract_of_backends() {
+    let engine = engine();
+    let chat = request(Operation::Chat, &question("What is 2 + 3?"), true);
+    iris_core::conformance::backend::run_all(&engine, chat).await;
+    let body = json!({"model": BUNDLED_MODEL, "prompt": "<|user|>\nHello<|end|>\n<|assistant|>\n"});
+    let completion = request(Operation::Completion, &body, true);
+    iris_core::conformance::backend::run_all(&engine, completion).await;
+}
+
+#[tokio::test]
+async fn the_offer_tells_what_the_file_is() {
+    let offers = engine().models().await.unwrap();
+    let [offer] = offers.as_slice() else { panic!("one model") };
+    assert_eq!(offer.name.as_str(), BUNDLED_MODEL);
+    assert_eq!((offer.context_length, offer.parameters), (512, Some(787_584)));
+    assert_eq!(offer.quantization.as_deref(), Some("F16"));
+    assert_eq!(offer.abilities, Abilities::CONTINUE);
+    assert_eq!(offer.speed, None);
+}
+
+#[tokio::test]
+async fn speed_is_known_after_the_first_answer() {
+    // With one slot, the first answer's speed is recorded before the second answer begins.
+    let engine = one_slot();
+    chat(&engine, &question("What is a node?")).await.unwrap();
+    chat(&engine, &question("Bye")).await.unwrap();
+    assert!(engine.models().await.unwrap()[0].speed.is_some());
+}
+
+#[tokio::test]
+async fn a_whole_answer_counts_its_tokens() {
+    let body = question("What is 2 + 3?");
+    let engine = engine();
+    let answer = chunks(&engine, request(Operation::Chat, &body, false)).await.unwrap();
+    let [Chunk::Whole(whole), Chunk::Finished(finish)] = answer.as_slice() else {
+        panic!("unexpected {answer:?}");
+    };
+    let whole: Value = serde_json::from_slice(whole).unwrap();
+    let choice = &whole["choices"][0];
+    assert_eq!(choice["message"]["content"], "2 + 3 = 5");
+    assert_eq!((&choice["finish_reason"], &finish.reason), (&json!("stop"), &"stop".to_owned()));
+    let usage = finish.usage;
+    assert_eq!(whole["usage"]["total_tokens"], usage.prompt_tokens + usage.completion_tokens);
+    let (text, streamed) = chat(&engine, &body).await.unwrap();
+    assert_eq!((text.as_str(), streamed), ("2 + 3 = 5", finish.clone()));
+}
+
+#[tokio::test]
+async fn an_answer_ends_at_its_limit_and_before_its_stop_string() {
+    let engine = engine();
+    let mut body = question("What is 2 + 3?");
+    body["max_tokens"] = json!(3);
+    let (text, finish) = chat(&engine, &body).await.unwrap();
+    assert_eq!((text.as_str(), finish.reason.as_str()), ("2 + ", "length"));
+    assert_eq!(finish.usage.completion_tokens, 3);
+
+    let mut body = question("What is a node?");
+    body["stop"] = json!(["runs a model", "never said"]);
+    let (text, finish) = chat(&engine, &body).await.unwrap();
+    assert_eq!(finish.reason, "stop");
+    assert_eq!(text, "A node is a machine that joins the Iris network, ");
+}
+
+#[tokio::test]
+async fn a_cut_answer_continues_where_it_ended() {
+    let engine = engine();
+    let (whole, _) = chat(&engine, &question("What is a node?")).await.unwrap();
+    let (begun, rest) = whole.split_at(whole.find(" network").unwrap());
+    let mut body = question("What is a node?");
+    let messages = body["messages"].as_array_mut().unwrap();
+    messages.push(json!({"role": "assistant", "content": begun}));
+    assert_eq!(chat(&engine, &body).await.unwrap().0, rest);
+}
+
+#[tokio::test]
+async fn the_context_bounds_prompt_and_answer() {
+    let engine = engine();
+    for text in ["What is 2 + 3? ".repeat(60), "x".repeat(5_000_000)] {
+        match chat(&engine, &question(&text)).await {
+            Err(BackendError::Rejected { status: 400, code, param, .. }) => {
+                assert_eq!(code.as_deref(), Some("context_length_exceeded"));
+                assert_eq!(param.as_deref(), Some("messages"));
+            }
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    let limit = NonZeroUsize::new(20).unwrap();
+    let small = Engine::load(EngineSettings::bundled().with_context_limit(limit)).unwrap();
+    assert_eq!(small.models().await.unwrap()[0].context_length, 20);
+    let (_, finish) = chat(&small, &question("What is a node?")).await.unwrap();
+    let usage = finish.usage;
+    assert_eq!(finish.reason, "length");
+    assert_eq!(usage.prompt_tokens + usage.completion_tokens, 20);
+}
+
+#[tokio::test]
+async fn a_seed_fixes_a_warm_answer() {
+    let engine = engine();
+    let mut body = question("Tell me about Iris.");
+    (body["temperature"], body["seed"]) = (json!(2.0), json!(1));
+    let first = chat(&engine, &body).await.unwrap();
+    assert_eq!(chat(&engine, &body).await.unwrap(), first);
+    body["seed"] = json!(2);
+    assert_ne!(chat(&engine, &body).await.unwrap().0, first.0);
+}
+
+#[tokio::test]
+async fn answers_side_by_side_are_the_answers_one_by_one() {
+    let engine = Engine::load(EngineSettings::bundled().with_queue(NonZeroUsize::new(8).unwrap()));
+    let engine = engine.unwrap();
+    let questions = ["What is 2 + 3?", "What is a node?", "Hello", "Reverse apple."];
+    let bodies: Vec<_> = questions.iter().map(|text| question(text)).collect();
+    let mut alone = Vec::new();
+    for body in &bodies {
+        alone.push(chat(&engine, body).await.unwrap());
+    }
+    let together = futures::future::join_all(bodies.iter().map(|body| chat(&engine, body))).await;
+    assert_eq!(together.into_iter().map(Result::unwrap).collect::<Vec<_>>(), alone);
+}
+
+/// An engine with one slot and room for one request that waits.
+fn one_slot() -> Engine {
+    let one = NonZeroUsize::MIN;
+    Engine::load(EngineSettings::bundled().with_slots(one).with_queue(one)).unwrap()
+}
+
+/// Starts an answer of more chunks than a stream buffers and reads the first.
+async fn stalled(
+    engine: &Engine,
+) -> futures::stream::BoxStream<'static, Result<Chunk, BackendError>> {
+    let mut answer = engine.generate(request(Operation::Chat, &question("What can you do?"), true));
+    assert!(matches!(answer.next().await, Some(Ok(Chunk::Text(_)))));
+    answer
+}
+
+#[tokio::test]
+async fn a_full_queue_is_busy_and_a_dropped_stream_frees_its_slot() {
+    let engine = one_slot();
+    let hello = request(Operation::Chat, &question("Hello"), true);
+    let running = stalled(&engine).await;
+    let mut waiting = engine.generate(hello.clone());
+    assert!(futures::poll!(waiting.next()).is_pending());
+    assert_eq!(engine.generate(hello).next().await, Some(Err(BackendError::Busy)));
+    drop(running);
+    let rest: Vec<_> = waiting.collect().await;
+    assert!(matches!(rest.last(), Some(Ok(Chunk::Finished(_)))), "{rest:?}");
+}
+
+#[tokio::test]
+async fn time_runs_out_in_the_queue_too_and_harms_nobody_else() {
+    let engine = one_slot();
+    let running = stalled(&engine).await;
+    let mut late = request(Operation::Chat, &question("Hello"), true);
+    late.time_left = Duration::from_millis(5);
+    let answer: Vec<_> = engine.generate(late).collect().await;
+    assert_eq!(answer, [Err(BackendError::Timeout)]);
+    let rest: Vec<_> = running.collect().await;
+    assert!(matches!(rest.last(), Some(Ok(Chunk::Finished(_)))), "{rest:?}");
+}
+
+#[tokio::test]
+async fn engines_outlive_their_handles_while_streams_need_them() {
+    let engine = engine();
+    let answer = engine.generate(request(Operation::Chat, &question("Hello"), true));
+    drop(engine);
+    assert!(matches!(answer.collect::<Vec<_>>().await.last(), Some(Ok(Chunk::Finished(_)))));
+}
+
+#[tokio::test]
+async fn tools_and_parts_and_unknown_members_do_no_harm() {
+    let mut body = question("");
+    body["messages"][0]["content"] = json!([{"type": "text", "text": "What is 2 + 3?"}]);
+    body["tools"] = json!([{"type": "function", "function": {"name": "add"}}]);
+    body["tool_choice"] = json!("auto");
+    body["ttl"] = json!(60);
+    assert_eq!(chat(&engine(), &body).await.unwrap().0, "2 + 3 = 5");
+}
