@@ -1,0 +1,206 @@
+//! A whole network in one process, over in-memory transports: the real coordinator and agents.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use iris_coordinator::{Coordinator, TaskEvent, TaskHandle, TaskRequest};
+use iris_core::backend::{Backend, Chunk, Operation};
+use iris_core::model::Abilities;
+use iris_core::queue::Priority;
+use iris_core::store::{MemoryStore, Store};
+use iris_core::task::Outcome;
+use iris_core::{AccountId, ModelName, NodeId};
+use iris_crypto::{Identity, Secret};
+use iris_node::agent::{Agent, AgentBuilder, ConnectError, Link, Status};
+use iris_protocol::transport::memory;
+use tokio::sync::oneshot;
+
+pub const OWNER: AccountId = AccountId::from_bytes([1; 16]);
+pub const CALLER: AccountId = AccountId::from_bytes([2; 16]);
+
+/// A coordinator with whatever nodes joined it.
+pub struct Net {
+    pub coordinator: Coordinator,
+    pub store: Arc<dyn Store>,
+}
+
+/// A node of a [`Net`].
+pub struct Node {
+    pub id: NodeId,
+    /// Breaks the node's current connection when it is sent or dropped.
+    cut: Arc<Mutex<Option<oneshot::Sender<()>>>>,
+    stop: Option<oneshot::Sender<()>>,
+    agent: tokio::task::JoinHandle<()>,
+}
+
+impl Net {
+    pub async fn new() -> Self {
+        Self::over(Arc::new(MemoryStore::default())).await
+    }
+
+    pub async fn over(store: Arc<dyn Store>) -> Self {
+        let secret = Secret::from_bytes([9; 32]);
+        let builder = Coordinator::builder(Arc::clone(&store), Identity::generate(), secret);
+        Self { coordinator: builder.build().await.unwrap(), store }
+    }
+
+    /// Lets a node with one slot join and waits until it takes work.
+    pub async fn join(&self, backend: impl Backend) -> Node {
+        self.join_as(Identity::generate(), backend, |agent| agent).await
+    }
+
+    pub async fn join_as(
+        &self,
+        identity: Identity,
+        backend: impl Backend,
+        set: impl FnOnce(AgentBuilder) -> AgentBuilder,
+    ) -> Node {
+        let builder = Agent::builder(identity, Arc::new(backend)).with_measurement(false);
+        let agent = set(builder).build();
+        let id = agent.node_id();
+        let mut status = agent.status();
+        let cut = Arc::new(Mutex::new(None));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let connector = self.connector(Arc::clone(&cut));
+        let agent = tokio::spawn(async move {
+            let stopped = async {
+                let _ = stopped.await;
+            };
+            let _ = agent.run_on(connector, stopped).await;
+        });
+        let online = |status: &Status| matches!(status, Status::Online { .. });
+        status.wait_for(online).await.unwrap();
+        Node { id, cut, stop: Some(stop), agent }
+    }
+
+    fn connector(
+        &self,
+        cut: Arc<Mutex<Option<oneshot::Sender<()>>>>,
+    ) -> impl Fn() -> std::pin::Pin<Box<dyn Future<Output = Result<Link, ConnectError>> + Send>>
+    + Send
+    + Sync
+    + 'static {
+        let coordinator = self.coordinator.clone();
+        move || {
+            let (here, there) = memory::pair(64);
+            let (sender, cut_off) = oneshot::channel::<()>();
+            *cut.lock().unwrap() = Some(sender);
+            let coordinator = coordinator.clone();
+            Box::pin(async move {
+                let (near, far) = wire(here, cut_off);
+                tokio::spawn(far);
+                tokio::spawn(async move {
+                    let _ = coordinator.serve_node(there, OWNER).await;
+                });
+                Ok(Link::new("in process", near))
+            })
+        }
+    }
+
+    pub fn request(&self, model: &str, prompt: &str, stream: bool) -> TaskRequest {
+        let body = serde_json::json!({
+            "model": model, "stream": stream,
+            "messages": [{"role": "user", "content": prompt}],
+        });
+        TaskRequest {
+            id: self.coordinator.new_task_id(),
+            account: CALLER,
+            operation: Operation::Chat,
+            model: model.parse::<ModelName>().unwrap(),
+            body: Bytes::from(body.to_string()),
+            stream,
+            prompt_tokens: 10,
+            max_tokens: 0,
+            abilities: Abilities::NONE,
+            time_limit: Duration::from_secs(60),
+            priority: Priority::Interactive,
+        }
+    }
+
+    pub fn ask(&self, model: &str, prompt: &str) -> TaskHandle {
+        self.coordinator.submit(self.request(model, prompt, true))
+    }
+}
+
+impl Node {
+    /// Breaks the connection; the agent comes back.
+    pub fn cut(&self) {
+        self.cut.lock().unwrap().take();
+    }
+
+    /// Ends the node without a word, as a crash does.
+    pub fn kill(self) {
+        self.cut.lock().unwrap().take();
+        self.agent.abort();
+    }
+
+    /// Asks the node to finish its work and leave.
+    pub async fn stop(mut self) {
+        drop(self.stop.take());
+        let _ = (&mut self.agent).await;
+    }
+}
+
+/// Puts a switch into a transport: both ends close when `cut_off` resolves.
+fn wire(
+    transport: memory::Memory,
+    cut_off: oneshot::Receiver<()>,
+) -> (memory::Memory, impl Future<Output = ()>) {
+    use futures::{SinkExt, StreamExt};
+    let (near, far) = memory::pair(64);
+    let pump = async move {
+        let (mut out_sink, mut out_stream) = transport.split();
+        let (mut in_sink, mut in_stream) = far.split();
+        let outward = async {
+            while let Some(Ok(frame)) = in_stream.next().await {
+                if out_sink.send(frame).await.is_err() {
+                    break;
+                }
+            }
+        };
+        let inward = async {
+            while let Some(Ok(frame)) = out_stream.next().await {
+                if in_sink.send(frame).await.is_err() {
+                    break;
+                }
+            }
+        };
+        tokio::select! {
+            () = outward => {}
+            () = inward => {}
+            _ = cut_off => {}
+        }
+    };
+    (near, pump)
+}
+
+/// Reads a task to its end: its text, and how it ended.
+pub async fn read(handle: &mut TaskHandle) -> (String, Outcome) {
+    let mut text = String::new();
+    loop {
+        match handle.next().await.expect("a task has an end") {
+            TaskEvent::Chunk(Chunk::Text(more)) => text.push_str(&more),
+            TaskEvent::Ended(outcome) => return (text, outcome),
+            TaskEvent::Chunk(_) | TaskEvent::Accepted { .. } => {}
+        }
+    }
+}
+
+/// Reads a task to its end and expects a complete answer.
+pub async fn answer(mut handle: TaskHandle) -> String {
+    let (text, outcome) = read(&mut handle).await;
+    assert!(matches!(outcome, Outcome::Finished(_)), "{outcome:?} after {text:?}");
+    text
+}
+
+/// Writes everything down and returns all settlements.
+pub async fn settlements(net: Net) -> Vec<iris_coordinator::Settlement> {
+    use futures::StreamExt;
+    net.coordinator.shutdown().await;
+    let records: Vec<_> = net.store.scan(iris_core::store::Key::all("settlement")).collect().await;
+    records.into_iter().map(|record| record.unwrap().value.decode().unwrap()).collect()
+}
