@@ -1,0 +1,85 @@
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use iris_crypto::hop::{Channel, ChunkSealer};
+use iris_protocol::frame::DataFrame;
+use iris_protocol::message::TaskAssign;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::worker::{Output, Run};
+use crate::slots::Slot;
+
+/// One assignment that the agent holds; dropping it ends its generation.
+#[derive(Debug)]
+pub(super) struct Assignment {
+    pub(super) stage: Stage,
+    /// The place it takes, until its generation has ended.
+    pub(super) slot: Option<Slot>,
+}
+
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// The prompt is on its way.
+    Receiving(Box<Prompt>),
+    /// The backend is at work, or its last output waits for room.
+    Running(Running),
+}
+
+/// A prompt that is not complete yet.
+#[derive(Debug)]
+pub(super) struct Prompt {
+    pub(super) task: TaskAssign,
+    pub(super) deadline: Instant,
+    /// The keys it may be sealed under; one is left once the first part has opened.
+    channels: Vec<Channel>,
+    body: Vec<u8>,
+}
+
+/// A prompt does not open under any key that it may be sealed under.
+#[derive(Debug)]
+pub(super) struct Sealed;
+
+impl Prompt {
+    pub(super) const fn new(task: TaskAssign, deadline: Instant, channels: Vec<Channel>) -> Self {
+        Self { task, deadline, channels, body: Vec::new() }
+    }
+
+    /// Takes the next part in; true when it was the last.
+    ///
+    /// The connection has checked that the parts come in order and are no longer than announced.
+    pub(super) fn receive(&mut self, part: &DataFrame, last: bool) -> Result<bool, Sealed> {
+        let header = part.header.encode();
+        let number = u64::from(part.header.seq);
+        let mut text = None;
+        self.channels.retain_mut(|channel| {
+            let opened = channel.opener.open(number, &header, &part.payload).ok();
+            let opens = opened.is_some();
+            text = text.take().or(opened);
+            opens
+        });
+        self.body.append(&mut text.ok_or(Sealed)?);
+        Ok(last)
+    }
+
+    /// Returns the prompt and what seals its answer.
+    ///
+    /// # Panics
+    /// If nothing was received yet.
+    pub(super) fn open(self) -> (TaskAssign, Bytes, ChunkSealer) {
+        let channel = self.channels.into_iter().next();
+        let channel = channel.expect("a part of the prompt has opened");
+        (self.task, self.body.into(), channel.sealer)
+    }
+}
+
+/// A generation and the output of it that waits for room in the connection's window.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) run: Run,
+    pub(super) waiting: VecDeque<Output>,
+    pub(super) credit: Arc<Semaphore>,
+    pub(super) _worker: AbortOnDropHandle<()>,
+}

@@ -1,0 +1,202 @@
+//! What the driver does with assignments.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use iris_core::AssignmentId;
+use iris_core::backend::GenerateRequest;
+use iris_protocol::connection::SendError;
+use iris_protocol::frame::{DataFrame, Part};
+use iris_protocol::message::{RefuseReason, TaskAssign};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::debug;
+
+use super::{Driver, LONGEST_TASK};
+use crate::agent::assignment::{Assignment, Prompt, Running, Stage};
+use crate::agent::worker::{CREDIT, Output, Run, Worker};
+use crate::slots::Slot;
+
+impl Driver {
+    /// Keeps a place for a task, or refuses it before its prompt has arrived.
+    pub(super) fn assigned(&mut self, task: TaskAssign) -> Result<(), SendError> {
+        let assignment = task.assignment;
+        let slot = match self.admit(&task) {
+            Ok(slot) => slot,
+            Err(reason) => {
+                debug!(%assignment, ?reason, "refused");
+                return self.connection.refuse(assignment, reason);
+            }
+        };
+        let channels = self.sealing.channels(task.hop_epoch, assignment);
+        if channels.is_empty() {
+            return self.connection.refuse(assignment, RefuseReason::StaleKey);
+        }
+        let time_left = Duration::from_millis(task.time_left_ms).min(LONGEST_TASK);
+        let prompt = Prompt::new(task, Instant::now() + time_left, channels);
+        let held = Assignment { stage: Stage::Receiving(Box::new(prompt)), slot: Some(slot) };
+        self.assignments.insert(assignment, held);
+        Ok(())
+    }
+
+    fn admit(&self, task: &TaskAssign) -> Result<Slot, RefuseReason> {
+        if self.drain_until.is_some() {
+            return Err(RefuseReason::Draining);
+        }
+        if self.core.catalogue.backend(&task.model).is_none() {
+            return Err(RefuseReason::ModelNotFound);
+        }
+        self.slots.take().ok_or(RefuseReason::Busy)
+    }
+
+    /// Takes in a part of a prompt, and begins the work when it was the last one.
+    pub(super) fn receive(&mut self, part: &DataFrame) -> Result<(), SendError> {
+        let assignment = part.header.assignment;
+        let last = part.header.part == Part::Body { last: true };
+        let Some(held) = self.assignments.get_mut(&assignment) else {
+            return Ok(());
+        };
+        let Stage::Receiving(prompt) = &mut held.stage else {
+            return Ok(());
+        };
+        match prompt.receive(part, last) {
+            Ok(false) => Ok(()),
+            Ok(true) => self.start(assignment),
+            Err(_sealed) => {
+                self.assignments.remove(&assignment);
+                self.connection.refuse(assignment, RefuseReason::StaleKey)
+            }
+        }
+    }
+
+    /// Accepts an assignment whose prompt is complete, and sets a worker to it.
+    fn start(&mut self, assignment: AssignmentId) -> Result<(), SendError> {
+        let Some(Assignment { stage: Stage::Receiving(prompt), slot }) =
+            self.assignments.remove(&assignment)
+        else {
+            return Ok(());
+        };
+        let deadline = prompt.deadline;
+        let (task, body, sealer) = prompt.open();
+        let Some(backend) = self.core.catalogue.backend(&task.model) else {
+            return self.connection.refuse(assignment, RefuseReason::ModelNotFound);
+        };
+        self.connection.accept(assignment)?;
+        self.runs += 1;
+        let run = Run(self.runs);
+        let credit = Arc::new(Semaphore::new(CREDIT));
+        let worker = Worker {
+            assignment,
+            run,
+            backend,
+            catalogue: Arc::clone(&self.core.catalogue),
+            sealer,
+            signals: self.sender.clone(),
+            credit: Arc::clone(&credit),
+            progress: self.core.limits.progress,
+            deadline,
+        };
+        let request = GenerateRequest {
+            operation: task.operation,
+            model: task.model,
+            body,
+            stream: task.enable_streaming,
+            time_left: deadline.saturating_duration_since(Instant::now()),
+        };
+        debug!(%assignment, task = %task.task, ?request, "accepted");
+        let running = Running {
+            run,
+            waiting: VecDeque::new(),
+            credit,
+            _worker: AbortOnDropHandle::new(tokio::spawn(worker.run(request))),
+        };
+        let held = Assignment { stage: Stage::Running(running), slot };
+        self.assignments.insert(assignment, held);
+        Ok(())
+    }
+
+    /// Takes in what a worker has made.
+    pub(super) fn output(&mut self, assignment: AssignmentId, run: Run, output: Output) {
+        let Some((held, running)) = running(&mut self.assignments, assignment, run) else {
+            return;
+        };
+        if !matches!(output, Output::Frame(_)) {
+            *held = None;
+        }
+        running.waiting.push_back(output);
+        self.pass_on(assignment);
+    }
+
+    /// Marks progress.
+    pub(super) fn progress(&mut self, assignment: AssignmentId, run: Run) {
+        if running(&mut self.assignments, assignment, run).is_some() {
+            // Whoever is not connected has nobody to show progress to.
+            let _ = self.connection.progress(assignment);
+        }
+    }
+
+    /// Hands an assignment's output to the connection, as far as its window goes.
+    pub(super) fn pass_on(&mut self, assignment: AssignmentId) {
+        let Some(held) = self.assignments.get_mut(&assignment) else {
+            return;
+        };
+        let Stage::Running(running) = &mut held.stage else {
+            return;
+        };
+        while let Some(output) = running.waiting.front() {
+            let sent = match output {
+                Output::Frame(frame) => self.connection.stream(frame.clone()),
+                Output::Result(result) => self.connection.finish(result.clone()),
+                Output::Error(error) => self.connection.fail(error.clone()),
+            };
+            if sent == Err(SendError::Full) {
+                return;
+            }
+            let was_frame = matches!(running.waiting.pop_front(), Some(Output::Frame(_)));
+            if was_frame && sent.is_ok() {
+                running.credit.add_permits(1);
+            } else {
+                self.ended(assignment, sent);
+                return;
+            }
+        }
+    }
+
+    /// Lets go of an assignment that has ended, or that nobody wants any more.
+    fn ended(&mut self, assignment: AssignmentId, end: Result<(), SendError>) {
+        debug!(%assignment, ?end, "ended");
+        self.assignments.remove(&assignment);
+        if self.drain_until.is_some() && self.assignments.is_empty() {
+            self.ask_for_acks();
+        }
+    }
+
+    /// Stops the work on assignments that do not go on.
+    pub(super) fn drop_all(&mut self, assignments: &[AssignmentId]) {
+        for assignment in assignments {
+            if self.assignments.remove(assignment).is_some() {
+                debug!(%assignment, "dropped");
+            }
+        }
+        if self.drain_until.is_some() && !assignments.is_empty() && self.assignments.is_empty() {
+            self.ask_for_acks();
+        }
+    }
+}
+
+type Held<'a> = (&'a mut Option<Slot>, &'a mut Running);
+
+/// Returns what is held of one run of an assignment; `None` once it is over.
+fn running(
+    assignments: &mut BTreeMap<AssignmentId, Assignment>,
+    assignment: AssignmentId,
+    run: Run,
+) -> Option<Held<'_>> {
+    let held = assignments.get_mut(&assignment)?;
+    match &mut held.stage {
+        Stage::Running(running) if running.run == run => Some((&mut held.slot, running)),
+        _ => None,
+    }
+}

@@ -1,0 +1,204 @@
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use iris_core::AssignmentId;
+use iris_core::backend::{Backend, BackendError, Chunk, Finish, GenerateRequest};
+use iris_crypto::hop::{ChunkSealer, TAG_LEN};
+use iris_protocol::frame::{Content, HEADER_LEN, Header};
+use iris_protocol::limits::{MAX_BODY, MAX_CONTENT, MAX_STREAM_FRAMES};
+use iris_protocol::message::{TaskError, TaskResult};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, Sleep, sleep, timeout_at};
+use tracing::error;
+
+use super::catalogue::Catalogue;
+use super::driver::Signal;
+use crate::speed::Stopwatch;
+
+/// How much output of one assignment may wait between its worker and the connection.
+pub(super) const CREDIT: usize = 16;
+
+/// What a worker has made.
+#[derive(Debug)]
+pub(super) enum Output {
+    /// A whole `STREAM` frame, sealed.
+    Frame(Bytes),
+    /// The end of a complete answer.
+    Result(TaskResult),
+    /// The end of an answer that failed.
+    Error(TaskError),
+}
+
+/// Names one run of one assignment; unlike the assignment's number, for the agent's whole life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run(pub(super) u64);
+
+/// Carries out one assignment: asks the backend and seals what it says.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) assignment: AssignmentId,
+    pub(super) run: Run,
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) catalogue: Arc<Catalogue>,
+    pub(super) sealer: ChunkSealer,
+    pub(super) signals: mpsc::Sender<Signal>,
+    /// One permit for each output that may wait; whoever passes an output on gives one back.
+    pub(super) credit: Arc<Semaphore>,
+    /// How often progress is marked while nothing else is sent.
+    pub(super) progress: Duration,
+    pub(super) deadline: Instant,
+}
+
+/// The agent does not want more of this assignment.
+struct Unwanted;
+
+impl Worker {
+    /// Works until the end of the answer, the deadline, or until it is dropped.
+    pub(super) async fn run(mut self, request: GenerateRequest) {
+        let deadline = self.deadline;
+        let generation = AssertUnwindSafe(self.generate(request)).catch_unwind();
+        let outcome = match timeout_at(deadline, generation).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_panic)) => {
+                error!(assignment = %self.assignment, "the backend panicked");
+                Err(BackendError::Failed)
+            }
+            Err(_late) => Err(BackendError::Timeout),
+        };
+        let frames = self.frames();
+        let output = match outcome {
+            Ok(finish) => Output::Result(TaskResult::new(self.assignment, frames, &finish)),
+            Err(fault) => {
+                if !fault.is_callers_fault() {
+                    self.catalogue.doubt();
+                }
+                Output::Error(TaskError::new(self.assignment, frames, fault))
+            }
+        };
+        // An agent that has gone away has no use for the end either.
+        let _ = self.tell(output).await;
+    }
+
+    async fn generate(&mut self, request: GenerateRequest) -> Result<Finish, BackendError> {
+        let model = request.model.clone();
+        let answer = self.backend.generate(request);
+        let mut watch = Stopwatch::default();
+        let finish = self.pass_on(answer, &mut watch).await?;
+        if let Some(rate) = watch.rate(finish.usage.completion_tokens) {
+            self.catalogue.record(&model, rate);
+        }
+        Ok(finish)
+    }
+
+    async fn pass_on(
+        &mut self,
+        mut answer: BoxStream<'static, Result<Chunk, BackendError>>,
+        watch: &mut Stopwatch,
+    ) -> Result<Finish, BackendError> {
+        let mut pulse = Pulse::new(self.progress);
+        loop {
+            let next = pulse.beat_until(&*self, answer.next()).await;
+            let (content, text) = match next.unwrap_or(Err(BackendError::Failed))? {
+                Chunk::Text(text) => (Content::Text, Bytes::from(text)),
+                Chunk::Json(json) => (Content::Json, json),
+                Chunk::Whole(json) => (Content::Whole, json),
+                Chunk::Finished(finish) => return Ok(finish),
+            };
+            if content != Content::Whole {
+                watch.chunk();
+            }
+            self.send(&mut pulse, content, &text).await?;
+        }
+    }
+
+    /// Seals a piece of the answer, in as many frames as it takes.
+    async fn send(
+        &mut self,
+        pulse: &mut Pulse,
+        content: Content,
+        text: &[u8],
+    ) -> Result<(), BackendError> {
+        let pieces = text.len().div_ceil(MAX_CONTENT);
+        if text.len() + pieces * TAG_LEN > MAX_BODY {
+            return Err(BackendError::Malformed);
+        }
+        let mut pieces = text.chunks(MAX_CONTENT).peekable();
+        while let Some(piece) = pieces.next() {
+            let frame = self.seal(content, pieces.peek().is_some(), piece)?;
+            let credit = pulse.beat_until(&*self, self.credit.acquire()).await;
+            credit.expect("the semaphore is never closed").forget();
+            let told = self.tell(Output::Frame(frame)).await;
+            told.map_err(|Unwanted| BackendError::Failed)?;
+            pulse.sent();
+        }
+        Ok(())
+    }
+
+    fn seal(&mut self, content: Content, more: bool, text: &[u8]) -> Result<Bytes, BackendError> {
+        let seq = self.frames();
+        if seq >= MAX_STREAM_FRAMES {
+            return Err(BackendError::Malformed);
+        }
+        let header = Header::stream(self.assignment, seq, content, more).encode();
+        let mut frame = Vec::with_capacity(HEADER_LEN + text.len() + TAG_LEN);
+        frame.extend_from_slice(&header);
+        let sealed = self.sealer.seal_into(&header, text, &mut frame);
+        sealed.expect("an answer has fewer frames than a channel has chunks");
+        Ok(frame.into())
+    }
+
+    /// Returns how many frames there are so far.
+    fn frames(&self) -> u32 {
+        u32::try_from(self.sealer.next_number()).expect("an answer has at most 2^20 frames")
+    }
+
+    async fn tell(&self, output: Output) -> Result<(), Unwanted> {
+        let signal = Signal::Output(self.assignment, self.run, output);
+        self.signals.send(signal).await.map_err(|_| Unwanted)
+    }
+}
+
+/// Marks progress whenever nothing was sent for a while.
+struct Pulse {
+    every: Duration,
+    last: Instant,
+    due: Pin<Box<Sleep>>,
+}
+
+impl Pulse {
+    fn new(every: Duration) -> Self {
+        Self { every, last: Instant::now(), due: Box::pin(sleep(every)) }
+    }
+
+    fn sent(&mut self) {
+        self.last = Instant::now();
+    }
+
+    async fn beat_until<T>(&mut self, worker: &Worker, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                () = &mut self.due => self.beat(worker).await,
+            }
+        }
+    }
+
+    async fn beat(&mut self, worker: &Worker) {
+        // The timer is not touched by every chunk; it looks at what came since it was set.
+        if self.last.elapsed() >= self.every {
+            let signal = Signal::Progress(worker.assignment, worker.run);
+            // When nobody listens any more, the worker is about to be dropped.
+            let _ = worker.signals.send(signal).await;
+            self.sent();
+        }
+        self.due.as_mut().reset(self.last + self.every);
+    }
+}

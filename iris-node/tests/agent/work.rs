@@ -1,0 +1,257 @@
+//! Assignments on a connection that holds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream};
+use iris_core::backend::{
+    Backend, BackendError, Chunk, Counts, Gate, GenerateRequest, Script, ScriptedBackend, Step,
+};
+use iris_core::model::ModelOffer;
+use iris_protocol::connection::CoordinatorEvent;
+use iris_protocol::limits::Limits;
+use iris_protocol::message::{RefuseReason, TaskRefuse, Window};
+use tokio::time::Instant;
+
+use super::*;
+
+fn saying(texts: usize) -> ScriptedBackend {
+    let texts: Vec<_> = (0..texts).map(|n| format!("{n} ")).collect();
+    ScriptedBackend::saying("m".parse().unwrap(), texts)
+}
+
+fn numbers(texts: usize) -> Vec<String> {
+    (0..texts).map(|n| format!("{n} ")).collect()
+}
+
+async fn refusal(coordinator: &mut Coordinator) -> RefuseReason {
+    let event = coordinator.next().await;
+    let CoordinatorEvent::Refused(TaskRefuse { reason, .. }) = event else { panic!("{event:?}") };
+    reason
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_streams_in_order_with_its_usage() {
+    let (mut coordinator, _agent) = online(&saying(20), 1).await;
+    for _ in 0..3 {
+        coordinator.assign("m").await;
+        let answer = coordinator.answer().await;
+        assert_eq!(answer.pieces, numbers(20));
+        assert_eq!(answer.usage.unwrap().completion_tokens, 20);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_registration_tells_what_the_node_is() {
+    let backend = saying(1);
+    let builder = builder(&backend).with_slots(3).with_name("under\u{202e} the stairs");
+    let (coordinator, mut agent) = online_as(builder).await;
+    let register = coordinator.register.unwrap();
+    assert_eq!(register.slots, 3);
+    assert_eq!(register.models, [ModelOffer::new("m".parse().unwrap(), 8192)]);
+    assert_eq!(register.name.unwrap().as_str(), "under the stairs");
+    assert_eq!(register.capabilities, []);
+    assert_eq!(register.resume, None);
+    agent.becomes(|status| matches!(status, Status::Online { .. })).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_says_how_fast_its_models_are_before_it_takes_work() {
+    let backend = scripted(|| Script::saying(["a"; 32]).wait(&Gate::new()));
+    let (coordinator, _agent) = online_as(builder(&backend).with_measurement(true)).await;
+    let speed = coordinator.register.unwrap().models[0].speed.unwrap();
+    assert_eq!(speed.as_millis(), 31_000 / 5, "31 more tokens within the limit of 5 s");
+    assert_eq!(backend.counts().cancelled, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_node_refuses_and_its_backend_hears_nothing_of_it() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let backend = scripted(move || Script::new().wait(&held).text("a"));
+    let (mut coordinator, _agent) = online(&backend, 2).await;
+    for _ in 0..2 {
+        coordinator.assign("m").await;
+        assert!(matches!(coordinator.next().await, CoordinatorEvent::Accepted(_)));
+    }
+    coordinator.assign("m").await;
+    assert_eq!(refusal(&mut coordinator).await, RefuseReason::Busy);
+    assert_eq!(backend.counts().started, 2);
+    gate.open();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_node_cannot_do_it_refuses_by_reason() {
+    let backend = saying(1);
+    let (mut coordinator, _agent) = online(&backend, 1).await;
+    coordinator.assign("another").await;
+    assert_eq!(refusal(&mut coordinator).await, RefuseReason::ModelNotFound);
+    coordinator.assign_altered("m").await;
+    assert_eq!(refusal(&mut coordinator).await, RefuseReason::StaleKey);
+    assert_eq!(backend.counts().started, 0);
+    coordinator.assign("m").await;
+    assert_eq!(coordinator.answer().await.pieces, ["0 "]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_task_is_dropped_at_once_and_frees_its_slot() {
+    let gate = Gate::new();
+    let backend = scripted(move || Script::new().text("a").wait(&gate).text("b"));
+    let (mut coordinator, _agent) = online(&backend, 1).await;
+    let first = coordinator.assign("m").await;
+    assert_eq!(coordinator.next().await, CoordinatorEvent::Accepted(first));
+    assert!(matches!(coordinator.next().await, CoordinatorEvent::Stream(_)));
+    let before = Instant::now();
+    coordinator.cancel(first).await;
+    assert_eq!(coordinator.next().await, CoordinatorEvent::Cancelled(first));
+    let second = coordinator.assign("m").await;
+    assert_eq!(coordinator.next().await, CoordinatorEvent::Accepted(second));
+    until(|| backend.counts().cancelled == 1).await;
+    assert_eq!(before.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_fault_of_a_backend_reaches_the_coordinator_by_type() {
+    let rejected = BackendError::Rejected {
+        status: 400,
+        code: Some("context_length_exceeded".to_owned()),
+        param: None,
+        message: "too\nlong".to_owned(),
+    };
+    for fault in [rejected, BackendError::Busy, BackendError::Unavailable, BackendError::Failed] {
+        let error = fault.clone();
+        let backend = scripted(move || Script::new().text("a").fail(error.clone()));
+        let (mut coordinator, _agent) = online(&backend, 1).await;
+        coordinator.assign("m").await;
+        let answer = coordinator.answer().await;
+        assert_eq!(answer.pieces, ["a"]);
+        let expected = match fault {
+            BackendError::Rejected { status, code, param, .. } => {
+                BackendError::Rejected { status, code, param, message: "too long".to_owned() }
+            }
+            other => other,
+        };
+        assert_eq!(answer.error, Some(expected));
+        coordinator.assign("m").await;
+        assert!(matches!(coordinator.next().await, CoordinatorEvent::Accepted(_)));
+    }
+}
+
+#[derive(Debug)]
+struct Odd(fn() -> BoxStream<'static, Result<Chunk, BackendError>>);
+
+impl Backend for Odd {
+    fn models(&self) -> BoxFuture<'_, Result<Vec<ModelOffer>, BackendError>> {
+        Box::pin(async { Ok(vec![ModelOffer::new("m".parse().unwrap(), 10)]) })
+    }
+
+    fn generate(&self, _: GenerateRequest) -> BoxStream<'static, Result<Chunk, BackendError>> {
+        (self.0)()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_breaks_its_contract_fails_its_task_alone() {
+    let huge = || -> BoxStream<'static, _> {
+        let chunk = Chunk::Whole(vec![b' '; 33 << 20].into());
+        Box::pin(stream::iter([Ok(chunk)]))
+    };
+    let cases: [(fn() -> BoxStream<'static, _>, _); 3] = [
+        (|| Box::pin(stream::empty()), BackendError::Failed),
+        (|| panic!("on purpose"), BackendError::Failed),
+        (huge, BackendError::Malformed),
+    ];
+    for (odd, expected) in cases {
+        let (mut coordinator, _agent) = online_as(builder_of(Arc::new(Odd(odd)))).await;
+        for _ in 0..2 {
+            coordinator.assign("m").await;
+            assert_eq!(coordinator.answer().await.error, Some(expected.clone()));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_piece_longer_than_a_frame_is_cut_and_marked() {
+    let whole = "x".repeat(5 << 19);
+    let expected = whole.clone();
+    let backend =
+        scripted(move || Script::new().step(Step::Chunk(Chunk::Whole(whole.clone().into()))));
+    let (mut coordinator, _agent) = online(&backend, 1).await;
+    coordinator.assign_with("m", |task| task.enable_streaming = false).await;
+    let answer = coordinator.answer().await;
+    assert_eq!(answer.pieces.len(), 3);
+    assert_eq!(answer.pieces.concat(), expected);
+    assert!(answer.usage.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_backend_is_not_asked_for_more_than_the_coordinator_takes() {
+    let (early, late) = (Gate::new(), Gate::new());
+    let (reached, beyond) = (early.clone(), late.clone());
+    let backend = scripted(move || {
+        let script = Script::saying(numbers(4)).open(&early);
+        let script = numbers(60).into_iter().fold(script, Script::text);
+        script.open(&late).text("end")
+    });
+    let limits = Limits { window: Window { frames: 4, bytes: 1 << 20 }, ..Limits::default() };
+    let (mut coordinator, connector) = Coordinator::new();
+    coordinator.limits = limits;
+    let _agent = Running::new(builder(&backend).build(), connector);
+    coordinator.accept().await;
+    coordinator.assign("m").await;
+    reached.opened().await;
+    quiet().await;
+    assert!(futures::FutureExt::now_or_never(beyond.opened()).is_none());
+    let answer = coordinator.answer().await;
+    assert_eq!(answer.pieces.len(), 65);
+    assert_eq!(answer.pieces[64], "end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_backend_is_shown_to_be_at_work_every_five_seconds() {
+    let gate = Gate::new();
+    let backend = scripted(move || Script::new().text("a").wait(&gate));
+    let (mut coordinator, _agent) = online(&backend, 1).await;
+    let assignment = coordinator.assign("m").await;
+    assert_eq!(coordinator.next().await, CoordinatorEvent::Accepted(assignment));
+    assert!(matches!(coordinator.next().await, CoordinatorEvent::Stream(_)));
+    let begin = Instant::now();
+    for beat in 1..=4 {
+        assert_eq!(coordinator.next().await, CoordinatorEvent::Progress(assignment));
+        assert_eq!(begin.elapsed().as_secs(), 5 * beat);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_ends_when_its_time_is_up() {
+    let gate = Gate::new();
+    let backend = scripted(move || Script::new().text("a").wait(&gate));
+    let (mut coordinator, _agent) = online(&backend, 1).await;
+    coordinator.assign_with("m", |task| task.time_left_ms = 3000).await;
+    let begin = Instant::now();
+    let answer = coordinator.answer().await;
+    assert_eq!(answer.error, Some(BackendError::Timeout));
+    assert_eq!(begin.elapsed().as_secs(), 3);
+    until(|| backend.counts() == Counts { started: 1, cancelled: 1, ..Counts::default() }).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn heartbeats_come_every_ten_seconds_with_what_runs() {
+    let gate = Gate::new();
+    let backend = scripted(move || Script::new().wait(&gate));
+    let (mut coordinator, _agent) = online(&backend, 2).await;
+    let begin = Instant::now();
+    for beat in 1..=12 {
+        if beat == 6 {
+            coordinator.assign_with("m", |task| task.time_left_ms = 55_000).await;
+        }
+        let heartbeat = loop {
+            if let CoordinatorEvent::Heartbeat(heartbeat) = coordinator.event().await {
+                break heartbeat;
+            }
+        };
+        assert_eq!(begin.elapsed().as_secs(), 10 * beat);
+        assert_eq!(heartbeat.running, u32::from((6..=10).contains(&beat)));
+    }
+}
