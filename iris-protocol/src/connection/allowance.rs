@@ -12,11 +12,7 @@ pub(super) struct Allowance {
 
 impl Allowance {
     pub(super) const fn new(now: Instant, interval: Duration) -> Self {
-        Self {
-            interval,
-            since: now,
-            used: 0,
-        }
+        Self { interval, since: now, used: 0 }
     }
 
     /// Takes one message off the `most` of this interval.
@@ -26,10 +22,6 @@ impl Allowance {
             self.used = 0;
         }
         self.used += 1;
-        if self.used > most {
-            Err(Violation::Flood)
-        } else {
-            Ok(())
-        }
+        if self.used > most { Err(Violation::Flood) } else { Ok(()) }
     }
 }

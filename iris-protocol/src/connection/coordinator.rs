@@ -213,10 +213,7 @@ impl CoordinatorConnection {
             }
             (session, _) => {
                 self.session = CoordinatorSession::new(welcome.session);
-                (
-                    Vec::new(),
-                    session.map_or_else(Vec::new, |old| old.assignments().collect()),
-                )
+                (Vec::new(), session.map_or_else(Vec::new, |old| old.assignments().collect()))
             }
         };
         let kept = resumed.iter().map(|kept| kept.assignment).collect();
@@ -321,10 +318,7 @@ impl CoordinatorConnection {
             .map(|(id, _)| id)
             .collect();
         lost.sort_unstable();
-        Detached {
-            session: self.registered.then_some(self.session),
-            lost,
-        }
+        Detached { session: self.registered.then_some(self.session), lost }
     }
 
     fn handle_message(
@@ -350,10 +344,8 @@ impl CoordinatorConnection {
         if !(oldest..=newest).contains(&register.version) || !register.version.is_supported() {
             return Err(Violation::Version);
         }
-        self.phase = Phase::Verifying {
-            version: register.version,
-            resume: register.resume.clone(),
-        };
+        self.phase =
+            Phase::Verifying { version: register.version, resume: register.resume.clone() };
         Ok(CoordinatorEvent::Register(register))
     }
 
@@ -376,40 +368,24 @@ impl CoordinatorConnection {
             NodeMessage::TaskProgress(About { assignment }) => {
                 self.spend(now)?;
                 match self.held(assignment)?.stage {
-                    Stage::Offered => Err(Violation::AssignmentOrder {
-                        assignment,
-                        what: name,
-                    }),
+                    Stage::Offered => Err(Violation::AssignmentOrder { assignment, what: name }),
                     Stage::Accepted => Ok(Some(CoordinatorEvent::Progress(assignment))),
                     Stage::Cancelled => Ok(None),
                 }
             }
             NodeMessage::TaskResult(result) => {
                 let (assignment, frames) = (result.assignment, result.frames);
-                let end = End {
-                    assignment,
-                    frames,
-                    what: name,
-                    well: true,
-                };
+                let end = End { assignment, frames, what: name, well: true };
                 self.handle_end(&end, CoordinatorEvent::Result(result))
             }
             NodeMessage::TaskError(error) => {
                 let (assignment, frames) = (error.assignment, error.frames);
-                let end = End {
-                    assignment,
-                    frames,
-                    what: name,
-                    well: false,
-                };
+                let end = End { assignment, frames, what: name, well: false };
                 self.handle_end(&end, CoordinatorEvent::Failed(error))
             }
             NodeMessage::TaskCancelled(About { assignment }) => {
                 if self.held(assignment)?.stage != Stage::Cancelled {
-                    return Err(Violation::AssignmentOrder {
-                        assignment,
-                        what: name,
-                    });
+                    return Err(Violation::AssignmentOrder { assignment, what: name });
                 }
                 self.session.table.remove(&assignment);
                 Ok(Some(CoordinatorEvent::Cancelled(assignment)))
@@ -431,10 +407,7 @@ impl CoordinatorConnection {
         assignment: AssignmentId,
     ) -> Result<Option<CoordinatorEvent>, Violation> {
         let inbound = self.held(assignment)?;
-        let order = Violation::AssignmentOrder {
-            assignment,
-            what: "TASK_ACCEPT",
-        };
+        let order = Violation::AssignmentOrder { assignment, what: "TASK_ACCEPT" };
         match (inbound.kind, inbound.stage) {
             (Kind::Task, Stage::Offered) => {
                 inbound.stage = Stage::Accepted;
@@ -451,10 +424,7 @@ impl CoordinatorConnection {
             Stage::Offered => CoordinatorEvent::Refused(refuse),
             Stage::Cancelled => CoordinatorEvent::Cancelled(assignment),
             Stage::Accepted => {
-                return Err(Violation::AssignmentOrder {
-                    assignment,
-                    what: "TASK_REFUSE",
-                });
+                return Err(Violation::AssignmentOrder { assignment, what: "TASK_REFUSE" });
             }
         };
         self.session.table.remove(&assignment);
@@ -490,10 +460,7 @@ impl CoordinatorConnection {
             (Kind::Classify, Stage::Cancelled) => CoordinatorEvent::Cancelled(assignment),
             (Kind::Classify, _) => CoordinatorEvent::Classified(result),
             (Kind::Task, _) => {
-                return Err(Violation::AssignmentOrder {
-                    assignment,
-                    what: "CLASSIFY_RESULT",
-                });
+                return Err(Violation::AssignmentOrder { assignment, what: "CLASSIFY_RESULT" });
             }
         };
         self.session.table.remove(&assignment);
@@ -542,10 +509,8 @@ impl CoordinatorConnection {
         }
         self.flush_ended = false;
         let table = &mut session.table;
-        let due = session
-            .due
-            .drain(..)
-            .filter_map(|id| Some((id, table.get_mut(&id)?.acknowledge())));
+        let due =
+            session.due.drain(..).filter_map(|id| Some((id, table.get_mut(&id)?.acknowledge())));
         let entries: Vec<_> = due.chain(session.ended.drain(..)).collect();
         let mut entries = entries.into_iter();
         let first = Acks::encode(&mut entries);
@@ -557,10 +522,7 @@ impl CoordinatorConnection {
 
     fn spend(&mut self, now: Instant) -> Result<(), Violation> {
         let held = u32::try_from(self.session.table.len()).unwrap_or(u32::MAX);
-        let most = self
-            .limits
-            .unsolicited
-            .saturating_add(held.saturating_mul(4));
+        let most = self.limits.unsolicited.saturating_add(held.saturating_mul(4));
         self.allowance.spend(now, most)
     }
 

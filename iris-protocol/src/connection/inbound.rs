@@ -26,13 +26,7 @@ pub struct CoordinatorSession {
 
 impl CoordinatorSession {
     pub(super) fn new(id: SessionId) -> Self {
-        Self {
-            id,
-            highest: None,
-            table: HashMap::new(),
-            ended: Vec::new(),
-            due: Vec::new(),
-        }
+        Self { id, highest: None, table: HashMap::new(), ended: Vec::new(), due: Vec::new() }
     }
 
     /// Returns the session's id.
@@ -67,10 +61,7 @@ impl CoordinatorSession {
             let Some(inbound) = self.table.get(&buffered.assignment) else {
                 continue;
             };
-            let resumed = Resumed {
-                assignment: buffered.assignment,
-                next: inbound.next,
-            };
+            let resumed = Resumed { assignment: buffered.assignment, next: inbound.next };
             if buffered.buffered_from <= inbound.next && !kept.contains(&resumed) {
                 kept.push(resumed);
             }
@@ -137,11 +128,7 @@ impl Inbound {
 
     pub(super) fn consume(&mut self, frames: u32, bytes: usize) {
         self.consumed.0 = self.consumed.0.saturating_add(frames).min(self.next);
-        self.consumed.1 = self
-            .consumed
-            .1
-            .saturating_add(bytes as u64)
-            .min(self.received);
+        self.consumed.1 = self.consumed.1.saturating_add(bytes as u64).min(self.received);
     }
 
     /// Returns whether the node should hear of what was consumed since the last time.
@@ -164,18 +151,11 @@ impl Inbound {
             return Err(Violation::WrongSide);
         };
         if self.kind != Kind::Task || self.stage == Stage::Offered {
-            return Err(Violation::AssignmentOrder {
-                assignment,
-                what: "STREAM",
-            });
+            return Err(Violation::AssignmentOrder { assignment, what: "STREAM" });
         }
         if data.header.seq != self.next {
             let (expected, got) = (self.next, data.header.seq);
-            return Err(Violation::Sequence {
-                assignment,
-                expected,
-                got,
-            });
+            return Err(Violation::Sequence { assignment, expected, got });
         }
         let full = self.next - self.acked.0 >= window.frames
             || self.received - self.acked.1 >= u64::from(window.bytes);
@@ -184,10 +164,7 @@ impl Inbound {
         }
         let length = match self.piece {
             Some((piece, _)) if piece != content => {
-                return Err(Violation::AssignmentOrder {
-                    assignment,
-                    what: "STREAM",
-                });
+                return Err(Violation::AssignmentOrder { assignment, what: "STREAM" });
             }
             Some((_, length)) => length + data.payload.len(),
             None => data.payload.len(),
@@ -204,10 +181,7 @@ impl Inbound {
     /// Checks the message that ends the assignment after `frames` frames.
     pub(super) fn end(&self, end: &End) -> Result<(), Violation> {
         let assignment = end.assignment;
-        let order = Violation::AssignmentOrder {
-            assignment,
-            what: end.what,
-        };
+        let order = Violation::AssignmentOrder { assignment, what: end.what };
         match (self.kind, self.stage) {
             (Kind::Task, Stage::Offered) => return Err(order),
             (Kind::Classify, _) if end.well => return Err(order),
@@ -215,11 +189,7 @@ impl Inbound {
         }
         if end.frames != self.next {
             let (expected, got) = (self.next, end.frames);
-            return Err(Violation::Sequence {
-                assignment,
-                expected,
-                got,
-            });
+            return Err(Violation::Sequence { assignment, expected, got });
         }
         if end.well && self.piece.is_some() {
             return Err(order);

@@ -132,10 +132,7 @@ impl NodeConnection {
     pub fn disconnect(&mut self) -> Vec<AssignmentId> {
         self.phase = Phase::Disconnected;
         self.outgoing.clear();
-        self.outboxes
-            .extract_if(.., |_, outbox| !outbox.is_resumable())
-            .map(|(id, _)| id)
-            .collect()
+        self.drop_all(|_, outbox| !outbox.is_resumable())
     }
 
     /// Takes in a frame that arrived at `now`; `None` when it asks nothing of the caller.
@@ -194,10 +191,7 @@ impl NodeConnection {
             assignments: self
                 .outboxes
                 .iter()
-                .map(|(id, outbox)| Buffered {
-                    assignment: *id,
-                    buffered_from: outbox.first(),
-                })
+                .map(|(id, outbox)| Buffered { assignment: *id, buffered_from: outbox.first() })
                 .collect(),
         });
         self.phase = Phase::Registering;
@@ -248,9 +242,7 @@ impl NodeConnection {
 
     /// Returns whether [`stream`](Self::stream) would take a frame of the assignment now.
     pub fn has_room(&self, assignment: AssignmentId) -> bool {
-        self.outboxes
-            .get(&assignment)
-            .is_some_and(|outbox| outbox.has_room(self.window))
+        self.outboxes.get(&assignment).is_some_and(|outbox| outbox.has_room(self.window))
     }
 
     /// Sends a whole `STREAM` frame, header and sealed payload, and keeps it until it is
@@ -259,10 +251,7 @@ impl NodeConnection {
         let Ok(BinaryFrame::Data(data)) = BinaryFrame::decode(frame.clone()) else {
             return Err(SendError::OutOfOrder);
         };
-        let outbox = self
-            .outboxes
-            .get_mut(&data.header.assignment)
-            .ok_or(SendError::Gone)?;
+        let outbox = self.outboxes.get_mut(&data.header.assignment).ok_or(SendError::Gone)?;
         outbox.push(&data, frame.clone(), self.window)?;
         if self.phase == Phase::Registered {
             self.outgoing.push_back(Frame::Binary(frame));
@@ -284,10 +273,7 @@ impl NodeConnection {
 
     /// Answers a question about a task, which thereby ends.
     pub fn classified(&mut self, result: ClassifyResult) -> Result<(), SendError> {
-        let outbox = self
-            .outboxes
-            .get(&result.assignment)
-            .ok_or(SendError::Gone)?;
+        let outbox = self.outboxes.get(&result.assignment).ok_or(SendError::Gone)?;
         if !outbox.classify {
             return Err(SendError::OutOfOrder);
         }
@@ -356,12 +342,7 @@ impl NodeConnection {
             self.highest = None;
         }
         let resumed = |id: &AssignmentId| same && ack.resumed.iter().any(|r| r.assignment == *id);
-        let dropped = self
-            .outboxes
-            .extract_if(.., |id, outbox| !resumed(id) || !outbox.is_resumable())
-            .filter(|(_, outbox)| !outbox.has_ended())
-            .map(|(id, _)| id)
-            .collect();
+        let dropped = self.drop_all(|id, outbox| !resumed(id) || !outbox.is_resumable());
         self.send_again(&ack)?;
         Ok(NodeEvent::Registered { ack, dropped })
     }
@@ -372,9 +353,8 @@ impl NodeConnection {
                 .outboxes
                 .get(&resumed.assignment)
                 .ok_or(Violation::UnknownAssignment(resumed.assignment))?;
-            let frames = outbox
-                .from(resumed.next)
-                .ok_or(Violation::AckBeyondEnd(resumed.assignment))?;
+            let frames =
+                outbox.from(resumed.next).ok_or(Violation::AckBeyondEnd(resumed.assignment))?;
             self.outgoing.extend(frames);
         }
         Ok(())
@@ -425,11 +405,7 @@ impl NodeConnection {
         classify: bool,
     ) -> Result<bool, Violation> {
         if self.highest >= Some(assignment) {
-            let what = if classify {
-                "CLASSIFY_ASSIGN"
-            } else {
-                "TASK_ASSIGN"
-            };
+            let what = if classify { "CLASSIFY_ASSIGN" } else { "TASK_ASSIGN" };
             return Err(Violation::AssignmentOrder { assignment, what });
         }
         if !(1..=MAX_BODY).contains(&(body_bytes as usize)) {
@@ -444,8 +420,7 @@ impl NodeConnection {
             self.send(&NodeMessage::TaskRefuse(TaskRefuse { assignment, reason }));
             return Ok(false);
         }
-        self.outboxes
-            .insert(assignment, Outbox::new(body_bytes, classify));
+        self.outboxes.insert(assignment, Outbox::new(body_bytes, classify));
         Ok(true)
     }
 
@@ -511,6 +486,15 @@ impl NodeConnection {
             self.outgoing.push_back(frame);
         }
         Ok(())
+    }
+
+    /// Forgets assignments and returns those of them that are still worked on.
+    fn drop_all(
+        &mut self,
+        mut which: impl FnMut(&AssignmentId, &Outbox) -> bool,
+    ) -> Vec<AssignmentId> {
+        let gone = self.outboxes.extract_if(.., |id, outbox| which(id, outbox));
+        gone.filter(|(_, outbox)| !outbox.has_ended()).map(|(id, _)| id).collect()
     }
 
     fn spend(&mut self, now: Instant) -> Result<(), Violation> {

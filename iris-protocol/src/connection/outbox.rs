@@ -46,11 +46,7 @@ impl Outbox {
         Self {
             stage: Stage::Offered,
             classify,
-            body: Body {
-                next: 0,
-                left: body_bytes,
-                complete: false,
-            },
+            body: Body { next: 0, left: body_bytes, complete: false },
             frames: VecDeque::new(),
             first: 0,
             bytes: 0,
@@ -89,32 +85,18 @@ impl Outbox {
         };
         let body = &mut self.body;
         if body.complete {
-            return Err(Violation::AssignmentOrder {
-                assignment,
-                what: "BODY",
-            });
+            return Err(Violation::AssignmentOrder { assignment, what: "BODY" });
         }
         if data.header.seq != body.next {
             let (expected, got) = (body.next, data.header.seq);
-            return Err(Violation::Sequence {
-                assignment,
-                expected,
-                got,
-            });
+            return Err(Violation::Sequence { assignment, expected, got });
         }
         let length = u32::try_from(data.payload.len()).expect("a frame is at most 1 MiB long");
-        let left = body
-            .left
-            .checked_sub(length)
-            .ok_or(Violation::Length(assignment))?;
+        let left = body.left.checked_sub(length).ok_or(Violation::Length(assignment))?;
         if (left == 0) != last || body.next >= MAX_BODY_FRAMES {
             return Err(Violation::Length(assignment));
         }
-        *body = Body {
-            next: body.next + 1,
-            left,
-            complete: last,
-        };
+        *body = Body { next: body.next + 1, left, complete: last };
         Ok(())
     }
 
@@ -162,10 +144,7 @@ impl Outbox {
             return Err(Violation::AckBeyondEnd(assignment));
         }
         while self.first < next {
-            let frame = self
-                .frames
-                .pop_front()
-                .expect("numbers below the end have a frame");
+            let frame = self.frames.pop_front().expect("numbers below the end have a frame");
             self.bytes -= frame.len();
             self.first += 1;
         }
