@@ -180,8 +180,7 @@ async fn a_seed_fixes_a_warm_answer() {
 
 #[tokio::test]
 async fn answers_side_by_side_are_the_answers_one_by_one() {
-    let engine = Engine::load(EngineSettings::bundled().with_queue(NonZeroUsize::new(8).unwrap()));
-    let engine = engine.unwrap();
+    let engine = engine();
     let questions = ["What is 2 + 3?", "What is a node?", "Hello", "Reverse apple."];
     let bodies: Vec<_> = questions.iter().map(|text| question(text)).collect();
     let mut alone = Vec::new();
@@ -218,6 +217,16 @@ async fn a_full_queue_is_busy_and_a_dropped_stream_frees_its_slot() {
     drop(running);
     let rest: Vec<_> = waiting.collect().await;
     assert!(matches!(rest.last(), Some(Ok(Chunk::Finished(_)))), "{rest:?}");
+}
+
+#[tokio::test]
+async fn a_finished_answer_has_left_its_place() {
+    let engine = one_slot();
+    for _ in 0..20 {
+        let both = [question("Hello"), question("Bye")];
+        let answers = futures::future::join_all(both.iter().map(|body| chat(&engine, body))).await;
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    }
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use futures::StreamExt;
-use iris_core::backend::{Backend, Chunk, GenerateRequest, Operation};
+use iris_core::backend::{Backend, Chunk, Finish, GenerateRequest, Operation};
 use iris_node::backend::engine::{Engine, EngineError, EngineSettings};
 use proptest::prelude::*;
 
@@ -172,12 +172,8 @@ fn metadata() -> Vec<(String, Value)> {
     entries.map(|(key, value)| (key.to_owned(), value)).into()
 }
 
-/// Writes as many tokens as the context holds, drawn warm, so that small differences show.
-async fn write(engine: &Engine, seed: u64) -> (String, u32) {
-    let body = serde_json::json!({
-        "prompt": "<|im_start|>A prompt of some length, to be read in more than one step.",
-        "max_tokens": 300, "temperature": 0.7, "seed": seed,
-    });
+/// Streams a text completion and returns its text and its end.
+async fn finish(engine: &Engine, body: &serde_json::Value) -> (String, Finish) {
     let request = GenerateRequest {
         operation: Operation::Completion,
         model: "test".parse().unwrap(),
@@ -190,11 +186,21 @@ async fn write(engine: &Engine, seed: u64) -> (String, u32) {
     while let Some(chunk) = answer.next().await {
         match chunk.unwrap() {
             Chunk::Text(part) => text += &part,
-            Chunk::Finished(finish) => return (text, finish.usage.completion_tokens),
+            Chunk::Finished(finish) => return (text, finish),
             other => panic!("unexpected {other:?}"),
         }
     }
     panic!("the stream ended without an end");
+}
+
+/// Writes up to 300 tokens, drawn warm, so that small differences show.
+async fn write(engine: &Engine, seed: u64) -> (String, u32) {
+    let body = serde_json::json!({
+        "prompt": "<|im_start|>A prompt of some length, to be read in more than one step.",
+        "max_tokens": 300, "temperature": 0.7, "seed": seed,
+    });
+    let (text, finish) = finish(engine, &body).await;
+    (text, finish.usage.completion_tokens)
 }
 
 #[tokio::test]
@@ -243,6 +249,20 @@ async fn quantised_weights_stay_quantised() {
     let offer = &engine.models().await.unwrap()[0];
     assert_eq!(offer.quantization.as_deref(), Some("Q8_0"));
     assert_eq!(write(&engine, 1).await, write(&engine, 1).await);
+}
+
+#[tokio::test]
+async fn the_first_token_is_added_once_where_the_file_asks_for_it() {
+    let read = async |engine: &Engine, prompt: &str| {
+        let body = serde_json::json!({"prompt": prompt, "max_tokens": 1});
+        finish(engine, &body).await.1.usage.prompt_tokens
+    };
+    let plain = load(Draft::random(1).write()).unwrap();
+    let adds = Draft::random(1).set("tokenizer.ggml.add_bos_token", Value::Bool(true));
+    let adds = load(adds.write()).unwrap();
+    assert_eq!((read(&plain, "ab").await, read(&adds, "ab").await), (2, 3));
+    let opened = "<|im_start|>ab";
+    assert_eq!((read(&plain, opened).await, read(&adds, opened).await), (3, 3));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! One answer, from the body to the last chunk.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use iris_core::backend::{BackendError, Chunk, Finish, GenerateRequest, Operation, Usage};
@@ -124,7 +124,7 @@ fn tokens(model: &Model, context: usize, prompt: Prompt) -> Result<Vec<u32>, Bac
     };
     let (tokens, param) = match prompt {
         Prompt::Chat(conversation) => {
-            let text = model.template.render(conversation);
+            let text = model.template.render(conversation, SystemTime::now());
             (
                 encode(text.map_err(|error| refused(Some("messages"), error))?, "messages")?,
                 "messages",

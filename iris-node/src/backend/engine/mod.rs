@@ -1,8 +1,8 @@
 //! Runs GGUF models inside this process, on its processor.
 //!
 //! The engine is there so that a network works on a machine without any model server; it reads
-//! the `llama`, `qwen2` and `qwen3` architectures, which cover most small models. Weights stay
-//! quantised as the file stores them. Tokenizer and chat template come from the file.
+//! the `llama`, `qwen2` and `qwen3` architectures, which cover most small models. Quantised weights
+//! stay quantised. Tokenizer and chat template come from the file.
 //!
 //! A generation runs on one of the engine's own threads, never on a runtime's: `slots` of them
 //! work side by side over shared weights, each request with its own cache of keys and values.
@@ -36,6 +36,7 @@ use self::outgoing::Item;
 use self::workers::Workers;
 
 mod cache;
+mod calendar;
 mod config;
 mod error;
 mod generation;

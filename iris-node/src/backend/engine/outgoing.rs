@@ -1,5 +1,6 @@
 //! The way from a generating thread to the stream that a task polls.
 
+use std::cell::Cell;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -7,7 +8,7 @@ use std::thread::{self, Thread};
 use std::time::Instant;
 
 use iris_core::backend::{BackendError, Chunk};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 /// Chunks that wait for a slow reader before its generation pauses.
 const BUFFER: usize = 32;
@@ -23,12 +24,13 @@ pub(super) struct Gone;
 pub(super) struct Outgoing {
     sender: mpsc::Sender<Item>,
     deadline: Instant,
+    place: Cell<Option<OwnedSemaphorePermit>>,
 }
 
 /// Makes both ends for an answer that is due at `deadline`.
 pub(super) fn channel(deadline: Instant) -> (Outgoing, mpsc::Receiver<Item>) {
     let (sender, receiver) = mpsc::channel(BUFFER);
-    (Outgoing { sender, deadline }, receiver)
+    (Outgoing { sender, deadline, place: Cell::default() }, receiver)
 }
 
 impl Outgoing {
@@ -37,8 +39,18 @@ impl Outgoing {
         if self.sender.is_closed() || Instant::now() >= self.deadline { Err(Gone) } else { Ok(()) }
     }
 
+    /// Keeps a place among the engine's requests until the last item goes out.
+    ///
+    /// Whoever reads that item finds the place free: a node that asks again at once is not busy.
+    pub(super) fn hold(&self, place: OwnedSemaphorePermit) {
+        self.place.set(Some(place));
+    }
+
     /// Hands out one item; waits for a slow reader, though never past the deadline.
     pub(super) fn send(&self, item: Item) -> Result<(), Gone> {
+        if matches!(item, Ok(Chunk::Finished(_)) | Err(_)) {
+            self.place.take();
+        }
         match self.sender.try_send(item) {
             Ok(()) => Ok(()),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(Gone),

@@ -4,9 +4,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
-use minijinja::{Environment, Error, ErrorKind, Value, context};
+use minijinja::{Environment, Error, ErrorKind, State, Value, context};
 use serde_json::Map;
 
+use super::calendar;
 use super::error::EngineError;
 
 /// What most models without a template of their own were trained on.
@@ -46,16 +47,22 @@ impl Template {
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise);
-        environment
-            .add_function("strftime_now", |format: &str| strftime(format, SystemTime::now()));
+        environment.add_function("strftime_now", |state: &State<'_, '_>, format: &str| {
+            let now = state.lookup("unix_time").and_then(|now| u64::try_from(now).ok());
+            calendar::strftime(format, now.unwrap_or_default())
+        });
         environment
             .add_template_owned("chat", source.unwrap_or(CHATML).to_owned())
             .map_err(|error| EngineError::Unsupported(format!("a chat template ({error})")))?;
         Ok(Self { environment, start, end })
     }
 
-    /// Writes the prompt; the error is what the template says about the conversation.
-    pub(super) fn render(&self, mut conversation: Conversation) -> Result<String, String> {
+    /// Writes the prompt as of `now`; the error is what the template says about the conversation.
+    pub(super) fn render(
+        &self,
+        mut conversation: Conversation,
+        now: SystemTime,
+    ) -> Result<String, String> {
         for message in &mut conversation.messages {
             if let Some(serde_json::Value::String(text)) = message.get_mut("content") {
                 text.retain(|c| c != END_MARK);
@@ -73,6 +80,7 @@ impl Template {
             add_generation_prompt => !conversation.continues,
             bos_token => &self.start,
             eos_token => &self.end,
+            unix_time => now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             ..Value::from(Serde(&conversation.extra))
         };
         let chat = self.environment.get_template("chat").map_err(|error| error.to_string())?;
@@ -89,71 +97,6 @@ impl Template {
 
 fn raise(message: &str) -> Result<String, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message.to_owned()))
-}
-
-/// Writes a point in time (UTC) with the few fields that chat templates use.
-fn strftime(format: &str, now: SystemTime) -> String {
-    const MONTHS: [&str; 12] = [
-        "January",
-        "February",
-        "March",
-        "April",
-        "May",
-        "June",
-        "July",
-        "August",
-        "September",
-        "October",
-        "November",
-        "December",
-    ];
-    const DAYS: [&str; 7] =
-        ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
-    let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let days = seconds / 86_400;
-    let (year, month, day) = civil(days);
-    let month_name = MONTHS[usize::try_from(month - 1).unwrap_or(0)];
-    let day_name = DAYS[usize::try_from(days % 7).unwrap_or(0)];
-    let mut text = String::new();
-    let mut rest = format.chars();
-    while let Some(c) = rest.next() {
-        if c != '%' {
-            text.push(c);
-            continue;
-        }
-        match rest.next() {
-            Some('Y') => text += &year.to_string(),
-            Some('m') => text += &two(month),
-            Some('d') => text += &two(day),
-            Some('B') => text += month_name,
-            Some('b') => text += &month_name[..3],
-            Some('A') => text += day_name,
-            Some('a') => text += &day_name[..3],
-            Some('H') => text += &two(seconds / 3600 % 24),
-            Some('M') => text += &two(seconds / 60 % 60),
-            Some('S') => text += &two(seconds % 60),
-            Some('%') | None => text.push('%'),
-            Some(other) => text.extend(['%', other]),
-        }
-    }
-    text
-}
-
-fn two(number: u64) -> String {
-    format!("{number:02}")
-}
-
-/// Returns year, month and day of a number of days since 1970.
-fn civil(days: u64) -> (u64, u64, u64) {
-    // Counts from March of year 0, so that a leap day is the last of its year.
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day_of_year = day - (365 * year + year / 4 - year / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    let year = era * 400 + year + u64::from(month <= 2);
-    (year, month, day_of_year - (153 * from_march + 2) / 5 + 1)
 }
 
 #[cfg(test)]
@@ -182,14 +125,15 @@ mod tests {
 
     #[test]
     fn models_without_a_template_get_chatml() {
-        let prompt = template(None).render(conversation(&[("user", "Hi")], false)).unwrap();
+        let prompt =
+            template(None).render(conversation(&[("user", "Hi")], false), UNIX_EPOCH).unwrap();
         assert_eq!(prompt, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
     }
 
     #[test]
     fn a_continued_message_stays_open_with_its_last_space() {
         let talk = conversation(&[("user", "Hi"), ("assistant", "Hello ")], true);
-        let prompt = template(None).render(talk).unwrap();
+        let prompt = template(None).render(talk, UNIX_EPOCH).unwrap();
         assert_eq!(prompt, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello ");
     }
 
@@ -201,16 +145,16 @@ mod tests {
         let template = template(Some(source));
         let mut talk = conversation(&[("user", " hi ")], false);
         talk.tools = Some(json!([{"type": "function"}]));
-        assert_eq!(template.render(talk).unwrap(), "<s>HI [{\"type\": \"function\"}]");
-        let refused = template.render(conversation(&[("system", "x")], false));
+        assert_eq!(template.render(talk, UNIX_EPOCH).unwrap(), "<s>HI [{\"type\": \"function\"}]");
+        let refused = template.render(conversation(&[("system", "x")], false), UNIX_EPOCH);
         assert_eq!(refused.unwrap_err(), "System role not supported");
     }
 
     #[test]
-    fn dates_are_written_in_utc() {
-        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
-        assert_eq!(strftime("%d %b %Y", at(1_709_164_800)), "29 Feb 2024");
-        assert_eq!(strftime("%A %H:%M:%S 100%%", at(1_000_000_000)), "Sunday 01:46:40 100%");
-        assert_eq!(strftime("%Y-%m-%d %q%", at(0)), "1970-01-01 %q%");
+    fn templates_read_the_date_they_are_given() {
+        let template = template(Some("Today is {{ strftime_now('%d %b %Y') }}."));
+        let now = UNIX_EPOCH + Duration::from_secs(1_709_164_800);
+        let prompt = template.render(conversation(&[("user", "Hi")], false), now);
+        assert_eq!(prompt.unwrap(), "Today is 29 Feb 2024.");
     }
 }

@@ -166,3 +166,32 @@ fn sentence_piece(text: &str) -> Vec<u8> {
         None => text.replace('\u{2581}', " ").into_bytes(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_of_sentencepiece_are_spaces_and_single_bytes() {
+        assert_eq!(sentence_piece("\u{2581}a\u{2581}b"), b" a b");
+        assert_eq!(sentence_piece("<0xE2>"), [0xe2]);
+        assert_eq!(sentence_piece("<0xZZ>"), b"<0xZZ>");
+    }
+
+    #[test]
+    fn prompts_become_the_tokens_the_recipe_trained_on() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/model/iris-tiny-f16.gguf");
+        let inner = shimmytok::Tokenizer::from_gguf_file(file).unwrap();
+        let tokenizer = Tokenizer::new(inner).unwrap();
+        let texts = |tokens: &[u32]| -> Vec<String> {
+            tokens.iter().map(|token| tokenizer.inner.token_to_piece(*token).unwrap()).collect()
+        };
+        let tokens = tokenizer.encode("<|user|>\nSay \"ñu\" the<|end|>").unwrap();
+        let expected = ["<|user|>", "Ċ", "S", "a", "y", "Ġ\"", "Ã", "±", "u", "\"", "Ġthe"];
+        assert_eq!(texts(&tokens)[..11], expected);
+        assert_eq!(tokens.last(), Some(&4));
+        assert!(tokenizer.is_end(4) && !tokenizer.is_end(2));
+        let pieces: Vec<u8> = tokens.iter().flat_map(|token| tokenizer.piece(*token)).collect();
+        assert_eq!(pieces, "\nSay \"ñu\" the".as_bytes(), "markers add no text");
+    }
+}

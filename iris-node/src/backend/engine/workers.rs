@@ -1,12 +1,13 @@
 //! The threads that generate.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use iris_core::backend::{BackendError, GenerateRequest};
 use iris_core::model::TokenRate;
+use tokio::sync::Semaphore;
 
 use super::error::EngineError;
 use super::generation;
@@ -16,7 +17,9 @@ use super::outgoing::Outgoing;
 /// One thread per slot and the queue before them. The threads end with the last handle.
 #[derive(Clone)]
 pub(super) struct Workers {
-    queue: SyncSender<Job>,
+    queue: Sender<Job>,
+    /// Bounds what runs and waits together, so a free slot never looks busy.
+    places: Arc<Semaphore>,
     speed: Arc<Mutex<Option<TokenRate>>>,
 }
 
@@ -33,7 +36,7 @@ impl Workers {
         slots: usize,
         queue: usize,
     ) -> Result<Self, EngineError> {
-        let (sender, receiver) = sync_channel(queue);
+        let (sender, receiver) = mpsc::channel();
         let receiver = Arc::new(Mutex::new(receiver));
         let speed = Arc::default();
         for slot in 0..slots {
@@ -46,7 +49,9 @@ impl Workers {
             let thread = thread::Builder::new().name(format!("iris-engine-{slot}"));
             thread.spawn(move || worker.run()).map_err(EngineError::Threads)?;
         }
-        Ok(Self { queue: sender, speed })
+        let places =
+            Arc::new(Semaphore::new(slots.saturating_add(queue).min(Semaphore::MAX_PERMITS)));
+        Ok(Self { queue: sender, places, speed })
     }
 
     /// Queues a request; `Busy` when the queue is full.
@@ -55,10 +60,9 @@ impl Workers {
         request: GenerateRequest,
         outgoing: Outgoing,
     ) -> Result<(), BackendError> {
-        self.queue.try_send(Job { request, outgoing }).map_err(|error| match error {
-            TrySendError::Full(_) => BackendError::Busy,
-            TrySendError::Disconnected(_) => BackendError::Failed,
-        })
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        outgoing.hold(place.map_err(|_| BackendError::Busy)?);
+        self.queue.send(Job { request, outgoing }).map_err(|_| BackendError::Failed)
     }
 
     /// Returns the speed of one stream, as last measured on real work.
@@ -76,13 +80,6 @@ struct Worker {
 
 impl Worker {
     fn run(self) {
-        // The operators split their work by the number of cores. With the thread as a pool of its
-        // own, the parts run here, one after the other: for the sizes of small models, waking
-        // other threads costs many times what it saves, more so while all slots are at work.
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
-        if let Err(error) = pool {
-            tracing::warn!(%error, "generations share one pool of threads and may be slow");
-        }
         while let Some(Job { request, outgoing }) = self.next() {
             if outgoing.check().is_err() {
                 continue;
