@@ -56,11 +56,7 @@ impl Frame {
 
 impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if matches!(self, Self::Text(_)) {
-            "Text"
-        } else {
-            "Binary"
-        };
+        let kind = if matches!(self, Self::Text(_)) { "Text" } else { "Binary" };
         write!(f, "{kind}({} bytes)", self.len())
     }
 }
@@ -155,20 +151,12 @@ pub enum Part {
 impl Header {
     /// Makes the header of a part of a prompt.
     pub const fn body(assignment: AssignmentId, seq: u32, last: bool) -> Self {
-        Self {
-            assignment,
-            seq,
-            part: Part::Body { last },
-        }
+        Self { assignment, seq, part: Part::Body { last } }
     }
 
     /// Makes the header of a part of an answer.
     pub const fn stream(assignment: AssignmentId, seq: u32, content: Content, more: bool) -> Self {
-        Self {
-            assignment,
-            seq,
-            part: Part::Stream { content, more },
-        }
+        Self { assignment, seq, part: Part::Stream { content, more } }
     }
 
     /// Returns the header's bytes: the start of the frame, and the associated data under which
@@ -234,12 +222,7 @@ impl DataFrame {
 impl fmt::Debug for DataFrame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Payloads never reach logs, not even sealed ones.
-        write!(
-            f,
-            "DataFrame({:?}, {} bytes)",
-            self.header,
-            self.payload.len()
-        )
+        write!(f, "DataFrame({:?}, {} bytes)", self.header, self.payload.len())
     }
 }
 
@@ -274,23 +257,13 @@ impl BinaryFrame {
                     2 => Content::Json,
                     _ => Content::Whole,
                 };
-                Part::Stream {
-                    content,
-                    more: flags & 4 != 0,
-                }
+                Part::Stream { content, more: flags & 4 != 0 }
             }
             (3, 0) if seq == 0 && assignment.0 == 0 => return Acks::new(bytes).map(Self::Ack),
             (1..=3, _) => return Err(FrameError::Reserved),
             _ => return Err(FrameError::UnknownKind(kind)),
         };
-        Ok(Self::Data(DataFrame {
-            header: Header {
-                assignment,
-                seq,
-                part,
-            },
-            payload: bytes,
-        }))
+        Ok(Self::Data(DataFrame { header: Header { assignment, seq, part }, payload: bytes }))
     }
 }
 
@@ -366,11 +339,7 @@ mod tests {
     use super::*;
 
     fn header() -> impl Strategy<Value = Header> {
-        let content = prop_oneof![
-            Just(Content::Text),
-            Just(Content::Json),
-            Just(Content::Whole)
-        ];
+        let content = prop_oneof![Just(Content::Text), Just(Content::Json), Just(Content::Whole)];
         let part = prop_oneof![
             any::<bool>().prop_map(|last| Part::Body { last }),
             (content, any::<bool>()).prop_map(|(content, more)| Part::Stream { content, more }),
@@ -459,9 +428,6 @@ mod tests {
         };
         assert!(frame(MAX_FRAME).is_ok());
         assert_eq!(frame(MAX_FRAME + 1), Err(FrameError::TooLong));
-        assert_eq!(
-            BinaryFrame::decode(Bytes::from_static(&[1; 15])),
-            Err(FrameError::Truncated)
-        );
+        assert_eq!(BinaryFrame::decode(Bytes::from_static(&[1; 15])), Err(FrameError::Truncated));
     }
 }

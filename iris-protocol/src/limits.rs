@@ -42,10 +42,7 @@ pub const MAX_SLOTS: u32 = 1024;
 pub const MAX_HELD: usize = 2 * MAX_SLOTS as usize;
 
 /// Widest window that a coordinator may set, since the node keeps that much of each answer.
-pub const MAX_WINDOW: Window = Window {
-    frames: 4096,
-    bytes: 16 << 20,
-};
+pub const MAX_WINDOW: Window = Window { frames: 4096, bytes: 16 << 20 };
 
 /// Most capabilities that a peer names.
 pub const MAX_CAPABILITIES: usize = 32;
@@ -113,10 +110,7 @@ impl Default for Limits {
             lost: Duration::from_secs(35),
             progress: Duration::from_secs(5),
             resume_grace: Duration::from_secs(5),
-            window: Window {
-                frames: 256,
-                bytes: 1 << 20,
-            },
+            window: Window { frames: 256, bytes: 1 << 20 },
             assignments: MAX_SLOTS,
             unsolicited: 64,
             terminal_acks: 64,

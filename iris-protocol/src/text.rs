@@ -130,9 +130,7 @@ impl<'de, const N: usize> Deserialize<'de> for FixedBytes<N> {
         let bytes = decode_base64(deserializer, N)?;
         let length = bytes.len();
         let bytes = bytes.try_into().map_err(|_| {
-            de::Error::custom(format_args!(
-                "expected {N} bytes of base64url, not {length}"
-            ))
+            de::Error::custom(format_args!("expected {N} bytes of base64url, not {length}"))
         })?;
         Ok(Self(bytes))
     }
@@ -158,11 +156,7 @@ impl<const MAX: usize> TryFrom<Vec<u8>> for Blob<MAX> {
     type Error = BlobError;
 
     fn try_from(bytes: Vec<u8>) -> Result<Self, BlobError> {
-        if bytes.len() > MAX {
-            Err(BlobError(MAX))
-        } else {
-            Ok(Self(bytes.into()))
-        }
+        if bytes.len() > MAX { Err(BlobError(MAX)) } else { Ok(Self(bytes.into())) }
     }
 }
 
@@ -180,9 +174,7 @@ impl<const MAX: usize> Serialize for Blob<MAX> {
 
 impl<'de, const MAX: usize> Deserialize<'de> for Blob<MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        decode_base64(deserializer, MAX)?
-            .try_into()
-            .map_err(de::Error::custom)
+        decode_base64(deserializer, MAX)?.try_into().map_err(de::Error::custom)
     }
 }
 

@@ -30,9 +30,7 @@ where
 pub(super) fn slots<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     let slots = u32::deserialize(deserializer)?;
     if slots > MAX_SLOTS {
-        return Err(D::Error::custom(format_args!(
-            "a node has at most {MAX_SLOTS} slots"
-        )));
+        return Err(D::Error::custom(format_args!("a node has at most {MAX_SLOTS} slots")));
     }
     Ok(slots)
 }
@@ -54,11 +52,7 @@ pub(super) fn models<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<ModelOffer>,
         if !names.insert(&model.name) {
             return Err(D::Error::custom("a model is offered twice"));
         }
-        if model
-            .quantization
-            .as_ref()
-            .is_some_and(|q| !is_clean(q, MAX_QUANTIZATION_LEN))
-        {
+        if model.quantization.as_ref().is_some_and(|q| !is_clean(q, MAX_QUANTIZATION_LEN)) {
             return Err(D::Error::custom("a quantization is too long or unclean"));
         }
     }
@@ -80,22 +74,12 @@ where
 
 pub(super) fn error<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BackendError, D::Error> {
     let error = BackendError::deserialize(deserializer)?;
-    if let BackendError::Rejected {
-        status,
-        code,
-        param,
-        message,
-    } = &error
-    {
+    if let BackendError::Rejected { status, code, param, message } = &error {
         if !(400..500).contains(status) {
-            return Err(D::Error::custom(
-                "a request is rejected with a status of 400 to 499",
-            ));
+            return Err(D::Error::custom("a request is rejected with a status of 400 to 499"));
         }
-        let short = |text: &Option<String>| {
-            text.as_ref()
-                .is_none_or(|text| is_clean(text, MAX_REASON_LEN))
-        };
+        let short =
+            |text: &Option<String>| text.as_ref().is_none_or(|text| is_clean(text, MAX_REASON_LEN));
         if !short(code) || !short(param) || !is_clean(message, MAX_ERROR_LEN) {
             return Err(D::Error::custom("an error's text is too long or unclean"));
         }
@@ -106,21 +90,14 @@ pub(super) fn error<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Backen
 /// Returns the error with its texts made fit for the wire.
 pub(super) fn clean_error(error: BackendError) -> BackendError {
     let clean = |text: String, max: usize| -> String {
-        let mut text: String = text
-            .chars()
-            .map(|c| if c.is_whitespace() { ' ' } else { c })
-            .collect();
+        let mut text: String =
+            text.chars().map(|c| if c.is_whitespace() { ' ' } else { c }).collect();
         text.retain(|c| !is_invisible(c));
         text.truncate(text.floor_char_boundary(max));
         text
     };
     match error {
-        BackendError::Rejected {
-            status,
-            code,
-            param,
-            message,
-        } => BackendError::Rejected {
+        BackendError::Rejected { status, code, param, message } => BackendError::Rejected {
             status: status.clamp(400, 499),
             code: code.map(|text| clean(text, MAX_REASON_LEN)),
             param: param.map(|text| clean(text, MAX_REASON_LEN)),

@@ -26,15 +26,9 @@ pub enum JsonError {
 
 /// Checks the whole text and returns its `type`, without keeping anything else.
 pub(super) fn read_type(text: &[u8]) -> Result<Cow<'_, str>, JsonError> {
-    let mut scan = Scan {
-        depth: 0,
-        kind: None,
-        error: None,
-    };
+    let mut scan = Scan { depth: 0, kind: None, error: None };
     let mut deserializer = serde_json::Deserializer::from_slice(text);
-    let read = Value(&mut scan)
-        .deserialize(&mut deserializer)
-        .and_then(|_| deserializer.end());
+    let read = Value(&mut scan).deserialize(&mut deserializer).and_then(|_| deserializer.end());
     match (read, scan.error, scan.kind) {
         (_, Some(error), _) => Err(error),
         (Err(_), None, _) => Err(JsonError::Syntax),
@@ -51,11 +45,7 @@ struct Scan<'de> {
 impl Scan<'_> {
     fn enter<E: Error>(&mut self) -> Result<(), E> {
         self.depth += 1;
-        if self.depth > MAX_JSON_DEPTH {
-            self.fail(JsonError::TooDeep)
-        } else {
-            Ok(())
-        }
+        if self.depth > MAX_JSON_DEPTH { self.fail(JsonError::TooDeep) } else { Ok(()) }
     }
 
     fn fail<E: Error>(&mut self, error: JsonError) -> Result<(), E> {
@@ -141,21 +131,14 @@ mod tests {
 
     #[test]
     fn the_type_is_found_wherever_it_stands() {
-        assert_eq!(
-            read_type(br#"{"a":[{"type":"B"}],"type":"A"}"#).unwrap(),
-            "A"
-        );
+        assert_eq!(read_type(br#"{"a":[{"type":"B"}],"type":"A"}"#).unwrap(), "A");
         assert_eq!(read_type(br#"{"type":"\u0041"}"#).unwrap(), "A");
     }
 
     #[test]
     fn each_fault_has_its_name() {
         let nested = |levels: usize| {
-            format!(
-                r#"{{"type":"A","a":{}{}}}"#,
-                "[".repeat(levels),
-                "]".repeat(levels)
-            )
+            format!(r#"{{"type":"A","a":{}{}}}"#, "[".repeat(levels), "]".repeat(levels))
         };
         let deep = nested(MAX_JSON_DEPTH);
         assert!(read_type(nested(MAX_JSON_DEPTH - 1).as_bytes()).is_ok());
@@ -169,10 +152,7 @@ mod tests {
             ("{}", JsonError::NoType),
             (r#"{"type":1}"#, JsonError::NoType),
             (r#"{"type":"A","a":1,"a":2}"#, JsonError::DuplicateMember),
-            (
-                r#"{"type":"A","b":{"a":1,"\u0061":2}}"#,
-                JsonError::DuplicateMember,
-            ),
+            (r#"{"type":"A","b":{"a":1,"\u0061":2}}"#, JsonError::DuplicateMember),
             (&deep, JsonError::TooDeep),
             (&"[".repeat(100_000), JsonError::TooDeep),
         ] {

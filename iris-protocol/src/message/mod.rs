@@ -69,15 +69,11 @@ impl<'de> Deserialize<'de> for SessionId {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
         let mut bytes = [0; 16];
         let fits = text.len() == 32
-            && data_encoding::HEXLOWER
-                .decode_mut(text.as_bytes(), &mut bytes)
-                .is_ok();
+            && data_encoding::HEXLOWER.decode_mut(text.as_bytes(), &mut bytes).is_ok();
         if fits {
             Ok(Self(bytes))
         } else {
-            Err(serde::de::Error::custom(
-                "a session id is 32 characters of 0-9 and a-f",
-            ))
+            Err(serde::de::Error::custom("a session id is 32 characters of 0-9 and a-f"))
         }
     }
 }
@@ -122,12 +118,7 @@ fn parse<'a, T: Deserialize<'a>>(message: &'static str, text: &'a [u8]) -> Resul
     serde_json::from_slice(text).map_err(|error| DecodeError::Invalid {
         message,
         // The texts of serde quote what a peer wrote.
-        reason: error
-            .to_string()
-            .chars()
-            .filter(|c| !c.is_control())
-            .take(200)
-            .collect(),
+        reason: error.to_string().chars().filter(|c| !c.is_control()).take(200).collect(),
     })
 }
 

@@ -179,20 +179,12 @@ impl TaskResult {
     /// A reason that cannot travel as it is becomes what can be printed of it, or `stop`.
     pub fn new(assignment: AssignmentId, frames: u32, finish: &Finish) -> Self {
         let reason = Label::lossy(&finish.reason).unwrap_or_else(|| Label::known("stop"));
-        Self {
-            assignment,
-            frames,
-            reason,
-            usage: finish.usage,
-        }
+        Self { assignment, frames, reason, usage: finish.usage }
     }
 
     /// Returns how the answer ended.
     pub fn finish(&self) -> Finish {
-        Finish {
-            reason: self.reason.to_string(),
-            usage: self.usage,
-        }
+        Finish { reason: self.reason.to_string(), usage: self.usage }
     }
 }
 
@@ -212,11 +204,7 @@ impl TaskError {
     /// Makes the message for a generation that failed with `error`, whose texts are cut to
     /// length and cleared of what cannot be printed.
     pub fn new(assignment: AssignmentId, frames: u32, error: BackendError) -> Self {
-        Self {
-            assignment,
-            frames,
-            error: bounded::clean_error(error),
-        }
+        Self { assignment, frames, error: bounded::clean_error(error) }
     }
 }
 

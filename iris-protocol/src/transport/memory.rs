@@ -21,14 +21,8 @@ pub struct Memory {
 pub fn pair(capacity: usize) -> (Memory, Memory) {
     let (left, from_left) = channel(capacity);
     let (right, from_right) = channel(capacity);
-    let near = Memory {
-        sender: left,
-        receiver: from_right,
-    };
-    let far = Memory {
-        sender: right,
-        receiver: from_left,
-    };
+    let near = Memory { sender: left, receiver: from_right };
+    let far = Memory { sender: right, receiver: from_left };
     (near, far)
 }
 
@@ -36,9 +30,7 @@ impl Stream for Memory {
     type Item = Result<Frame, TransportError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Pin::new(&mut self.receiver)
-            .poll_next(cx)
-            .map(|frame| frame.map(Ok))
+        Pin::new(&mut self.receiver).poll_next(cx).map(|frame| frame.map(Ok))
     }
 }
 
@@ -54,9 +46,7 @@ impl Sink<Frame> for Memory {
         if frame.len() > MAX_FRAME {
             return Err(TransportError::TooLong);
         }
-        Pin::new(&mut self.sender)
-            .start_send(frame)
-            .map_err(|_| TransportError::Closed)
+        Pin::new(&mut self.sender).start_send(frame).map_err(|_| TransportError::Closed)
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
@@ -95,9 +85,7 @@ mod tests {
     #[test]
     fn a_full_connection_waits_for_its_reader() {
         let (mut near, mut far) = pair(1);
-        let sent = (0..10)
-            .take_while(|_| near.send(frame(1)).now_or_never().is_some())
-            .count();
+        let sent = (0..10).take_while(|_| near.send(frame(1)).now_or_never().is_some()).count();
         assert_eq!(sent, 2);
         block_on(far.next()).unwrap().unwrap();
         assert!(near.flush().now_or_never().is_some());
@@ -106,9 +94,6 @@ mod tests {
     #[test]
     fn overlong_frames_are_refused() {
         let (mut near, _far) = pair(1);
-        assert_eq!(
-            block_on(near.send(frame(MAX_FRAME + 1))),
-            Err(TransportError::TooLong)
-        );
+        assert_eq!(block_on(near.send(frame(MAX_FRAME + 1))), Err(TransportError::TooLong));
     }
 }

@@ -133,10 +133,8 @@ mod tests {
     async fn pair() -> (WebSocket<DuplexStream>, WebSocket<DuplexStream>) {
         let (near, far) = duplex(4 * KIB);
         let accept = tokio_tungstenite::accept_async_with_config(far, Some(config()));
-        let (client, server) = tokio::join!(
-            WebSocket::client(near, "ws://localhost/nodes/connect"),
-            accept
-        );
+        let (client, server) =
+            tokio::join!(WebSocket::client(near, "ws://localhost/nodes/connect"), accept);
         (client.unwrap(), WebSocket(server.unwrap()))
     }
 
@@ -161,10 +159,7 @@ mod tests {
             };
             let received = async { (&mut to).take(frames().len()).collect::<Vec<_>>().await };
             let ((), received) = tokio::join!(sent, received);
-            assert_eq!(
-                received.into_iter().collect::<Result<Vec<_>, _>>().unwrap(),
-                frames()
-            );
+            assert_eq!(received.into_iter().collect::<Result<Vec<_>, _>>().unwrap(), frames());
         }
     }
 
@@ -215,9 +210,7 @@ mod tests {
     async fn pings_are_answered_while_nothing_else_is_sent() {
         let (mut raw, far) = duplex(KIB);
         let mut server = WebSocket::server_from_upgraded(far).await;
-        raw.write_all(&[0x89, 0x81, 0, 0, 0, 0, b'x'])
-            .await
-            .unwrap();
+        raw.write_all(&[0x89, 0x81, 0, 0, 0, 0, b'x']).await.unwrap();
         let mut pong = [0; 3];
         tokio::select! {
             frame = server.next() => panic!("a ping is no frame: {frame:?}"),
@@ -232,9 +225,7 @@ mod tests {
         let answer = async {
             let mut request = [0; KIB];
             let _ = far.read(&mut request).await.unwrap();
-            far.write_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n")
-                .await
-                .unwrap();
+            far.write_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n").await.unwrap();
         };
         let (opened, ()) = tokio::join!(WebSocket::client(near, "ws://localhost/"), answer);
         assert_eq!(opened.map(|_| ()), Err(TransportError::Refused(401)));
@@ -242,9 +233,6 @@ mod tests {
 
     #[test]
     fn the_accept_key_is_the_standards_example() {
-        assert_eq!(
-            accept_key(b"dGhlIHNhbXBsZSBub25jZQ=="),
-            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-        );
+        assert_eq!(accept_key(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 }
