@@ -1,0 +1,98 @@
+//! The coordinator's HTTP server: the OpenAI-compatible endpoint, its own API, and the door for
+//! nodes.
+//!
+//! [`router`] is the whole API as a service, for programs that have a server already; [`Server`]
+//! is a server that holds strangers to limits.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http::HeaderValue;
+use http::header::CONTENT_TYPE;
+use serde::Serialize;
+
+use crate::Coordinator;
+
+mod auth;
+mod body;
+mod connect;
+mod connections;
+mod cors;
+mod error;
+mod json;
+mod listener;
+mod metrics;
+mod observe;
+mod openai;
+mod proxy;
+mod rest;
+mod server;
+mod settings;
+mod tls;
+
+pub use listener::Listener;
+pub use proxy::{Network, NetworkError};
+pub use server::{ServeError, Server};
+pub use settings::{ApiSettings, ServerSettings, TlsFiles};
+pub use tls::{TlsError, TlsReloader};
+
+use error::ApiError;
+use metrics::Metrics;
+
+/// Returns the whole API with its default settings.
+///
+/// The caller's address is read from axum's `ConnectInfo<SocketAddr>`, where the server around it
+/// provides one; without it, nobody counts as local.
+pub fn router(coordinator: Coordinator) -> Router {
+    router_with(coordinator, ApiSettings::default())
+}
+
+/// Returns the whole API; see [`router`].
+pub fn router_with(coordinator: Coordinator, settings: ApiSettings) -> Router {
+    let metrics = Metrics::new(coordinator.clone());
+    let api = Arc::new(Api { coordinator, settings, metrics });
+    let observe = axum::middleware::from_fn_with_state(Arc::clone(&api), observe::observe);
+    Router::new()
+        .route("/v1/chat/completions", post(openai::chat))
+        .route("/v1/completions", post(openai::completion))
+        .route("/v1/models", get(openai::models))
+        .route("/v1/models/{*id}", get(openai::model_by_name))
+        .route("/inference", post(rest::submit))
+        .route("/inference/{id}", get(rest::status).delete(rest::cancel))
+        .route("/inference/{id}/explain", get(rest::explain))
+        .route("/nodes", get(rest::nodes))
+        .route("/nodes/connect", get(connect::connect))
+        .route("/accounts/generate", post(rest::create_account))
+        .route("/accounts/keys", post(rest::create_key))
+        .route("/healthz", get(rest::healthz))
+        .route("/readyz", get(rest::readyz))
+        .route("/metrics", get(rest::metrics))
+        .route("/openapi.json", get(rest::openapi))
+        .fallback(|| async { ApiError::not_found("There is nothing at this path.") })
+        .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
+        .layer(observe)
+        .with_state(api)
+}
+
+/// What all handlers share.
+#[derive(Debug)]
+struct Api {
+    coordinator: Coordinator,
+    settings: ApiSettings,
+    metrics: Metrics,
+}
+
+fn json_response(value: &impl Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(json) => {
+            let kind = HeaderValue::from_static("application/json");
+            ([(CONTENT_TYPE, kind)], json).into_response()
+        }
+        Err(error) => {
+            tracing::error!(%error, "an answer has no JSON form");
+            ApiError::internal().into_response()
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The OpenAI-compatible endpoint.
+//!
+//! Requests are read shallowly and passed on unchanged; answers are passed on with an envelope
+//! around them. What goes wrong before the first byte of an answer is an HTTP status, streamed or
+//! not.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::response::Response;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
+use http::{HeaderMap, HeaderValue};
+use iris_core::backend::{Chunk, Operation};
+use iris_core::queue::Priority;
+use iris_core::task::Outcome;
+use iris_core::{NodeId, TaskId};
+use iris_protocol::openai::{Model, ModelList};
+use iris_protocol::rest;
+
+use self::envelope::{EventWriter, Heading};
+use self::request::Asked;
+use self::stream::{Events, Opening};
+use super::auth::{ASK, LOOK};
+use super::error::ApiError;
+use super::observe::{RequestContext, Streamed, size_class};
+use super::{Api, body, json_response};
+use crate::clock::{Clock, SystemClock};
+use crate::dispatch::{ModelSummary, TaskEvent, TaskHandle, TaskRequest};
+
+mod envelope;
+mod request;
+mod stream;
+
+pub(super) use request::check_object;
+
+/// Header that says who can read the request: the coordinator's own endpoint is open.
+const PRIVACY: &str = "x-iris-privacy";
+
+/// `POST /v1/chat/completions`.
+pub(super) async fn chat(
+    State(api): State<Arc<Api>>,
+    Extension(context): Extension<RequestContext>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    generate(api, context, Operation::Chat, request).await
+}
+
+/// `POST /v1/completions`.
+pub(super) async fn completion(
+    State(api): State<Arc<Api>>,
+    Extension(context): Extension<RequestContext>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    generate(api, context, Operation::Completion, request).await
+}
+
+/// `GET /v1/models`.
+pub(super) async fn models(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    api.key(&headers, LOOK).await?;
+    let models = api.coordinator.models().iter().map(model).collect();
+    Ok(json_response(&ModelList::new(models)))
+}
+
+/// `GET /v1/models/{id}`, where the id may hold slashes.
+pub(super) async fn model_by_name(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    name: Result<Path<String>, axum::extract::rejection::PathRejection>,
+) -> Result<Response, ApiError> {
+    api.key(&headers, LOOK).await?;
+    let Path(name) = name.map_err(|_| ApiError::model_not_found())?;
+    let models = api.coordinator.models();
+    let found = models.iter().find(|model| model.name.as_str() == name);
+    Ok(json_response(&model(found.ok_or_else(ApiError::model_not_found)?)))
+}
+
+fn model(summary: &ModelSummary) -> Model {
+    Model::new(summary.name.as_str(), summary.first_offered.as_secs(), "iris")
+}
+
+async fn generate(
+    api: Arc<Api>,
+    context: RequestContext,
+    operation: Operation,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (head, body) = request.into_parts();
+    let account = api.key(&head.headers, ASK).await?.account;
+    let settings = &api.settings;
+    let body = body::read(&head.headers, body, settings.body_limit, settings.body_timeout).await?;
+    let asked = Asked::read(operation, &body)?;
+    tracing::debug!(
+        task = %context.id,
+        stream = asked.stream,
+        bytes = size_class(body.len()),
+        "task submitted"
+    );
+    let model = asked.model.clone();
+    let heading = Heading {
+        operation,
+        task: context.id,
+        created: SystemClock.calendar().as_secs(),
+        model: model.as_str(),
+    };
+    let handle = api.coordinator.submit(TaskRequest {
+        id: context.id,
+        account,
+        operation,
+        model: asked.model,
+        body,
+        stream: asked.stream,
+        prompt_tokens: asked.prompt_tokens,
+        max_tokens: asked.max_tokens,
+        abilities: asked.abilities,
+        time_limit: settings.time_limit,
+        priority: Priority::Interactive,
+    });
+    if asked.stream {
+        let writer = EventWriter::new(heading, asked.include_usage);
+        streamed(&api, &context, handle, writer).await
+    } else {
+        whole(handle, heading).await
+    }
+}
+
+/// Waits for the answer and returns it in one piece.
+async fn whole(mut handle: TaskHandle, heading: Heading<'_>) -> Result<Response, ApiError> {
+    let mut answer = None;
+    while let Some(event) = handle.next().await {
+        match event {
+            // A new attempt begins anew.
+            TaskEvent::Accepted { .. } => answer = None,
+            TaskEvent::Chunk(Chunk::Whole(whole)) if answer.is_none() => {
+                answer = heading.whole(&whole).ok();
+                if answer.is_none() {
+                    handle.reject_answer();
+                }
+            }
+            TaskEvent::Chunk(_) => handle.reject_answer(),
+            TaskEvent::Ended(Outcome::Finished(_)) => break,
+            TaskEvent::Ended(outcome) => return Err(unfinished(outcome)),
+        }
+    }
+    let answer = answer.ok_or_else(ApiError::invalid_answer)?;
+    let mut response = Response::new(Body::from(answer));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    describe(headers, heading.task, handle.node());
+    Ok(response)
+}
+
+/// Waits until it is known whether there will be an answer, then streams it.
+async fn streamed(
+    api: &Arc<Api>,
+    context: &RequestContext,
+    mut handle: TaskHandle,
+    writer: EventWriter,
+) -> Result<Response, ApiError> {
+    let first = match stream::open(&mut handle, api.settings.keep_alive).await {
+        Opening::Chunk(chunk) => Some(chunk),
+        Opening::Finished(finish) => {
+            let events = Events::finished(&writer, &finish);
+            return Ok(event_stream(Body::from(events), context.id, handle.node()));
+        }
+        Opening::Waiting => None,
+        Opening::Failed(error) => return Err(error),
+    };
+    let (id, node) = (handle.id(), handle.node());
+    let events = Events::new(Arc::clone(api), *context, handle, writer, first);
+    let mut response = event_stream(Body::new(events), id, node);
+    response.extensions_mut().insert(Streamed);
+    Ok(response)
+}
+
+fn event_stream(body: Body, task: TaskId, node: Option<NodeId>) -> Response {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    let unbuffered = HeaderName::from_static("x-accel-buffering");
+    headers.insert(unbuffered, HeaderValue::from_static("no"));
+    describe(headers, task, node);
+    response
+}
+
+/// Says what became of a request, and who can read it.
+fn describe(headers: &mut HeaderMap, task: TaskId, node: Option<NodeId>) {
+    let id = HeaderValue::try_from(task.to_string()).expect("an id is hexadecimal");
+    headers.insert(HeaderName::from_static(rest::TASK), id);
+    headers.insert(HeaderName::from_static(PRIVACY), HeaderValue::from_static("open"));
+    if let Some(node) = node {
+        let node = HeaderValue::from_str(node.as_str()).expect("a node id is base32");
+        headers.insert(HeaderName::from_static(rest::NODE), node);
+    }
+}
+
+/// Turns the end of a task that has no complete answer into a refusal.
+fn unfinished(outcome: Outcome) -> ApiError {
+    match outcome {
+        Outcome::Failed(error) => error.into(),
+        Outcome::Expired => ApiError::expired(),
+        // A caller that gave up hears nothing; what is left is a coordinator that stops.
+        Outcome::Cancelled => ApiError::unavailable("The coordinator is stopping."),
+        Outcome::Finished(_) => ApiError::invalid_answer(),
+    }
+}

@@ -1,0 +1,433 @@
+//! What the coordinator reads of a request's body; the rest reaches the node unread.
+
+use iris_core::ModelName;
+use iris_core::backend::Operation;
+use iris_core::model::Abilities;
+
+use crate::http::error::ApiError;
+use crate::http::json::{JsonError, Kind, Reader};
+
+/// Most messages of one conversation.
+const MAX_MESSAGES: usize = 2048;
+/// Most members of a request's object; OpenAI knows about forty.
+const MAX_MEMBERS: usize = 256;
+/// Bytes of JSON that count as one token; what English text comes to.
+const BYTES_PER_TOKEN: usize = 4;
+/// Tokens that an image counts as, whatever its size.
+const IMAGE_TOKENS: usize = 1024;
+
+/// What a request asks for, as far as it matters for finding a node and writing the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) model: ModelName,
+    pub(super) stream: bool,
+    pub(super) include_usage: bool,
+    /// The longest answer in tokens; zero when the request does not say.
+    pub(super) max_tokens: u32,
+    /// What the prompt comes to, estimated from its size.
+    pub(super) prompt_tokens: u32,
+    pub(super) abilities: Abilities,
+}
+
+impl Asked {
+    /// Reads the body of a request for `operation`.
+    pub(super) fn read(operation: Operation, body: &[u8]) -> Result<Self, ApiError> {
+        let text = std::str::from_utf8(body)
+            .map_err(|_| ApiError::bad_request("The request body is not UTF-8."))?;
+        let mut scan = Scan::default();
+        let mut reader = Reader::new(text);
+        if reader.kind().is_ok_and(|kind| kind != Kind::Object) {
+            return Err(ApiError::bad_request("The request body must be a JSON object."));
+        }
+        read_members(&mut reader, |reader, name| scan.member(reader, name))?;
+        reader.end().map_err(Fault::from)?;
+        scan.finish(operation)
+    }
+}
+
+/// Checks that a body is one JSON object that is not too deep and names each member once.
+pub(in crate::http) fn check_object(body: &[u8]) -> Result<(), ApiError> {
+    let text = std::str::from_utf8(body)
+        .map_err(|_| ApiError::bad_request("The request body is not UTF-8."))?;
+    let mut reader = Reader::new(text);
+    read_members(&mut reader, |reader, _| Ok(reader.skip().map(drop)?))?;
+    Ok(reader.end().map_err(Fault::from)?)
+}
+
+/// Reads the outermost object and sees to it that no member occurs twice: two readers of one
+/// body must not see two different requests.
+fn read_members<'a>(
+    reader: &mut Reader<'a>,
+    mut member: impl FnMut(&mut Reader<'a>, &str) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let mut seen: Vec<String> = Vec::with_capacity(16);
+    reader.object(|reader, name| {
+        if seen.iter().any(|known| known == name) {
+            return Err(Fault::refused(format!("The member '{name}' occurs twice."), None));
+        }
+        if seen.len() == MAX_MEMBERS {
+            return Err(Fault::refused("The request has too many members.".to_owned(), None));
+        }
+        seen.push(name.to_owned());
+        member(reader, name)
+    })
+}
+
+/// Why a body is refused, before it is known how to say so.
+enum Fault {
+    Json(JsonError),
+    Refused(Box<ApiError>),
+}
+
+impl Fault {
+    fn refused(message: String, param: Option<&'static str>) -> Self {
+        let error = ApiError::bad_request(message);
+        Self::Refused(Box::new(match param {
+            Some(param) => error.with_param(param),
+            None => error,
+        }))
+    }
+
+    fn wrong_type(param: &'static str, expected: &str) -> Self {
+        Self::refused(format!("'{param}' must be {expected}."), Some(param))
+    }
+}
+
+impl From<JsonError> for Fault {
+    fn from(error: JsonError) -> Self {
+        Self::Json(error)
+    }
+}
+
+impl From<Fault> for ApiError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Json(error) => Self::bad_request(format!("The request body is {error}.")),
+            Fault::Refused(error) => *error,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Scan {
+    model: Option<String>,
+    messages: Option<usize>,
+    prompt: bool,
+    stream: bool,
+    include_usage: bool,
+    max_tokens: u32,
+    max_completion_tokens: u32,
+    prompt_bytes: usize,
+    images: usize,
+    abilities: Abilities,
+}
+
+impl Scan {
+    fn member(&mut self, reader: &mut Reader<'_>, name: &str) -> Result<(), Fault> {
+        // A null stands for an absent member everywhere.
+        if reader.kind()? == Kind::Null {
+            reader.skip()?;
+            return Ok(());
+        }
+        match name {
+            "model" => self.model = Some(expect_string(reader, "model")?),
+            "messages" => self.messages(reader)?,
+            "prompt" => {
+                self.prompt = true;
+                self.prompt_bytes += reader.skip()?;
+            }
+            "stream" => self.stream = expect_bool(reader, "stream")?,
+            "stream_options" => self.stream_options(reader)?,
+            "max_tokens" => self.max_tokens = expect_count(reader, "max_tokens")?,
+            "max_completion_tokens" => {
+                self.max_completion_tokens = expect_count(reader, "max_completion_tokens")?;
+            }
+            "tools" | "functions" => self.tools(reader)?,
+            "response_format" => self.response_format(reader)?,
+            "logprobs" => self.logprobs(reader)?,
+            _ => drop(reader.skip()?),
+        }
+        Ok(())
+    }
+
+    fn messages(&mut self, reader: &mut Reader<'_>) -> Result<(), Fault> {
+        if reader.kind()? != Kind::Array {
+            return Err(Fault::wrong_type("messages", "an array"));
+        }
+        let start = reader.position();
+        let (mut count, mut image_bytes, mut images) = (0, 0, 0);
+        reader.array(|reader| {
+            count += 1;
+            if count > MAX_MESSAGES {
+                let message = format!("At most {MAX_MESSAGES} messages are accepted.");
+                return Err(Fault::refused(message, Some("messages")));
+            }
+            if reader.kind()? != Kind::Object {
+                return Err(Fault::wrong_type("messages", "an array of objects"));
+            }
+            let level = reader.depth();
+            reader.object(|reader, name| {
+                if name == "content" && reader.kind()? == Kind::Array {
+                    debug_assert_eq!(reader.depth(), level + 1);
+                    let (parts, bytes) = count_images(reader)?;
+                    images += parts;
+                    image_bytes += bytes;
+                } else {
+                    reader.skip()?;
+                }
+                Ok(())
+            })
+        })?;
+        self.messages = Some(count);
+        self.images += images;
+        self.prompt_bytes += reader.position() - start - image_bytes;
+        Ok(())
+    }
+
+    fn stream_options(&mut self, reader: &mut Reader<'_>) -> Result<(), Fault> {
+        if reader.kind()? != Kind::Object {
+            return Err(Fault::wrong_type("stream_options", "an object"));
+        }
+        reader.object(|reader, name| {
+            if name == "include_usage" && reader.kind()? == Kind::Bool {
+                self.include_usage = reader.bool()?;
+            } else {
+                reader.skip()?;
+            }
+            Ok(())
+        })
+    }
+
+    fn tools(&mut self, reader: &mut Reader<'_>) -> Result<(), Fault> {
+        if reader.kind()? != Kind::Array {
+            return Err(Fault::wrong_type("tools", "an array"));
+        }
+        let mut any = false;
+        let start = reader.position();
+        reader.array(|reader| {
+            any = true;
+            reader.skip().map(drop)
+        })?;
+        self.prompt_bytes += reader.position() - start;
+        // An empty list asks for nothing.
+        if any {
+            self.abilities = self.abilities.union(Abilities::TOOLS);
+        }
+        Ok(())
+    }
+
+    fn response_format(&mut self, reader: &mut Reader<'_>) -> Result<(), Fault> {
+        if reader.kind()? != Kind::Object {
+            return Err(Fault::wrong_type("response_format", "an object"));
+        }
+        reader.object(|reader, name| {
+            if name == "type" && reader.kind()? == Kind::String {
+                if reader.string()? == "json_schema" {
+                    self.abilities = self.abilities.union(Abilities::JSON_SCHEMA);
+                }
+            } else {
+                reader.skip()?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Chat says `true`; completions say how many alternatives.
+    fn logprobs(&mut self, reader: &mut Reader<'_>) -> Result<(), Fault> {
+        let wanted = match reader.kind()? {
+            Kind::Bool => reader.bool()?,
+            Kind::Number => reader.number()? != "0",
+            _ => return Err(Fault::wrong_type("logprobs", "a boolean or a number")),
+        };
+        if wanted {
+            self.abilities = self.abilities.union(Abilities::LOGPROBS);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, operation: Operation) -> Result<Asked, ApiError> {
+        let missing = |param: &'static str| {
+            let message = format!("You must provide the parameter '{param}'.");
+            ApiError::bad_request(message).with_param(param)
+        };
+        let model = self.model.take().ok_or_else(|| missing("model"))?;
+        match operation {
+            Operation::Chat => match self.messages {
+                None => return Err(missing("messages")),
+                Some(0) => {
+                    let message = "'messages' must not be empty.";
+                    return Err(ApiError::bad_request(message).with_param("messages"));
+                }
+                Some(_) => {}
+            },
+            Operation::Completion if !self.prompt => return Err(missing("prompt")),
+            Operation::Completion => {}
+        }
+        if self.images > 0 {
+            self.abilities = self.abilities.union(Abilities::VISION);
+        }
+        let prompt = self.prompt_bytes / BYTES_PER_TOKEN + self.images * IMAGE_TOKENS;
+        Ok(Asked {
+            // A name that no model can have is the name of no model.
+            model: model.parse().map_err(|_| ApiError::model_not_found())?,
+            stream: self.stream,
+            include_usage: self.include_usage,
+            max_tokens: self.max_tokens.max(self.max_completion_tokens),
+            prompt_tokens: u32::try_from(prompt).unwrap_or(u32::MAX),
+            abilities: self.abilities,
+        })
+    }
+}
+
+/// Reads a message's parts; returns how many images they hold, and their size in bytes.
+fn count_images(reader: &mut Reader<'_>) -> Result<(usize, usize), JsonError> {
+    let (mut images, mut bytes) = (0, 0);
+    reader.array(|reader| {
+        if reader.kind()? != Kind::Object {
+            return reader.skip().map(drop);
+        }
+        reader.object(|reader, name| {
+            let length = reader.skip()?;
+            if name == "image_url" {
+                images += 1;
+                bytes += length;
+            }
+            Ok(())
+        })
+    })?;
+    Ok((images, bytes))
+}
+
+fn expect_string(reader: &mut Reader<'_>, param: &'static str) -> Result<String, Fault> {
+    if reader.kind()? != Kind::String {
+        return Err(Fault::wrong_type(param, "a string"));
+    }
+    Ok(reader.string()?.into_owned())
+}
+
+fn expect_bool(reader: &mut Reader<'_>, param: &'static str) -> Result<bool, Fault> {
+    if reader.kind()? != Kind::Bool {
+        return Err(Fault::wrong_type(param, "a boolean"));
+    }
+    Ok(reader.bool()?)
+}
+
+/// Reads a whole number. Several model servers take negative ones as "no limit".
+fn expect_count(reader: &mut Reader<'_>, param: &'static str) -> Result<u32, Fault> {
+    let wrong = || Fault::wrong_type(param, "a whole number");
+    if reader.kind()? != Kind::Number {
+        return Err(wrong());
+    }
+    let number: i64 = reader.number()?.parse().map_err(|_| wrong())?;
+    if number < 0 { Ok(0) } else { u32::try_from(number).map_err(|_| wrong()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn chat(body: &str) -> Result<Asked, ApiError> {
+        Asked::read(Operation::Chat, body.as_bytes())
+    }
+
+    fn fault(body: &str) -> (u16, Option<String>) {
+        let error = chat(body).unwrap_err();
+        (error.status().as_u16(), error.param().map(str::to_owned))
+    }
+
+    #[test]
+    fn what_matters_is_read_and_nulls_are_absent() {
+        let asked = chat(
+            r#"{"model":"org/m:q4","stream":true,"stream_options":{"include_usage":true},
+                "max_tokens":null,"max_completion_tokens":7,"tools":[],"stop":null,"min_p":0.1,
+                "messages":[{"role":"user","content":"12345678"}]}"#,
+        )
+        .unwrap();
+        assert_eq!(asked.model.as_str(), "org/m:q4");
+        assert!(asked.stream && asked.include_usage);
+        assert_eq!((asked.max_tokens, asked.abilities), (7, Abilities::NONE));
+        assert!((2..16).contains(&asked.prompt_tokens), "{}", asked.prompt_tokens);
+    }
+
+    #[test]
+    fn abilities_follow_from_what_is_asked_for() {
+        let with = |members: &str| {
+            chat(&format!(r#"{{"model":"m","messages":[{{"content":"a"}}],{members}}}"#))
+                .unwrap()
+                .abilities
+        };
+        assert_eq!(with(r#""tools":[{"type":"function"}]"#), Abilities::TOOLS);
+        assert_eq!(with(r#""response_format":{"type":"json_object"}"#), Abilities::NONE);
+        assert_eq!(with(r#""response_format":{"type":"json_schema"}"#), Abilities::JSON_SCHEMA);
+        assert_eq!(with(r#""logprobs":true"#), Abilities::LOGPROBS);
+        assert_eq!(with(r#""logprobs":false"#), Abilities::NONE);
+    }
+
+    #[test]
+    fn an_image_needs_eyes_and_does_not_count_by_its_bytes() {
+        let pixels = "A".repeat(400_000);
+        let asked = chat(&format!(
+            r#"{{"model":"m","messages":[{{"role":"user","content":[{{"type":"text","text":"b"}},
+               {{"type":"image_url","image_url":{{"url":"data:{pixels}"}}}}]}}]}}"#
+        ))
+        .unwrap();
+        assert_eq!(asked.abilities, Abilities::VISION);
+        assert!((1024..1100).contains(&asked.prompt_tokens), "{}", asked.prompt_tokens);
+    }
+
+    #[test]
+    fn requests_without_sense_name_the_member_at_fault() {
+        let at = |param: &str| (400, Some(param.to_owned()));
+        assert_eq!(fault(r#"{"messages":[{}]}"#), at("model"));
+        assert_eq!(fault(r#"{"model":"m"}"#), at("messages"));
+        assert_eq!(fault(r#"{"model":"m","messages":[]}"#), at("messages"));
+        assert_eq!(fault(r#"{"model":"m","messages":["a"]}"#), at("messages"));
+        assert_eq!(fault(r#"{"model":7,"messages":[{}]}"#), at("model"));
+        assert_eq!(fault(r#"{"model":"m","messages":[{}],"stream":"yes"}"#), at("stream"));
+        assert_eq!(fault(r#"{"model":"m","messages":[{}],"max_tokens":1.5}"#), at("max_tokens"));
+        let many = vec!["{}"; MAX_MESSAGES + 1].join(",");
+        assert_eq!(fault(&format!(r#"{{"model":"m","messages":[{many}]}}"#)), at("messages"));
+        assert_eq!(fault(r#"{"model":"a\nb","messages":[{}]}"#).0, 404);
+    }
+
+    #[test]
+    fn bodies_that_two_readers_could_take_for_two_requests_are_refused() {
+        for bad in [
+            "",
+            "[]",
+            "{",
+            r#"{"model":"m","messages":[{}],"model":"n"}"#,
+            r#"{"model":"m","messages":[{}],"mod\u0065l":"n"}"#,
+            r#"{"model":"m","messages":[{}]} {}"#,
+            r#"{"model":"m","messages":[{}],}"#,
+        ] {
+            assert_eq!(fault(bad), (400, None), "{bad}");
+        }
+        let deep = format!(r#"{{"model":"m","x":{}"#, "[".repeat(100_000));
+        assert_eq!(fault(&deep), (400, None));
+        let members: Vec<String> = (0..300).map(|n| format!(r#""{n}":0"#)).collect();
+        assert_eq!(fault(&format!("{{{}}}", members.join(","))), (400, None));
+    }
+
+    #[test]
+    fn a_negative_limit_is_none() {
+        let body = r#"{"model":"m","messages":[{}],"max_tokens":-1}"#;
+        assert_eq!(chat(body).unwrap().max_tokens, 0);
+    }
+
+    #[test]
+    fn completions_need_a_prompt_of_any_form() {
+        let read = |body: &str| Asked::read(Operation::Completion, body.as_bytes());
+        assert!(read(r#"{"model":"m","prompt":["a"]}"#).is_ok());
+        assert_eq!(read(r#"{"model":"m"}"#).unwrap_err().param(), Some("prompt"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_makes_the_reader_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Asked::read(Operation::Chat, &body);
+        }
+    }
+}

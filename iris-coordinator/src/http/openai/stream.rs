@@ -1,0 +1,225 @@
+//! The body of a streamed answer.
+//!
+//! It reads the task's events when the connection asks for more and writes them straight into the
+//! buffer that is sent: no task and no channel lies in between, and a slow reader holds up its
+//! own stream alone. Dropping the body drops the task, which frees the node.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::HttpBody;
+use bytes::{Bytes, BytesMut};
+use hyper::body::Frame;
+use iris_core::backend::{Chunk, Finish};
+use iris_core::task::Outcome;
+use tokio::time::{Instant, Sleep};
+
+use super::envelope::{EventWriter, write_error, write_keep_alive};
+use super::unfinished;
+use crate::dispatch::{TaskEvent, TaskHandle};
+use crate::http::Api;
+use crate::http::error::ApiError;
+use crate::http::observe::{RequestContext, size_class};
+
+/// Bytes that are sent at a time when many events are ready.
+const BATCH: usize = 16 << 10;
+/// Bytes that a stream's buffer begins with.
+const BUFFER: usize = 2 << 10;
+
+/// How a stream begins.
+#[derive(Debug)]
+pub(super) enum Opening {
+    /// With a chunk.
+    Chunk(Chunk),
+    /// With its end: the answer is empty.
+    Finished(Finish),
+    /// With silence: a node is at work, and has been for a while.
+    Waiting,
+    /// Not at all.
+    Failed(ApiError),
+}
+
+/// Waits for the first chunk; once a node has accepted the task, not longer than `patience`.
+pub(super) async fn open(handle: &mut TaskHandle, patience: Duration) -> Opening {
+    let mut accepted = false;
+    loop {
+        let event = if accepted {
+            match tokio::time::timeout(patience, handle.next()).await {
+                Ok(event) => event,
+                Err(_) => return Opening::Waiting,
+            }
+        } else {
+            handle.next().await
+        };
+        match event {
+            Some(TaskEvent::Accepted { .. }) => accepted = true,
+            Some(TaskEvent::Chunk(chunk)) => return Opening::Chunk(chunk),
+            Some(TaskEvent::Ended(Outcome::Finished(finish))) => return Opening::Finished(finish),
+            Some(TaskEvent::Ended(outcome)) => return Opening::Failed(unfinished(outcome)),
+            None => return Opening::Failed(ApiError::internal()),
+        }
+    }
+}
+
+/// The events of one streamed answer.
+pub(super) struct Events {
+    api: Arc<Api>,
+    context: RequestContext,
+    /// The task, until it is over.
+    handle: Option<TaskHandle>,
+    writer: EventWriter,
+    out: BytesMut,
+    sent: usize,
+    quiet: Quiet,
+    /// How the stream ended; for the log.
+    ended: &'static str,
+}
+
+impl Events {
+    /// Begins a stream, with its first chunk if there is one already.
+    pub(super) fn new(
+        api: Arc<Api>,
+        context: RequestContext,
+        handle: TaskHandle,
+        writer: EventWriter,
+        first: Option<Chunk>,
+    ) -> Self {
+        let mut out = BytesMut::with_capacity(BUFFER);
+        writer.begin(&mut out);
+        let quiet = Quiet::new(api.settings.keep_alive);
+        let mut events = Self {
+            api,
+            context,
+            handle: Some(handle),
+            writer,
+            out,
+            sent: 0,
+            quiet,
+            ended: "dropped",
+        };
+        if let Some(first) = first {
+            events.api.metrics.first_token(events.context.since.elapsed());
+            events.pass_on(&first);
+        }
+        events
+    }
+
+    /// Returns all events of an answer that is empty.
+    pub(super) fn finished(writer: &EventWriter, finish: &Finish) -> Bytes {
+        let mut out = BytesMut::new();
+        writer.begin(&mut out);
+        writer.finish(finish, &mut out);
+        out.freeze()
+    }
+
+    /// Writes a chunk, or holds it against the node that it is none.
+    fn pass_on(&mut self, chunk: &Chunk) {
+        let length = self.out.len();
+        if self.writer.chunk(chunk, &mut self.out).is_err() {
+            self.out.truncate(length);
+            if let Some(handle) = &mut self.handle {
+                handle.reject_answer();
+            }
+        }
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        self.handle = None;
+        match outcome {
+            Outcome::Finished(finish) => {
+                self.writer.finish(&finish, &mut self.out);
+                self.ended = "finished";
+            }
+            outcome => {
+                write_error(&unfinished(outcome), &mut self.out);
+                self.ended = "failed";
+            }
+        }
+    }
+
+    /// Writes what is ready now, until the task is over or the batch is full.
+    fn gather(&mut self, cx: &mut Context<'_>) {
+        while self.out.len() < BATCH {
+            let Some(handle) = &mut self.handle else { return };
+            match handle.poll_next(cx) {
+                Poll::Ready(Some(TaskEvent::Chunk(chunk))) => self.pass_on(&chunk),
+                Poll::Ready(Some(TaskEvent::Accepted { .. })) => {}
+                Poll::Ready(Some(TaskEvent::Ended(outcome))) => self.end(outcome),
+                Poll::Ready(None) => self.handle = None,
+                Poll::Pending => return,
+            }
+        }
+    }
+}
+
+impl HttpBody for Events {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let events = &mut *self;
+        events.gather(cx);
+        if events.out.is_empty() {
+            if events.handle.is_none() {
+                return Poll::Ready(None);
+            }
+            if events.quiet.poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            write_keep_alive(&mut events.out);
+        }
+        events.quiet.broken();
+        let bytes = events.out.split().freeze();
+        events.sent = events.sent.saturating_add(bytes.len());
+        Poll::Ready(Some(Ok(Frame::data(bytes))))
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        tracing::debug!(
+            task = %self.context.id,
+            outcome = self.ended,
+            took_ms = self.context.since.elapsed().as_millis(),
+            bytes = size_class(self.sent),
+            "stream ended"
+        );
+    }
+}
+
+/// Tells when a stream has been silent for too long.
+///
+/// The timer is moved only when it fires, so that a busy stream costs no timer per chunk.
+struct Quiet {
+    interval: Duration,
+    since: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Quiet {
+    fn new(interval: Duration) -> Self {
+        let since = Instant::now();
+        Self { interval, since, timer: Box::pin(tokio::time::sleep_until(since + interval)) }
+    }
+
+    fn broken(&mut self) {
+        self.since = Instant::now();
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let due = self.since + self.interval;
+            if due <= Instant::now() {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(due);
+        }
+        Poll::Pending
+    }
+}

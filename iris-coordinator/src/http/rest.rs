@@ -1,0 +1,214 @@
+//! The coordinator's own API.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use http::header::{CONTENT_TYPE, HeaderName};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use iris_core::TaskId;
+use iris_protocol::rest::{self, Health, InferenceRequest, KeyRequest, NodeList};
+use serde::de::DeserializeOwned;
+
+use super::auth::{ASK, LOOK, OPERATE};
+use super::error::ApiError;
+use super::observe::RequestContext;
+use super::openai::check_object;
+use super::{Api, body, json_response};
+use crate::inference::InferenceError;
+
+/// The API's description for programs.
+pub(super) const OPENAPI: &str = include_str!("openapi.json");
+
+/// Longest idempotency key, in bytes.
+const MAX_IDEMPOTENCY_KEY: usize = 255;
+/// Longest body of a request about accounts.
+const SMALL_BODY: usize = 4 << 10;
+
+type Reply = Result<Response, ApiError>;
+
+/// `POST /inference`.
+pub(super) async fn submit(State(api): State<Arc<Api>>, request: Request) -> Reply {
+    let (head, body) = request.into_parts();
+    let account = api.key(&head.headers, ASK).await?.account;
+    let once = idempotency_key(&head.headers)?;
+    let request: InferenceRequest =
+        read_json(&api, &head.headers, body, api.settings.body_limit).await?;
+    let submitted = api.coordinator.inference().submit(account, request, once).await?;
+    let mut response = json_response(&submitted);
+    *response.status_mut() = StatusCode::ACCEPTED;
+    let task = HeaderValue::try_from(submitted.id.to_string()).expect("an id is hexadecimal");
+    response.headers_mut().insert(HeaderName::from_static(rest::TASK), task);
+    Ok(response)
+}
+
+/// `GET /inference/{id}`.
+pub(super) async fn status(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Reply {
+    let account = api.key(&headers, ASK).await?.account;
+    let status = api.coordinator.inference().status(account, task_id(&id)?).await?;
+    Ok(json_response(&status))
+}
+
+/// `DELETE /inference/{id}`.
+pub(super) async fn cancel(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Reply {
+    let account = api.key(&headers, ASK).await?.account;
+    let status = api.coordinator.inference().cancel(account, task_id(&id)?).await?;
+    Ok(json_response(&status))
+}
+
+/// `GET /inference/{id}/explain`.
+pub(super) async fn explain(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Reply {
+    let account = api.key(&headers, ASK).await?.account;
+    let explanation = api.coordinator.explanation(&task_id(&id)?, &account);
+    Ok(json_response(&explanation.ok_or_else(no_such_task)?))
+}
+
+/// `GET /nodes`.
+pub(super) async fn nodes(State(api): State<Arc<Api>>, headers: HeaderMap) -> Reply {
+    api.key(&headers, LOOK).await?;
+    Ok(json_response(&NodeList { nodes: api.coordinator.nodes() }))
+}
+
+/// `POST /accounts/generate`.
+pub(super) async fn create_account(State(api): State<Arc<Api>>) -> Reply {
+    if !api.settings.open_registration {
+        let message = "This coordinator opens no accounts by itself; ask its operator.";
+        return Err(ApiError::forbidden(message));
+    }
+    let created = api.coordinator.accounts().create_account().await?;
+    Ok(created_response(&created))
+}
+
+/// `POST /accounts/keys`.
+pub(super) async fn create_key(
+    State(api): State<Arc<Api>>,
+    Extension(context): Extension<RequestContext>,
+    request: Request,
+) -> Reply {
+    let (head, body) = request.into_parts();
+    let request: KeyRequest = read_json(&api, &head.headers, body, SMALL_BODY).await?;
+    // An account may ask and serve; what concerns the whole network is the operator's to give.
+    if !matches!(request.scope, rest::KeyScope::Inference | rest::KeyScope::Node) {
+        let message = "Keys of this scope are given by the operator.";
+        return Err(ApiError::forbidden(message).with_param("scope"));
+    }
+    let typed = request.account_key.expose();
+    let (accounts, caller) = (api.coordinator.accounts(), context.caller.address);
+    let key = accounts.create_key(typed, request.scope, request.label, caller).await?;
+    Ok(created_response(&key))
+}
+
+/// `GET /healthz`: whether the process answers.
+pub(super) async fn healthz(State(api): State<Arc<Api>>) -> Response {
+    json_response(&health(&api, "ok"))
+}
+
+/// `GET /readyz`: whether tasks can be taken.
+pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Response {
+    let ready = api.coordinator.is_ready().await;
+    let mut response = json_response(&health(&api, if ready { "ok" } else { "unready" }));
+    if !ready {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    response
+}
+
+/// `GET /metrics`: for whoever sits on the machine or has an operator's key.
+pub(super) async fn metrics(
+    State(api): State<Arc<Api>>,
+    Extension(context): Extension<RequestContext>,
+    headers: HeaderMap,
+) -> Reply {
+    if !context.caller.local {
+        api.key(&headers, OPERATE).await?;
+    }
+    let text = api.metrics.text().map_err(|_| ApiError::internal())?;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(CONTENT_TYPE, kind)], text).into_response())
+}
+
+/// `GET /openapi.json`.
+pub(super) async fn openapi() -> Response {
+    ([(CONTENT_TYPE, "application/json")], OPENAPI).into_response()
+}
+
+impl From<InferenceError> for ApiError {
+    fn from(error: InferenceError) -> Self {
+        match error {
+            InferenceError::NotFound => no_such_task(),
+            InferenceError::KeyReused => {
+                Self::conflict("This Idempotency-Key was used for a different request.")
+            }
+            InferenceError::Full => Self::too_many("Too many tasks are unfinished.", 10),
+            InferenceError::Store => {
+                Self::unavailable("The task could not be written down; try again.")
+            }
+        }
+    }
+}
+
+fn health(api: &Api, status: &str) -> Health {
+    Health {
+        status: status.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        nodes: api.coordinator.stats().nodes as u64,
+        models: api.coordinator.models().len() as u64,
+    }
+}
+
+fn no_such_task() -> ApiError {
+    ApiError::not_found("There is no such task of this account, or its retention is over.")
+}
+
+/// An id that cannot be one is the id of no task.
+fn task_id(text: &str) -> Result<TaskId, ApiError> {
+    text.parse().map_err(|_| no_such_task())
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+    let Some(value) = headers.get(rest::IDEMPOTENCY_KEY) else { return Ok(None) };
+    let text = value.to_str().ok().filter(|t| (1..=MAX_IDEMPOTENCY_KEY).contains(&t.len()));
+    let refused = || {
+        let message = "An Idempotency-Key has 1 to 255 printable ASCII characters.";
+        ApiError::bad_request(message).with_param("Idempotency-Key")
+    };
+    text.map(Some).ok_or_else(refused)
+}
+
+async fn read_json<T: DeserializeOwned>(
+    api: &Api,
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+) -> Result<T, ApiError> {
+    let body = body::read(headers, body, limit, api.settings.body_timeout).await?;
+    check_object(&body)?;
+    serde_json::from_slice(&body).map_err(|error| {
+        // Only what is wrong, since the rest of the message could repeat a secret.
+        let what = match error.classify() {
+            serde_json::error::Category::Data => "does not have the members it needs",
+            _ => "is not valid JSON",
+        };
+        ApiError::bad_request(format!("The request body {what}."))
+    })
+}
+
+fn created_response(value: &impl serde::Serialize) -> Response {
+    let mut response = json_response(value);
+    *response.status_mut() = StatusCode::CREATED;
+    response
+}

@@ -1,0 +1,173 @@
+//! What an operator decides about the server.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::HeaderValue;
+
+use super::proxy::Network;
+
+/// What the HTTP API may do; a part of [`ServerSettings`].
+#[derive(Clone, Debug)]
+pub struct ApiSettings {
+    pub(super) open_registration: bool,
+    pub(super) cors_origins: Vec<HeaderValue>,
+    pub(super) trusted_proxies: Vec<Network>,
+    pub(super) body_limit: usize,
+    pub(super) body_timeout: Duration,
+    pub(super) time_limit: Duration,
+    pub(super) keep_alive: Duration,
+}
+
+impl Default for ApiSettings {
+    fn default() -> Self {
+        Self {
+            open_registration: false,
+            cors_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            body_limit: 32 << 20,
+            body_timeout: Duration::from_mins(1),
+            time_limit: Duration::from_mins(10),
+            keep_alive: Duration::from_secs(15),
+        }
+    }
+}
+
+impl ApiSettings {
+    /// Sets whether anybody may open an account by `POST /accounts/generate`. Default: no; the
+    /// operator opens accounts.
+    pub const fn with_open_registration(mut self, open: bool) -> Self {
+        self.open_registration = open;
+        self
+    }
+
+    /// Lets web pages of these origins, such as `https://chat.example.org`, call the API. Default:
+    /// none.
+    pub fn with_cors_origins(mut self, origins: Vec<HeaderValue>) -> Self {
+        self.cors_origins = origins;
+        self
+    }
+
+    /// Believes `X-Forwarded-For` when it comes from these proxies. Default: none.
+    pub fn with_trusted_proxies(mut self, proxies: Vec<Network>) -> Self {
+        self.trusted_proxies = proxies;
+        self
+    }
+
+    /// Sets the longest request body in bytes. Default: 32 MiB, and no more than that reaches a
+    /// node.
+    pub const fn with_body_limit(mut self, bytes: usize) -> Self {
+        self.body_limit = bytes;
+        self
+    }
+
+    /// Sets how long a caller may take to send a request's body. Default: 60 s.
+    pub const fn with_body_timeout(mut self, timeout: Duration) -> Self {
+        self.body_timeout = timeout;
+        self
+    }
+
+    /// Sets how long a chat or completion may take. Default: 600 s.
+    pub const fn with_time_limit(mut self, limit: Duration) -> Self {
+        self.time_limit = limit;
+        self
+    }
+
+    /// Sets after how much silence a stream is kept alive by a comment. Default: 15 s, since
+    /// proxies cut silent connections after 60 s.
+    pub const fn with_keep_alive(mut self, interval: Duration) -> Self {
+        self.keep_alive = interval;
+        self
+    }
+}
+
+/// The PEM files of a TLS listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate chain, the server's own first.
+    pub certificates: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// Where and how a [`Server`](super::Server) listens.
+#[derive(Clone, Debug)]
+pub struct ServerSettings {
+    pub(super) listen: SocketAddr,
+    pub(super) tls: Option<TlsFiles>,
+    pub(super) api: ApiSettings,
+    pub(super) max_connections: usize,
+    pub(super) max_connections_per_address: usize,
+    pub(super) first_request: Duration,
+    pub(super) idle: Duration,
+    pub(super) drain: Duration,
+}
+
+impl Default for ServerSettings {
+    /// Listens on a free port of the loopback interface.
+    fn default() -> Self {
+        Self::new((Ipv4Addr::LOCALHOST, 0).into())
+    }
+}
+
+impl ServerSettings {
+    /// Listens on `address`; port 0 takes a free one.
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            listen: address,
+            tls: None,
+            api: ApiSettings::default(),
+            max_connections: 16_384,
+            max_connections_per_address: 512,
+            first_request: Duration::from_secs(5),
+            idle: Duration::from_secs(75),
+            drain: Duration::from_secs(30),
+        }
+    }
+
+    /// Speaks TLS with these files, which are read again when they change. Default: plain HTTP,
+    /// which is refused off the loopback interface unless a trusted proxy is named.
+    pub fn with_tls(mut self, files: TlsFiles) -> Self {
+        self.tls = Some(files);
+        self
+    }
+
+    /// Sets what the API may do.
+    pub fn with_api(mut self, api: ApiSettings) -> Self {
+        self.api = api;
+        self
+    }
+
+    /// Sets how many connections are served at a time; further ones get 503. Default: 16,384.
+    pub const fn with_max_connections(mut self, count: usize) -> Self {
+        self.max_connections = count;
+        self
+    }
+
+    /// Sets how many connections one address may hold. Trusted proxies and this machine may hold
+    /// any number. Default: 512.
+    pub const fn with_max_connections_per_address(mut self, count: usize) -> Self {
+        self.max_connections_per_address = count;
+        self
+    }
+
+    /// Sets how long a new connection may take for TLS, and again for its first request's head.
+    /// Default: 5 s.
+    pub const fn with_first_request(mut self, timeout: Duration) -> Self {
+        self.first_request = timeout;
+        self
+    }
+
+    /// Sets how long a connection may be silent between requests. Default: 75 s.
+    pub const fn with_idle(mut self, timeout: Duration) -> Self {
+        self.idle = timeout;
+        self
+    }
+
+    /// Sets how long requests may take to finish once the server stops. Default: 30 s.
+    pub const fn with_drain(mut self, limit: Duration) -> Self {
+        self.drain = limit;
+        self
+    }
+}

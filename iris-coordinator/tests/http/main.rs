@@ -1,0 +1,111 @@
+//! The HTTP server through real sockets, with nodes that speak the real protocol.
+#![cfg(feature = "http")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use iris_coordinator::Coordinator;
+use iris_coordinator::http::{ApiSettings, Server, ServerSettings};
+use iris_core::AccountId;
+use iris_core::store::MemoryStore;
+use iris_crypto::{Identity, Secret};
+use iris_protocol::rest::KeyScope;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use self::client::{Reply, request, send};
+use self::node::{Node, Step};
+
+mod access;
+mod bad_input;
+mod chat;
+mod client;
+mod node;
+mod operation;
+mod rest;
+
+/// A coordinator behind a server on a free port, with one account.
+struct Net {
+    coordinator: Coordinator,
+    address: SocketAddr,
+    account: AccountId,
+    user: String,
+    operator: String,
+    stop: Option<oneshot::Sender<()>>,
+    server: JoinHandle<()>,
+}
+
+impl Net {
+    async fn start() -> Self {
+        Self::start_with(ServerSettings::default()).await
+    }
+
+    async fn with_api(api: ApiSettings) -> Self {
+        Self::start_with(ServerSettings::default().with_api(api)).await
+    }
+
+    async fn start_with(settings: ServerSettings) -> Self {
+        let coordinator = coordinator().await;
+        let account = coordinator.accounts().create_account().await.unwrap().account;
+        let user = key(&coordinator, account, KeyScope::Inference).await;
+        let operator = key(&coordinator, account, KeyScope::Read).await;
+        let server = Server::bind(coordinator.clone(), settings).await.unwrap();
+        let address = server.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = tokio::spawn(server.run(async {
+            let _ = stopped.await;
+        }));
+        Self { coordinator, address, account, user, operator, stop: Some(stop), server }
+    }
+
+    /// Connects a node with two slots.
+    async fn node(&self, steps: Vec<Step>) -> Node {
+        let key = key(&self.coordinator, self.account, KeyScope::Node).await;
+        Node::connect(self.address, &key, 2, steps).await
+    }
+
+    async fn get(&self, path: &str) -> Reply {
+        send(self.address, request("GET", path, &[self.bearer().as_pair()], "")).await
+    }
+
+    async fn post(&self, path: &str, body: &str) -> Reply {
+        send(self.address, self.post_request(path, body)).await
+    }
+
+    /// Asks the node's model, with further members in the body.
+    async fn chat(&self, members: &str) -> Reply {
+        self.post("/v1/chat/completions", &chat_body(members)).await
+    }
+
+    fn post_request(&self, path: &str, body: &str) -> String {
+        request("POST", path, &[self.bearer().as_pair()], body)
+    }
+
+    fn bearer(&self) -> Bearer {
+        Bearer(format!("Bearer {}", self.user))
+    }
+}
+
+struct Bearer(String);
+
+impl Bearer {
+    fn as_pair(&self) -> (&str, &str) {
+        ("authorization", &self.0)
+    }
+}
+
+async fn coordinator() -> Coordinator {
+    let secret = Secret::from_bytes([9; 32]);
+    let store = Arc::new(MemoryStore::new());
+    Coordinator::builder(store, Identity::generate(), secret).build().await.unwrap()
+}
+
+async fn key(coordinator: &Coordinator, account: AccountId, scope: KeyScope) -> String {
+    let created = coordinator.accounts().create_key_for(account, scope, None).await.unwrap();
+    created.key.expose().to_owned()
+}
+
+fn chat_body(members: &str) -> String {
+    let model = Node::MODEL;
+    format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"hi"}}]{members}}}"#)
+}
