@@ -15,7 +15,7 @@ mod link;
 mod settlement;
 pub mod store;
 
-pub use accounts::Accounts;
+pub use accounts::{AccountError, Accounts, ApiKey};
 pub use clock::{Clock, SystemClock};
 pub use coordinator::{Builder, Coordinator};
 pub use dispatch::{ModelSummary, Stats, TaskEvent, TaskHandle, TaskRequest};
