@@ -1,2 +1,139 @@
-//! TBD
-fn main() {}
+//! The `iris-node` command: offers the models on this machine to a network.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use iris_core::NodeId;
+use iris_core::backend::Backend;
+use iris_crypto::Identity;
+use iris_node::agent::{Agent, AgentError, ConnectError, Status, WebSocketConnector};
+use iris_protocol::message::Hardware;
+use tokio::sync::watch;
+
+use cli::Cli;
+use credential::Credential;
+use failure::{Exit, Failure};
+use models::Models;
+use settings::{LogFormat, Settings};
+
+mod cli;
+mod credential;
+mod failure;
+mod models;
+mod settings;
+mod signals;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(&Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("iris-node: {failure}");
+            failure.exit.into()
+        }
+    }
+}
+
+async fn run(cli: &Cli) -> Result<(), Failure> {
+    let environment = |name: &str| std::env::var(name).ok();
+    let settings = Settings::load(cli.flags(), environment, cli.config.as_deref())
+        .map_err(Failure::settings)?;
+    if cli.print_config {
+        print!("{settings}");
+        return Ok(());
+    }
+    start_log(&settings)?;
+    let stop = signals::stop()
+        .map_err(|error| Failure::new(Exit::Work, format!("signals cannot be heard: {error}")))?;
+    let mut stop = std::pin::pin!(stop);
+    let identity = Identity::load_or_create(&settings.key_path).map_err(Failure::files)?;
+    let models = Models::set_up(&settings)?;
+    let credential = tokio::select! {
+        credential = Credential::obtain(&settings) => credential?,
+        () = &mut stop => return Ok(()),
+    };
+    let agent = compose(&settings, identity, models).await?;
+    let connector = connector(&settings, &credential)?;
+    tokio::spawn(announce(agent.node_id(), agent.status()));
+    match agent.run_on(connector, stop).await {
+        Ok(()) => Ok(()),
+        Err(AgentError::Connect(error @ ConnectError::Unauthorized { .. })) => {
+            Err(credential.refused(error))
+        }
+        Err(error) => Err(Failure::new(Exit::Coordinator, error)),
+    }
+}
+
+/// Says on standard output that the node is connected, once, for scripts that wait for it.
+async fn announce(node: NodeId, mut status: watch::Receiver<Status>) {
+    if status.wait_for(|status| matches!(status, Status::Online { .. })).await.is_ok() {
+        // Whoever started this may not be listening, which is no reason not to work.
+        let _ = writeln!(std::io::stdout(), "iris-node {node} is connected");
+    }
+}
+
+async fn compose(
+    settings: &Settings,
+    identity: Identity,
+    models: Models,
+) -> Result<Agent, Failure> {
+    let slots = models.slots(settings).await;
+    let mut backends: Vec<Arc<dyn Backend>> = models.into_backends();
+    let first = backends.pop().expect("there is a model server, an engine, or both");
+    let mut agent = Agent::builder(identity, first)
+        .with_slots(slots)
+        .with_measurement(settings.measure)
+        .with_drain_limit(settings.drain_limit())
+        .with_hardware(Hardware { vram_gb: settings.vram_gb, ..Hardware::default() });
+    for backend in backends {
+        agent = agent.with_backend(backend);
+    }
+    if let Some(name) = &settings.name {
+        agent = agent.with_name(name);
+    }
+    if let Some(identity) = settings.coordinator_identity().map_err(Failure::settings)? {
+        agent = agent.with_coordinator(identity);
+    }
+    Ok(agent.build())
+}
+
+fn connector(settings: &Settings, credential: &Credential) -> Result<WebSocketConnector, Failure> {
+    let mut urls = settings.coordinators().map_err(Failure::settings)?.into_iter();
+    let first = urls.next().expect("settings name at least one coordinator");
+    let connector = WebSocketConnector::new(first, credential.key.clone());
+    let connector = urls.fold(connector, WebSocketConnector::or);
+    match &settings.ca_file {
+        Some(file) => Ok(connector.with_roots(roots(file)?)),
+        None => Ok(connector),
+    }
+}
+
+fn roots(file: &std::path::Path) -> Result<rustls::RootCertStore, Failure> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+
+    let unusable =
+        |error: &dyn std::fmt::Display| Failure::files(format!("{}: {error}", file.display()));
+    let mut roots = rustls::RootCertStore::empty();
+    for root in CertificateDer::pem_file_iter(file).map_err(|error| unusable(&error))? {
+        roots.add(root.map_err(|error| unusable(&error))?).map_err(|error| unusable(&error))?;
+    }
+    if roots.is_empty() {
+        return Err(unusable(&"it holds no certificate"));
+    }
+    Ok(roots)
+}
+
+fn start_log(settings: &Settings) -> Result<(), Failure> {
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(settings.log_filter().map_err(Failure::settings)?)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match settings.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}

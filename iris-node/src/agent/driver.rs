@@ -308,6 +308,7 @@ impl Driver {
             let certificate = Certificate { certificate: super::handshake::blob(certificate) };
             self.connection.certificate(certificate)?;
         }
+        self.give_up_late_prompts()?;
         self.connection.heartbeat(NodeHeartbeat {
             running: self.slots.taken(),
             models: None,

@@ -55,9 +55,6 @@ pub(super) struct Worker {
     pub(super) deadline: Instant,
 }
 
-/// The agent does not want more of this assignment.
-struct Unwanted;
-
 impl Worker {
     /// Works until the end of the answer, the deadline, or until it is dropped.
     pub(super) async fn run(mut self, request: GenerateRequest) {
@@ -81,8 +78,9 @@ impl Worker {
                 Output::Error(TaskError::new(self.assignment, frames, fault))
             }
         };
+        let signal = Signal::Output(self.assignment, self.run, output);
         // An agent that has gone away has no use for the end either.
-        let _ = self.tell(output).await;
+        let _ = self.signals.send(signal).await;
     }
 
     async fn generate(&mut self, request: GenerateRequest) -> Result<Finish, BackendError> {
@@ -130,11 +128,13 @@ impl Worker {
         }
         let mut pieces = text.chunks(MAX_CONTENT).peekable();
         while let Some(piece) = pieces.next() {
-            let frame = self.seal(content, pieces.peek().is_some(), piece)?;
             let credit = pulse.beat_until(&*self, self.credit.acquire()).await;
             credit.expect("the semaphore is never closed").forget();
-            let told = self.tell(Output::Frame(frame)).await;
-            told.map_err(|Unwanted| BackendError::Failed)?;
+            let signals = self.signals.clone();
+            let permit = signals.reserve().await.map_err(|_| BackendError::Failed)?;
+            // No await from here on: a frame that is sealed is sent, or its number would be missing.
+            let frame = self.seal(content, pieces.peek().is_some(), piece)?;
+            permit.send(Signal::Output(self.assignment, self.run, Output::Frame(frame)));
             pulse.sent();
         }
         Ok(())
@@ -156,11 +156,6 @@ impl Worker {
     /// Returns how many frames there are so far.
     fn frames(&self) -> u32 {
         u32::try_from(self.sealer.next_number()).expect("an answer has at most 2^20 frames")
-    }
-
-    async fn tell(&self, output: Output) -> Result<(), Unwanted> {
-        let signal = Signal::Output(self.assignment, self.run, output);
-        self.signals.send(signal).await.map_err(|_| Unwanted)
     }
 }
 

@@ -237,6 +237,31 @@ async fn a_task_ends_when_its_time_is_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_task_whose_answer_nobody_takes_still_ends_in_time() {
+    let (mut coordinator, connector) = Coordinator::new();
+    coordinator.limits.window = Window { frames: 4, bytes: 1 << 20 };
+    let _agent = Running::new(builder(&saying(100)).build(), connector);
+    coordinator.accept().await;
+    coordinator.assign_with("m", |task| task.time_left_ms = 3000).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let answer = coordinator.answer().await;
+    assert_eq!(answer.error, Some(BackendError::Timeout));
+    assert_eq!(answer.pieces, numbers(answer.pieces.len()));
+    assert!((4..100).contains(&answer.pieces.len()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_is_not_kept_for_a_prompt_that_never_comes() {
+    let (mut coordinator, _agent) = online(&saying(1), 1).await;
+    let assignment = coordinator.assign_in_part("m").await;
+    let event = coordinator.next().await;
+    let refused = TaskRefuse { assignment, reason: RefuseReason::Other };
+    assert_eq!(event, CoordinatorEvent::Refused(refused));
+    coordinator.assign("m").await;
+    assert_eq!(coordinator.answer().await.pieces, ["0 "]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn heartbeats_come_every_ten_seconds_with_what_runs() {
     let gate = Gate::new();
     let backend = scripted(move || Script::new().wait(&gate));

@@ -117,6 +117,19 @@ impl Driver {
         Ok(())
     }
 
+    /// Refuses offers whose prompts have not come in time.
+    pub(super) fn give_up_late_prompts(&mut self) -> Result<(), SendError> {
+        let now = Instant::now();
+        let late = self.assignments.extract_if(.., |_, held| match &held.stage {
+            Stage::Receiving(prompt) => prompt.deadline <= now,
+            Stage::Running(_) => false,
+        });
+        for (assignment, _) in late.collect::<Vec<_>>() {
+            self.connection.refuse(assignment, RefuseReason::Other)?;
+        }
+        Ok(())
+    }
+
     /// Takes in what a worker has made.
     pub(super) fn output(&mut self, assignment: AssignmentId, run: Run, output: Output) {
         let Some((held, running)) = running(&mut self.assignments, assignment, run) else {

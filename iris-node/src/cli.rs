@@ -1,0 +1,159 @@
+//! The command line and its help, written for someone who has never seen Iris.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser};
+use config::Value;
+
+use crate::settings::{Flags, list};
+
+const AFTER: &str = "\
+First steps:
+  export IRIS_ACCOUNT_KEY=\"1234 5678 9012 3456\"   your account (`iris account new` opens one)
+  export COORDINATOR_URL=https://iris.example     the network to join
+  iris-node                                       offer what LM Studio has loaded
+  iris-node --model-server http://localhost:11434 the same for Ollama
+  iris-node --engine bundled                      no model server: run the small built-in model
+
+Settings: a flag wins over the environment, the environment over the file given with --config.
+In a file (TOML, YAML or JSON) settings have the names that --print-config shows.
+  IRIS_ACCOUNT_KEY       your account's 16 digits; exchanged once for a key of this node, which is
+                         kept beside the identity
+  IRIS_NODE_KEY          such a key (`iris key new --scope node`), in place of the digits
+  IRIS_MODEL_SERVER_KEY  the key of the model server, if it wants one
+  COORDINATOR_URL, IRIS_COORDINATOR_IDENTITY, IRIS_CA_FILE, NODE_ID (a display name),
+  NODE_KEY_PATH, LMSTUDIO_URL, IRIS_ALLOW_REMOTE_BACKEND, IRIS_ENGINE, IRIS_SLOTS, NODE_VRAM_GB,
+  IRIS_MEASURE, IRIS_DRAIN_SECS, IRIS_LOG_FORMAT, RUST_LOG
+                         as the flags; lists have commas
+
+Signals: SIGINT and SIGTERM let running answers finish and take no more; a second one ends at once.
+
+Exit codes:
+  0  stopped by a signal
+  1  failed at work
+  2  wrong usage or settings
+  3  the account or node key is missing or not accepted
+  4  the coordinator turned the node away, or speaks another version
+  5  the identity, a file or the model cannot be used";
+
+/// Offer the models on this machine to an Iris network.
+///
+/// The node makes one outgoing connection, so it works behind any router. It keeps its identity in
+/// a file, and reconnects by itself.
+#[derive(Debug, Parser)]
+#[command(name = "iris-node", version, after_help = AFTER)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    settings: SettingFlags,
+    /// Read settings from this file (TOML, YAML or JSON, by its extension)
+    #[arg(long, value_name = "FILE", env = "IRIS_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print the settings in force as TOML, without secrets, and exit
+    #[arg(long)]
+    pub(crate) print_config: bool,
+}
+
+impl Cli {
+    pub(crate) fn flags(&self) -> Flags {
+        self.settings.values()
+    }
+}
+
+#[derive(Debug, Args)]
+struct SettingFlags {
+    /// The network's coordinator; several, with commas, are tried in turn
+    /// [default: http://127.0.0.1:8080]
+    #[arg(long, value_name = "URL")]
+    coordinator: Option<String>,
+    /// Accept the coordinator with this identity only: 64 hexadecimal digits
+    /// [default: whoever answers first]
+    #[arg(long, value_name = "KEY")]
+    coordinator_identity: Option<String>,
+    /// Trust only the certificate authorities in this PEM file
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<String>,
+    /// The file of the node's identity [default: ~/.local/share/iris/node.key]
+    #[arg(long, value_name = "FILE")]
+    key: Option<String>,
+    /// Your own name for the node; everybody can see it
+    #[arg(long, value_name = "TEXT")]
+    name: Option<String>,
+    /// The OpenAI-compatible model server to offer [default: http://localhost:1234/v1, unless
+    /// --engine is given]
+    #[arg(long, value_name = "URL")]
+    model_server: Option<String>,
+    /// Let the model server be on another machine, which then reads every prompt
+    #[arg(long)]
+    allow_remote_backend: bool,
+    /// Run a model in this process: a GGUF file, or `bundled` for the small one inside
+    #[arg(long, value_name = "FILE")]
+    engine: Option<String>,
+    /// How many answers to work on at a time [default: what the model server says, else 1; 2 for
+    /// --engine]
+    #[arg(long, value_name = "COUNT")]
+    slots: Option<String>,
+    /// Memory of the graphics card to count with, at most
+    #[arg(long, value_name = "GB")]
+    vram_gb: Option<String>,
+    /// Do not measure models before connecting; work will tell how fast they are
+    #[arg(long)]
+    no_measure: bool,
+    /// How long running answers may take after a signal [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    drain: Option<String>,
+    /// How log lines are written to standard error: text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// What is logged: error, warn, info, debug, trace, or as RUST_LOG [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+impl SettingFlags {
+    fn values(&self) -> Flags {
+        let text = |flag: &Option<String>| flag.clone().map(Value::from);
+        vec![
+            ("coordinator_url", self.coordinator.as_deref().map(list)),
+            ("coordinator_identity", text(&self.coordinator_identity)),
+            ("ca_file", text(&self.ca_file)),
+            ("key_path", text(&self.key)),
+            ("name", text(&self.name)),
+            ("model_server_url", text(&self.model_server)),
+            ("allow_remote_backend", self.allow_remote_backend.then(|| true.into())),
+            ("engine", text(&self.engine)),
+            ("slots", text(&self.slots)),
+            ("vram_gb", text(&self.vram_gb)),
+            ("measure", self.no_measure.then(|| false.into())),
+            ("drain_secs", text(&self.drain)),
+            ("log_format", text(&self.log_format)),
+            ("log_level", text(&self.log_level)),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::settings::Settings;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_reaches_its_setting() {
+        let line = "iris-node --coordinator http://localhost:1,http://localhost:2 \
+                    --coordinator-identity x --ca-file x --key x --name x --model-server x \
+                    --allow-remote-backend --engine x --slots 1 --vram-gb 1 --no-measure \
+                    --drain 1 --log-format json --log-level warn";
+        let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+        assert!(cli.flags().iter().all(|(_, value)| value.is_some()));
+        let flags = cli.flags().into_iter().filter(|(name, _)| *name != "coordinator_identity");
+        let settings = Settings::load(flags.collect(), |_| None, None).unwrap();
+        assert_eq!(settings.coordinators().unwrap().len(), 2);
+        assert!(settings.allow_remote_backend && !settings.measure);
+    }
+}

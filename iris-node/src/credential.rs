@@ -1,0 +1,275 @@
+//! The key with which the node's account lets it in: given, kept from before, or exchanged for the
+//! account's digits.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use iris_node::agent::CoordinatorUrl;
+use iris_protocol::rest::{KeyCreated, KeyRequest, KeyScope, Secret};
+
+use crate::failure::{Exit, Failure};
+use crate::settings::Settings;
+
+/// How long one exchange may take.
+const EXCHANGE_LIMIT: Duration = Duration::from_secs(20);
+/// How long to wait before trying again when no coordinator could be reached.
+const RETRY: Duration = Duration::from_secs(5);
+/// Longest answer that is read, in bytes.
+const MAX_ANSWER: usize = 16 << 10;
+
+/// The node's key, and where it is kept if this program keeps it.
+#[derive(Debug)]
+pub(crate) struct Credential {
+    pub(crate) key: Secret,
+    file: Option<PathBuf>,
+}
+
+impl Credential {
+    /// Returns the key to use, exchanging the account's digits for one if there is none yet.
+    ///
+    /// Waits until a coordinator can be reached.
+    pub(crate) async fn obtain(settings: &Settings) -> Result<Self, Failure> {
+        if let Some(key) = &settings.node_key {
+            return Ok(Self { key: key.clone(), file: None });
+        }
+        let file = settings.key_path.with_extension("credential");
+        if let Some(key) = read(&file)? {
+            return Ok(Self { key, file: Some(file) });
+        }
+        let Some(account_key) = &settings.account_key else {
+            return Err(Failure::new(
+                Exit::Credential,
+                "no account: set IRIS_ACCOUNT_KEY to your account's 16 digits (`iris account new` \
+                 opens one), or IRIS_NODE_KEY to a key of the scope `node`",
+            ));
+        };
+        let exchange = Exchange::new(settings, account_key)?;
+        let key = exchange.run(&settings.coordinators().map_err(Failure::settings)?).await?;
+        write(&file, &key).map_err(|error| {
+            Failure::files(format!("{} cannot be written: {error}", file.display()))
+        })?;
+        tracing::info!(file = %file.display(), "this node has a key of its own now");
+        Ok(Self { key, file: Some(file) })
+    }
+
+    /// Forgets a key that the coordinator does not accept, and says what to do.
+    pub(crate) fn refused(&self, cause: impl std::fmt::Display) -> Failure {
+        let advice = match &self.file {
+            Some(file) if std::fs::remove_file(file).is_ok() => {
+                "; the key that was kept is removed, so the next start makes a new one from \
+                 IRIS_ACCOUNT_KEY"
+            }
+            _ => "; make a new one with `iris key new --scope node`",
+        };
+        Failure::new(Exit::Credential, format!("{cause}{advice}"))
+    }
+}
+
+/// One account's digits, to be exchanged.
+struct Exchange {
+    client: reqwest::Client,
+    request: KeyRequest,
+}
+
+/// What came of one attempt.
+enum Attempt {
+    Key(Secret),
+    /// Worth another try.
+    Later(String),
+}
+
+impl Exchange {
+    fn new(settings: &Settings, account_key: &Secret) -> Result<Self, Failure> {
+        // The client takes no provider of its own; an earlier choice stands.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut client = reqwest::Client::builder()
+            .timeout(EXCHANGE_LIMIT)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy();
+        if let Some(file) = &settings.ca_file {
+            let unusable = |error: &dyn std::fmt::Display| {
+                Failure::files(format!("{}: {error}", file.display()))
+            };
+            let pem = std::fs::read(file).map_err(|error| unusable(&error))?;
+            let roots = reqwest::Certificate::from_pem_bundle(&pem);
+            client = client.tls_certs_only(roots.map_err(|error| unusable(&error))?);
+        }
+        let client = client.build();
+        let request = KeyRequest {
+            account_key: account_key.clone(),
+            scope: KeyScope::Node,
+            label: settings.name.clone(),
+        };
+        let failed = |error| Failure::new(Exit::Work, format!("TLS cannot be set up: {error}"));
+        Ok(Self { client: client.map_err(failed)?, request })
+    }
+
+    async fn run(&self, coordinators: &[CoordinatorUrl]) -> Result<Secret, Failure> {
+        loop {
+            for url in coordinators {
+                match self.attempt(url).await? {
+                    Attempt::Key(key) => return Ok(key),
+                    Attempt::Later(cause) => {
+                        tracing::warn!(coordinator = %url, cause, "no key for this node yet");
+                    }
+                }
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn attempt(&self, url: &CoordinatorUrl) -> Result<Attempt, Failure> {
+        let endpoint = format!("{}/accounts/keys", url.http_base());
+        let sent = self.client.post(endpoint).json(&self.request).send().await;
+        let mut answer = match sent {
+            Ok(answer) => answer,
+            Err(error) => return Ok(Attempt::Later(error.without_url().to_string())),
+        };
+        let status = answer.status();
+        if status.is_server_error() || status == reqwest::StatusCode::TOO_MANY_REQUESTS {
+            return Ok(Attempt::Later(format!("HTTP status {status}")));
+        }
+        if !status.is_success() {
+            return Err(Failure::new(
+                Exit::Credential,
+                format!("{url} does not accept IRIS_ACCOUNT_KEY (HTTP status {status})"),
+            ));
+        }
+        let mut body = Vec::new();
+        while let Ok(Some(part)) = answer.chunk().await {
+            body.extend_from_slice(&part);
+            if body.len() > MAX_ANSWER {
+                break;
+            }
+        }
+        match serde_json::from_slice::<KeyCreated>(&body) {
+            Ok(created) => Ok(Attempt::Key(created.key)),
+            Err(_) => Ok(Attempt::Later("the answer is not a key".to_owned())),
+        }
+    }
+}
+
+/// Reads a key that was kept; `None` when there is none.
+fn read(file: &Path) -> Result<Option<Secret>, Failure> {
+    let unusable = |cause: String| Failure::files(format!("{}: {cause}", file.display()));
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unusable(error.to_string())),
+    };
+    if is_exposed(file).map_err(|error| unusable(error.to_string()))? {
+        return Err(unusable("others may read it: run `chmod 600` on it".to_owned()));
+    }
+    let key = text.trim();
+    if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(unusable("it does not hold a key: remove it".to_owned()));
+    }
+    Ok(Some(Secret::new(key)))
+}
+
+/// Keeps a key where only this user can read it, whole or not at all.
+fn write(file: &Path, key: &Secret) -> io::Result<()> {
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let mut new = new_file(folder)?;
+    new.1.write_all(key.expose().as_bytes())?;
+    new.1.write_all(b"\n")?;
+    new.1.sync_all()?;
+    std::fs::rename(&new.0, file)
+}
+
+fn new_file(folder: &Path) -> io::Result<(PathBuf, std::fs::File)> {
+    let path = folder.join(format!(".credential.{}", std::process::id()));
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    // What a process of the same number left behind was never finished.
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = options.open(&path)?;
+    Ok((path, file))
+}
+
+#[cfg(unix)]
+fn is_exposed(file: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::PermissionsExt;
+    Ok(std::fs::metadata(file)?.permissions().mode() & 0o077 != 0)
+}
+
+#[cfg(not(unix))]
+fn is_exposed(_: &Path) -> io::Result<bool> {
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::post;
+    use axum::{Json, Router};
+
+    use super::*;
+
+    async fn coordinator(answer: Router) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async { axum::serve(listener, answer).await });
+        url
+    }
+
+    fn settings(folder: &Path, url: &str) -> Settings {
+        let env = |name: &str| match name {
+            "IRIS_ACCOUNT_KEY" => Some("1234567890123456".to_owned()),
+            "COORDINATOR_URL" => Some(url.to_owned()),
+            "NODE_KEY_PATH" => Some(folder.join("node.key").to_string_lossy().into_owned()),
+            _ => None,
+        };
+        Settings::load(Vec::new(), env, None).unwrap()
+    }
+
+    #[tokio::test]
+    async fn digits_are_exchanged_once_and_the_key_is_kept_from_others() {
+        let answer = |Json(request): Json<KeyRequest>| async move {
+            assert_eq!(request.account_key.expose(), "1234567890123456");
+            assert_eq!(request.scope, KeyScope::Node);
+            let key = Secret::new("iris_key");
+            Json(KeyCreated { key, scope: KeyScope::Node, id: "1".to_owned() })
+        };
+        let url = coordinator(Router::new().route("/accounts/keys", post(answer))).await;
+        let folder = tempfile::tempdir().unwrap();
+        let first = Credential::obtain(&settings(folder.path(), &url)).await.unwrap();
+        assert_eq!(first.key.expose(), "iris_key");
+        let file = folder.path().join("node.credential");
+        assert!(!is_exposed(&file).unwrap());
+
+        // Nobody listens there any more, and nobody needs to.
+        let nowhere = settings(folder.path(), "http://127.0.0.1:9");
+        let again = Credential::obtain(&nowhere).await.unwrap();
+        assert_eq!(again.key.expose(), "iris_key");
+        assert_eq!(again.refused("no").exit, Exit::Credential);
+        assert!(!file.exists());
+    }
+
+    #[tokio::test]
+    async fn digits_that_nobody_knows_end_the_command() {
+        let refuse = || async { axum::http::StatusCode::UNAUTHORIZED };
+        let url = coordinator(Router::new().route("/accounts/keys", post(refuse))).await;
+        let folder = tempfile::tempdir().unwrap();
+        let failure = Credential::obtain(&settings(folder.path(), &url)).await.unwrap_err();
+        assert_eq!(failure.exit, Exit::Credential);
+        assert!(!failure.to_string().contains("1234"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_key_that_others_may_read_is_not_used() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.credential");
+        write(&file, &Secret::new("iris_key")).unwrap();
+        assert!(read(&file).unwrap().is_some());
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(read(&file).unwrap_err().exit, Exit::Files);
+    }
+}

@@ -1,0 +1,99 @@
+//! The models that the command offers: a model server's, the engine's, or both.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use iris_core::backend::{Backend, BackendError};
+use iris_node::backend::engine::{Engine, EngineSettings};
+use iris_node::backend::openai::{OpenAiBackend, OpenAiSetupError};
+
+use crate::failure::{Exit, Failure};
+use crate::settings::Settings;
+
+/// What `--engine` is called with for the model inside the program.
+const BUNDLED: &str = "bundled";
+
+/// The backends, at least one.
+#[derive(Debug)]
+pub(crate) struct Models {
+    server: Option<(String, OpenAiBackend)>,
+    engine: Option<(Engine, u32)>,
+}
+
+impl Models {
+    /// Loads the engine's model and prepares to ask the model server, which need not run yet.
+    pub(crate) fn set_up(settings: &Settings) -> Result<Self, Failure> {
+        let engine = settings.engine.as_deref().map(|model| load(settings, model)).transpose()?;
+        let server = settings.model_server().map(|url| server(settings, url)).transpose()?;
+        Ok(Self { server, engine })
+    }
+
+    /// Returns how many answers to work on at a time, having looked whether the model server is
+    /// there.
+    pub(crate) async fn slots(&self, settings: &Settings) -> u32 {
+        let mut found = self.engine.as_ref().map_or(0, |(_, slots)| *slots);
+        if let Some((url, server)) = &self.server {
+            report(url, &server.models().await);
+            found += server.slots().unwrap_or(1);
+        }
+        settings.slots.unwrap_or(found)
+    }
+
+    /// Returns the backends; the last one comes first where two have the same model.
+    pub(crate) fn into_backends(self) -> Vec<Arc<dyn Backend>> {
+        let engine = self.engine.map(|(engine, _)| Arc::new(engine) as Arc<dyn Backend>);
+        let server = self.server.map(|(_, server)| Arc::new(server) as Arc<dyn Backend>);
+        engine.into_iter().chain(server).collect()
+    }
+}
+
+fn load(settings: &Settings, model: &str) -> Result<(Engine, u32), Failure> {
+    let mut engine = match model {
+        BUNDLED => EngineSettings::bundled(),
+        path => EngineSettings::file(path),
+    };
+    if let Some(slots) = settings.slots.and_then(|slots| NonZeroUsize::new(slots as usize)) {
+        engine = engine.with_slots(slots);
+    }
+    let slots = u32::try_from(engine.slots().get()).unwrap_or(u32::MAX);
+    let engine = Engine::load(engine)
+        .map_err(|error| Failure::files(format!("the model {model} cannot be run: {error}")))?;
+    Ok((engine, slots))
+}
+
+fn server(settings: &Settings, url: &str) -> Result<(String, OpenAiBackend), Failure> {
+    let mut server = OpenAiBackend::builder(url).with_remote_allowed(settings.allow_remote_backend);
+    if let Some(key) = &settings.model_server_key {
+        server = server.with_api_key(key.expose());
+    }
+    let server = server.build().map_err(|error| {
+        let advice = match error {
+            OpenAiSetupError::RemoteServer => {
+                "; with --allow-remote-backend it may be, and then reads every prompt"
+            }
+            _ => "",
+        };
+        Failure::new(Exit::Settings, format!("{url}: {error}{advice}"))
+    })?;
+    Ok((url.to_owned(), server))
+}
+
+/// Tells somebody who may never have run a model server what was found.
+fn report(url: &str, models: &Result<Vec<iris_core::model::ModelOffer>, BackendError>) {
+    const START: &str = "start one (LM Studio: `lms server start`; Ollama: `ollama serve`, and \
+                         --model-server http://localhost:11434), or stop this and use --engine \
+                         bundled";
+    match models {
+        Ok(models) if models.is_empty() => {
+            tracing::warn!(url, "the model server has no model loaded; load one there");
+        }
+        Ok(models) => {
+            for model in models {
+                tracing::info!(url, model = %model.name, "offering");
+            }
+        }
+        Err(error) => {
+            tracing::warn!(url, %error, "no model server answers; {START}. Trying again meanwhile");
+        }
+    }
+}

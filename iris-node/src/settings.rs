@@ -1,0 +1,346 @@
+//! What the `iris-node` command needs to know: flag, else environment, else file, else default.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use config::{Config, ConfigError, File, Value};
+use iris_crypto::PublicIdentity;
+use iris_node::agent::CoordinatorUrl;
+use iris_protocol::limits::MAX_SLOTS;
+use iris_protocol::rest::Secret;
+use serde::Deserialize;
+use tracing_subscriber::EnvFilter;
+
+/// Environment variables, and whether their values are lists with commas.
+const ENVIRONMENT: [(&str, &str, bool); 17] = [
+    ("coordinator_url", "COORDINATOR_URL", true),
+    ("coordinator_identity", "IRIS_COORDINATOR_IDENTITY", false),
+    ("ca_file", "IRIS_CA_FILE", false),
+    ("account_key", "IRIS_ACCOUNT_KEY", false),
+    ("node_key", "IRIS_NODE_KEY", false),
+    ("key_path", "NODE_KEY_PATH", false),
+    ("name", "NODE_ID", false),
+    ("model_server_url", "LMSTUDIO_URL", false),
+    ("model_server_key", "IRIS_MODEL_SERVER_KEY", false),
+    ("allow_remote_backend", "IRIS_ALLOW_REMOTE_BACKEND", false),
+    ("engine", "IRIS_ENGINE", false),
+    ("slots", "IRIS_SLOTS", false),
+    ("vram_gb", "NODE_VRAM_GB", false),
+    ("measure", "IRIS_MEASURE", false),
+    ("drain_secs", "IRIS_DRAIN_SECS", false),
+    ("log_format", "IRIS_LOG_FORMAT", false),
+    ("log_level", "RUST_LOG", false),
+];
+
+/// Where the model server is looked for when nothing else is said.
+const MODEL_SERVER: &str = "http://localhost:1234/v1";
+
+/// The settings in force.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    coordinator_url: Vec<String>,
+    coordinator_identity: Option<String>,
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) account_key: Option<Secret>,
+    pub(crate) node_key: Option<Secret>,
+    pub(crate) key_path: PathBuf,
+    pub(crate) name: Option<String>,
+    model_server_url: Option<String>,
+    pub(crate) model_server_key: Option<Secret>,
+    pub(crate) allow_remote_backend: bool,
+    pub(crate) engine: Option<String>,
+    pub(crate) slots: Option<u32>,
+    pub(crate) vram_gb: Option<u32>,
+    pub(crate) measure: bool,
+    drain_secs: u64,
+    pub(crate) log_format: LogFormat,
+    log_level: String,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// What flags say, by the names of their settings; `None` where they are silent. Secrets have no
+/// flag: other users of a machine can see the arguments of its processes.
+pub(crate) type Flags = Vec<(&'static str, Option<Value>)>;
+
+impl Settings {
+    pub(crate) fn load(
+        flags: Flags,
+        environment: impl Fn(&str) -> Option<String>,
+        file: Option<&Path>,
+    ) -> Result<Self, SettingsError> {
+        let environment = |name: &str| environment(name).filter(|value| !value.is_empty());
+        let mut builder = Config::builder()
+            .set_default("coordinator_url", vec!["http://127.0.0.1:8080"])?
+            .set_default("key_path", default_key_path(environment))?
+            .set_default("allow_remote_backend", false)?
+            .set_default("measure", true)?
+            .set_default("drain_secs", 60)?
+            .set_default("log_format", "text")?
+            .set_default("log_level", "info")?;
+        if let Some(file) = file {
+            builder = builder.add_source(File::from(file));
+        }
+        for (setting, name, is_list) in ENVIRONMENT {
+            let value = environment(name);
+            let value = value.map(|text| if is_list { list(&text) } else { text.into() });
+            builder = builder.set_override_option(setting, value)?;
+        }
+        // Of two overrides the later one wins, so flags come last.
+        for (setting, value) in flags {
+            builder = builder.set_override_option(setting, value)?;
+        }
+        let settings: Self = builder.build()?.try_deserialize()?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn check(&self) -> Result<(), SettingsError> {
+        self.coordinators()?;
+        self.coordinator_identity()?;
+        self.log_filter()?;
+        if self.slots.is_some_and(|slots| !(1..=MAX_SLOTS).contains(&slots)) {
+            return Err(SettingsError(format!("slots must be 1 to {MAX_SLOTS}")));
+        }
+        Ok(())
+    }
+
+    /// Returns the coordinators to try, in order; at least one.
+    pub(crate) fn coordinators(&self) -> Result<Vec<CoordinatorUrl>, SettingsError> {
+        if self.coordinator_url.is_empty() {
+            return Err(SettingsError("coordinator_url (COORDINATOR_URL) is empty".to_owned()));
+        }
+        let parse = |text: &String| {
+            text.parse().map_err(|error| {
+                SettingsError(format!("coordinator_url (COORDINATOR_URL): {error}"))
+            })
+        };
+        self.coordinator_url.iter().map(parse).collect()
+    }
+
+    /// Returns the only coordinator to trust, if one was named.
+    pub(crate) fn coordinator_identity(&self) -> Result<Option<PublicIdentity>, SettingsError> {
+        let text = self.coordinator_identity.as_ref();
+        let parsed = text.map(|text| text.trim().parse()).transpose();
+        parsed.map_err(|error| SettingsError(format!("coordinator_identity: {error}")))
+    }
+
+    /// Returns the model server to ask; `None` when only the engine is to run.
+    pub(crate) fn model_server(&self) -> Option<&str> {
+        let default = self.engine.is_none().then_some(MODEL_SERVER);
+        self.model_server_url.as_deref().or(default)
+    }
+
+    pub(crate) const fn drain_limit(&self) -> Duration {
+        Duration::from_secs(self.drain_secs)
+    }
+
+    pub(crate) fn log_filter(&self) -> Result<EnvFilter, SettingsError> {
+        EnvFilter::builder()
+            .parse(&self.log_level)
+            .map_err(|error| SettingsError(format!("log_level (RUST_LOG): {error}")))
+    }
+}
+
+impl fmt::Display for Settings {
+    /// Writes the settings as TOML, without secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // TOML's and JSON's strings and lists of strings are written alike.
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        let text = |name: &str, text: Option<String>| match text {
+            Some(text) => format!("{name} = {}", quoted(&text)),
+            None => format!("# {name} is not set"),
+        };
+        let number = |name: &str, number: Option<u32>| match number {
+            Some(number) => format!("{name} = {number}"),
+            None => format!("# {name} is not set"),
+        };
+        let hidden = |name: &str, secret: &Option<Secret>| match secret {
+            Some(_) => format!("# {name} is set, and not shown"),
+            None => format!("# {name} is not set"),
+        };
+        let path = |path: &Path| path.to_string_lossy().into_owned();
+        let urls = serde_json::Value::from(self.coordinator_url.clone());
+        let format = match self.log_format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        };
+        writeln!(f, "coordinator_url = {urls}")?;
+        writeln!(f, "{}", text("coordinator_identity", self.coordinator_identity.clone()))?;
+        writeln!(f, "{}", text("ca_file", self.ca_file.as_deref().map(path)))?;
+        writeln!(f, "{}", hidden("account_key", &self.account_key))?;
+        writeln!(f, "{}", hidden("node_key", &self.node_key))?;
+        writeln!(f, "key_path = {}", quoted(&path(&self.key_path)))?;
+        writeln!(f, "{}", text("name", self.name.clone()))?;
+        writeln!(f, "{}", text("model_server_url", self.model_server().map(str::to_owned)))?;
+        writeln!(f, "{}", hidden("model_server_key", &self.model_server_key))?;
+        writeln!(f, "allow_remote_backend = {}", self.allow_remote_backend)?;
+        writeln!(f, "{}", text("engine", self.engine.clone()))?;
+        writeln!(f, "{}", number("slots", self.slots))?;
+        writeln!(f, "{}", number("vram_gb", self.vram_gb))?;
+        writeln!(f, "measure = {}", self.measure)?;
+        writeln!(f, "drain_secs = {}", self.drain_secs)?;
+        writeln!(f, "log_format = \"{format}\"")?;
+        writeln!(f, "log_level = {}", quoted(&self.log_level))
+    }
+}
+
+/// Splits a text at its commas.
+pub(crate) fn list(text: &str) -> Value {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts.map(str::to_owned).collect::<Vec<_>>().into()
+}
+
+/// Returns where the identity is kept: with the user's other data.
+fn default_key_path(environment: impl Fn(&str) -> Option<String>) -> String {
+    let within = |name: &str, rest: &str| environment(name).map(|folder| folder + rest);
+    within("XDG_DATA_HOME", "/iris/node.key")
+        .or_else(|| within("HOME", "/.local/share/iris/node.key"))
+        .or_else(|| within("APPDATA", "\\iris\\node.key"))
+        .unwrap_or_else(|| "data/node.key".to_owned())
+}
+
+/// Says which setting cannot be used.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct SettingsError(String);
+
+impl From<ConfigError> for SettingsError {
+    fn from(error: ConfigError) -> Self {
+        // A parser's further lines quote the file, which may hold a key.
+        Self(error.to_string().lines().next().unwrap_or_default().to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(name: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        (folder, path)
+    }
+
+    fn try_load(
+        flags: &[(&'static str, &str)],
+        env: &[(&str, &str)],
+        file: Option<&Path>,
+    ) -> Result<Settings, SettingsError> {
+        let flags = flags.iter().map(|(name, value)| (*name, Some((*value).into()))).collect();
+        let find = |name: &str| env.iter().find(|(known, _)| *known == name);
+        let env = |name: &str| find(name).map(|(_, value)| (*value).to_owned());
+        Settings::load(flags, env, file)
+    }
+
+    fn load(flags: &[(&'static str, &str)], env: &[(&str, &str)], file: Option<&Path>) -> Settings {
+        try_load(flags, env, file).unwrap()
+    }
+
+    #[test]
+    fn flag_beats_environment_beats_file_beats_default() {
+        let (_folder, path) = file("a.toml", "name = 'file'\nslots = 7");
+        let name = |settings: Settings| settings.name.unwrap_or_default();
+        let env = [("NODE_ID", "env")];
+        assert_eq!(name(load(&[], &[], None)), "");
+        assert_eq!(name(load(&[], &[], Some(&path))), "file");
+        assert_eq!(name(load(&[], &env, Some(&path))), "env");
+        assert_eq!(name(load(&[], &[("NODE_ID", "")], Some(&path))), "file");
+        let settings = load(&[("name", "flag")], &env, Some(&path));
+        assert_eq!((settings.name.as_deref(), settings.slots), (Some("flag"), Some(7)));
+    }
+
+    #[test]
+    fn names_of_earlier_systems_work() {
+        let env = [
+            ("IRIS_ACCOUNT_KEY", "1234 5678 9012 3456"),
+            ("COORDINATOR_URL", "ws://localhost:8000/nodes/connect, https://iris.example"),
+            ("LMSTUDIO_URL", "http://localhost:11434/v1"),
+            ("NODE_KEY_PATH", "/var/iris/node.key"),
+            ("NODE_VRAM_GB", "8"),
+        ];
+        let settings = load(&[], &env, None);
+        let urls: Vec<_> =
+            settings.coordinators().unwrap().iter().map(ToString::to_string).collect();
+        let expected =
+            ["ws://localhost:8000/nodes/connect", "wss://iris.example:443/nodes/connect"];
+        assert_eq!(urls, expected);
+        assert_eq!(settings.model_server(), Some("http://localhost:11434/v1"));
+        assert_eq!(settings.key_path, Path::new("/var/iris/node.key"));
+        assert_eq!(settings.vram_gb, Some(8));
+        assert!(settings.account_key.is_some());
+    }
+
+    #[test]
+    fn the_engine_takes_the_place_of_the_model_server_unless_both_are_named() {
+        let server = |settings: Settings| settings.model_server().map(str::to_owned);
+        assert_eq!(server(load(&[], &[], None)).as_deref(), Some(MODEL_SERVER));
+        assert_eq!(server(load(&[("engine", "bundled")], &[], None)), None);
+        let both = load(&[("engine", "bundled")], &[("LMSTUDIO_URL", "http://[::1]:1")], None);
+        assert_eq!(server(both).as_deref(), Some("http://[::1]:1"));
+    }
+
+    #[test]
+    fn files_are_toml_yaml_or_json_by_extension() {
+        for (name, text) in [
+            ("a.toml", "slots = 3\ncoordinator_url = ['http://localhost:1']"),
+            ("a.yaml", "slots: 3\ncoordinator_url: ['http://localhost:1']"),
+            ("a.json", r#"{"slots":3,"coordinator_url":["http://localhost:1"]}"#),
+        ] {
+            let (_folder, path) = file(name, text);
+            let settings = load(&[], &[], Some(&path));
+            assert_eq!(settings.slots, Some(3), "{name}");
+            assert_eq!(settings.coordinators().unwrap().len(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named_and_secrets_are_not_quoted() {
+        for (text, named) in [
+            ("slts = 1", "slts"),
+            ("node_key = hunter2", "line 1"),
+            ("slots = 0", "slots"),
+            ("slots = 2000", "slots"),
+            ("coordinator_url = []", "COORDINATOR_URL"),
+            ("coordinator_url = ['ws://iris.example']", "wss://"),
+            ("coordinator_identity = 'hunter2'", "coordinator_identity"),
+            ("log_level = 'a=b=c'", "RUST_LOG"),
+            ("log_format = 'xml'", "log_format"),
+        ] {
+            let (_folder, path) = file("a.toml", text);
+            let error = try_load(&[], &[], Some(&path)).unwrap_err().to_string();
+            assert!(error.contains(named), "{text}: {error}");
+            assert!(!error.contains("hunter2"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_printed_can_be_read_again_and_holds_no_secret() {
+        let env = [
+            ("IRIS_ACCOUNT_KEY", "1234567890123456"),
+            ("IRIS_NODE_KEY", "iris_hunter2"),
+            ("IRIS_MODEL_SERVER_KEY", "hunter2"),
+            ("NODE_ID", "a \"quoted\" name"),
+            ("HOME", "/home/somebody"),
+        ];
+        let settings = load(&[("slots", "4")], &env, None);
+        let printed = settings.to_string();
+        assert!(!printed.contains("hunter2") && !printed.contains("12345678"), "{printed}");
+        assert!(!format!("{settings:?}").contains("hunter2"));
+        let (_folder, path) = file("a.toml", &printed);
+        let again = load(&[], &[], Some(&path));
+        assert_eq!(again.name, settings.name);
+        assert_eq!(again.key_path, Path::new("/home/somebody/.local/share/iris/node.key"));
+        assert_eq!(again.slots, Some(4));
+    }
+}

@@ -1,0 +1,50 @@
+//! Being told to stop.
+
+use std::future::Future;
+use std::io;
+
+use tokio::sync::mpsc;
+
+use crate::failure::Exit;
+
+/// Returns what resolves at the first signal to stop; a second one ends the process.
+pub(crate) fn stop() -> io::Result<impl Future<Output = ()>> {
+    let mut signals = listen()?;
+    Ok(async move {
+        signals.recv().await;
+        tokio::spawn(async move {
+            signals.recv().await;
+            std::process::exit(Exit::Work as i32);
+        });
+    })
+}
+
+#[cfg(unix)]
+fn listen() -> io::Result<mpsc::Receiver<()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let (told, signals) = mpsc::channel(1);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if told.send(()).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(signals)
+}
+
+#[cfg(not(unix))]
+fn listen() -> io::Result<mpsc::Receiver<()>> {
+    let (told, signals) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while tokio::signal::ctrl_c().await.is_ok() && told.send(()).await.is_ok() {}
+    });
+    Ok(signals)
+}
