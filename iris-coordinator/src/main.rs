@@ -1,2 +1,124 @@
-//! TBD
-fn main() {}
+//! The `iris-coordinator` command: serves a network.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use iris_coordinator::Coordinator;
+use iris_coordinator::http::{Server, TlsReloader};
+use tokio_util::sync::CancellationToken;
+
+use books::Books;
+use cli::{AccountCommand, Cli, Command, KeyCommand};
+use failure::{Exit, Failure};
+use settings::{LogFormat, Settings};
+use signals::{Signal, Signals};
+
+mod admin;
+mod books;
+mod cli;
+mod failure;
+mod settings;
+mod signals;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(&Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("iris-coordinator: {failure}");
+            failure.exit.into()
+        }
+    }
+}
+
+async fn run(cli: &Cli) -> Result<(), Failure> {
+    let environment = |name: &str| std::env::var(name).ok();
+    let settings = Settings::load(cli.flags(), environment, cli.config.as_deref())
+        .map_err(|error| Failure::new(Exit::Settings, error))?;
+    if cli.print_config {
+        print!("{settings}");
+        return Ok(());
+    }
+    start_log(&settings)?;
+    match cli.chosen() {
+        Command::Serve => serve(&settings).await,
+        Command::Check => admin::check(&settings).await,
+        Command::Account(AccountCommand::New) => admin::new_account(&settings).await,
+        Command::Key(KeyCommand::New(key)) => admin::new_key(&settings, key).await,
+    }
+}
+
+async fn serve(settings: &Settings) -> Result<(), Failure> {
+    let signals = Signals::listen()
+        .map_err(|error| Failure::new(Exit::Work, format!("signals cannot be heard: {error}")))?;
+    for name in settings.unused() {
+        tracing::warn!("{name} is set and has no effect in this version");
+    }
+    let identity = books::identity(settings)?;
+    let Books { store, secret } = Books::open(settings)?;
+    let _lock = books::lock_alone(settings)?;
+    let coordinator = Coordinator::builder(Arc::new(store), identity, secret)
+        .with_queue_capacity(settings.queue_capacity)
+        .with_max_wait(settings.max_wait())
+        .with_retention(settings.retention())
+        .build()
+        .await
+        .map_err(Failure::books)?;
+    let served = listen(settings, &coordinator, signals).await;
+    coordinator.shutdown().await;
+    served
+}
+
+/// Serves until a signal says to stop and running requests are through.
+async fn listen(
+    settings: &Settings,
+    coordinator: &Coordinator,
+    signals: Signals,
+) -> Result<(), Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::new(Exit::Listen, error);
+    let server = Server::bind(coordinator.clone(), settings.server()).await;
+    let server = server.map_err(|error| failed(&error))?;
+    let address = server.local_addr().map_err(|error| failed(&error))?;
+    let stop = CancellationToken::new();
+    tokio::spawn(obey(signals, stop.clone(), server.tls_reloader()));
+    // Whoever started this may not be listening, which is no reason not to serve.
+    let _ = writeln!(
+        std::io::stdout(),
+        "iris-coordinator is ready at {}://{address}",
+        settings.scheme()
+    );
+    server.run(stop.cancelled_owned()).await;
+    Ok(())
+}
+
+async fn obey(mut signals: Signals, stop: CancellationToken, tls: Option<TlsReloader>) {
+    loop {
+        match (signals.next().await, &tls) {
+            (Signal::Stop, _) if stop.is_cancelled() => std::process::exit(Exit::Work as i32),
+            (Signal::Stop, _) => {
+                tracing::info!("stopping; running requests may finish");
+                stop.cancel();
+            }
+            (Signal::Reload, Some(tls)) => match tls.reload() {
+                Ok(()) => tracing::info!("TLS files read again"),
+                Err(error) => tracing::error!(%error, "TLS files cannot be used; keeping the old"),
+            },
+            (Signal::Reload, None) => tracing::info!("no TLS files to read again"),
+        }
+    }
+}
+
+fn start_log(settings: &Settings) -> Result<(), Failure> {
+    let filter = settings.log_filter().map_err(|error| Failure::new(Exit::Settings, error))?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match settings.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}

@@ -2,6 +2,10 @@
 
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(feature = "sqlite")]
+mod views;
 
 #[cfg(feature = "sqlite")]
 pub use sqlite::{DatabaseUrlError, OpenError, RecordView, SqliteStore};
+#[cfg(feature = "sqlite")]
+pub use views::VIEWS;

@@ -1,0 +1,162 @@
+//! What an operator does beside serving: opening accounts, making keys, and finding out what is
+//! wrong.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use iris_coordinator::http::Server;
+use iris_coordinator::{AccountError, Accounts, Coordinator};
+use iris_core::store::MemoryStore;
+use iris_crypto::keyfile::{KeyFileError, Purpose, SecretFile};
+use iris_crypto::{Identity, Secret};
+use iris_protocol::rest;
+
+use crate::books::{self, Books};
+use crate::cli::NewKey;
+use crate::failure::{Exit, Failure};
+use crate::settings::Settings;
+
+/// Most of standard input that is read for an account key.
+const MAX_INPUT: u64 = 256;
+
+/// Opens an account and prints its digits to standard output, the rest to standard error.
+pub(crate) async fn new_account(settings: &Settings) -> Result<(), Failure> {
+    let created = accounts(settings).await?.create_account().await.map_err(refused)?;
+    say(created.account_key.expose())?;
+    eprintln!("account {}", created.account);
+    eprintln!("Write the digits down: they are the account, and nobody can recover them.");
+    Ok(())
+}
+
+/// Makes an API key and prints it to standard output.
+pub(crate) async fn new_key(settings: &Settings, key: &NewKey) -> Result<(), Failure> {
+    let label = key.label.clone();
+    let created = match key.owner.account {
+        Some(account) => accounts(settings).await?.create_key_for(account, key.scope, label).await,
+        None => {
+            let typed = read_input()?;
+            let accounts = accounts(settings).await?;
+            accounts.create_key(typed.expose(), key.scope, label, None).await
+        }
+    };
+    let created = created.map_err(refused)?;
+    say(created.key.expose())?;
+    eprintln!("This key is shown once; programs read it from IRIS_API_KEY.");
+    Ok(())
+}
+
+/// Opens everything that serving needs and reports on each.
+pub(crate) async fn check(settings: &Settings) -> Result<(), Failure> {
+    let books = check_books(settings);
+    let is_running = matches!(books, Ok(State::InUse));
+    let findings = [
+        ("identity", check_identity(settings)),
+        ("books", books.map(|state| format!("{}, {state}", settings.database_url()))),
+        ("server", check_server(settings, is_running).await),
+    ];
+    let mut worst = None;
+    for (name, finding) in findings {
+        match finding {
+            Ok(text) => say(&format!("ok     {name}: {text}"))?,
+            Err(failure) => {
+                say(&format!("WRONG  {name}: {failure}"))?;
+                worst = worst.or(Some(failure.exit));
+            }
+        }
+    }
+    for name in settings.unused() {
+        say(&format!("note   {name} is set and has no effect in this version"))?;
+    }
+    match worst {
+        None => Ok(()),
+        Some(exit) => Err(Failure::new(exit, "the coordinator cannot serve like this")),
+    }
+}
+
+/// How things stand with the database.
+#[derive(Clone, Copy, Debug)]
+enum State {
+    New,
+    Ready,
+    InUse,
+}
+
+impl std::fmt::Display for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::New => "will be made when the coordinator first serves",
+            Self::Ready => "can be used",
+            Self::InUse => "a coordinator is at work on them",
+        })
+    }
+}
+
+fn check_identity(settings: &Settings) -> Result<String, Failure> {
+    let path = &settings.private_key_path;
+    match Identity::load(path) {
+        Ok(identity) => Ok(format!("{}, {}", path.display(), identity.public())),
+        Err(KeyFileError::Missing(_)) => Ok(format!("{}, {}", path.display(), State::New)),
+        Err(error) => Err(Failure::books(error)),
+    }
+}
+
+fn check_books(settings: &Settings) -> Result<State, Failure> {
+    let database = books::database(settings)?;
+    if !books::exist(&database) {
+        let secret = SecretFile::new(settings.secret(), Purpose::Records).load();
+        return match secret {
+            Ok(_) | Err(KeyFileError::Missing(_)) => Ok(State::New),
+            Err(error) => Err(Failure::books(error)),
+        };
+    }
+    Books::open(settings)?;
+    Ok(books::lock(&database)?.map_or(State::InUse, |_| State::Ready))
+}
+
+/// Listens for a moment, in front of a coordinator that knows nothing.
+async fn check_server(settings: &Settings, is_running: bool) -> Result<String, Failure> {
+    let mut settings = settings.clone();
+    if is_running {
+        settings.listen.set_port(0);
+    }
+    let store = Arc::new(MemoryStore::new());
+    let coordinator = Coordinator::builder(store, Identity::generate(), Secret::generate());
+    let coordinator = coordinator.build().await.map_err(Failure::books)?;
+    let server = Server::bind(coordinator, settings.server()).await;
+    server.map_err(|error| Failure::new(Exit::Listen, error))?;
+    Ok(if is_running {
+        "can serve; its port was not tried".to_owned()
+    } else {
+        format!("can serve on {}://{}", settings.scheme(), settings.listen)
+    })
+}
+
+async fn accounts(settings: &Settings) -> Result<Accounts, Failure> {
+    let books = Books::open(settings)?;
+    Accounts::load(Arc::new(books.store), books.secret).await.map_err(Failure::books)
+}
+
+fn refused(error: AccountError) -> Failure {
+    let exit = match error {
+        AccountError::Unknown | AccountError::TooManyKeys => Exit::Account,
+        AccountError::Label => Exit::Settings,
+        AccountError::Store(_) => Exit::Books,
+        _ => Exit::Work,
+    };
+    Failure::new(exit, error)
+}
+
+fn read_input() -> Result<rest::Secret, Failure> {
+    let mut text = String::new();
+    io::stdin().take(MAX_INPUT).read_to_string(&mut text).map_err(|error| {
+        Failure::new(Exit::Settings, format!("standard input cannot be read: {error}"))
+    })?;
+    Ok(rest::Secret::new(text.trim()))
+}
+
+fn say(line: &str) -> Result<(), Failure> {
+    let written = writeln!(io::stdout(), "{line}");
+    written.map_err(|error| {
+        Failure::new(Exit::Work, format!("standard output cannot be written: {error}"))
+    })
+}

@@ -1,0 +1,235 @@
+//! The command line and its help.
+
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+use config::Value;
+use iris_core::AccountId;
+use iris_protocol::rest::KeyScope;
+
+use crate::settings::{Flags, list};
+
+const AFTER: &str = "\
+First steps:
+  iris-coordinator account new                 open an account; it prints 16 digits: keep them
+  iris-coordinator key new --account-key-stdin exchange the digits for an API key
+  iris-coordinator                             serve on http://127.0.0.1:8080
+
+Settings: a flag wins over the environment, the environment over the file given with --config.
+In a file (TOML, YAML or JSON) settings have the names that --print-config shows.
+  DATABASE_URL                  the books [default: sqlite:///data/iris.db]; three slashes begin
+                                a relative path, four an absolute one
+  COORDINATOR_PRIVATE_KEY_PATH  the coordinator's identity [default: data/coordinator.key]
+  COORDINATOR_SECRET_PATH       what protects the books: back it up apart from them
+                                [default: beside the identity, with the ending .secret]
+  LISTEN, IRIS_TLS_CERT, IRIS_TLS_KEY, IRIS_TRUSTED_PROXIES, IRIS_CORS_ORIGINS,
+  IRIS_OPEN_REGISTRATION, IRIS_QUEUE_CAPACITY, IRIS_MAX_WAIT_SECS, IRIS_RETENTION_SECS,
+  IRIS_LOG_FORMAT, RUST_LOG     as the flags; lists have commas
+  JWT_SECRET                    has no effect yet: no JWT is issued. Off the loopback interface
+                                it must have at least 32 bytes all the same
+  OPENROUTER_API_KEY            has no effect yet: nothing is sent to OpenRouter
+
+Signals: SIGINT and SIGTERM let running requests finish within 30 s, write everything down and
+end; a second one ends at once. SIGHUP reads the TLS files again.
+
+Exit codes:
+  0  done, or stopped by a signal after everything was written down
+  1  failed at work
+  2  wrong usage or settings
+  3  the key files or the database cannot be used
+  4  the address or the TLS files cannot be used
+  5  the account does not exist, or may not have this key";
+
+/// The coordinator of an Iris network: matches requests with nodes and keeps the books.
+#[derive(Debug, Parser)]
+#[command(name = "iris-coordinator", version, after_help = AFTER)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    settings: SettingFlags,
+    /// Read settings from this file (TOML, YAML or JSON, by its extension)
+    #[arg(long, global = true, value_name = "FILE", env = "IRIS_CONFIG", help_heading = SETTINGS)]
+    pub(crate) config: Option<PathBuf>,
+    /// Print the settings in force as TOML, without secrets, and exit
+    #[arg(long, global = true, help_heading = SETTINGS)]
+    pub(crate) print_config: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+impl Cli {
+    pub(crate) fn chosen(&self) -> &Command {
+        self.command.as_ref().unwrap_or(&Command::Serve)
+    }
+
+    pub(crate) fn flags(&self) -> Flags {
+        self.settings.values()
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve the network (what is done without a command)
+    Serve,
+    /// Check settings, keys, database, address and TLS files, and say what is wrong
+    ///
+    /// Changes nothing but an old database, which is brought up to date.
+    Check,
+    /// Open accounts
+    #[command(subcommand)]
+    Account(AccountCommand),
+    /// Make API keys
+    #[command(subcommand)]
+    Key(KeyCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AccountCommand {
+    /// Open an account and print its 16 digits
+    ///
+    /// The digits are the account: whoever knows them owns it, and nobody can recover them. Works
+    /// whether or not the coordinator is running.
+    New,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make an API key of an account and print it, this once
+    ///
+    /// Works whether or not the coordinator is running; a running one knows the key at once.
+    New(NewKey),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NewKey {
+    #[command(flatten)]
+    pub(crate) owner: Owner,
+    /// What the key may do: ask models, connect nodes, look at the network, or run it
+    #[arg(long, default_value = "inference", value_parser = scope())]
+    pub(crate) scope: KeyScope,
+    /// Your own name for the key
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) label: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Owner {
+    /// Read the account's 16 digits from standard input
+    #[arg(long)]
+    account_key_stdin: bool,
+    /// The account's id, as `account new` printed it
+    #[arg(long, value_name = "ID")]
+    pub(crate) account: Option<AccountId>,
+}
+
+const SETTINGS: &str = "Settings";
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = SETTINGS)]
+struct SettingFlags {
+    /// Where the books are kept [default: sqlite:///data/iris.db]
+    #[arg(long, global = true, value_name = "URL")]
+    database_url: Option<String>,
+    /// The file of the coordinator's identity [default: data/coordinator.key]
+    #[arg(long, global = true, value_name = "FILE")]
+    private_key: Option<String>,
+    /// The address to listen on; port 0 takes a free one [default: 127.0.0.1:8080]
+    #[arg(long, global = true, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+    /// The certificate chain for TLS, as PEM
+    #[arg(long, global = true, value_name = "FILE")]
+    tls_cert: Option<String>,
+    /// The private key for TLS, as PEM
+    #[arg(long, global = true, value_name = "FILE")]
+    tls_key: Option<String>,
+    /// A proxy in front of this server that ends TLS and is believed about addresses of callers,
+    /// such as 10.0.0.2 or 10.0.0.0/8; several with commas
+    #[arg(long = "trusted-proxy", global = true, value_name = "NETWORK")]
+    trusted_proxies: Option<String>,
+    /// Let web pages of this origin call the API, such as https://chat.example.org; several with
+    /// commas [default: none]
+    #[arg(long = "cors-origin", global = true, value_name = "ORIGIN")]
+    cors_origins: Option<String>,
+    /// Let anybody open an account over HTTP [default: you open them]
+    #[arg(long, global = true)]
+    open_registration: bool,
+    /// How many tasks may wait for a node [default: 1024]
+    #[arg(long, global = true, value_name = "TASKS")]
+    queue_capacity: Option<String>,
+    /// How long somebody who waits for an answer waits for a node [default: 10]
+    #[arg(long, global = true, value_name = "SECONDS")]
+    max_wait: Option<String>,
+    /// How long results of durable tasks are kept [default: 86400]
+    #[arg(long, global = true, value_name = "SECONDS")]
+    retention: Option<String>,
+    /// How log lines are written to standard error: text or json [default: text]
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// What is logged: error, warn, info, debug, trace, or as RUST_LOG [default: info]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+impl SettingFlags {
+    fn values(&self) -> Flags {
+        let text = |flag: &Option<String>| flag.clone().map(Value::from);
+        let texts = |flag: &Option<String>| flag.as_deref().map(list);
+        vec![
+            ("database_url", text(&self.database_url)),
+            ("private_key_path", text(&self.private_key)),
+            ("listen", text(&self.listen)),
+            ("tls_cert", text(&self.tls_cert)),
+            ("tls_key", text(&self.tls_key)),
+            ("trusted_proxies", texts(&self.trusted_proxies)),
+            ("cors_origins", texts(&self.cors_origins)),
+            ("open_registration", self.open_registration.then(|| true.into())),
+            ("queue_capacity", text(&self.queue_capacity)),
+            ("max_wait_secs", text(&self.max_wait)),
+            ("retention_secs", text(&self.retention)),
+            ("log_format", text(&self.log_format)),
+            ("log_level", text(&self.log_level)),
+        ]
+    }
+}
+
+fn scope() -> impl TypedValueParser<Value = KeyScope> {
+    PossibleValuesParser::new(KeyScope::ALL.map(KeyScope::as_str)).try_map(|name| {
+        let scope = KeyScope::ALL.into_iter().find(|scope| scope.as_str() == name);
+        scope.ok_or("no such scope")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_may_follow_the_command() {
+        let cli = Cli::try_parse_from(["iris-coordinator", "check", "--listen", "x"]).unwrap();
+        assert!(matches!(cli.chosen(), Command::Check));
+        let set: Vec<_> = cli.flags().into_iter().filter(|(_, value)| value.is_some()).collect();
+        assert_eq!(set, [("listen", Some("x".into()))]);
+    }
+
+    #[test]
+    fn key_needs_exactly_one_way_to_name_its_account() {
+        let id = "00112233445566778899aabbccddeeff";
+        let parse = |more: &[&str]| {
+            let line = ["iris-coordinator", "key", "new"].iter().chain(more);
+            Cli::try_parse_from(line).is_ok()
+        };
+        assert!(parse(&["--account", id]));
+        assert!(parse(&["--account-key-stdin", "--scope", "read"]));
+        assert!(!parse(&[]));
+        assert!(!parse(&["--account", id, "--account-key-stdin"]));
+        assert!(!parse(&["--account", "1234567890123456"]));
+    }
+}

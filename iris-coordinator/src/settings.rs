@@ -1,0 +1,445 @@
+//! What the `iris-coordinator` command needs to know: flag, else environment, else file, else
+//! default.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use config::{Config, ConfigError, File, Value};
+use http::{HeaderValue, Uri};
+use iris_coordinator::http::{ApiSettings, Network, ServerSettings, TlsFiles};
+use iris_coordinator::store::SqliteStore;
+use iris_protocol::rest::Secret;
+use serde::de::{Deserialize, Deserializer, Error};
+use tracing_subscriber::EnvFilter;
+
+/// Environment variables, and whether their values are lists with commas.
+const ENVIRONMENT: [(&str, &str, bool); 16] = [
+    ("database_url", "DATABASE_URL", false),
+    ("private_key_path", "COORDINATOR_PRIVATE_KEY_PATH", false),
+    ("secret_path", "COORDINATOR_SECRET_PATH", false),
+    ("listen", "LISTEN", false),
+    ("tls_cert", "IRIS_TLS_CERT", false),
+    ("tls_key", "IRIS_TLS_KEY", false),
+    ("trusted_proxies", "IRIS_TRUSTED_PROXIES", true),
+    ("cors_origins", "IRIS_CORS_ORIGINS", true),
+    ("open_registration", "IRIS_OPEN_REGISTRATION", false),
+    ("queue_capacity", "IRIS_QUEUE_CAPACITY", false),
+    ("max_wait_secs", "IRIS_MAX_WAIT_SECS", false),
+    ("retention_secs", "IRIS_RETENTION_SECS", false),
+    ("log_format", "IRIS_LOG_FORMAT", false),
+    ("log_level", "RUST_LOG", false),
+    ("jwt_secret", "JWT_SECRET", false),
+    ("openrouter_api_key", "OPENROUTER_API_KEY", false),
+];
+
+/// Shortest secret that tokens may be signed with, in bytes.
+const MIN_JWT_SECRET: usize = 32;
+/// How the secret begins that earlier systems shipped as their default.
+const SHIPPED_JWT_SECRET: &str = "dev-secret";
+/// Most tasks that may wait for a node.
+const MAX_QUEUE: usize = 1 << 20;
+
+/// The settings in force.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    database_url: String,
+    pub(crate) private_key_path: PathBuf,
+    secret_path: Option<PathBuf>,
+    pub(crate) listen: SocketAddr,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    #[serde(deserialize_with = "parsed")]
+    trusted_proxies: Vec<Network>,
+    #[serde(deserialize_with = "parsed")]
+    cors_origins: Vec<Origin>,
+    open_registration: bool,
+    pub(crate) queue_capacity: usize,
+    max_wait_secs: u64,
+    retention_secs: u64,
+    pub(crate) log_format: LogFormat,
+    pub(crate) log_level: String,
+    jwt_secret: Option<Secret>,
+    openrouter_api_key: Option<Secret>,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// What flags say, by the names of their settings; `None` where they are silent. Secrets have no
+/// flag: other users of a machine can see the arguments of its processes.
+pub(crate) type Flags = Vec<(&'static str, Option<Value>)>;
+
+impl Settings {
+    pub(crate) fn load(
+        flags: Flags,
+        environment: impl Fn(&str) -> Option<String>,
+        file: Option<&Path>,
+    ) -> Result<Self, SettingsError> {
+        let mut builder = Config::builder()
+            .set_default("database_url", "sqlite:///data/iris.db")?
+            .set_default("private_key_path", "data/coordinator.key")?
+            .set_default("listen", "127.0.0.1:8080")?
+            .set_default("trusted_proxies", Vec::<String>::new())?
+            .set_default("cors_origins", Vec::<String>::new())?
+            .set_default("open_registration", false)?
+            .set_default("queue_capacity", 1024)?
+            .set_default("max_wait_secs", 10)?
+            .set_default("retention_secs", 24 * 60 * 60)?
+            .set_default("log_format", "text")?
+            .set_default("log_level", "info")?;
+        if let Some(file) = file {
+            builder = builder.add_source(File::from(file));
+        }
+        for (setting, name, is_list) in ENVIRONMENT {
+            let value = environment(name).filter(|value| !value.is_empty());
+            let value = value.map(|text| if is_list { list(&text) } else { text.into() });
+            builder = builder.set_override_option(setting, value)?;
+        }
+        // Of two overrides the later one wins, so flags come last.
+        for (setting, value) in flags {
+            builder = builder.set_override_option(setting, value)?;
+        }
+        let settings: Self = builder.build()?.try_deserialize()?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn check(&self) -> Result<(), SettingsError> {
+        self.database().map(drop)?;
+        if self.secret() == self.private_key_path {
+            return Err(SettingsError::new("secret_path must differ from private_key_path"));
+        }
+        if self.tls_cert.is_some() != self.tls_key.is_some() {
+            return Err(SettingsError::new("tls_cert and tls_key must be given together"));
+        }
+        if !(1..=MAX_QUEUE).contains(&self.queue_capacity) {
+            return Err(SettingsError(format!("queue_capacity must be 1 to {MAX_QUEUE}")));
+        }
+        if self.retention_secs == 0 {
+            return Err(SettingsError::new("retention_secs must be at least 1"));
+        }
+        self.log_filter().map(drop)?;
+        self.check_jwt_secret()
+    }
+
+    fn check_jwt_secret(&self) -> Result<(), SettingsError> {
+        let Some(secret) = self.jwt_secret.as_ref().map(Secret::expose) else { return Ok(()) };
+        let weak = secret.len() < MIN_JWT_SECRET || secret.starts_with(SHIPPED_JWT_SECRET);
+        if weak && !self.listen.ip().to_canonical().is_loopback() {
+            return Err(SettingsError(format!(
+                "jwt_secret (JWT_SECRET) must have at least {MIN_JWT_SECRET} bytes and must not \
+                 be a default one where {} can be reached from other machines: make one with \
+                 `openssl rand -hex 32`",
+                self.listen
+            )));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn database_url(&self) -> &str {
+        &self.database_url
+    }
+
+    /// Returns the database's file.
+    pub(crate) fn database(&self) -> Result<PathBuf, SettingsError> {
+        SqliteStore::path_of_url(&self.database_url)
+            .map_err(|error| SettingsError(format!("database_url (DATABASE_URL): {error}")))
+    }
+
+    /// Returns the file of the secret that protects what the store holds.
+    pub(crate) fn secret(&self) -> PathBuf {
+        let beside = || self.private_key_path.with_extension("secret");
+        self.secret_path.clone().unwrap_or_else(beside)
+    }
+
+    pub(crate) const fn max_wait(&self) -> Duration {
+        Duration::from_secs(self.max_wait_secs)
+    }
+
+    pub(crate) const fn retention(&self) -> Duration {
+        Duration::from_secs(self.retention_secs)
+    }
+
+    pub(crate) fn log_filter(&self) -> Result<EnvFilter, SettingsError> {
+        EnvFilter::builder()
+            .parse(&self.log_level)
+            .map_err(|error| SettingsError(format!("log_level (RUST_LOG): {error}")))
+    }
+
+    /// Returns the names of settings that are accepted and have no effect in this version.
+    pub(crate) fn unused(&self) -> impl Iterator<Item = &'static str> {
+        let jwt = self.jwt_secret.as_ref().map(|_| "JWT_SECRET");
+        let openrouter = self.openrouter_api_key.as_ref().map(|_| "OPENROUTER_API_KEY");
+        jwt.into_iter().chain(openrouter)
+    }
+
+    /// Returns what the HTTP server is told.
+    pub(crate) fn server(&self) -> ServerSettings {
+        let origins = self.cors_origins.iter().map(|origin| origin.0.clone());
+        let api = ApiSettings::default()
+            .with_open_registration(self.open_registration)
+            .with_cors_origins(origins.collect())
+            .with_trusted_proxies(self.trusted_proxies.clone());
+        let server = ServerSettings::new(self.listen).with_api(api);
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(certificates), Some(key)) => {
+                let (certificates, key) = (certificates.clone(), key.clone());
+                server.with_tls(TlsFiles { certificates, key })
+            }
+            _ => server,
+        }
+    }
+
+    /// Returns the scheme of the server's address.
+    pub(crate) const fn scheme(&self) -> &'static str {
+        if self.tls_cert.is_some() { "https" } else { "http" }
+    }
+}
+
+impl fmt::Display for Settings {
+    /// Writes the settings as TOML, without secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // TOML's and JSON's strings and lists of strings are written alike.
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        let path = |path: &Path| quoted(&path.to_string_lossy());
+        let optional = |name: &str, file: &Option<PathBuf>| match file {
+            Some(file) => format!("{name} = {}", path(file)),
+            None => format!("# {name} is not set"),
+        };
+        let hidden = |name: &str, secret: &Option<Secret>| match secret {
+            Some(_) => format!("# {name} is set, and not shown"),
+            None => format!("# {name} is not set"),
+        };
+        let list = |texts: Vec<String>| serde_json::Value::from(texts).to_string();
+        let proxies = self.trusted_proxies.iter().map(Network::to_string).collect();
+        let origins = self.cors_origins.iter().map(Origin::to_string).collect();
+        let format = match self.log_format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        };
+        writeln!(f, "database_url = {}", quoted(&self.database_url))?;
+        writeln!(f, "private_key_path = {}", path(&self.private_key_path))?;
+        writeln!(f, "secret_path = {}", path(&self.secret()))?;
+        writeln!(f, "listen = \"{}\"", self.listen)?;
+        writeln!(f, "{}", optional("tls_cert", &self.tls_cert))?;
+        writeln!(f, "{}", optional("tls_key", &self.tls_key))?;
+        writeln!(f, "trusted_proxies = {}", list(proxies))?;
+        writeln!(f, "cors_origins = {}", list(origins))?;
+        writeln!(f, "open_registration = {}", self.open_registration)?;
+        writeln!(f, "queue_capacity = {}", self.queue_capacity)?;
+        writeln!(f, "max_wait_secs = {}", self.max_wait_secs)?;
+        writeln!(f, "retention_secs = {}", self.retention_secs)?;
+        writeln!(f, "log_format = \"{format}\"")?;
+        writeln!(f, "log_level = {}", quoted(&self.log_level))?;
+        writeln!(f, "{}", hidden("jwt_secret", &self.jwt_secret))?;
+        writeln!(f, "{}", hidden("openrouter_api_key", &self.openrouter_api_key))
+    }
+}
+
+/// Splits a text at its commas.
+pub(crate) fn list(text: &str) -> Value {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts.map(str::to_owned).collect::<Vec<_>>().into()
+}
+
+/// Where a web page comes from, as browsers write it.
+#[derive(Clone, Debug)]
+struct Origin(HeaderValue);
+
+impl FromStr for Origin {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const WRONG: &str = "an origin is like https://chat.example.org, without anything behind";
+        let uri: Uri = text.parse().map_err(|_| WRONG)?;
+        let (scheme, authority) = (uri.scheme_str(), uri.authority());
+        let (Some(scheme @ ("http" | "https")), Some(authority)) = (scheme, authority) else {
+            return Err(WRONG);
+        };
+        if format!("{scheme}://{authority}") != text || authority.as_str().contains('@') {
+            return Err(WRONG);
+        }
+        HeaderValue::from_str(text).map(Self).map_err(|_| WRONG)
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.to_str().unwrap_or_default())
+    }
+}
+
+fn parsed<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let parse = |text: &String| {
+        text.parse().map_err(|error| D::Error::custom(format!("\"{text}\" is wrong: {error}")))
+    };
+    texts.iter().map(parse).collect()
+}
+
+/// Says which setting cannot be used.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct SettingsError(String);
+
+impl SettingsError {
+    fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl From<ConfigError> for SettingsError {
+    fn from(error: ConfigError) -> Self {
+        // A parser's further lines quote the file, which may hold a secret.
+        Self(error.to_string().lines().next().unwrap_or_default().to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(name: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        (folder, path)
+    }
+
+    fn try_load(
+        flags: &[(&'static str, &str)],
+        env: &[(&str, &str)],
+        file: Option<&Path>,
+    ) -> Result<Settings, SettingsError> {
+        let flags = flags.iter().map(|(name, value)| (*name, Some((*value).into()))).collect();
+        let find = |name: &str| env.iter().find(|(known, _)| *known == name);
+        let env = |name: &str| find(name).map(|(_, value)| (*value).to_owned());
+        Settings::load(flags, env, file)
+    }
+
+    fn load(flags: &[(&'static str, &str)], env: &[(&str, &str)], file: Option<&Path>) -> Settings {
+        try_load(flags, env, file).unwrap()
+    }
+
+    #[test]
+    fn flag_beats_environment_beats_file_beats_default() {
+        let (_folder, path) = file("a.toml", "listen = '127.0.0.1:2'\nqueue_capacity = 7");
+        let port = |settings: Settings| settings.listen.port();
+        let env = [("LISTEN", "127.0.0.1:3")];
+        assert_eq!(port(load(&[], &[], None)), 8080);
+        assert_eq!(port(load(&[], &[], Some(&path))), 2);
+        assert_eq!(port(load(&[], &env, Some(&path))), 3);
+        assert_eq!(port(load(&[], &[("LISTEN", "")], Some(&path))), 2);
+        let settings = load(&[("listen", "127.0.0.1:4")], &env, Some(&path));
+        assert_eq!((settings.listen.port(), settings.queue_capacity), (4, 7));
+    }
+
+    #[test]
+    fn names_of_earlier_systems_work() {
+        let env = [
+            ("DATABASE_URL", "sqlite:////var/iris/books.db"),
+            ("COORDINATOR_PRIVATE_KEY_PATH", "/var/iris/coordinator.pem"),
+            ("JWT_SECRET", "short, but nobody else can come here"),
+            ("OPENROUTER_API_KEY", "sk-or-1"),
+        ];
+        let settings = load(&[], &env, None);
+        assert_eq!(settings.database().unwrap(), Path::new("/var/iris/books.db"));
+        assert_eq!(settings.secret(), Path::new("/var/iris/coordinator.secret"));
+        let unused: Vec<_> = settings.unused().collect();
+        assert_eq!(unused, ["JWT_SECRET", "OPENROUTER_API_KEY"]);
+        let default = load(&[], &[], None);
+        assert_eq!(default.database().unwrap(), Path::new("data/iris.db"));
+        assert_eq!(default.private_key_path, Path::new("data/coordinator.key"));
+    }
+
+    #[test]
+    fn files_are_toml_yaml_or_json_by_extension() {
+        for (name, text) in [
+            ("a.toml", "retention_secs = 7\ntrusted_proxies = ['10.0.0.0/8']"),
+            ("a.yaml", "retention_secs: 7\ntrusted_proxies: ['10.0.0.0/8']"),
+            ("a.json", r#"{"retention_secs":7,"trusted_proxies":["10.0.0.0/8"]}"#),
+        ] {
+            let (_folder, path) = file(name, text);
+            let settings = load(&[], &[], Some(&path));
+            assert_eq!(settings.retention(), Duration::from_secs(7), "{name}");
+            assert_eq!(settings.trusted_proxies.len(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named_and_secrets_are_not_quoted() {
+        for (name, text, named) in [
+            ("a.toml", "listn = 'x'", "listn"),
+            ("a.toml", "jwt_secret = hunter2", "line 1"),
+            ("a.json", "{\"jwt_secret\": hunter2}", "line 1"),
+            ("a.yaml", "jwt_secret: [hunter2", "line"),
+            ("a.toml", "listen = 'localhost'", "listen"),
+            ("a.toml", "queue_capacity = 0", "queue_capacity"),
+            ("a.toml", "queue_capacity = -1", "queue_capacity"),
+            ("a.toml", "retention_secs = 0", "retention_secs"),
+            ("a.toml", "log_level = 'a=b=c'", "log_level"),
+            ("a.toml", "log_format = 'xml'", "log_format"),
+            ("a.toml", "tls_cert = 'a.pem'", "tls_key"),
+            ("a.toml", "trusted_proxies = ['10.0.0.0/33']", "10.0.0.0/33"),
+            ("a.toml", "cors_origins = ['*']", "*"),
+            ("a.toml", "cors_origins = ['https://a.example/']", "https://a.example/"),
+            ("a.toml", "database_url = 'postgres://iris:hunter2@db/iris'", "database_url"),
+            ("a.toml", "private_key_path = 'a.secret'", "secret_path"),
+            ("a.ini", "", "a.ini"),
+        ] {
+            let (_folder, path) = file(name, text);
+            let said = try_load(&[], &[], Some(&path)).unwrap_err().to_string();
+            assert!(said.contains(named) && !said.contains("hunter2"), "{text}: {said}");
+        }
+    }
+
+    #[test]
+    fn weak_jwt_secret_is_refused_where_others_can_come() {
+        let strong = "0123456789abcdef0123456789abcdef";
+        let shipped = "dev-secret-change-me-in-production-please";
+        for (listen, secret, good) in [
+            ("127.0.0.1:80", "weak", true),
+            ("[::1]:80", "weak", true),
+            ("0.0.0.0:80", "weak", false),
+            ("0.0.0.0:80", shipped, false),
+            ("0.0.0.0:80", strong, true),
+        ] {
+            let loaded = try_load(&[("listen", listen)], &[("JWT_SECRET", secret)], None);
+            assert_eq!(loaded.is_ok(), good, "{listen} {secret}");
+        }
+    }
+
+    #[test]
+    fn printed_settings_are_a_file_without_secrets() {
+        let env = [
+            ("JWT_SECRET", "hunter2"),
+            ("OPENROUTER_API_KEY", "hunter2"),
+            ("IRIS_TRUSTED_PROXIES", "10.0.0.0/8, ::1"),
+            ("IRIS_CORS_ORIGINS", "https://a.example,http://localhost:3000"),
+            ("COORDINATOR_PRIVATE_KEY_PATH", "a \"b\".key"),
+            ("IRIS_TLS_CERT", "cert.pem"),
+            ("IRIS_TLS_KEY", "key.pem"),
+        ];
+        let settings = load(&[("listen", "0.0.0.0:443")], &env[2..], None);
+        let printed = settings.to_string();
+        let (_folder, path) = file("a.toml", &printed);
+        assert_eq!(load(&[], &[], Some(&path)).to_string(), printed);
+        let with_secrets = load(&[], &env, None);
+        assert!(!format!("{with_secrets}{with_secrets:?}").contains("hunter2"));
+        assert!(with_secrets.to_string().contains("# jwt_secret is set, and not shown"));
+    }
+}

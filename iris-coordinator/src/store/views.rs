@@ -1,0 +1,52 @@
+//! How operators see the records with SQL.
+
+use super::RecordView;
+
+/// The views over what a coordinator writes down.
+pub const VIEWS: &[RecordView] = &[
+    RecordView { record_type: "account", columns: &[("created", "$.created")] },
+    RecordView {
+        record_type: "apikey",
+        columns: &[
+            ("account", "$.account"),
+            ("scope", "$.scope"),
+            ("label", "$.label"),
+            ("created", "$.created"),
+            ("ending", "$.ending"),
+        ],
+    },
+    RecordView {
+        record_type: "settlement",
+        columns: &[
+            ("account", "$.account"),
+            ("model", "$.model"),
+            ("state", "$.state"),
+            ("prompt_tokens", "$.usage.prompt_tokens"),
+            ("completion_tokens", "$.usage.completion_tokens"),
+            ("submitted", "$.submitted"),
+            ("first_chunk_ms", "$.first_chunk_ms"),
+            ("took_ms", "$.took_ms"),
+            ("attempts", "$.attempts"),
+        ],
+    },
+    RecordView {
+        record_type: "inference",
+        columns: &[
+            ("account", "$.account"),
+            ("model", "$.model"),
+            ("state", "$.state"),
+            ("created", "$.created"),
+            ("expires", "$.expires"),
+            ("finished", "$.finished"),
+            ("node", "$.node"),
+        ],
+    },
+    RecordView {
+        record_type: "deed",
+        columns: &[("node", "$.node"), ("deed", "$.deed"), ("at", "$.at")],
+    },
+    RecordView {
+        record_type: "model",
+        columns: &[("name", "$.name"), ("first", "$.first"), ("last", "$.last")],
+    },
+];
