@@ -13,8 +13,8 @@ const UPGRADE: [(&str, &str); 4] = [
 
 /// Asks to become a WebSocket, with `more` headers.
 fn upgrade(more: &[(&str, &str)]) -> String {
-    let headers: String =
-        UPGRADE.iter().chain(more).map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let lines = UPGRADE.iter().chain(more).map(|(name, value)| format!("{name}: {value}\r\n"));
+    let headers = lines.collect::<Vec<_>>().concat();
     format!("GET /nodes/connect HTTP/1.1\r\nhost: iris\r\n{headers}\r\n")
 }
 

@@ -1,5 +1,6 @@
 //! The HTTP server through real sockets, with nodes that speak the real protocol.
 #![cfg(feature = "http")]
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail with their test")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ mod client;
 mod node;
 mod operation;
 mod rest;
+mod secure;
 
 /// A coordinator behind a server on a free port, with one account.
 struct Net {
