@@ -36,6 +36,12 @@ Exit codes:
   4  the coordinator turned the node away, or speaks another version
   5  the identity, a file or the model cannot be used";
 
+const COORDINATOR_HELP: &str = "The network's coordinator; several, with commas, are tried in turn \
+                                [default: http://127.0.0.1:8080]";
+
+const MODEL_SERVER_HELP: &str = "The OpenAI-compatible model server to offer \
+                                 [default: http://localhost:1234/v1, unless --engine is given]";
+
 /// Offer the models on this machine to an Iris network.
 ///
 /// The node makes one outgoing connection, so it works behind any router. It keeps its identity in
@@ -61,9 +67,7 @@ impl Cli {
 
 #[derive(Debug, Args)]
 struct SettingFlags {
-    /// The network's coordinator; several, with commas, are tried in turn
-    /// [default: http://127.0.0.1:8080]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", help = COORDINATOR_HELP)]
     coordinator: Option<String>,
     /// Accept the coordinator with this identity only: 64 hexadecimal digits
     /// [default: whoever answers first]
@@ -78,9 +82,7 @@ struct SettingFlags {
     /// Your own name for the node; everybody can see it
     #[arg(long, value_name = "TEXT")]
     name: Option<String>,
-    /// The OpenAI-compatible model server to offer [default: http://localhost:1234/v1, unless
-    /// --engine is given]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", help = MODEL_SERVER_HELP)]
     model_server: Option<String>,
     /// Let the model server be on another machine, which then reads every prompt
     #[arg(long)]
@@ -104,7 +106,7 @@ struct SettingFlags {
     /// How log lines are written to standard error: text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
-    /// What is logged: error, warn, info, debug, trace, or as RUST_LOG [default: info]
+    /// What is logged: error, warn, info, debug, trace, or as `RUST_LOG` [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
 }

@@ -1,4 +1,9 @@
 //! The node: wraps a model server that its owner runs anyway and offers it to a network.
+//!
+//! An [`Agent`](agent::Agent) connects [backends](backend) to a coordinator. Features bring the
+//! backends in: `openai` forwards to a model server, `engine` runs models in this process, and any
+//! other implementation of [`Backend`](iris_core::backend::Backend) serves as well. `cli` is what
+//! the `iris-node` command needs.
 
 pub mod agent;
 pub mod backend;

@@ -67,6 +67,8 @@ pub(super) struct Driver {
     due: Instant,
     /// When the agent stops, finished or not; set once it drains.
     drain_until: Option<Instant>,
+    /// Whether the models changed since they were last told.
+    untold: bool,
     /// Events taken in since the last write.
     burst: usize,
 }
@@ -115,6 +117,7 @@ impl Driver {
             timer: Box::pin(sleep(Duration::ZERO)),
             due: now,
             drain_until: None,
+            untold: false,
             burst: 0,
             core,
             connector,
@@ -229,6 +232,7 @@ impl Driver {
     fn handle_event(&mut self, event: NodeEvent) -> Result<(), AgentError> {
         match event {
             NodeEvent::Challenged(challenge) => {
+                self.untold = false;
                 let register = self.handshake.answer(&challenge, &self.core, &mut self.sealing)?;
                 Ok(self.connection.register(register)?)
             }
@@ -267,15 +271,12 @@ impl Driver {
         match signal {
             Signal::Output(assignment, run, output) => self.output(assignment, run, output),
             Signal::Progress(assignment, run) => self.progress(assignment, run),
-            Signal::Models if self.is_online() => {
-                // What cannot be told now is told when the node registers.
-                let _ = self.connection.heartbeat(NodeHeartbeat {
-                    running: self.slots.taken(),
-                    models: Some(self.core.catalogue.offers()),
-                    slots: None,
-                });
+            Signal::Models => {
+                self.untold = true;
+                if self.is_online() {
+                    self.tell_models();
+                }
             }
-            Signal::Models => {}
         }
     }
 
@@ -294,6 +295,7 @@ impl Driver {
             self.heartbeat()?;
         } else {
             self.status.send_replace(Status::Online { session });
+            self.tell_models();
         }
         let waiting: Vec<_> = self.assignments.keys().copied().collect();
         for assignment in waiting {
@@ -315,6 +317,17 @@ impl Driver {
             slots: None,
         })?;
         Ok(())
+    }
+
+    /// Tells the coordinator which models there are, if it does not know.
+    fn tell_models(&mut self) {
+        if std::mem::take(&mut self.untold) {
+            let models = self.core.catalogue.offers();
+            let running = self.slots.taken();
+            let heartbeat = NodeHeartbeat { running, models: Some(models), slots: None };
+            // Whoever is not registered tells them when it registers.
+            let _ = self.connection.heartbeat(heartbeat);
+        }
     }
 
     fn is_online(&self) -> bool {

@@ -280,3 +280,66 @@ async fn heartbeats_come_every_ten_seconds_with_what_runs() {
         assert_eq!(heartbeat.running, u32::from((6..=10).contains(&beat)));
     }
 }
+
+/// Offers models that change.
+#[derive(Debug, Default)]
+struct Changing(std::sync::Mutex<Vec<ModelOffer>>);
+
+impl Changing {
+    fn load(&self, model: &str) {
+        self.0.lock().unwrap().push(ModelOffer::new(model.parse().unwrap(), 10));
+    }
+}
+
+impl Backend for Changing {
+    fn models(&self) -> BoxFuture<'_, Result<Vec<ModelOffer>, BackendError>> {
+        let offers = self.0.lock().unwrap().clone();
+        Box::pin(async { Ok(offers) })
+    }
+
+    fn generate(&self, _: GenerateRequest) -> BoxStream<'static, Result<Chunk, BackendError>> {
+        Box::pin(stream::iter([Err(BackendError::ModelNotFound)]))
+    }
+}
+
+async fn told(coordinator: &mut Coordinator) -> usize {
+    loop {
+        if let CoordinatorEvent::Heartbeat(heartbeat) = coordinator.event().await
+            && let Some(models) = heartbeat.models
+        {
+            return models.len();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn models_that_come_and_go_are_told() {
+    let backend = Arc::new(Changing::default());
+    let (mut coordinator, _agent) = online_as(builder_of(backend.clone())).await;
+    assert_eq!(coordinator.register.as_ref().unwrap().models, []);
+    let begin = Instant::now();
+    backend.load("a");
+    assert_eq!(told(&mut coordinator).await, 1);
+    assert_eq!(begin.elapsed().as_secs(), 30);
+
+    // A fault makes the agent look at once.
+    coordinator.assign("a").await;
+    backend.load("b");
+    assert_eq!(coordinator.answer().await.error, Some(BackendError::ModelNotFound));
+    assert_eq!(told(&mut coordinator).await, 2);
+    assert_eq!(begin.elapsed().as_secs(), 31);
+}
+
+#[tokio::test(start_paused = true)]
+async fn models_that_change_during_registration_are_told_after_it() {
+    let backend = Arc::new(Changing::default());
+    let agent = builder_of(backend.clone()).with_list_interval(Duration::from_secs(1));
+    let (mut coordinator, connector) = Coordinator::new();
+    let _agent = Running::new(agent.build(), connector);
+    coordinator.challenge().await;
+    assert_eq!(coordinator.register.as_ref().unwrap().models, []);
+    backend.load("a");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    coordinator.welcome();
+    assert_eq!(told(&mut coordinator).await, 1);
+}
