@@ -3,17 +3,17 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::future::Future;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use iris_coordinator::{Coordinator, TaskEvent, TaskHandle, TaskRequest};
+use iris_coordinator::{Clock, Coordinator, TaskEvent, TaskHandle, TaskRequest};
 use iris_core::backend::{Backend, Chunk, Operation};
 use iris_core::model::Abilities;
 use iris_core::queue::Priority;
 use iris_core::store::{MemoryStore, Store};
 use iris_core::task::Outcome;
-use iris_core::{AccountId, ModelName, NodeId};
+use iris_core::{AccountId, ModelName, NodeId, Timestamp};
 use iris_crypto::{Identity, Secret};
 use iris_node::agent::{Agent, AgentBuilder, ConnectError, Link, Status};
 use iris_protocol::transport::memory;
@@ -21,6 +21,22 @@ use tokio::sync::oneshot;
 
 pub const OWNER: AccountId = AccountId::from_bytes([1; 16]);
 pub const CALLER: AccountId = AccountId::from_bytes([2; 16]);
+
+/// Calendar time that passes with the runtime's timers, and keeps passing from test to test.
+#[derive(Debug)]
+struct VirtualClock;
+
+impl Clock for VirtualClock {
+    fn now(&self) -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+
+    fn calendar(&self) -> Timestamp {
+        static START: OnceLock<Instant> = OnceLock::new();
+        let start = *START.get_or_init(Instant::now);
+        Timestamp::from_millis(1_800_000_000_000).saturating_add(self.now().saturating_duration_since(start))
+    }
+}
 
 /// A coordinator with whatever nodes joined it.
 pub struct Net {
@@ -44,7 +60,8 @@ impl Net {
 
     pub async fn over(store: Arc<dyn Store>) -> Self {
         let secret = Secret::from_bytes([9; 32]);
-        let builder = Coordinator::builder(Arc::clone(&store), Identity::generate(), secret);
+        let builder = Coordinator::builder(Arc::clone(&store), Identity::generate(), secret)
+            .with_clock(Arc::new(VirtualClock));
         Self { coordinator: builder.build().await.unwrap(), store }
     }
 
@@ -59,7 +76,9 @@ impl Net {
         backend: impl Backend,
         set: impl FnOnce(AgentBuilder) -> AgentBuilder,
     ) -> Node {
-        let builder = Agent::builder(identity, Arc::new(backend)).with_measurement(false);
+        let builder = Agent::builder(identity, Arc::new(backend))
+            .with_measurement(false)
+            .with_clock(|| VirtualClock.calendar());
         let agent = set(builder).build();
         let id = agent.node_id();
         let mut status = agent.status();
@@ -68,7 +87,10 @@ impl Net {
         let connector = self.connector(Arc::clone(&cut));
         let agent = tokio::spawn(async move {
             let stopped = async {
-                let _ = stopped.await;
+                // A node whose handle was dropped stays.
+                if stopped.await.is_err() {
+                    std::future::pending::<()>().await;
+                }
             };
             let _ = agent.run_on(connector, stopped).await;
         });
@@ -140,7 +162,7 @@ impl Node {
 
     /// Asks the node to finish its work and leave.
     pub async fn stop(mut self) {
-        drop(self.stop.take());
+        let _ = self.stop.take().expect("a node stops once").send(());
         let _ = (&mut self.agent).await;
     }
 }

@@ -64,6 +64,7 @@ pub struct TaskRun {
     actions: std::collections::VecDeque<Action>,
     attempts: Vec<Attempt>,
     tried: Vec<NodeId>,
+    offers: u32,
     accepted: u32,
     chunks: u64,
     ended: Option<TaskState>,
@@ -95,6 +96,7 @@ impl TaskRun {
             actions: [Action::Choose].into(),
             attempts: Vec::new(),
             tried: Vec::new(),
+            offers: 0,
             accepted: 0,
             chunks: 0,
             ended: None,
@@ -129,6 +131,7 @@ impl TaskRun {
     pub fn handle_offered(&mut self, now: Instant, node: NodeId) {
         if matches!(self.phase, Phase::Choosing) {
             self.tried.push(node);
+            self.offers += 1;
             self.phase = Phase::Offered {
                 node,
                 until: now + self.policy.accept_within,
@@ -244,7 +247,11 @@ impl TaskRun {
     /// Records that the node is gone for good.
     pub fn handle_lost(&mut self) {
         match self.phase {
-            Phase::Offered { node, .. } => self.try_another(node, AttemptEnd::Lost),
+            Phase::Offered { node, .. } => {
+                // It may never have seen the offer, and may be back in a moment.
+                self.tried.pop();
+                self.try_another(node, AttemptEnd::Lost);
+            }
             Phase::Accepted { node, .. } => self.fail_over(node, AttemptEnd::Lost),
             Phase::Choosing | Phase::Ended => {}
         }
@@ -277,7 +284,7 @@ impl TaskRun {
         }
     }
 
-    /// Returns the nodes that were asked, in order.
+    /// Returns the nodes that were asked and are not to be asked again, in order.
     pub fn tried(&self) -> &[NodeId] {
         &self.tried
     }
@@ -327,7 +334,7 @@ impl TaskRun {
     }
 
     fn offers_left(&self) -> bool {
-        self.tried.len() < self.policy.max_offers as usize
+        self.offers < self.policy.max_offers
     }
 
     const fn nodes_failed(&self) -> TaskError {
@@ -502,6 +509,27 @@ mod tests {
                 end: AttemptEnd::Stopped
             }]
         );
+    }
+
+    #[test]
+    fn node_lost_before_it_answered_an_offer_may_be_asked_again() {
+        let now = Instant::now();
+        let mut run = start(now);
+        run.handle_offered(now, node(0));
+        run.handle_lost();
+        assert_eq!(run.poll_action(), Some(Action::Choose));
+        assert_eq!(run.tried(), []);
+        for _ in 1..8 {
+            run.handle_offered(now, node(0));
+            run.handle_lost();
+        }
+        let error = TaskError::NodesFailed { attempts: 0 };
+        while let Some(action) = run.poll_action() {
+            if let Action::Finish(outcome) = action {
+                return assert_eq!(outcome, Outcome::Failed(error));
+            }
+        }
+        panic!("offers are bounded");
     }
 
     #[derive(Clone, Copy, Debug)]
