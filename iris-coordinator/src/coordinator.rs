@@ -420,8 +420,7 @@ async fn keep_house(coordinator: std::sync::Weak<Inner>) {
 impl Dispatch {
     /// Writes a settlement down, which may lag by one group commit.
     pub(crate) fn write_down(&self, settlement: &Settlement) {
-        let key = Settlement::key(&settlement.task);
-        self.record(Batch::new().put(key, settlement.document()));
+        self.record(Batch::new().put(settlement.key(), settlement.document()));
     }
 
     /// Credits a deed that does not follow from a settlement.

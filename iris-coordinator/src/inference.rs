@@ -456,7 +456,7 @@ impl Shared {
         };
         let mut batch = Batch::new().replace(key(&id), version, Document::encode(&record));
         if let Some(settlement) = &settlement {
-            batch = batch.put(Settlement::key(&id), settlement.document());
+            batch = batch.put(settlement.key(), settlement.document());
         }
         while let Err(error) = self.dispatch.journal.commit(batch.clone()).await {
             tracing::error!(%error, task = %id, "the end of a task could not be written down");

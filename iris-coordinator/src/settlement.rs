@@ -15,7 +15,8 @@ pub(crate) const SETTLEMENT: &str = "settlement";
 /// One row for each task: who asked, who worked, what it took. No content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settlement {
-    /// The task; the record's id, so that settling twice changes nothing.
+    /// The task. The record's id follows from it and from `submitted`, so that settling twice
+    /// changes nothing.
     pub task: TaskId,
     /// Who asked.
     pub account: AccountId,
@@ -39,9 +40,11 @@ pub struct Settlement {
 }
 
 impl Settlement {
-    /// Returns the key under which the settlement of `task` is kept.
-    pub(crate) fn key(task: &TaskId) -> Key {
-        Key::new(SETTLEMENT, task).expect("a task id is a key segment")
+    /// Returns the key under which the settlement is kept: the task's, after the time it was
+    /// submitted, so that rows are written where the last ones were.
+    pub(crate) fn key(&self) -> Key {
+        let id = format!("{:013}-{}", self.submitted.as_millis(), self.task);
+        Key::new(SETTLEMENT, id).expect("a number and a task id are a key segment")
     }
 
     /// Returns the settlement as a record.

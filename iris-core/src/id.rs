@@ -23,11 +23,7 @@ pub struct IdError {
 pub struct NodeId([u8; 26]);
 
 impl NodeId {
-    const ERROR: IdError = IdError {
-        kind: "a node id",
-        length: 26,
-        alphabet: "a-z and 2-7",
-    };
+    const ERROR: IdError = IdError { kind: "a node id", length: 26, alphabet: "a-z and 2-7" };
 
     /// Returns the id's text.
     pub fn as_str(&self) -> &str {
@@ -41,11 +37,7 @@ impl FromStr for NodeId {
     fn from_str(text: &str) -> Result<Self, IdError> {
         let bytes: [u8; 26] = text.as_bytes().try_into().map_err(|_| Self::ERROR)?;
         let valid = bytes.iter().all(|b| matches!(b, b'a'..=b'z' | b'2'..=b'7'));
-        if valid {
-            Ok(Self(bytes))
-        } else {
-            Err(Self::ERROR)
-        }
+        if valid { Ok(Self(bytes)) } else { Err(Self::ERROR) }
     }
 }
 
@@ -56,11 +48,7 @@ impl FromStr for NodeId {
 pub struct TaskId([u8; 16]);
 
 impl TaskId {
-    const ERROR: IdError = IdError {
-        kind: "a task id",
-        length: 32,
-        alphabet: "0-9 and a-f",
-    };
+    const ERROR: IdError = IdError { kind: "a task id", length: 32, alphabet: "0-9 and a-f" };
 
     /// Makes an id of 16 random bytes.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
@@ -88,11 +76,7 @@ impl FromStr for TaskId {
 pub struct AccountId([u8; 16]);
 
 impl AccountId {
-    const ERROR: IdError = IdError {
-        kind: "an account id",
-        length: 32,
-        alphabet: "0-9 and a-f",
-    };
+    const ERROR: IdError = IdError { kind: "an account id", length: 32, alphabet: "0-9 and a-f" };
 
     /// Makes an id of 16 random bytes.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
@@ -213,11 +197,7 @@ mod tests {
 
     #[test]
     fn ids_refuse_what_another_text_would_also_mean() {
-        assert!(
-            "0123456789ABCDEF0123456789ABCDEF"
-                .parse::<TaskId>()
-                .is_err()
-        );
+        assert!("0123456789ABCDEF0123456789ABCDEF".parse::<TaskId>().is_err());
         assert!("abcdefghijklmnopqrstuvwx2".parse::<NodeId>().is_err());
         assert!("abcdefghijklmnopqrstuvwx2\n".parse::<NodeId>().is_err());
     }

@@ -124,10 +124,7 @@ impl Abilities {
 
     /// Iterates over the members' names, as they appear on the wire.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        Self::NAMES
-            .into_iter()
-            .filter(move |(_, a)| self.contains(*a))
-            .map(|(name, _)| name)
+        Self::NAMES.into_iter().filter(move |(_, a)| self.contains(*a)).map(|(name, _)| name)
     }
 }
 
@@ -238,10 +235,7 @@ mod tests {
     #[test]
     fn abilities_travel_by_name_and_unknown_ones_are_dropped() {
         let set = Abilities::TOOLS.union(Abilities::CONTINUE);
-        assert_eq!(
-            serde_json::to_string(&set).unwrap(),
-            r#"["tools","continue"]"#
-        );
+        assert_eq!(serde_json::to_string(&set).unwrap(), r#"["tools","continue"]"#);
         let read: Abilities = serde_json::from_str(r#"["continue","flies","tools"]"#).unwrap();
         assert_eq!(read, set);
     }

@@ -51,12 +51,7 @@ pub struct QueueFull;
 impl WaitQueue {
     /// Makes a queue that holds at most `capacity` tasks of all models together.
     pub const fn new(capacity: usize) -> Self {
-        Self {
-            capacity,
-            len: 0,
-            next_number: 0,
-            lines: BTreeMap::new(),
-        }
+        Self { capacity, len: 0, next_number: 0, lines: BTreeMap::new() }
     }
 
     /// Adds a task that was submitted at `now`.
@@ -69,16 +64,10 @@ impl WaitQueue {
         if self.len >= self.capacity {
             return Err(QueueFull);
         }
-        let ticket = Ticket {
-            due: now + priority.handicap(),
-            number: self.next_number,
-        };
+        let ticket = Ticket { due: now + priority.handicap(), number: self.next_number };
         self.next_number += 1;
         self.len += 1;
-        self.lines
-            .entry(demand.model.clone())
-            .or_default()
-            .insert(ticket, demand);
+        self.lines.entry(demand.model.clone()).or_default().insert(ticket, demand);
         Ok(ticket)
     }
 
@@ -97,11 +86,7 @@ impl WaitQueue {
 
     /// Iterates over the tasks that wait for `model`, the next one first.
     pub fn line(&self, model: &ModelName) -> impl Iterator<Item = (Ticket, &Demand)> {
-        self.lines
-            .get(model)
-            .into_iter()
-            .flatten()
-            .map(|(ticket, demand)| (*ticket, demand))
+        self.lines.get(model).into_iter().flatten().map(|(ticket, demand)| (*ticket, demand))
     }
 
     /// Returns how many tasks wait for `model`.
@@ -134,17 +119,10 @@ mod tests {
         let mut queue = WaitQueue::new(10);
         let batch = queue.push(start, Priority::Batch, demand("m")).unwrap();
         let soon = start + Duration::from_secs(5);
-        let interactive = queue
-            .push(soon, Priority::Interactive, demand("m"))
-            .unwrap();
+        let interactive = queue.push(soon, Priority::Interactive, demand("m")).unwrap();
         let late = start + Duration::from_secs(31);
-        let latecomer = queue
-            .push(late, Priority::Interactive, demand("m"))
-            .unwrap();
-        let order: Vec<_> = queue
-            .line(&"m".parse().unwrap())
-            .map(|(ticket, _)| ticket)
-            .collect();
+        let latecomer = queue.push(late, Priority::Interactive, demand("m")).unwrap();
+        let order: Vec<_> = queue.line(&"m".parse().unwrap()).map(|(ticket, _)| ticket).collect();
         assert_eq!(order, [interactive, batch, latecomer]);
     }
 
@@ -153,10 +131,7 @@ mod tests {
         let now = Instant::now();
         let mut queue = WaitQueue::new(1);
         let ticket = queue.push(now, Priority::Interactive, demand("a")).unwrap();
-        assert_eq!(
-            queue.push(now, Priority::Interactive, demand("b")),
-            Err(QueueFull)
-        );
+        assert_eq!(queue.push(now, Priority::Interactive, demand("b")), Err(QueueFull));
         assert!(queue.remove(&"a".parse().unwrap(), ticket));
         assert!(!queue.remove(&"a".parse().unwrap(), ticket));
         assert!(queue.is_empty());

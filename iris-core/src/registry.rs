@@ -103,11 +103,7 @@ impl Node {
 
     /// Returns its tiers, one for each model it offers.
     pub fn tiers(&self) -> impl Iterator<Item = (&ModelName, Tier)> {
-        self.profile
-            .models
-            .iter()
-            .zip(&self.places)
-            .map(|(o, p)| (&o.name, p.bucket.tier))
+        self.profile.models.iter().zip(&self.places).map(|(o, p)| (&o.name, p.bucket.tier))
     }
 
     fn is_free(&self) -> bool {
@@ -216,9 +212,7 @@ impl Group<'_> {
 
     /// Returns how many of the nodes have no free slot, are draining or away.
     pub fn occupied(&self) -> u32 {
-        self.bucket
-            .members
-            .saturating_sub(u32::try_from(self.free()).unwrap_or(u32::MAX))
+        self.bucket.members.saturating_sub(u32::try_from(self.free()).unwrap_or(u32::MAX))
     }
 
     /// Returns the free node at `position`, counted from 0 in no particular order.
@@ -231,10 +225,7 @@ impl Group<'_> {
         let seat = &self.registry.seats[index as usize];
         let node = seat.node.as_ref().expect("a listed seat is taken");
         Candidate {
-            seat: Seat {
-                index,
-                generation: seat.generation,
-            },
+            seat: Seat { index, generation: seat.generation },
             node: node.profile.id,
             owner: node.profile.owner,
             in_use: node.in_use,
@@ -248,10 +239,7 @@ impl Group<'_> {
 impl Registry {
     /// Makes an empty registry with other borders between tiers than the default.
     pub fn with_tier_policy(policy: TierPolicy) -> Self {
-        Self {
-            policy,
-            ..Self::default()
-        }
+        Self { policy, ..Self::default() }
     }
 
     /// Adds a node that starts ready and idle; a node of the same identity leaves first.
@@ -263,28 +251,15 @@ impl Registry {
         }
         keep_first_offers(&mut profile.models);
         let index = self.vacant.pop().unwrap_or_else(|| {
-            self.seats.push(SeatState {
-                generation: 0,
-                node: None,
-            });
+            self.seats.push(SeatState { generation: 0, node: None });
             u32::try_from(self.seats.len() - 1).expect("fewer than 2^32 nodes connect")
         });
         self.by_id.insert(profile.id, index);
         let state = NodeState::Ready;
-        let node = Node {
-            profile,
-            state,
-            in_use: 0,
-            points,
-            last_heard: now,
-            places: Vec::new(),
-        };
+        let node = Node { profile, state, in_use: 0, points, last_heard: now, places: Vec::new() };
         self.seats[index as usize].node = Some(node);
         self.index_offers(index);
-        Seat {
-            index,
-            generation: self.seats[index as usize].generation,
-        }
+        Seat { index, generation: self.seats[index as usize].generation }
     }
 
     /// Removes a node. A stale seat changes nothing.
@@ -301,10 +276,7 @@ impl Registry {
         }
         keep_first_offers(&mut models);
         self.unindex_offers(seat.index);
-        let node = self.seats[seat.index as usize]
-            .node
-            .as_mut()
-            .expect("the seat is taken");
+        let node = self.seats[seat.index as usize].node.as_mut().expect("the seat is taken");
         node.profile.slots = slots;
         node.profile.models = models;
         self.index_offers(seat.index);
@@ -352,32 +324,20 @@ impl Registry {
     /// Returns the node in `seat`, unless it has left.
     pub fn node(&self, seat: Seat) -> Option<&Node> {
         let state = self.seats.get(seat.index as usize)?;
-        state
-            .node
-            .as_ref()
-            .filter(|_| state.generation == seat.generation)
+        state.node.as_ref().filter(|_| state.generation == seat.generation)
     }
 
     /// Returns the place of the node with this identity.
     pub fn seat(&self, id: &NodeId) -> Option<Seat> {
         let &index = self.by_id.get(id)?;
-        Some(Seat {
-            index,
-            generation: self.seats[index as usize].generation,
-        })
+        Some(Seat { index, generation: self.seats[index as usize].generation })
     }
 
     /// Iterates over all nodes in the order of their ids.
     pub fn iter(&self) -> impl Iterator<Item = (Seat, &Node)> {
         self.by_id.values().filter_map(|&index| {
             let state = &self.seats[index as usize];
-            Some((
-                Seat {
-                    index,
-                    generation: state.generation,
-                },
-                state.node.as_ref()?,
-            ))
+            Some((Seat { index, generation: state.generation }, state.node.as_ref()?))
         })
     }
 
@@ -416,26 +376,19 @@ impl Registry {
         let Some(node) = self.seat(id).and_then(|seat| self.node(seat)) else {
             return Some(Reason::Away);
         };
-        let offer = node
-            .profile
-            .models
-            .iter()
-            .position(|offer| offer.name == demand.model);
+        let offer = node.profile.models.iter().position(|offer| offer.name == demand.model);
         let Some(offer) = offer else {
             return Some(Reason::ModelNotOffered);
         };
         if demand.exclude.contains(id) {
             return Some(Reason::AlreadyTried);
         }
-        node.places[offer]
-            .bucket
-            .judge(demand)
-            .or(match node.state {
-                NodeState::Draining => Some(Reason::Draining),
-                NodeState::Away => Some(Reason::Away),
-                NodeState::Ready if !node.is_free() => Some(Reason::NoFreeSlot),
-                NodeState::Ready => None,
-            })
+        node.places[offer].bucket.judge(demand).or(match node.state {
+            NodeState::Draining => Some(Reason::Draining),
+            NodeState::Away => Some(Reason::Away),
+            NodeState::Ready if !node.is_free() => Some(Reason::NoFreeSlot),
+            NodeState::Ready => None,
+        })
     }
 
     fn node_mut(&mut self, seat: Seat) -> Option<&mut Node> {
@@ -468,16 +421,10 @@ impl Registry {
     }
 
     fn index_offers(&mut self, index: u32) {
-        let node = self.seats[index as usize]
-            .node
-            .as_mut()
-            .expect("the seat is taken");
+        let node = self.seats[index as usize].node.as_mut().expect("the seat is taken");
         for offer in &node.profile.models {
             let bucket = BucketKey::of(&self.policy, offer);
-            node.places.push(Place {
-                bucket,
-                position: None,
-            });
+            node.places.push(Place { bucket, position: None });
             let model = self.by_model.entry(offer.name.clone()).or_default();
             model.buckets.entry(bucket).or_default().members += 1;
         }
@@ -488,21 +435,11 @@ impl Registry {
 
     fn unindex_offers(&mut self, index: u32) {
         self.unlist(index);
-        let Self {
-            seats, by_model, ..
-        } = self;
-        let node = seats[index as usize]
-            .node
-            .as_mut()
-            .expect("the seat is taken");
+        let Self { seats, by_model, .. } = self;
+        let node = seats[index as usize].node.as_mut().expect("the seat is taken");
         for (offer, place) in node.profile.models.iter().zip(node.places.drain(..)) {
-            let model = by_model
-                .get_mut(&offer.name)
-                .expect("an offered model is indexed");
-            let bucket = model
-                .buckets
-                .get_mut(&place.bucket)
-                .expect("an offer has a bucket");
+            let model = by_model.get_mut(&offer.name).expect("an offered model is indexed");
+            let bucket = model.buckets.get_mut(&place.bucket).expect("an offer has a bucket");
             bucket.members -= 1;
             if bucket.members == 0 {
                 model.buckets.remove(&place.bucket);
@@ -515,13 +452,8 @@ impl Registry {
 
     /// Enters a node into the free list of every model it offers.
     fn list(&mut self, index: u32) {
-        let Self {
-            seats, by_model, ..
-        } = self;
-        let node = seats[index as usize]
-            .node
-            .as_mut()
-            .expect("the seat is taken");
+        let Self { seats, by_model, .. } = self;
+        let node = seats[index as usize].node.as_mut().expect("the seat is taken");
         for (offer, (model, place)) in node.profile.models.iter().zip(&mut node.places).enumerate()
         {
             let bucket = bucket_of(by_model, &model.name, &place.bucket);
@@ -532,20 +464,12 @@ impl Registry {
 
     /// Strikes a node off the free list of every model it offers.
     fn unlist(&mut self, index: u32) {
-        let Self {
-            seats, by_model, ..
-        } = self;
+        let Self { seats, by_model, .. } = self;
         let places = |seats: &[SeatState]| {
-            seats[index as usize]
-                .node
-                .as_ref()
-                .map_or(0, |node| node.places.len())
+            seats[index as usize].node.as_ref().map_or(0, |node| node.places.len())
         };
         for offer in 0..places(seats) {
-            let node = seats[index as usize]
-                .node
-                .as_mut()
-                .expect("the seat is taken");
+            let node = seats[index as usize].node.as_mut().expect("the seat is taken");
             let Some(position) = node.places[offer].position.take() else {
                 continue;
             };
@@ -565,9 +489,7 @@ fn bucket_of<'a>(
     model: &ModelName,
     key: &BucketKey,
 ) -> &'a mut Bucket {
-    let index = by_model
-        .get_mut(model)
-        .expect("an offered model is indexed");
+    let index = by_model.get_mut(model).expect("an offered model is indexed");
     index.buckets.get_mut(key).expect("an offer has a bucket")
 }
 
@@ -615,11 +537,8 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         let models = || proptest::collection::vec(0_u8..5, 0..4);
-        let state = prop_oneof![
-            Just(NodeState::Ready),
-            Just(NodeState::Draining),
-            Just(NodeState::Away)
-        ];
+        let state =
+            prop_oneof![Just(NodeState::Ready), Just(NodeState::Draining), Just(NodeState::Away)];
         prop_oneof![
             (0_u8..6, 1_u32..3, models()).prop_map(|(n, s, m)| Step::Join(n, s, m)),
             (0_u8..6).prop_map(Step::Leave),
@@ -644,15 +563,10 @@ mod tests {
                 .filter(|id| registry.refusal(id, &demand).is_none())
                 .collect();
             assert_eq!(indexed, searched, "m{model}");
-            let members: usize = registry
-                .groups(&demand)
-                .map(|g| g.free() + g.occupied() as usize)
-                .sum();
+            let members: usize =
+                registry.groups(&demand).map(|g| g.free() + g.occupied() as usize).sum();
             let offering = registry.iter().filter(|(_, node)| {
-                node.profile
-                    .models
-                    .iter()
-                    .any(|offer| offer.name == demand.model)
+                node.profile.models.iter().any(|offer| offer.name == demand.model)
             });
             assert_eq!(members, offering.count(), "m{model}");
             assert_eq!(registry.offers(&demand.model), members > 0);
@@ -711,19 +625,13 @@ mod tests {
         let seat = registry.join(start, profile(1, 1, &[0]), Points::START);
         registry.heard(start + Duration::from_secs(10), seat);
         let deadline = start + Duration::from_secs(10) + LOST_AFTER;
-        assert!(
-            registry
-                .silent(deadline - Duration::from_millis(1))
-                .is_empty()
-        );
+        assert!(registry.silent(deadline - Duration::from_millis(1)).is_empty());
         assert_eq!(registry.silent(deadline), [seat]);
     }
 
     #[test]
     fn common_context_lengths_are_exact_classes() {
-        for length in [
-            512, 2048, 4096, 6144, 8192, 32_768, 40_960, 131_072, 1_048_576,
-        ] {
+        for length in [512, 2048, 4096, 6144, 8192, 32_768, 40_960, 131_072, 1_048_576] {
             assert_eq!(context_class(length), length);
         }
         assert_eq!(context_class(4097), 4096);

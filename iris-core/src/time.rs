@@ -31,10 +31,7 @@ impl Timestamp {
 
     /// Returns the moment `duration` later, or the end of time.
     pub fn saturating_add(self, duration: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
-        )
+        Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
     }
 
     /// Returns the time since `earlier`, or zero when `earlier` is later.

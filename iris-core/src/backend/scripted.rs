@@ -55,9 +55,7 @@ impl ScriptedBackend {
     /// Makes a backend that answers every request with `texts`, one chunk each.
     pub fn saying<T: Into<String>>(model: ModelName, texts: impl IntoIterator<Item = T>) -> Self {
         let script = Script::saying(texts);
-        Self::new([ModelOffer::new(model, CONTEXT_LENGTH)], move |_| {
-            script.clone()
-        })
+        Self::new([ModelOffer::new(model, CONTEXT_LENGTH)], move |_| script.clone())
     }
 
     /// Returns what happened to the generations so far.
@@ -79,10 +77,7 @@ impl Backend for ScriptedBackend {
         request: GenerateRequest,
     ) -> BoxStream<'static, Result<Chunk, BackendError>> {
         let backend = self.clone();
-        stream::once(async move { backend.start(&request) })
-            .flatten()
-            .fuse()
-            .boxed()
+        stream::once(async move { backend.start(&request) }).flatten().fuse().boxed()
     }
 }
 
@@ -100,10 +95,7 @@ impl ScriptedBackend {
         if request.stream {
             stream::unfold(Some(run), |run| async move { run?.next().await }).boxed()
         } else {
-            stream::once(run.whole(operation))
-                .map(stream::iter)
-                .flatten()
-                .boxed()
+            stream::once(run.whole(operation)).map(stream::iter).flatten().boxed()
         }
     }
 
@@ -117,11 +109,7 @@ impl ScriptedBackend {
             });
         }
         let offered = self.offers.iter().any(|offer| offer.name == request.model);
-        if offered {
-            Ok(())
-        } else {
-            Err(BackendError::ModelNotFound)
-        }
+        if offered { Ok(()) } else { Err(BackendError::ModelNotFound) }
     }
 }
 
@@ -183,10 +171,7 @@ impl Run {
     async fn advance(&mut self) -> Result<Chunk, BackendError> {
         loop {
             let step = self.steps.pop_front().unwrap_or_else(|| {
-                let finish = Finish {
-                    reason: "stop".to_owned(),
-                    usage: self.usage,
-                };
+                let finish = Finish { reason: "stop".to_owned(), usage: self.usage };
                 Step::Chunk(Chunk::Finished(finish))
             });
             match step {
@@ -220,10 +205,7 @@ impl Tally {
         let mut now = locked(counts);
         now.started += 1;
         now.running += 1;
-        Self {
-            counts: Arc::clone(counts),
-            ended: false,
-        }
+        Self { counts: Arc::clone(counts), ended: false }
     }
 
     fn end(&mut self, record: impl FnOnce(&mut Counts)) {
@@ -263,10 +245,7 @@ fn whole_answer(operation: Operation, text: &str, finish: &Finish) -> Bytes {
             "index": 0, "text": text, "logprobs": null, "finish_reason": finish.reason,
         }),
     };
-    let Usage {
-        prompt_tokens,
-        completion_tokens,
-    } = finish.usage;
+    let Usage { prompt_tokens, completion_tokens } = finish.usage;
     let whole = json!({
         "choices": [choice],
         "usage": {
@@ -310,10 +289,7 @@ fn last_user_text(request: &GenerateRequest) -> String {
     if request.operation == Operation::Completion {
         return body.prompt;
     }
-    let last = body
-        .messages
-        .into_iter()
-        .rfind(|message| message.role == "user");
+    let last = body.messages.into_iter().rfind(|message| message.role == "user");
     match last.and_then(|message| message.content) {
         Some(Content::Text(text)) => text,
         Some(Content::Parts(parts)) => parts.into_iter().map(|part| part.text).collect(),
@@ -365,10 +341,7 @@ mod tests {
         let chunks: Vec<_> = block_on(echo().generate(request(true)).collect());
         let finish = Finish {
             reason: "stop".to_owned(),
-            usage: Usage {
-                prompt_tokens: 0,
-                completion_tokens: 3,
-            },
+            usage: Usage { prompt_tokens: 0, completion_tokens: 3 },
         };
         let texts = ["say ", "it ", "back"].map(|word| Ok(Chunk::Text(word.to_owned())));
         assert_eq!(chunks[..3], texts);
@@ -378,9 +351,7 @@ mod tests {
     #[test]
     fn whole_answer_holds_every_text_and_the_usage() {
         let chunks: Vec<_> = block_on(echo().generate(request(false)).collect());
-        let Ok(Chunk::Whole(whole)) = &chunks[0] else {
-            panic!("{chunks:?}")
-        };
+        let Ok(Chunk::Whole(whole)) = &chunks[0] else { panic!("{chunks:?}") };
         let whole: serde_json::Value = serde_json::from_slice(whole).unwrap();
         assert_eq!(whole["choices"][0]["message"]["content"], "say it back");
         assert_eq!(whole["usage"]["total_tokens"], 3);
@@ -400,37 +371,21 @@ mod tests {
         assert!(reached.opened().now_or_never().is_some());
         assert_eq!((backend.counts().started, backend.counts().running), (1, 1));
         drop(stream);
-        assert_eq!(
-            backend.counts(),
-            Counts {
-                started: 1,
-                cancelled: 1,
-                ..Counts::default()
-            }
-        );
+        assert_eq!(backend.counts(), Counts { started: 1, cancelled: 1, ..Counts::default() });
 
         gate.open();
         assert_eq!(block_on(backend.generate(request(true)).count()), 3);
-        assert_eq!(
-            (backend.counts().finished, backend.counts().running),
-            (1, 0)
-        );
+        assert_eq!((backend.counts().finished, backend.counts().running), (1, 0));
     }
 
     #[test]
     fn error_ends_the_answer_after_what_was_said() {
         let offers = [ModelOffer::new("m".parse().unwrap(), 10)];
         let backend = ScriptedBackend::new(offers, |_| {
-            Script::new()
-                .text("a")
-                .fail(BackendError::Failed)
-                .text("never")
+            Script::new().text("a").fail(BackendError::Failed).text("never")
         });
         let chunks: Vec<_> = block_on(backend.generate(request(true)).collect());
-        assert_eq!(
-            chunks,
-            [Ok(Chunk::Text("a".to_owned())), Err(BackendError::Failed)]
-        );
+        assert_eq!(chunks, [Ok(Chunk::Text("a".to_owned())), Err(BackendError::Failed)]);
         assert_eq!(backend.counts().failed, 1);
     }
 }

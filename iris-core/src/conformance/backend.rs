@@ -34,19 +34,9 @@ pub async fn run_all(backend: &dyn Backend, request: GenerateRequest) {
 /// Checks that the request's model is listed, exactly once.
 pub async fn lists_its_model(backend: &dyn Backend, request: &GenerateRequest) {
     let offers = backend.models().await.expect("models() must succeed");
-    let count = offers
-        .iter()
-        .filter(|offer| offer.name == request.model)
-        .count();
-    assert_eq!(
-        count, 1,
-        "models() must list {} once: {offers:?}",
-        request.model
-    );
-    assert!(
-        offers.iter().all(|o| o.context_length > 0),
-        "a context holds at least one token"
-    );
+    let count = offers.iter().filter(|offer| offer.name == request.model).count();
+    assert_eq!(count, 1, "models() must list {} once: {offers:?}", request.model);
+    assert!(offers.iter().all(|o| o.context_length > 0), "a context holds at least one token");
 }
 
 /// Checks a streamed answer: texts and JSON steps in compact form, one end, nothing after it.
@@ -68,10 +58,7 @@ pub async fn whole_answer_is_well_formed(backend: &dyn Backend, request: &Genera
         Operation::Chat => choice.get("message"),
         Operation::Completion => choice.get("text"),
     };
-    assert!(
-        content.is_some(),
-        "the first choice holds the answer of its operation"
-    );
+    assert!(content.is_some(), "the first choice holds the answer of its operation");
 
     let Some(Ok(Chunk::Finished(finish))) = answer.next().await else {
         panic!("Finished follows Whole");
@@ -82,45 +69,25 @@ pub async fn whole_answer_is_well_formed(backend: &dyn Backend, request: &Genera
 
 /// Checks that a model which is not offered is [`BackendError::ModelNotFound`].
 pub async fn unknown_model_is_not_found(backend: &dyn Backend, request: &GenerateRequest) {
-    let model: ModelName = "iris-conformance/no-such-model"
-        .parse()
-        .expect("the name is valid");
+    let model: ModelName = "iris-conformance/no-such-model".parse().expect("the name is valid");
     let mut body: Map<String, Value> =
         serde_json::from_slice(&request.body).expect("the given request has a JSON object");
     body.insert("model".to_owned(), model.as_str().into());
     let body = Bytes::from(Value::Object(body).to_string());
     for stream in [true, false] {
-        let request = GenerateRequest {
-            model: model.clone(),
-            body: body.clone(),
-            ..request.clone()
-        };
+        let request =
+            GenerateRequest { model: model.clone(), body: body.clone(), ..request.clone() };
         let mut answer = backend.generate(with_stream(&request, stream));
         let first = answer.next().await;
-        assert_eq!(
-            first,
-            Some(Err(BackendError::ModelNotFound)),
-            "stream: {stream}"
-        );
+        assert_eq!(first, Some(Err(BackendError::ModelNotFound)), "stream: {stream}");
         stays_ended(&mut answer).await;
     }
 }
 
 /// Checks that a body which is not a JSON object is refused with status 400.
 pub async fn malformed_body_is_the_callers_fault(backend: &dyn Backend, request: &GenerateRequest) {
-    for body in [
-        &b""[..],
-        b"{",
-        b"[]",
-        b"null",
-        b"{\"model\":}",
-        b"{} {}",
-        b"{\"a\":\"\xff\"}",
-    ] {
-        let request = GenerateRequest {
-            body: Bytes::from_static(body),
-            ..request.clone()
-        };
+    for body in [&b""[..], b"{", b"[]", b"null", b"{\"model\":}", b"{} {}", b"{\"a\":\"\xff\"}"] {
+        let request = GenerateRequest { body: Bytes::from_static(body), ..request.clone() };
         let mut answer = backend.generate(request);
         let first = answer.next().await;
         let refused = matches!(first, Some(Err(BackendError::Rejected { status: 400, .. })));
@@ -134,10 +101,7 @@ pub async fn dropped_answers_leave_it_usable(backend: &dyn Backend, request: &Ge
     drop(backend.generate(with_stream(request, true)));
     for stream in [true, false] {
         let mut answer = backend.generate(with_stream(request, stream));
-        assert!(
-            matches!(answer.next().await, Some(Ok(_))),
-            "an answer has a first chunk"
-        );
+        assert!(matches!(answer.next().await, Some(Ok(_))), "an answer has a first chunk");
     }
     streamed_answer_is_well_formed(backend, request).await;
 }
@@ -147,20 +111,14 @@ pub async fn answers_two_at_a_time(backend: &dyn Backend, request: &GenerateRequ
     let mut first = backend.generate(with_stream(request, true));
     let mut second = backend.generate(with_stream(request, true));
     for answer in [&mut first, &mut second] {
-        assert!(
-            matches!(answer.next().await, Some(Ok(_))),
-            "an answer has a first chunk"
-        );
+        assert!(matches!(answer.next().await, Some(Ok(_))), "an answer has a first chunk");
     }
     finish_stream(&mut second).await;
     finish_stream(&mut first).await;
 }
 
 fn with_stream(request: &GenerateRequest, stream: bool) -> GenerateRequest {
-    GenerateRequest {
-        stream,
-        ..request.clone()
-    }
+    GenerateRequest { stream, ..request.clone() }
 }
 
 async fn finish_stream(answer: &mut Answer) {
@@ -190,17 +148,11 @@ async fn stays_ended(answer: &mut Answer) {
 }
 
 fn check_json(json: &[u8]) -> Map<String, Value> {
-    assert!(
-        !json.iter().any(|byte| matches!(byte, b'\n' | b'\r')),
-        "JSON fits on one line"
-    );
+    assert!(!json.iter().any(|byte| matches!(byte, b'\n' | b'\r')), "JSON fits on one line");
     let object: Map<String, Value> =
         serde_json::from_slice(json).expect("JSON chunks are single objects");
     for member in ["id", "object", "created", "model"] {
-        assert!(
-            !object.contains_key(member),
-            "{member} is written by whoever faces the caller"
-        );
+        assert!(!object.contains_key(member), "{member} is written by whoever faces the caller");
     }
     object
 }
@@ -225,24 +177,13 @@ mod tests {
         let operation = Operation::Chat;
         block_on(run_all(
             &backend,
-            GenerateRequest {
-                operation,
-                model,
-                body,
-                stream: true,
-                time_left,
-            },
+            GenerateRequest { operation, model, body, stream: true, time_left },
         ));
     }
 
     #[test]
     fn answer_without_faults_passes() {
-        check(
-            Script::new()
-                .text("a")
-                .json(&json!({"choices": []}))
-                .text("b"),
-        );
+        check(Script::new().text("a").json(&json!({"choices": []})).text("b"));
     }
 
     #[test]

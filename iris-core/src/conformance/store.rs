@@ -4,10 +4,7 @@
 //! them may run on one store; none may run twice on the same records. Clean-up is the caller's.
 //! A check panics when the store breaks its contract, with the clause that was broken.
 
-#![allow(
-    clippy::missing_panics_doc,
-    reason = "said once, above, for every check"
-)]
+#![allow(clippy::missing_panics_doc, reason = "said once, above, for every check")]
 
 use std::fmt;
 use std::ops::Range;
@@ -50,17 +47,9 @@ pub async fn run_all(store: &dyn Store) {
 /// What was never written is not there, and deleting it is no error.
 pub async fn absent_records_are_absent(store: &dyn Store) {
     let kind = "conformance-absent";
-    assert_eq!(
-        store.get(key(kind, "nothing")).await,
-        Ok(None),
-        "an unwritten key has no record"
-    );
+    assert_eq!(store.get(key(kind, "nothing")).await, Ok(None), "an unwritten key has no record");
     commit(store, Batch::new().delete(key(kind, "nothing"))).await;
-    assert_eq!(
-        scan(store, Key::all(kind)).await,
-        [],
-        "an unwritten record type is empty"
-    );
+    assert_eq!(scan(store, Key::all(kind)).await, [], "an unwritten record type is empty");
 }
 
 /// A commit is visible to every read that starts after it resolved.
@@ -68,16 +57,9 @@ pub async fn writes_are_read_back(store: &dyn Store) {
     for number in 0..50 {
         let key = key("conformance-read-back", number);
         commit(store, Batch::new().put(key.clone(), document(number))).await;
-        assert_eq!(
-            read(store, &key).await,
-            Some((1, json!(number))),
-            "get sees the commit"
-        );
+        assert_eq!(read(store, &key).await, Some((1, json!(number))), "get sees the commit");
         let seen = scan(store, key.clone()..self::key("conformance-read-back", "z")).await;
-        assert!(
-            seen.iter().any(|record| record.key == key),
-            "scan sees the commit"
-        );
+        assert!(seen.iter().any(|record| record.key == key), "scan sees the commit");
     }
 }
 
@@ -86,49 +68,23 @@ pub async fn versions_count_writes(store: &dyn Store) {
     let key = key("conformance-versions", "a");
     for version in 1..=5 {
         commit(store, Batch::new().put(key.clone(), document(version))).await;
-        assert_eq!(
-            read(store, &key).await,
-            Some((version, json!(version))),
-            "versions count"
-        );
+        assert_eq!(read(store, &key).await, Some((version, json!(version))), "versions count");
     }
-    let twice = Batch::new()
-        .put(key.clone(), document(6))
-        .put(key.clone(), document(7));
+    let twice = Batch::new().put(key.clone(), document(6)).put(key.clone(), document(7));
     commit(store, twice).await;
-    assert_eq!(
-        read(store, &key).await,
-        Some((7, json!(7))),
-        "each write of a batch counts"
-    );
+    assert_eq!(read(store, &key).await, Some((7, json!(7))), "each write of a batch counts");
 }
 
 /// A record that is created again begins at version 1.
 pub async fn versions_restart_after_deletion(store: &dyn Store) {
     let key = key("conformance-restart", "a");
-    let batch = Batch::new()
-        .put(key.clone(), document(1))
-        .put(key.clone(), document(2));
+    let batch = Batch::new().put(key.clone(), document(1)).put(key.clone(), document(2));
     commit(store, batch.delete(key.clone())).await;
     assert_eq!(read(store, &key).await, None, "a deleted record is absent");
     commit(store, Batch::new().create(key.clone(), document(3))).await;
-    assert_eq!(
-        read(store, &key).await,
-        Some((1, json!(3))),
-        "versions restart"
-    );
-    commit(
-        store,
-        Batch::new()
-            .delete(key.clone())
-            .create(key.clone(), document(4)),
-    )
-    .await;
-    assert_eq!(
-        read(store, &key).await,
-        Some((1, json!(4))),
-        "versions restart within a batch"
-    );
+    assert_eq!(read(store, &key).await, Some((1, json!(3))), "versions restart");
+    commit(store, Batch::new().delete(key.clone()).create(key.clone(), document(4))).await;
+    assert_eq!(read(store, &key).await, Some((1, json!(4))), "versions restart within a batch");
 }
 
 /// `Any` takes what is there, `Absent` nothing, `At` that version alone.
@@ -144,69 +100,29 @@ pub async fn expectations_are_checked(store: &dyn Store) {
     commit(store, replace(1)).await;
     refuse(store, replace(1), &key, "At refuses a newer record").await;
     commit(store, Batch::new().put(key.clone(), document(3))).await;
-    assert_eq!(
-        read(store, &key).await,
-        Some((3, json!(3))),
-        "refused writes do not count"
-    );
+    assert_eq!(read(store, &key).await, Some((3, json!(3))), "refused writes do not count");
 }
 
 /// A deletion demands what it says, like any write.
 pub async fn deletions_have_expectations_too(store: &dyn Store) {
     let key = key("conformance-delete", "a");
-    let delete = |expect| Batch {
-        writes: vec![Write {
-            key: key.clone(),
-            expect,
-            value: None,
-        }],
-    };
-    refuse(
-        store,
-        delete(Expect::At(Version(1))),
-        &key,
-        "At refuses an absent record",
-    )
-    .await;
+    let delete = |expect| Batch { writes: vec![Write { key: key.clone(), expect, value: None }] };
+    refuse(store, delete(Expect::At(Version(1))), &key, "At refuses an absent record").await;
     commit(store, delete(Expect::Absent)).await;
     commit(store, Batch::new().put(key.clone(), document(1))).await;
-    refuse(
-        store,
-        delete(Expect::Absent),
-        &key,
-        "Absent refuses a record",
-    )
-    .await;
-    refuse(
-        store,
-        delete(Expect::At(Version(2))),
-        &key,
-        "At refuses another version",
-    )
-    .await;
+    refuse(store, delete(Expect::Absent), &key, "Absent refuses a record").await;
+    refuse(store, delete(Expect::At(Version(2))), &key, "At refuses another version").await;
     commit(store, delete(Expect::At(Version(1)))).await;
-    assert_eq!(
-        read(store, &key).await,
-        None,
-        "a deletion whose expectation holds deletes"
-    );
+    assert_eq!(read(store, &key).await, None, "a deletion whose expectation holds deletes");
 }
 
 /// A batch that is refused leaves every record as it was, wherever the refused write stands.
 pub async fn failed_batches_change_nothing(store: &dyn Store) {
     let key = |id| key("conformance-atomic", id);
-    commit(
-        store,
-        Batch::new()
-            .put(key("kept"), document(1))
-            .put(key("gone"), document(1)),
-    )
-    .await;
+    commit(store, Batch::new().put(key("kept"), document(1)).put(key("gone"), document(1))).await;
     let before = scan(store, Key::all("conformance-atomic")).await;
     let good = || {
-        let batch = Batch::new()
-            .put(key("kept"), document(2))
-            .delete(key("gone"));
+        let batch = Batch::new().put(key("kept"), document(2)).delete(key("gone"));
         batch.create(key("new"), document(2))
     };
     let last = good().create(key("kept"), document(3));
@@ -230,11 +146,7 @@ pub async fn batches_apply_in_order(store: &dyn Store) {
         .create(key.clone(), document("third"))
         .replace(key.clone(), Version(1), document("last"));
     commit(store, batch).await;
-    assert_eq!(
-        read(store, &key).await,
-        Some((2, json!("last"))),
-        "a batch applies in order"
-    );
+    assert_eq!(read(store, &key).await, Some((2, json!("last"))), "a batch applies in order");
 }
 
 /// A batch without writes is no error.
@@ -245,23 +157,14 @@ pub async fn empty_batches_succeed(store: &dyn Store) {
 /// Keys are ordered by bytes: no locale, no numbers, no folding of case.
 pub async fn scans_follow_the_order_of_bytes(store: &dyn Store) {
     let kind = "conformance-bytes";
-    let ordered = [
-        "-", ".", "0", "1", "10", "2", "A", "Z", "_", "a", "a-", "a.b", "a/b", "a0", "b",
-    ];
-    let shuffled = ordered
-        .iter()
-        .rev()
-        .step_by(2)
-        .chain(ordered.iter().rev().skip(1).step_by(2));
+    let ordered =
+        ["-", ".", "0", "1", "10", "2", "A", "Z", "_", "a", "a-", "a.b", "a/b", "a0", "b"];
+    let shuffled = ordered.iter().rev().step_by(2).chain(ordered.iter().rev().skip(1).step_by(2));
     for id in shuffled {
         commit(store, Batch::new().create(key(kind, id), document(id))).await;
     }
     let seen = scan(store, Key::all(kind)).await;
-    assert_eq!(
-        ids(&seen),
-        ordered,
-        "scans follow the order of the keys' bytes"
-    );
+    assert_eq!(ids(&seen), ordered, "scans follow the order of the keys' bytes");
 }
 
 /// A range includes its start and excludes its end; an empty or inverted one yields nothing.
@@ -279,22 +182,13 @@ pub async fn scans_respect_their_ends(store: &dyn Store) {
         ("d", "a", vec![]),
     ] {
         let seen = scan(store, key(start)..key(end)).await;
-        assert_eq!(
-            ids(&seen),
-            expected,
-            "the range from {start} to before {end}"
-        );
+        assert_eq!(ids(&seen), expected, "the range from {start} to before {end}");
     }
 }
 
 /// The range of a record type holds its records alone, also beside types of similar names.
 pub async fn scans_stay_within_their_record_type(store: &dyn Store) {
-    let kinds = [
-        "conformance-kin",
-        "conformance-kin-",
-        "conformance-kin.a",
-        "conformance-kin0",
-    ];
+    let kinds = ["conformance-kin", "conformance-kin-", "conformance-kin.a", "conformance-kin0"];
     for kind in kinds {
         commit(store, Batch::new().put(key(kind, "a"), document(kind))).await;
         commit(store, Batch::new().put(key(kind, "a/b"), document(kind))).await;
@@ -302,10 +196,7 @@ pub async fn scans_stay_within_their_record_type(store: &dyn Store) {
     for kind in kinds {
         let seen = scan(store, Key::all(kind)).await;
         assert_eq!(ids(&seen), ["a", "a/b"], "the records of {kind}");
-        assert!(
-            seen.iter().all(|record| record.key.record_type() == kind),
-            "only {kind}"
-        );
+        assert!(seen.iter().all(|record| record.key.record_type() == kind), "only {kind}");
     }
 }
 
@@ -318,27 +209,12 @@ pub async fn long_scans_are_complete(store: &dyn Store) {
         commit(store, part.iter().fold(Batch::new(), put)).await;
     }
     let seen = scan(store, Key::all(kind)).await;
-    assert_eq!(
-        self::ids(&seen),
-        ids,
-        "a long scan is complete and in order"
-    );
+    assert_eq!(self::ids(&seen), ids, "a long scan is complete and in order");
     let mut abandoned = store.scan(Key::all(kind));
-    let first = abandoned
-        .try_next()
-        .await
-        .expect("a scan of healthy records succeeds");
-    assert_eq!(
-        first.map(|record| record.key),
-        Some(key(kind, "0000")),
-        "a scan begins first"
-    );
+    let first = abandoned.try_next().await.expect("a scan of healthy records succeeds");
+    assert_eq!(first.map(|record| record.key), Some(key(kind, "0000")), "a scan begins first");
     drop(abandoned);
-    commit(
-        store,
-        Batch::new().put(key(kind, "0000"), document("after")),
-    )
-    .await;
+    commit(store, Batch::new().put(key(kind, "0000"), document("after"))).await;
 }
 
 /// Values keep every character, down to spacing and escapes.
@@ -358,10 +234,7 @@ pub async fn values_come_back_unchanged(store: &dyn Store) {
         let value = Document::from_text(text.to_owned());
         commit(store, Batch::new().put(key.clone(), value.clone())).await;
         let kept = store.get(key).await.expect("a healthy record is read");
-        assert_eq!(
-            kept.expect("the record was committed").value.as_text(),
-            text
-        );
+        assert_eq!(kept.expect("the record was committed").value.as_text(), text);
         let seen = scan(store, Key::all("conformance-values")).await;
         assert_eq!(seen.last().map(|record| record.value.as_text()), Some(text));
     }
@@ -371,9 +244,7 @@ pub async fn values_come_back_unchanged(store: &dyn Store) {
 pub async fn big_values_come_back_unchanged(store: &dyn Store) {
     let key = |id| key("conformance-big", id);
     let big = document("é\n".repeat(1 << 18));
-    let batch = Batch::new()
-        .put(key(1), big.clone())
-        .put(key(2), document(2));
+    let batch = Batch::new().put(key(1), big.clone()).put(key(2), document(2));
     commit(store, batch.put(key(3), big.clone())).await;
     let seen = scan(store, Key::all("conformance-big")).await;
     let whole = seen.len() == 3 && seen[0].value == big && seen[2].value == big;
@@ -388,17 +259,9 @@ pub async fn keys_that_look_like_queries_are_only_keys(store: &dyn Store) {
     for id in words {
         commit(store, Batch::new().create(key(kind, id), document(id))).await;
     }
-    assert_eq!(
-        ids(&scan(store, Key::all(kind)).await),
-        words,
-        "keys are only keys"
-    );
+    assert_eq!(ids(&scan(store, Key::all(kind)).await), words, "keys are only keys");
     commit(store, Batch::new().delete(key(kind, "_"))).await;
-    assert_eq!(
-        scan(store, Key::all(kind)).await.len(),
-        words.len() - 1,
-        "'_' is no wildcard"
-    );
+    assert_eq!(scan(store, Key::all(kind)).await.len(), words.len() - 1, "'_' is no wildcard");
 }
 
 /// Of many commits at once that create one record, one succeeds and the others conflict.
@@ -421,14 +284,8 @@ pub async fn one_of_many_creators_wins(store: &dyn Store) {
             }
         }
     }
-    let [winner] = winners[..] else {
-        panic!("one creator wins, not {winners:?}")
-    };
-    assert_eq!(
-        read(store, &key("prize")).await,
-        Some((1, json!(winner))),
-        "the winner is kept"
-    );
+    let [winner] = winners[..] else { panic!("one creator wins, not {winners:?}") };
+    assert_eq!(read(store, &key("prize")).await, Some((1, json!(winner))), "the winner is kept");
 }
 
 /// Read, change and replace loses nothing when many do it at once and retry on conflict.
@@ -455,11 +312,7 @@ pub async fn no_update_is_lost(store: &dyn Store) {
     }))
     .await;
     let sum = WRITERS * ADDITIONS;
-    assert_eq!(
-        read(store, &key).await,
-        Some((sum + 1, json!(sum))),
-        "no update is lost"
-    );
+    assert_eq!(read(store, &key).await, Some((sum + 1, json!(sum))), "no update is lost");
 }
 
 /// Commits that resolved are there after the store was dropped and opened again.
@@ -470,30 +323,12 @@ pub async fn survives_reopening<S: Store>(mut open: impl AsyncFnMut() -> S) {
     for round in 1..=3 {
         let store = open().await;
         let expected = (round > 1).then(|| (round - 1, json!(round - 1)));
-        assert_eq!(
-            read(&store, &key(0)).await,
-            expected,
-            "a reopened store knows its past"
-        );
-        let batch = Batch::new()
-            .put(key(0), document(round))
-            .create(key(round), document(round));
+        assert_eq!(read(&store, &key(0)).await, expected, "a reopened store knows its past");
+        let batch = Batch::new().put(key(0), document(round)).create(key(round), document(round));
         commit(&store, batch).await;
-        let refused = Batch::new()
-            .put(key(0), document("refused"))
-            .create(key(1), document(0));
-        refuse(
-            &store,
-            refused,
-            &key(1),
-            "a reopened store knows its versions",
-        )
-        .await;
-        assert_eq!(
-            scan(&store, key(1)..key(9)).await.len() as u64,
-            round,
-            "nothing is lost"
-        );
+        let refused = Batch::new().put(key(0), document("refused")).create(key(1), document(0));
+        refuse(&store, refused, &key(1), "a reopened store knows its versions").await;
+        assert_eq!(scan(&store, key(1)..key(9)).await.len() as u64, round, "nothing is lost");
         drop(store);
     }
 }
@@ -511,10 +346,7 @@ fn ids(records: &[Record]) -> Vec<&str> {
 }
 
 async fn commit(store: &dyn Store, batch: Batch) {
-    store
-        .commit(batch)
-        .await
-        .expect("a batch whose expectations hold is committed");
+    store.commit(batch).await.expect("a batch whose expectations hold is committed");
 }
 
 async fn refuse(store: &dyn Store, batch: Batch, key: &Key, clause: &str) {
@@ -523,24 +355,11 @@ async fn refuse(store: &dyn Store, batch: Batch, key: &Key, clause: &str) {
 }
 
 async fn read(store: &dyn Store, key: &Key) -> Option<(u64, Value)> {
-    let record = store
-        .get(key.clone())
-        .await
-        .expect("a healthy record is read")?;
-    assert_eq!(
-        record.key, *key,
-        "get returns the record that was asked for"
-    );
-    Some((
-        record.version.0,
-        record.value.decode().expect("the value is JSON"),
-    ))
+    let record = store.get(key.clone()).await.expect("a healthy record is read")?;
+    assert_eq!(record.key, *key, "get returns the record that was asked for");
+    Some((record.version.0, record.value.decode().expect("the value is JSON")))
 }
 
 async fn scan(store: &dyn Store, range: Range<Key>) -> Vec<Record> {
-    store
-        .scan(range)
-        .try_collect()
-        .await
-        .expect("a scan of healthy records succeeds")
+    store.scan(range).try_collect().await.expect("a scan of healthy records succeeds")
 }

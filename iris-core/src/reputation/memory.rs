@@ -24,47 +24,36 @@ struct Entry {
 impl MemoryLedger {
     /// Makes an empty ledger that counts by `policy`.
     pub const fn new(policy: PointsPolicy) -> Self {
-        Self {
-            policy,
-            entries: BTreeMap::new(),
-        }
+        Self { policy, entries: BTreeMap::new() }
     }
 
     fn points_at(&self, entry: &Entry, now: Timestamp) -> i64 {
-        self.policy
-            .decayed(entry.points, now.saturating_since(entry.decayed_to))
+        self.policy.decayed(entry.points, now.saturating_since(entry.decayed_to))
     }
 }
 
 impl ReputationLedger for MemoryLedger {
     fn apply(&mut self, event: &ReputationEvent) {
         let policy = self.policy;
-        let entry = self.entries.entry(event.node).or_insert(Entry {
-            points: policy.start,
-            decayed_to: event.at,
-        });
+        let entry = self
+            .entries
+            .entry(event.node)
+            .or_insert(Entry { points: policy.start, decayed_to: event.at });
         let elapsed = event.at.saturating_since(entry.decayed_to);
         let points = policy.decayed(entry.points, elapsed);
         let weeks = u32::try_from(elapsed.as_secs() / WEEK.as_secs()).unwrap_or(u32::MAX);
         entry.decayed_to = entry.decayed_to.saturating_add(WEEK.saturating_mul(weeks));
-        entry.points = points
-            .saturating_add(policy.worth(event.deed))
-            .max(policy.floor);
+        entry.points = points.saturating_add(policy.worth(event.deed)).max(policy.floor);
     }
 
     fn points(&self, node: &NodeId, now: Timestamp) -> Points {
-        let points = self
-            .entries
-            .get(node)
-            .map_or(self.policy.start, |e| self.points_at(e, now));
+        let points = self.entries.get(node).map_or(self.policy.start, |e| self.points_at(e, now));
         Points::new(points)
     }
 
     fn weight(&self, node: &NodeId, now: Timestamp) -> u64 {
         let entry = self.entries.get(node);
-        entry.map_or(0, |entry| {
-            u64::try_from(self.points_at(entry, now)).unwrap_or(0)
-        })
+        entry.map_or(0, |entry| u64::try_from(self.points_at(entry, now)).unwrap_or(0))
     }
 }
 
@@ -86,13 +75,14 @@ mod tests {
     fn after(deeds: &[Deed]) -> i64 {
         let mut ledger = MemoryLedger::default();
         for &deed in deeds {
-            ledger.apply(&ReputationEvent {
-                node: node(),
-                deed,
-                at: week(0),
-            });
+            ledger.apply(&ReputationEvent { node: node(), deed, at: week(0) });
         }
         ledger.points(&node(), week(0)).value()
+    }
+
+    #[test]
+    fn meets_the_contract_of_ledgers() {
+        crate::conformance::reputation::run_all(MemoryLedger::default);
     }
 
     #[test]
@@ -104,21 +94,13 @@ mod tests {
         assert_eq!(after(&[Deed::Invalid]), 50);
         assert_eq!(after(&[Deed::Uptime]), 101);
         assert_eq!(after(&[Deed::BrokenPromise]), 95);
-        assert_eq!(
-            after(&[Deed::Invalid; 3]),
-            10,
-            "nothing falls below the floor"
-        );
+        assert_eq!(after(&[Deed::Invalid; 3]), 10, "nothing falls below the floor");
     }
 
     #[test]
     fn one_percent_goes_with_each_whole_week() {
         let mut ledger = MemoryLedger::default();
-        ledger.apply(&ReputationEvent {
-            node: node(),
-            deed: Deed::Uptime,
-            at: week(0),
-        });
+        ledger.apply(&ReputationEvent { node: node(), deed: Deed::Uptime, at: week(0) });
         let almost = Timestamp::from_millis(week(1).as_millis() - 1);
         assert_eq!(ledger.points(&node(), almost).value(), 101);
         assert_eq!(ledger.points(&node(), week(1)).value(), 99);

@@ -38,20 +38,10 @@ impl Scheduler for Balanced {
             .iter()
             .enumerate()
             .map(|(i, c)| {
-                (
-                    c.node,
-                    if Some(i) == best {
-                        Reason::Chosen
-                    } else {
-                        Reason::Outscored
-                    },
-                )
+                (c.node, if Some(i) == best { Reason::Chosen } else { Reason::Outscored })
             })
             .collect();
-        Choice {
-            chosen: best.map(|i| sample[i]),
-            explanation,
-        }
+        Choice { chosen: best.map(|i| sample[i]), explanation }
     }
 }
 
@@ -68,22 +58,14 @@ fn sample(
     // A walk from a random start with a random odd stride would favour neighbours; independent
     // draws with a bounded number of repeats do not, and fall back to a walk among the few.
     let few = free <= 2 * Explanation::MAX_COMPARED;
-    let draws = if few {
-        free
-    } else {
-        4 * Explanation::MAX_COMPARED
-    };
+    let draws = if few { free } else { 4 * Explanation::MAX_COMPARED };
     let mut random = SplitMix(seed);
     let start = random.below(free);
     for draw in 0..draws {
         if sample.len() == Explanation::MAX_COMPARED {
             break;
         }
-        let position = if few {
-            (start + draw) % free
-        } else {
-            random.below(free)
-        };
+        let position = if few { (start + draw) % free } else { random.below(free) };
         let candidate = nth(groups, position);
         if sample.iter().any(|known| known.seat == candidate.seat) {
             continue;
@@ -94,16 +76,9 @@ fn sample(
             sample.push(candidate);
         }
     }
-    let tried = if few {
-        tried
-    } else {
-        tried.min(demand.exclude.len())
-    };
+    let tried = if few { tried } else { tried.min(demand.exclude.len()) };
     explanation.skip(Reason::AlreadyTried, count(tried));
-    explanation.skip(
-        Reason::NotCompared,
-        count(free.saturating_sub(sample.len() + tried)),
-    );
+    explanation.skip(Reason::NotCompared, count(free.saturating_sub(sample.len() + tried)));
     sample
 }
 
@@ -202,15 +177,16 @@ mod tests {
     }
 
     #[test]
+    fn meets_the_contract_of_schedulers() {
+        crate::conformance::scheduler::run_all(&Balanced);
+    }
+
+    #[test]
     fn faster_of_few_is_chosen_and_the_others_are_outscored() {
         let registry = registry(&[10, 40, 20]);
         let choice = choose(&registry, &Demand::new("m".parse().unwrap()), 1);
         assert_eq!(choice.chosen.unwrap().node, id(1));
-        let outscored = choice
-            .explanation
-            .compared
-            .iter()
-            .filter(|c| c.1 == Reason::Outscored);
+        let outscored = choice.explanation.compared.iter().filter(|c| c.1 == Reason::Outscored);
         assert_eq!(outscored.count(), 2);
     }
 
@@ -232,11 +208,7 @@ mod tests {
             let demand = Demand::new("m".parse().unwrap());
             chosen.insert(choose(&registry, &demand, seed).chosen.unwrap().node);
         }
-        assert!(
-            chosen.len() > 95,
-            "only {} of 100 nodes were chosen",
-            chosen.len()
-        );
+        assert!(chosen.len() > 95, "only {} of 100 nodes were chosen", chosen.len());
     }
 
     #[test]

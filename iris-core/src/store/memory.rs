@@ -43,9 +43,7 @@ impl MemoryStore {
             return VecDeque::new();
         }
         let records = self.records();
-        let range = records
-            .range((start, Bound::Excluded(end)))
-            .take(Self::PAGE);
+        let range = records.range((start, Bound::Excluded(end))).take(Self::PAGE);
         range.map(|(key, kept)| record(key.clone(), kept)).collect()
     }
 }
@@ -82,18 +80,12 @@ impl Store for MemoryStore {
 
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryStore")
-            .field("records", &self.records().len())
-            .finish()
+        f.debug_struct("MemoryStore").field("records", &self.records().len()).finish()
     }
 }
 
 fn record(key: Key, (version, value): &(Version, Document)) -> Record {
-    Record {
-        key,
-        version: *version,
-        value: value.clone(),
-    }
+    Record { key, version: *version, value: value.clone() }
 }
 
 fn apply(records: &mut Records, batch: Batch) -> Result<(), StoreError> {
@@ -145,10 +137,7 @@ mod tests {
     #[test]
     fn it_agrees_with_a_naive_model_over_random_histories() {
         for seed in 0..1000 {
-            block_on(conformance::store::agrees_with_a_model(
-                &MemoryStore::new(),
-                seed,
-            ));
+            block_on(conformance::store::agrees_with_a_model(&MemoryStore::new(), seed));
         }
     }
 
@@ -156,9 +145,7 @@ mod tests {
     fn clones_share_their_records() {
         let store = MemoryStore::new();
         let shared = store.clone();
-        block_on(conformance::store::survives_reopening(async || {
-            shared.clone()
-        }));
+        block_on(conformance::store::survives_reopening(async || shared.clone()));
         assert_ne!(store.records().len(), 0);
     }
 

@@ -84,16 +84,11 @@ impl FromStr for Key {
     fn from_str(text: &str) -> Result<Self, KeyError> {
         let segment = |s: &str| {
             !s.is_empty()
-                && s.bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+                && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
         };
         let valid =
             text.len() <= Self::MAX_LEN && text.contains('/') && text.split('/').all(segment);
-        if valid {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(KeyError)
-        }
+        if valid { Ok(Self(text.to_owned())) } else { Err(KeyError) }
     }
 }
 
@@ -213,41 +208,25 @@ impl Batch {
 
     /// Adds the writing of `value` under `key`, whatever is there.
     pub fn put(mut self, key: Key, value: Document) -> Self {
-        self.writes.push(Write {
-            key,
-            expect: Expect::Any,
-            value: Some(value),
-        });
+        self.writes.push(Write { key, expect: Expect::Any, value: Some(value) });
         self
     }
 
     /// Adds the writing of `value` under `key`, which must be absent.
     pub fn create(mut self, key: Key, value: Document) -> Self {
-        self.writes.push(Write {
-            key,
-            expect: Expect::Absent,
-            value: Some(value),
-        });
+        self.writes.push(Write { key, expect: Expect::Absent, value: Some(value) });
         self
     }
 
     /// Adds the writing of `value` under `key`, which must still be at `version`.
     pub fn replace(mut self, key: Key, version: Version, value: Document) -> Self {
-        self.writes.push(Write {
-            key,
-            expect: Expect::At(version),
-            value: Some(value),
-        });
+        self.writes.push(Write { key, expect: Expect::At(version), value: Some(value) });
         self
     }
 
     /// Adds the deletion of `key`, if it is there.
     pub fn delete(mut self, key: Key) -> Self {
-        self.writes.push(Write {
-            key,
-            expect: Expect::Any,
-            value: None,
-        });
+        self.writes.push(Write { key, expect: Expect::Any, value: None });
         self
     }
 }

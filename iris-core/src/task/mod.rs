@@ -32,10 +32,7 @@ pub enum TaskState {
 impl TaskState {
     /// Returns whether the task is over.
     pub const fn is_terminal(self) -> bool {
-        matches!(
-            self,
-            Self::Finished | Self::Failed | Self::Cancelled | Self::Expired
-        )
+        matches!(self, Self::Finished | Self::Failed | Self::Cancelled | Self::Expired)
     }
 }
 

@@ -73,15 +73,8 @@ pub struct TaskRun {
 #[derive(Clone, Copy, Debug)]
 enum Phase {
     Choosing,
-    Offered {
-        node: NodeId,
-        until: Instant,
-    },
-    Accepted {
-        node: NodeId,
-        first_chunk: Option<Instant>,
-        progress: Instant,
-    },
+    Offered { node: NodeId, until: Instant },
+    Accepted { node: NodeId, first_chunk: Option<Instant>, progress: Instant },
     Ended,
 }
 
@@ -114,15 +107,9 @@ impl TaskRun {
         match self.phase {
             Phase::Choosing => Some(self.deadline),
             Phase::Offered { until, .. } => Some(until.min(self.deadline)),
-            Phase::Accepted {
-                first_chunk,
-                progress,
-                ..
-            } => Some(
-                first_chunk
-                    .map_or(progress, |first| first.min(progress))
-                    .min(self.deadline),
-            ),
+            Phase::Accepted { first_chunk, progress, .. } => {
+                Some(first_chunk.map_or(progress, |first| first.min(progress)).min(self.deadline))
+            }
             Phase::Ended => None,
         }
     }
@@ -132,10 +119,7 @@ impl TaskRun {
         if matches!(self.phase, Phase::Choosing) {
             self.tried.push(node);
             self.offers += 1;
-            self.phase = Phase::Offered {
-                node,
-                until: now + self.policy.accept_within,
-            };
+            self.phase = Phase::Offered { node, until: now + self.policy.accept_within };
         }
     }
 
@@ -144,11 +128,7 @@ impl TaskRun {
     /// When nodes had been tried, their failing is the better answer.
     pub fn handle_no_node(&mut self, why: TaskError) {
         if matches!(self.phase, Phase::Choosing) {
-            let error = if self.accepted > 0 {
-                self.nodes_failed()
-            } else {
-                why
-            };
+            let error = if self.accepted > 0 { self.nodes_failed() } else { why };
             self.end(Outcome::Failed(error));
         }
     }
@@ -158,10 +138,7 @@ impl TaskRun {
         if let Phase::Offered { node, .. } = self.phase {
             self.accepted += 1;
             let first = self.policy.first_chunk_base
-                + self
-                    .policy
-                    .first_chunk_per_token
-                    .saturating_mul(self.prompt_tokens);
+                + self.policy.first_chunk_per_token.saturating_mul(self.prompt_tokens);
             self.phase = Phase::Accepted {
                 node,
                 first_chunk: Some(now + first),
@@ -186,12 +163,7 @@ impl TaskRun {
 
     /// Records that a chunk came and was passed on.
     pub fn handle_chunk(&mut self, now: Instant) {
-        if let Phase::Accepted {
-            first_chunk,
-            progress,
-            ..
-        } = &mut self.phase
-        {
+        if let Phase::Accepted { first_chunk, progress, .. } = &mut self.phase {
             self.chunks += 1;
             *first_chunk = None;
             *progress = now + self.policy.progress_within;
@@ -201,10 +173,7 @@ impl TaskRun {
     /// Records that the node delivered a complete answer.
     pub fn handle_finished(&mut self, finish: Finish) {
         if let Phase::Accepted { node, .. } = self.phase {
-            self.attempts.push(Attempt {
-                node,
-                end: AttemptEnd::Done,
-            });
+            self.attempts.push(Attempt { node, end: AttemptEnd::Done });
             self.end(Outcome::Finished(finish));
         }
     }
@@ -214,23 +183,9 @@ impl TaskRun {
         let Phase::Accepted { node, .. } = self.phase else {
             return;
         };
-        if let BackendError::Rejected {
-            status,
-            code,
-            param,
-            message,
-        } = error
-        {
-            self.attempts.push(Attempt {
-                node,
-                end: AttemptEnd::CallersFault,
-            });
-            self.end(Outcome::Failed(TaskError::Rejected {
-                status,
-                code,
-                param,
-                message,
-            }));
+        if let BackendError::Rejected { status, code, param, message } = error {
+            self.attempts.push(Attempt { node, end: AttemptEnd::CallersFault });
+            self.end(Outcome::Failed(TaskError::Rejected { status, code, param, message }));
         } else {
             self.fail_over(node, error.into());
         }
@@ -272,11 +227,9 @@ impl TaskRun {
                 self.actions.push_back(Action::Abandon);
                 self.try_another(node, AttemptEnd::Unanswered);
             }
-            Phase::Accepted {
-                node,
-                first_chunk,
-                progress,
-            } if now >= progress || first_chunk.is_some_and(|first| now >= first) => {
+            Phase::Accepted { node, first_chunk, progress }
+                if now >= progress || first_chunk.is_some_and(|first| now >= first) =>
+            {
                 self.actions.push_back(Action::Abandon);
                 self.fail_over(node, AttemptEnd::Stalled);
             }
@@ -338,18 +291,13 @@ impl TaskRun {
     }
 
     const fn nodes_failed(&self) -> TaskError {
-        TaskError::NodesFailed {
-            attempts: self.accepted,
-        }
+        TaskError::NodesFailed { attempts: self.accepted }
     }
 
     /// Ends the task for a reason that is not its node's.
     fn stop(&mut self, outcome: Outcome) {
         if let Phase::Offered { node, .. } | Phase::Accepted { node, .. } = self.phase {
-            self.attempts.push(Attempt {
-                node,
-                end: AttemptEnd::Stopped,
-            });
+            self.attempts.push(Attempt { node, end: AttemptEnd::Stopped });
             self.actions.push_back(Action::Abandon);
         }
         self.end(outcome);
@@ -373,17 +321,11 @@ mod tests {
     use crate::backend::Usage;
 
     fn node(letter: u8) -> NodeId {
-        String::from_utf8(vec![b'a' + letter % 26; 26])
-            .unwrap()
-            .parse()
-            .unwrap()
+        String::from_utf8(vec![b'a' + letter % 26; 26]).unwrap().parse().unwrap()
     }
 
     fn finish() -> Finish {
-        Finish {
-            reason: "stop".into(),
-            usage: Usage::default(),
-        }
+        Finish { reason: "stop".into(), usage: Usage::default() }
     }
 
     fn start(now: Instant) -> TaskRun {
@@ -404,10 +346,7 @@ mod tests {
         accept(&mut run, now, 0);
         run.handle_chunk(now);
         run.handle_finished(finish());
-        assert_eq!(
-            run.poll_action(),
-            Some(Action::Finish(Outcome::Finished(finish())))
-        );
+        assert_eq!(run.poll_action(), Some(Action::Finish(Outcome::Finished(finish()))));
         assert_eq!(run.state(), TaskState::Finished);
         assert_eq!(run.poll_timeout(), None);
     }
@@ -427,10 +366,7 @@ mod tests {
         accept(&mut run, now, 4);
         run.handle_failed(BackendError::Failed);
         let error = TaskError::NodesFailed { attempts: 2 };
-        assert_eq!(
-            run.poll_action(),
-            Some(Action::Finish(Outcome::Failed(error)))
-        );
+        assert_eq!(run.poll_action(), Some(Action::Finish(Outcome::Failed(error))));
     }
 
     #[test]
@@ -455,10 +391,7 @@ mod tests {
             param: None,
             message: "no".into(),
         });
-        assert!(matches!(
-            run.poll_action(),
-            Some(Action::Finish(Outcome::Failed(_)))
-        ));
+        assert!(matches!(run.poll_action(), Some(Action::Finish(Outcome::Failed(_)))));
         assert_eq!(run.attempts()[0].end, AttemptEnd::CallersFault);
     }
 
@@ -502,13 +435,7 @@ mod tests {
         run.handle_cancelled();
         assert_eq!(run.poll_action(), Some(Action::Abandon));
         assert_eq!(run.poll_action(), Some(Action::Finish(Outcome::Cancelled)));
-        assert_eq!(
-            run.attempts(),
-            [Attempt {
-                node: node(0),
-                end: AttemptEnd::Stopped
-            }]
-        );
+        assert_eq!(run.attempts(), [Attempt { node: node(0), end: AttemptEnd::Stopped }]);
     }
 
     #[test]

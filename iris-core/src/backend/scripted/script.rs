@@ -37,9 +37,7 @@ pub enum Step {
 impl Script {
     /// Makes a script without steps.
     pub const fn new() -> Self {
-        Self {
-            steps: VecDeque::new(),
-        }
+        Self { steps: VecDeque::new() }
     }
 
     /// Makes a script of texts; empty ones are left out.
@@ -50,11 +48,7 @@ impl Script {
     /// Adds a text, unless it is empty.
     pub fn text(self, text: impl Into<String>) -> Self {
         let text = text.into();
-        if text.is_empty() {
-            self
-        } else {
-            self.step(Step::Chunk(Chunk::Text(text)))
-        }
+        if text.is_empty() { self } else { self.step(Step::Chunk(Chunk::Text(text))) }
     }
 
     /// Adds a step of the answer that is not plain text.
@@ -64,10 +58,7 @@ impl Script {
 
     /// Adds an end with `reason` and `usage`.
     pub fn finish(self, reason: &str, usage: Usage) -> Self {
-        let finish = Finish {
-            reason: reason.to_owned(),
-            usage,
-        };
+        let finish = Finish { reason: reason.to_owned(), usage };
         self.step(Step::Chunk(Chunk::Finished(finish)))
     }
 
@@ -95,9 +86,7 @@ impl Script {
 
 impl FromIterator<Step> for Script {
     fn from_iter<I: IntoIterator<Item = Step>>(steps: I) -> Self {
-        Self {
-            steps: steps.into_iter().collect(),
-        }
+        Self { steps: steps.into_iter().collect() }
     }
 }
 
@@ -112,10 +101,7 @@ impl Gate {
     /// Makes a closed gate.
     pub fn new() -> Self {
         let (key, opened) = oneshot::channel();
-        Self {
-            key: Arc::new(Mutex::new(Some(key))),
-            opened: opened.shared(),
-        }
+        Self { key: Arc::new(Mutex::new(Some(key))), opened: opened.shared() }
     }
 
     /// Lets everything through that waits now or later.
@@ -144,11 +130,7 @@ impl Default for Gate {
 
 impl fmt::Debug for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = if locked(&self.key).is_none() {
-            "open"
-        } else {
-            "closed"
-        };
+        let state = if locked(&self.key).is_none() { "open" } else { "closed" };
         write!(f, "Gate({state})")
     }
 }

@@ -18,11 +18,7 @@ pub async fn agrees_with_a_model(store: &dyn Store, seed: u64) {
         let outcome = store.commit(batch.clone()).await;
         assert_eq!(outcome, expected, "seed {seed}, step {step}: {batch:?}");
         let kept: Vec<_> = model.values().cloned().collect();
-        assert_eq!(
-            scan(store, Key::all(&kind)).await,
-            kept,
-            "seed {seed} after step {step}"
-        );
+        assert_eq!(scan(store, Key::all(&kind)).await, kept, "seed {seed} after step {step}");
     }
 }
 
@@ -48,9 +44,7 @@ impl Random {
             },
             value: (self.below(4) > 0).then(|| document(step)),
         });
-        Batch {
-            writes: writes.collect(),
-        }
+        Batch { writes: writes.collect() }
     }
 }
 
@@ -67,14 +61,7 @@ fn apply_to_model(model: &mut BTreeMap<Key, Record>, batch: &Batch) -> Result<()
         };
         if let Some(value) = value.clone() {
             let version = Version(version.map_or(1, |version| version.0 + 1));
-            next.insert(
-                key.clone(),
-                Record {
-                    key: key.clone(),
-                    version,
-                    value,
-                },
-            );
+            next.insert(key.clone(), Record { key: key.clone(), version, value });
         }
     }
     *model = next;

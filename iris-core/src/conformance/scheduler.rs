@@ -1,0 +1,151 @@
+//! What every [`Scheduler`](crate::scheduler::Scheduler) must do.
+
+use std::time::Instant;
+
+use crate::demand::Demand;
+use crate::explain::{Explanation, Reason};
+use crate::id::{AccountId, NodeId};
+use crate::model::{Abilities, ModelOffer};
+use crate::registry::{NodeProfile, NodeState, Registry};
+use crate::reputation::Points;
+use crate::scheduler::Scheduler;
+
+/// Runs every check of this module.
+pub fn run_all(scheduler: &dyn Scheduler) {
+    chooses_only_what_meets_the_demand(scheduler);
+    chooses_whatever_can_be_chosen(scheduler);
+    same_arguments_give_the_same_choice(scheduler);
+    compares_few_and_names_the_chosen(scheduler);
+    accounts_for_every_node_once(scheduler);
+}
+
+/// Never chooses a node that is busy, draining, away, tried, or lacks what the task needs.
+pub fn chooses_only_what_meets_the_demand(scheduler: &dyn Scheduler) {
+    let now = Instant::now();
+    let registry = assorted(now, 60);
+    for demand in demands() {
+        for seed in 0..50 {
+            let choice = scheduler.choose(&registry, &demand, now, seed);
+            if let Some(chosen) = choice.chosen {
+                let refusal = registry.refusal(&chosen.node, &demand);
+                assert_eq!(refusal, None, "{} was chosen for {demand:?}", chosen.node);
+            }
+        }
+    }
+}
+
+/// Chooses some node whenever one can be chosen, if it is one of a few.
+///
+/// A scheduler that samples may miss the only able node among many, but not among eight.
+pub fn chooses_whatever_can_be_chosen(scheduler: &dyn Scheduler) {
+    let now = Instant::now();
+    let registry = assorted(now, 8);
+    for demand in demands() {
+        let able = registry
+            .iter()
+            .any(|(_, node)| registry.refusal(&node.profile().id, &demand).is_none());
+        for seed in 0..50 {
+            let choice = scheduler.choose(&registry, &demand, now, seed);
+            assert_eq!(choice.chosen.is_some(), able, "for {demand:?}");
+        }
+    }
+}
+
+/// Gives the same choice for the same arguments.
+pub fn same_arguments_give_the_same_choice(scheduler: &dyn Scheduler) {
+    let now = Instant::now();
+    let registry = assorted(now, 60);
+    for demand in demands() {
+        for seed in 0..20 {
+            let first = scheduler.choose(&registry, &demand, now, seed);
+            assert_eq!(first, scheduler.choose(&registry, &demand, now, seed));
+        }
+    }
+}
+
+/// Compares at most [`Explanation::MAX_COMPARED`] nodes, each once, and gives the reason
+/// [`Reason::Chosen`] to the chosen one and to no other.
+pub fn compares_few_and_names_the_chosen(scheduler: &dyn Scheduler) {
+    let now = Instant::now();
+    let registry = assorted(now, 60);
+    for demand in demands() {
+        for seed in 0..20 {
+            let choice = scheduler.choose(&registry, &demand, now, seed);
+            let compared = &choice.explanation.compared;
+            assert!(compared.len() <= Explanation::MAX_COMPARED);
+            for (position, (node, _)) in compared.iter().enumerate() {
+                assert!(!compared[..position].iter().any(|(known, _)| known == node));
+            }
+            let chosen = compared.iter().filter(|(_, reason)| *reason == Reason::Chosen);
+            let chosen: Vec<NodeId> = chosen.map(|(node, _)| *node).collect();
+            assert_eq!(chosen, choice.chosen.map(|c| c.node).into_iter().collect::<Vec<_>>());
+        }
+    }
+}
+
+/// Counts every node that offers the model exactly once, compared or passed over.
+pub fn accounts_for_every_node_once(scheduler: &dyn Scheduler) {
+    let now = Instant::now();
+    let registry = assorted(now, 60);
+    for demand in demands() {
+        let offering = registry.iter().filter(|(_, node)| {
+            node.profile().models.iter().any(|offer| offer.name == demand.model)
+        });
+        let offering = offering.count();
+        for seed in 0..20 {
+            let explanation = scheduler.choose(&registry, &demand, now, seed).explanation;
+            let skipped: u32 = explanation.skipped.iter().map(|(_, count)| count).sum();
+            assert_eq!(explanation.compared.len() + skipped as usize, offering, "for {demand:?}");
+        }
+    }
+}
+
+/// Nodes of every kind: able, busy, draining, away, small, and without the model.
+fn assorted(now: Instant, count: usize) -> Registry {
+    let mut registry = Registry::default();
+    for number in 0..count {
+        let mut offer = ModelOffer::new(
+            if number % 7 == 6 { "other" } else { "m" }.parse().expect("both are names"),
+            if number % 3 == 0 { 2048 } else { 8192 },
+        );
+        if number % 2 == 0 {
+            offer.abilities = Abilities::TOOLS;
+        }
+        let profile = NodeProfile {
+            id: id(number),
+            owner: AccountId::from_bytes([0; 16]),
+            name: String::new(),
+            slots: 2,
+            models: vec![offer],
+        };
+        let seat = registry.join(now, profile, Points::START);
+        match number % 6 {
+            1 => {
+                registry.reserve(seat);
+            }
+            2 => {
+                registry.reserve(seat);
+                registry.reserve(seat);
+            }
+            3 => registry.set_state(seat, NodeState::Draining),
+            4 => registry.set_state(seat, NodeState::Away),
+            _ => {}
+        }
+    }
+    registry
+}
+
+fn demands() -> Vec<Demand> {
+    let plain = Demand::new("m".parse().expect("it is a name"));
+    let long = Demand { context_tokens: 4096, ..plain.clone() };
+    let able = Demand { abilities: Abilities::TOOLS, ..plain.clone() };
+    let tried = Demand { exclude: vec![id(0), id(1), id(5)], ..plain.clone() };
+    let absent = Demand::new("absent".parse().expect("it is a name"));
+    vec![plain, long, able, tried, absent]
+}
+
+fn id(number: usize) -> NodeId {
+    let letter = |n: usize| char::from(b'a' + u8::try_from(n % 26).expect("it is below 26"));
+    let text: String = [letter(number / 26), letter(number)].iter().collect();
+    format!("{text:a>26}").parse().expect("26 letters are a node id")
+}
