@@ -22,6 +22,7 @@ mod connections;
 mod cors;
 mod error;
 mod json;
+mod linger;
 mod listener;
 mod metrics;
 mod observe;

@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::connections::{Connections, Crowded, Place};
+use super::linger::{Lingering, Unread};
 use super::listener::Listener;
 use super::router_with;
 use super::settings::ServerSettings;
@@ -238,13 +239,16 @@ impl Shared {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let spoken = Arc::new(AtomicBool::new(false));
+        let unread = Unread::default();
+        let io = TokioIo::new(Lingering::new(io, unread.clone()));
         let service = Service {
             router: self.router.clone(),
             peer,
             spoken: Arc::clone(&spoken),
+            unread,
             place: Arc::new(place),
         };
-        let connection = self.http.serve_connection(TokioIo::new(io), service).with_upgrades();
+        let connection = self.http.serve_connection(io, service).with_upgrades();
         let mut connection = pin!(connection);
         let mut first_request = pin!(tokio::time::sleep(self.first_request));
         let mut stopped = pin!(stop.cancelled());
@@ -288,6 +292,7 @@ struct Service {
     peer: SocketAddr,
     /// Whether a whole request head has come.
     spoken: Arc<AtomicBool>,
+    unread: Unread,
     place: Arc<Place>,
 }
 
@@ -303,6 +308,7 @@ impl hyper::service::Service<hyper::Request<Incoming>> for Service {
             // What the connection becomes keeps its place.
             request.extensions_mut().insert(Arc::clone(&self.place));
         }
+        let request = request.map(|body| self.unread.watch(body));
         tower::Service::call(&mut self.router.clone(), request)
     }
 }

@@ -72,6 +72,20 @@ async fn bodies_beyond_the_limit_are_refused_announced_or_not() {
 }
 
 #[tokio::test]
+async fn upload_refused_in_its_midst_is_let_out_and_finds_its_answer() {
+    let net = Net::with_api(ApiSettings::default().with_body_limit(1000)).await;
+    let upload = "x".repeat(8 << 20);
+    let (path, bearer) = ("/v1/chat/completions", net.bearer());
+    let too_large = request("POST", path, &[bearer.as_pair()], &upload);
+    for (request, status) in [(too_large, 413), (request("POST", path, &[], &upload), 401)] {
+        let mut stream = TcpStream::connect(net.address).await.unwrap();
+        // Some clients report a broken upload and never look at the answer.
+        stream.write_all(request.as_bytes()).await.unwrap();
+        assert_eq!(client::read(stream).await.status, status);
+    }
+}
+
+#[tokio::test]
 async fn compressed_bodies_are_refused() {
     let net = Net::start().await;
     let bearer = net.bearer();
