@@ -158,7 +158,7 @@ mod tests {
             here.write_all(b"refused").await.unwrap();
             here.shutdown().await.unwrap();
         });
-        there.write_all(&[0; 100_000]).await.unwrap();
+        there.write_all(&vec![0; 100_000]).await.unwrap();
         let mut reply = [0; 7];
         there.read_exact(&mut reply).await.unwrap();
         drop(there);
