@@ -17,8 +17,9 @@ use iris_crypto::Identity;
 use iris_node::agent::{Agent, AgentBuilder, AgentError, Connector, Status};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
-use coordinator::{Coordinator, NOW};
+use coordinator::{Coordinator, NOW, PATIENCE};
 
 /// An agent at work.
 struct Running {
@@ -46,11 +47,12 @@ impl Running {
     }
 
     async fn ended(self) -> Result<(), AgentError> {
-        self.task.await.unwrap()
+        timeout(PATIENCE, self.task).await.expect("the agent ends").unwrap()
     }
 
     async fn becomes(&mut self, wanted: impl FnMut(&Status) -> bool) -> Status {
-        self.status.wait_for(wanted).await.unwrap().clone()
+        let status = timeout(PATIENCE, self.status.wait_for(wanted)).await;
+        status.expect("the agent's status changes").unwrap().clone()
     }
 }
 
@@ -85,9 +87,13 @@ fn scripted(script: impl Fn() -> Script + Send + Sync + 'static) -> ScriptedBack
 
 /// Waits until `done`, letting everything else run.
 async fn until(mut done: impl FnMut() -> bool) {
-    while !done() {
+    for _ in 0..10_000 {
+        if done() {
+            return;
+        }
         tokio::task::yield_now().await;
     }
+    panic!("it does not come about");
 }
 
 /// Resolves when nothing but time can bring anything about any more.

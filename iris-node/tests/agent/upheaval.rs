@@ -157,7 +157,9 @@ async fn a_coordinator_that_cannot_prove_itself_gets_no_node() {
     coordinator.forges = true;
     let mut agent = Running::new(builder(&backend).build(), connector);
     coordinator.accept().await;
+    let begin = Instant::now();
     assert!(coordinator.is_left().await);
+    assert_eq!(begin.elapsed(), Duration::ZERO);
     let wanted = Status::Offline { cause: Some(AgentError::BadProof) };
     agent.becomes(|status| *status == wanted).await;
     coordinator.cut();

@@ -251,6 +251,24 @@ async fn a_task_whose_answer_nobody_takes_still_ends_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slow_reader_does_not_keep_the_slot_of_a_finished_answer() {
+    let (mut coordinator, connector) = Coordinator::new();
+    coordinator.limits.window = Window { frames: 4, bytes: 1 << 20 };
+    let _agent = Running::new(builder(&saying(12)).build(), connector);
+    coordinator.accept().await;
+    coordinator.assign("m").await;
+    quiet().await;
+    let second = coordinator.assign("m").await;
+    let accepted = CoordinatorEvent::Accepted(second);
+    for _ in 0..6 {
+        if coordinator.next().await == accepted {
+            return;
+        }
+    }
+    panic!("the slot is still taken");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_slot_is_not_kept_for_a_prompt_that_never_comes() {
     let (mut coordinator, _agent) = online(&saying(1), 1).await;
     let assignment = coordinator.assign_in_part("m").await;
