@@ -72,7 +72,7 @@ impl<'a> Reader<'a> {
     /// Reads an object and hands each member's name to `member`, which must read its value.
     pub(super) fn object<E: From<JsonError>>(
         &mut self,
-        mut member: impl FnMut(&mut Self, &str) -> Result<(), E>,
+        mut member: impl FnMut(&mut Self, &Cow<'a, str>) -> Result<(), E>,
     ) -> Result<(), E> {
         self.enter(b'{')?;
         if !self.eat(b'}') {
@@ -318,7 +318,7 @@ mod tests {
         let mut names = Vec::new();
         let mut reader = Reader::new(r#"{"mod\u0065l":1,"b":[{}]}"#);
         let read: Result<(), JsonError> = reader.object(|reader, name| {
-            names.push(name.to_owned());
+            names.push(name.to_string());
             reader.skip().map(drop)
         });
         assert_eq!((read, names), (Ok(()), vec!["model".to_owned(), "b".to_owned()]));

@@ -24,7 +24,7 @@ pub(super) struct Metrics {
     /// By the first digit of the status, from 1.
     requests: [Counter; 5],
     seconds: Histogram,
-    first_token: Histogram,
+    first_chunk: Histogram,
 }
 
 impl fmt::Debug for Metrics {
@@ -41,14 +41,14 @@ impl Metrics {
         // Looked up once, so that counting a request takes no lock.
         let requests = classes.map(|class| family.get_or_create(&vec![("status", class)]).clone());
         let seconds = Histogram::new(SECONDS);
-        let first_token = Histogram::new(SECONDS);
+        let first_chunk = Histogram::new(SECONDS);
         registry.register("http_requests", "Requests by class of status", family);
         let help = "Seconds until the head of an answer";
         registry.register("http_response_seconds", help, seconds.clone());
         let help = "Seconds until the first chunk of a streamed answer";
-        registry.register("first_chunk_seconds", help, first_token.clone());
+        registry.register("first_chunk_seconds", help, first_chunk.clone());
         registry.register_collector(Box::new(Counted(coordinator)));
-        Self { registry, requests, seconds, first_token }
+        Self { registry, requests, seconds, first_chunk }
     }
 
     /// Counts a request whose answer has begun.
@@ -61,8 +61,8 @@ impl Metrics {
     }
 
     /// Records how long a caller waited for the first chunk.
-    pub(super) fn first_token(&self, took: Duration) {
-        self.first_token.observe(took.as_secs_f64());
+    pub(super) fn first_chunk(&self, took: Duration) {
+        self.first_chunk.observe(took.as_secs_f64());
     }
 
     /// Returns all figures.

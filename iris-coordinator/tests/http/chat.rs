@@ -143,8 +143,11 @@ async fn answers_that_are_none_do_not_reach_the_caller() {
     net.node(vec![Step::text("a"), Step::json(forged), Step::Finish("stop")]).await;
     let reply = net.chat(r#","stream":true"#).await;
     let events = reply.events();
-    assert_eq!(deltas(&reply), "a");
+    assert_eq!((reply.status, deltas(&reply).as_str()), (200, "a"));
     assert!(events.last().unwrap()["error"].is_object(), "{}", reply.text());
+    let net = Net::start().await;
+    net.node(vec![Step::json(forged), Step::Finish("stop")]).await;
+    assert_eq!(net.chat(r#","stream":true"#).await.status, 502);
 }
 
 #[tokio::test]

@@ -4,12 +4,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use iris_coordinator::Coordinator;
 use iris_coordinator::http::{ApiSettings, Server, ServerSettings};
 use iris_core::AccountId;
 use iris_core::store::MemoryStore;
 use iris_crypto::{Identity, Secret};
+use iris_protocol::limits::Limits;
 use iris_protocol::rest::KeyScope;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -99,7 +101,10 @@ impl Bearer {
 async fn coordinator() -> Coordinator {
     let secret = Secret::from_bytes([9; 32]);
     let store = Arc::new(MemoryStore::new());
-    Coordinator::builder(store, Identity::generate(), secret).build().await.unwrap()
+    // A node that is lost is waited for only briefly, so that tests need not wait either.
+    let limits = Limits { resume_grace: Duration::from_millis(50), ..Limits::default() };
+    let builder = Coordinator::builder(store, Identity::generate(), secret);
+    builder.with_link_limits(limits).build().await.unwrap()
 }
 
 async fn key(coordinator: &Coordinator, account: AccountId, scope: KeyScope) -> String {

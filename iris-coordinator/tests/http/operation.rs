@@ -1,6 +1,5 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use iris_coordinator::http::{ServeError, TlsFiles};
 use serde_json::{Value, json};

@@ -98,7 +98,7 @@ impl EventWriter {
         }
     }
 
-    /// Passes on a chunk of a streamed answer.
+    /// Passes on a chunk of a streamed answer. An invalid one leaves `out` as it was.
     pub(super) fn chunk(&self, chunk: &Chunk, out: &mut BytesMut) -> Result<(), InvalidChunk> {
         match chunk {
             Chunk::Text(text) => self.text(text, out),
@@ -202,7 +202,7 @@ fn members<'a>(json: &'a [u8], forbidden: &[&str]) -> Result<&'a [u8], InvalidCh
             count += 1;
             count %= seen.len();
         }
-        clean &= !forbidden.contains(&name);
+        clean &= !forbidden.contains(&name.as_ref());
         reader.skip().map(drop)
     });
     if read.is_err() || reader.end().is_err() || !clean {

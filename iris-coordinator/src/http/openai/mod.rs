@@ -10,6 +10,7 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
+use bytes::BytesMut;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue};
 use iris_core::backend::{Chunk, Operation};
@@ -156,22 +157,32 @@ async fn whole(mut handle: TaskHandle, heading: Heading<'_>) -> Result<Response,
 
 /// Waits until it is known whether there will be an answer, then streams it.
 async fn streamed(
-    api: &Arc<Api>,
+    api: &Api,
     context: &RequestContext,
     mut handle: TaskHandle,
     writer: EventWriter,
 ) -> Result<Response, ApiError> {
-    let first = match stream::open(&mut handle, api.settings.keep_alive).await {
-        Opening::Chunk(chunk) => Some(chunk),
-        Opening::Finished(finish) => {
-            let events = Events::finished(&writer, &finish);
-            return Ok(event_stream(Body::from(events), context.id, handle.node()));
+    let mut out = BytesMut::with_capacity(stream::BUFFER);
+    writer.begin(&mut out);
+    loop {
+        match stream::open(&mut handle, api.settings.keep_alive).await {
+            Opening::Chunk(chunk) if writer.chunk(&chunk, &mut out).is_err() => {
+                handle.reject_answer();
+            }
+            Opening::Chunk(_) => {
+                api.metrics.first_chunk(context.since.elapsed());
+                break;
+            }
+            Opening::Finished(finish) => {
+                writer.finish(&finish, &mut out);
+                return Ok(event_stream(Body::from(out.freeze()), context.id, handle.node()));
+            }
+            Opening::Waiting => break,
+            Opening::Failed(error) => return Err(error),
         }
-        Opening::Waiting => None,
-        Opening::Failed(error) => return Err(error),
-    };
+    }
     let (id, node) = (handle.id(), handle.node());
-    let events = Events::new(Arc::clone(api), *context, handle, writer, first);
+    let events = Events::new(api.settings.keep_alive, *context, handle, writer, out);
     let mut response = event_stream(Body::new(events), id, node);
     response.extensions_mut().insert(Streamed);
     Ok(response)

@@ -1,5 +1,7 @@
 //! What the coordinator reads of a request's body; the rest reaches the node unread.
 
+use std::borrow::Cow;
+
 use iris_core::ModelName;
 use iris_core::backend::Operation;
 use iris_core::model::Abilities;
@@ -58,9 +60,9 @@ pub(in crate::http) fn check_object(body: &[u8]) -> Result<(), ApiError> {
 /// body must not see two different requests.
 fn read_members<'a>(
     reader: &mut Reader<'a>,
-    mut member: impl FnMut(&mut Reader<'a>, &str) -> Result<(), Fault>,
+    mut member: impl FnMut(&mut Reader<'a>, &Cow<'a, str>) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
-    let mut seen: Vec<String> = Vec::with_capacity(16);
+    let mut seen: Vec<Cow<'a, str>> = Vec::with_capacity(16);
     reader.object(|reader, name| {
         if seen.iter().any(|known| known == name) {
             return Err(Fault::refused(format!("The member '{name}' occurs twice."), None));
@@ -68,7 +70,7 @@ fn read_members<'a>(
         if seen.len() == MAX_MEMBERS {
             return Err(Fault::refused("The request has too many members.".to_owned(), None));
         }
-        seen.push(name.to_owned());
+        seen.push(name.clone());
         member(reader, name)
     })
 }

@@ -6,7 +6,6 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,14 +19,13 @@ use tokio::time::{Instant, Sleep};
 use super::envelope::{EventWriter, write_error, write_keep_alive};
 use super::unfinished;
 use crate::dispatch::{TaskEvent, TaskHandle};
-use crate::http::Api;
 use crate::http::error::ApiError;
 use crate::http::observe::{RequestContext, size_class};
 
 /// Bytes that are sent at a time when many events are ready.
 const BATCH: usize = 16 << 10;
 /// Bytes that a stream's buffer begins with.
-const BUFFER: usize = 2 << 10;
+pub(super) const BUFFER: usize = 2 << 10;
 
 /// How a stream begins.
 #[derive(Debug)]
@@ -66,7 +64,6 @@ pub(super) async fn open(handle: &mut TaskHandle, patience: Duration) -> Opening
 
 /// The events of one streamed answer.
 pub(super) struct Events {
-    api: Arc<Api>,
     context: RequestContext,
     /// The task, until it is over.
     handle: Option<TaskHandle>,
@@ -79,50 +76,24 @@ pub(super) struct Events {
 }
 
 impl Events {
-    /// Begins a stream, with its first chunk if there is one already.
+    /// Begins with what was written to `out` already.
     pub(super) fn new(
-        api: Arc<Api>,
+        keep_alive: Duration,
         context: RequestContext,
         handle: TaskHandle,
         writer: EventWriter,
-        first: Option<Chunk>,
+        out: BytesMut,
     ) -> Self {
-        let mut out = BytesMut::with_capacity(BUFFER);
-        writer.begin(&mut out);
-        let quiet = Quiet::new(api.settings.keep_alive);
-        let mut events = Self {
-            api,
-            context,
-            handle: Some(handle),
-            writer,
-            out,
-            sent: 0,
-            quiet,
-            ended: "dropped",
-        };
-        if let Some(first) = first {
-            events.api.metrics.first_token(events.context.since.elapsed());
-            events.pass_on(&first);
-        }
-        events
-    }
-
-    /// Returns all events of an answer that is empty.
-    pub(super) fn finished(writer: &EventWriter, finish: &Finish) -> Bytes {
-        let mut out = BytesMut::new();
-        writer.begin(&mut out);
-        writer.finish(finish, &mut out);
-        out.freeze()
+        let quiet = Quiet::new(keep_alive);
+        Self { context, handle: Some(handle), writer, out, sent: 0, quiet, ended: "dropped" }
     }
 
     /// Writes a chunk, or holds it against the node that it is none.
     fn pass_on(&mut self, chunk: &Chunk) {
-        let length = self.out.len();
-        if self.writer.chunk(chunk, &mut self.out).is_err() {
-            self.out.truncate(length);
-            if let Some(handle) = &mut self.handle {
-                handle.reject_answer();
-            }
+        if self.writer.chunk(chunk, &mut self.out).is_err()
+            && let Some(handle) = &mut self.handle
+        {
+            handle.reject_answer();
         }
     }
 
