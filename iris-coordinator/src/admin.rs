@@ -31,13 +31,11 @@ pub(crate) async fn new_account(settings: &Settings) -> Result<(), Failure> {
 /// Makes an API key and prints it to standard output.
 pub(crate) async fn new_key(settings: &Settings, key: &NewKey) -> Result<(), Failure> {
     let label = key.label.clone();
-    let created = match key.owner.account {
-        Some(account) => accounts(settings).await?.create_key_for(account, key.scope, label).await,
-        None => {
-            let typed = read_input()?;
-            let accounts = accounts(settings).await?;
-            accounts.create_key(typed.expose(), key.scope, label, None).await
-        }
+    let created = if let Some(account) = key.owner.account {
+        accounts(settings).await?.create_key_for(account, key.scope, label).await
+    } else {
+        let typed = read_input()?;
+        accounts(settings).await?.create_key(typed.expose(), key.scope, label, None).await
     };
     let created = created.map_err(refused)?;
     say(created.key.expose())?;

@@ -125,6 +125,7 @@ pub(crate) struct Owner {
 
 const SETTINGS: &str = "Settings";
 
+#[allow(clippy::doc_markdown, reason = "these texts are printed as they are")]
 #[derive(Debug, Args)]
 #[command(next_help_heading = SETTINGS)]
 struct SettingFlags {
