@@ -47,6 +47,30 @@ pub struct TaskRequest {
 }
 
 impl TaskRequest {
+    /// Makes a chat of one message by the user, for somebody who waits and reads along, under a
+    /// new id. It may take ten minutes.
+    pub fn chat(account: AccountId, model: ModelName, message: &str) -> Self {
+        let body = serde_json::json!({
+            "model": model.as_str(),
+            "messages": [{ "role": "user", "content": message }],
+            "stream": true,
+        });
+        Self {
+            id: TaskId::from_bytes(iris_crypto::random_bytes()),
+            account,
+            operation: Operation::Chat,
+            model,
+            body: body.to_string().into(),
+            stream: true,
+            // English has four bytes to a token, about.
+            prompt_tokens: u32::try_from(message.len() / 4 + 1).unwrap_or(u32::MAX),
+            max_tokens: 0,
+            abilities: Abilities::default(),
+            time_limit: Duration::from_mins(10),
+            priority: Priority::Interactive,
+        }
+    }
+
     fn demand(&self) -> Demand {
         Demand {
             model: self.model.clone(),
