@@ -39,6 +39,11 @@ fn run(folder: &TempDir, line: &str) -> Ended {
     run_with(folder, line, "")
 }
 
+fn signal(child: &Child, name: &str) {
+    let kill = format!("kill -{name} {}", child.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+}
+
 /// A serving coordinator; killed if a test leaves it behind.
 struct Serving {
     child: Child,
@@ -75,13 +80,8 @@ impl Serving {
         (status, serde_json::from_str(body).unwrap())
     }
 
-    fn signal(&self, name: &str) {
-        let kill = format!("kill -{name} {}", self.child.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
-    }
-
     fn stop(mut self) -> ExitStatus {
-        self.signal("TERM");
+        signal(&self.child, "TERM");
         self.child.wait().unwrap()
     }
 }
@@ -100,7 +100,7 @@ fn serves_until_it_is_told_to_stop() {
     let (status, health) = serving.request("GET", "/healthz", "", "");
     assert_eq!((status, health["status"].as_str()), (200, Some("ok")));
     // Without TLS there is nothing to read again, which is no reason to die.
-    serving.signal("HUP");
+    signal(&serving.child, "HUP");
     assert_eq!(serving.request("GET", "/readyz", "", "").0, 200);
     assert_eq!(serving.stop().code(), Some(0));
     for file in ["iris.db", "coordinator.key", "coordinator.secret"] {
@@ -109,6 +109,37 @@ fn serves_until_it_is_told_to_stop() {
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
     assert_eq!(Serving::start(&folder).stop().code(), Some(0), "again on the same books");
+}
+
+#[test]
+fn hangup_reads_tls_files_again_and_survives_bad_ones() {
+    let folder = TempDir::new().unwrap();
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/http/tls");
+    let install = |name: &str| {
+        for kind in ["pem", "key.pem"] {
+            let target = folder.path().join(format!("server.{kind}"));
+            std::fs::copy(format!("{source}/{name}.{kind}"), target).unwrap();
+        }
+    };
+    install("first");
+    // Everybody may come: with TLS a public address is no reason to refuse.
+    let line = "--listen 0.0.0.0:0 --tls-cert server.pem --tls-key server.key.pem";
+    let mut child = command(&folder, line).spawn().unwrap();
+    let mut ready = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut ready).unwrap();
+    assert!(ready.contains("https://0.0.0.0:"), "{ready}");
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut says = |text: &str| log.any(|line| line.unwrap().contains(text));
+    install("second");
+    signal(&child, "HUP");
+    assert!(says("TLS files read again"));
+    std::fs::write(folder.path().join("server.pem"), "no certificate").unwrap();
+    signal(&child, "HUP");
+    assert!(says("TLS files cannot be used"));
+    signal(&child, "TERM");
+    assert!(says("stopping"));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]
