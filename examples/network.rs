@@ -13,7 +13,7 @@ use futures::StreamExt;
 use iris_client::{Client, openai::ChatRequest, openai::Message};
 use iris_coordinator::Coordinator;
 use iris_coordinator::http::{Server, ServerSettings};
-use iris_coordinator::store::SqliteStore;
+use iris_coordinator::store::{SqliteStore, VIEWS};
 use iris_crypto::{Identity, Secret};
 use iris_node::agent::{Agent, CoordinatorUrl, Status, WebSocketConnector};
 use iris_node::backend::engine::{BUNDLED_MODEL, Engine};
@@ -98,7 +98,7 @@ struct Network {
 impl Network {
     async fn start(folder: &std::path::Path) -> Result<Self, AnyError> {
         let (stop, stopped) = watch::channel(false);
-        let store = Arc::new(SqliteStore::open(folder.join("iris.db"), &[])?);
+        let store = Arc::new(SqliteStore::open(folder.join("iris.db"), VIEWS)?);
         let coordinator =
             Coordinator::builder(store, Identity::generate(), Secret::generate()).build().await?;
         let settings = ServerSettings::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
@@ -194,7 +194,11 @@ impl Network {
 
 fn rate(chunks: u32, took: Duration) -> String {
     let seconds = took.as_secs_f64();
-    if seconds > 0.0 { format!(", {:.0} per second", f64::from(chunks) / seconds) } else { String::new() }
+    if seconds > 0.0 {
+        format!(", {:.0} per second", f64::from(chunks) / seconds)
+    } else {
+        String::new()
+    }
 }
 
 /// Resolves when the network is to stop.

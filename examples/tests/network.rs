@@ -241,9 +241,10 @@ async fn node_of_another_account_is_turned_away() {
     let seed = iris_crypto::Secret::from_bytes([7; 32]);
     let node = net.join_as(Identity::from_seed(&seed), echo(), |agent| agent).await;
     node.stop().await;
-    let agent = iris_node::agent::Agent::builder(Identity::from_seed(&seed), std::sync::Arc::new(echo()))
-        .with_measurement(false)
-        .build();
+    let agent =
+        iris_node::agent::Agent::builder(Identity::from_seed(&seed), std::sync::Arc::new(echo()))
+            .with_measurement(false)
+            .build();
     let coordinator = net.coordinator.clone();
     let connector = move || {
         let (here, there) = iris_protocol::transport::memory::pair(16);

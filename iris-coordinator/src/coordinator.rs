@@ -32,7 +32,7 @@ const DEED: &str = "deed";
 /// The record type of models that nodes offered.
 const MODEL: &str = "model";
 /// How often what changes slowly is written down, and what is too old is deleted.
-const HOUSEKEEPING: Duration = Duration::from_secs(60);
+const HOUSEKEEPING: Duration = Duration::from_mins(1);
 
 /// The coordinator of a network; cloning shares it.
 #[derive(Clone)]
@@ -164,18 +164,9 @@ impl Builder {
             tasks.clone(),
         );
         inference.resume().await?;
-        let inner = Inner {
-            identity,
-            dispatch,
-            door,
-            accounts,
-            inference,
-            tasks,
-            store: self.store,
-        };
-        let coordinator = Coordinator {
-            inner: Arc::new(inner),
-        };
+        let inner =
+            Inner { identity, dispatch, door, accounts, inference, tasks, store: self.store };
+        let coordinator = Coordinator { inner: Arc::new(inner) };
         tokio::spawn(keep_house(Arc::downgrade(&coordinator.inner)));
         Ok(coordinator)
     }
@@ -202,7 +193,7 @@ impl Coordinator {
             journal: JournalLimits::default(),
             queue_capacity: 1024,
             max_wait: Duration::from_secs(10),
-            retention: Duration::from_secs(24 * 60 * 60),
+            retention: Duration::from_hours(24),
         }
     }
 
@@ -257,9 +248,7 @@ impl Coordinator {
                 .iter()
                 .map(|(seat, node)| {
                     let link = links.iter().find(|link| link.seat == seat);
-                    let version = link
-                        .map(|link| link.agent_version.clone())
-                        .unwrap_or_default();
+                    let version = link.map(|link| link.agent_version.clone()).unwrap_or_default();
                     let connected = link.map_or(0, |link| link.connected.as_secs());
                     summarise(node, version, connected)
                 })
@@ -280,20 +269,10 @@ impl Coordinator {
         let (nodes, slots, slots_in_use) = dispatch.with_registry(|registry| {
             let nodes = || registry.iter().map(|(_, node)| node);
             let slots = nodes().map(|node| u64::from(node.profile().slots)).sum();
-            (
-                registry.len(),
-                slots,
-                nodes().map(|node| u64::from(node.in_use())).sum(),
-            )
+            (registry.len(), slots, nodes().map(|node| u64::from(node.in_use())).sum())
         });
         let counted = dispatch.counters.stats();
-        Stats {
-            nodes,
-            slots,
-            slots_in_use,
-            queued: dispatch.queued(),
-            ..counted
-        }
+        Stats { nodes, slots, slots_in_use, queued: dispatch.queued(), ..counted }
     }
 
     /// Returns whether the store answers.
@@ -313,19 +292,14 @@ impl Coordinator {
         self.inner.tasks.wait().await;
         self.inner.write_models();
         if let Err(lost) = self.inner.dispatch.journal.shutdown().await {
-            tracing::error!(
-                rows = lost.rows,
-                "records could not be written before the end"
-            );
+            tracing::error!(rows = lost.rows, "records could not be written before the end");
         }
     }
 }
 
 impl fmt::Debug for Coordinator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Coordinator")
-            .field("identity", &self.identity())
-            .finish_non_exhaustive()
+        f.debug_struct("Coordinator").field("identity", &self.identity()).finish_non_exhaustive()
     }
 }
 
@@ -378,10 +352,7 @@ impl ModelRecord {
 async fn load_models(store: &dyn Store) -> Result<Vec<(ModelName, ModelSeen)>, StoreError> {
     let records = store.scan(Key::all(MODEL));
     let decode = |record: iris_core::store::Record| async move {
-        record
-            .value
-            .decode::<ModelRecord>()
-            .map(|record| (record.name, record.seen))
+        record.value.decode::<ModelRecord>().map(|record| (record.name, record.seen))
     };
     records.and_then(decode).try_collect().await
 }
@@ -401,7 +372,9 @@ async fn restore_ledger(
         events.push(record?.value.decode()?);
     }
     events.sort_by_key(|event| event.at);
-    events.iter().for_each(|event| ledger.apply(event));
+    for event in &events {
+        ledger.apply(event);
+    }
     Ok(())
 }
 

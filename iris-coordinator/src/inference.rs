@@ -34,7 +34,7 @@ const UNFINISHED: usize = 100_000;
 /// How long a task waits before it asks for a node again when none was there.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// The time a task gets when its caller names none.
-const TIME_LIMIT: Duration = Duration::from_secs(600);
+const TIME_LIMIT: Duration = Duration::from_mins(10);
 
 /// The durable tasks of a coordinator.
 pub struct Inference {
@@ -145,9 +145,7 @@ impl Inference {
             unfinished: Mutex::new(HashMap::new()),
             suspended: CancellationToken::new(),
         };
-        Self {
-            shared: Arc::new(shared),
-        }
+        Self { shared: Arc::new(shared) }
     }
 
     /// Takes a task and resolves once it is written down; from then on it ends exactly once,
@@ -189,11 +187,7 @@ impl Inference {
         let once = idempotency_key.map(|text| idempotency(&account, text));
         if let Some(once) = &once {
             let request = Sealed::of(&Sha256::digest(&body));
-            let value = IdempotencyRecord {
-                task: id,
-                request,
-                created,
-            };
+            let value = IdempotencyRecord { task: id, request, created };
             batch = batch.create(once.clone(), Document::encode(&value));
         }
         match shared.dispatch.journal.commit(batch).await {
@@ -241,11 +235,7 @@ impl Inference {
     pub(crate) async fn resume(&self) -> Result<(), StoreError> {
         let mut records = self.shared.store.scan(Key::all(INFERENCE));
         while let Some(record) = records.next().await {
-            let Record {
-                key,
-                version,
-                value,
-            } = record?;
+            let Record { key, version, value } = record?;
             let Ok(id) = key.id().parse() else { continue };
             let record: InferenceRecord = value.decode()?;
             if !record.state.is_terminal() {
@@ -322,11 +312,7 @@ impl Shared {
     /// Drives a task to its end, in a task of its own.
     fn start(self: &Arc<Self>, id: TaskId, record: InferenceRecord, version: Version) {
         let (cancel, over) = (CancellationToken::new(), CancellationToken::new());
-        let progress = Progress {
-            cancel: cancel.clone(),
-            over: over.clone(),
-            node: None,
-        };
+        let progress = Progress { cancel: cancel.clone(), over: over.clone(), node: None };
         self.unfinished().insert(id, progress);
         let shared = Arc::clone(self);
         self.tasks.spawn(async move {
@@ -365,12 +351,11 @@ impl Shared {
                 followed = self.follow(id, &mut handle) => Some(followed),
                 () = cancel.cancelled() => None,
             };
-            let (outcome, answer) = match followed {
-                Some(followed) => followed,
-                None => {
-                    handle.cancel();
-                    self.follow(id, &mut handle).await
-                }
+            let (outcome, answer) = if let Some(followed) = followed {
+                followed
+            } else {
+                handle.cancel();
+                self.follow(id, &mut handle).await
             };
             if let Outcome::Failed(TaskError::NoNodeOnline { .. } | TaskError::Busy { .. }) =
                 outcome
@@ -382,10 +367,7 @@ impl Shared {
                 }
             } else {
                 let node = handle.node();
-                break (
-                    ending(outcome, answer.as_deref(), node),
-                    handle.take_settlement(),
-                );
+                break (ending(outcome, answer.as_deref(), node), handle.take_settlement());
             }
         };
         self.end(id, record, version, ended, settlement).await;
@@ -461,10 +443,7 @@ impl Shared {
         while let Err(error) = self.dispatch.journal.commit(batch.clone()).await {
             tracing::error!(%error, task = %id, "the end of a task could not be written down");
             // A conflict says that an earlier attempt, reported as failed, was applied after all.
-            if matches!(
-                error,
-                CommitError::Closed | CommitError::Store(StoreError::Conflict(_))
-            ) {
+            if matches!(error, CommitError::Closed | CommitError::Store(StoreError::Conflict(_))) {
                 return;
             }
             tokio::time::sleep(ASK_AGAIN).await;
@@ -476,11 +455,7 @@ impl Shared {
         account: AccountId,
         id: TaskId,
     ) -> Result<(InferenceRecord, Version), InferenceError> {
-        let found = self
-            .store
-            .get(key(&id))
-            .await
-            .map_err(|_| InferenceError::Store)?;
+        let found = self.store.get(key(&id)).await.map_err(|_| InferenceError::Store)?;
         let found = found.ok_or(InferenceError::NotFound)?;
         let record: InferenceRecord = found.value.decode().map_err(|_| InferenceError::Store)?;
         // Another member's task does not exist.
@@ -492,10 +467,7 @@ impl Shared {
     }
 
     fn status(&self, id: TaskId, record: &InferenceRecord) -> rest::InferenceStatus {
-        let running = self
-            .unfinished()
-            .get(&id)
-            .and_then(|progress| progress.node);
+        let running = self.unfinished().get(&id).and_then(|progress| progress.node);
         let state = match running {
             Some(_) if !record.state.is_terminal() => TaskState::Running,
             _ => record.state,
@@ -518,9 +490,7 @@ impl Shared {
     }
 
     fn unfinished(&self) -> MutexGuard<'_, HashMap<TaskId, Progress>> {
-        self.unfinished
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -528,18 +498,8 @@ impl Ending {
     /// The end of a task whose prompt does not open any more.
     fn unreadable() -> Self {
         let message = "the prompt cannot be opened; the coordinator's key has changed".to_owned();
-        let error = TaskError::Rejected {
-            status: 410,
-            code: None,
-            param: None,
-            message,
-        };
-        Self {
-            state: TaskState::Failed,
-            result: None,
-            error: Some(error),
-            node: None,
-        }
+        let error = TaskError::Rejected { status: 410, code: None, param: None, message };
+        Self { state: TaskState::Failed, result: None, error: Some(error), node: None }
     }
 }
 
@@ -555,25 +515,10 @@ fn ending(outcome: Outcome, answer: Option<&[u8]>, node: Option<NodeId>) -> Endi
                 finish_reason: finish.reason,
                 usage: usage_of(usage),
             };
-            Ending {
-                state,
-                result: Some(result),
-                error: None,
-                node,
-            }
+            Ending { state, result: Some(result), error: None, node }
         }
-        Outcome::Failed(error) => Ending {
-            state,
-            result: None,
-            error: Some(error),
-            node,
-        },
-        Outcome::Cancelled | Outcome::Expired => Ending {
-            state,
-            result: None,
-            error: None,
-            node,
-        },
+        Outcome::Failed(error) => Ending { state, result: None, error: Some(error), node },
+        Outcome::Cancelled | Outcome::Expired => Ending { state, result: None, error: None, node },
     }
 }
 

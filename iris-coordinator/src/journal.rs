@@ -110,16 +110,7 @@ impl Journal {
         let finished = journal.finished.clone().drop_guard();
         tokio::spawn(async move {
             let (entries, give_up_at) = (queue, None);
-            Writer {
-                store,
-                entries,
-                limits,
-                stats,
-                closing,
-                give_up_at,
-            }
-            .run()
-            .await;
+            Writer { store, entries, limits, stats, closing, give_up_at }.run().await;
             drop(finished);
         });
         journal
@@ -129,27 +120,18 @@ impl Journal {
     ///
     /// Should the store refuse it then, it is logged and counted as refused.
     pub fn record(&self, batch: Batch) -> Result<(), RecordError> {
-        self.entries
-            .try_send(Entry::Rows(Rows {
-                batch,
-                answer: None,
-            }))
-            .map_err(|error| match error {
+        self.entries.try_send(Entry::Rows(Rows { batch, answer: None })).map_err(
+            |error| match error {
                 TrySendError::Full(_) => RecordError::Full,
                 TrySendError::Closed(_) => RecordError::Closed,
-            })
+            },
+        )
     }
 
     /// Hands `batch` over like [`record`](Self::record), but waits while the queue is full.
     pub async fn record_when_free(&self, batch: Batch) -> Result<(), RecordError> {
-        let entry = Entry::Rows(Rows {
-            batch,
-            answer: None,
-        });
-        self.entries
-            .send(entry)
-            .await
-            .map_err(|_| RecordError::Closed)
+        let entry = Entry::Rows(Rows { batch, answer: None });
+        self.entries.send(entry).await.map_err(|_| RecordError::Closed)
     }
 
     /// Hands `batch` over and resolves when it is durable, or the store has refused it.
@@ -160,22 +142,14 @@ impl Journal {
     pub async fn commit(&self, batch: Batch) -> Result<(), CommitError> {
         let (answer, settled) = oneshot::channel();
         let handed_over = async {
-            let entry = Entry::Rows(Rows {
-                batch,
-                answer: Some(answer),
-            });
-            self.entries
-                .send(entry)
-                .await
-                .map_err(|_| CommitError::Closed)?;
+            let entry = Entry::Rows(Rows { batch, answer: Some(answer) });
+            self.entries.send(entry).await.map_err(|_| CommitError::Closed)?;
             Ok(settled.await.map_err(|_| CommitError::Closed)??)
         };
-        timeout(self.patience, handed_over)
-            .await
-            .unwrap_or_else(|_| {
-                let late = "it did not answer in time".to_owned();
-                Err(CommitError::Store(StoreError::Unavailable(late)))
-            })
+        timeout(self.patience, handed_over).await.unwrap_or_else(|_| {
+            let late = "it did not answer in time".to_owned();
+            Err(CommitError::Store(StoreError::Unavailable(late)))
+        })
     }
 
     /// Resolves when everything that was handed over before is durable or refused.

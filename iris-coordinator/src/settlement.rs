@@ -54,9 +54,7 @@ impl Settlement {
 
     /// Returns what the nodes earned or lost, as it follows from the row alone.
     pub fn deeds(&self) -> impl Iterator<Item = ReputationEvent> + '_ {
-        let at = self
-            .submitted
-            .saturating_add(Duration::from_millis(self.took_ms));
+        let at = self.submitted.saturating_add(Duration::from_millis(self.took_ms));
         let fast = self.took_ms < self.limit_ms / 2;
         self.attempts.iter().flat_map(move |attempt| {
             let deeds = match attempt.end {
@@ -70,11 +68,7 @@ impl Settlement {
                 // A refusal is honest, a caller's fault or leaving is not the node's.
                 _ => [None, None],
             };
-            let event = move |deed| ReputationEvent {
-                node: attempt.node,
-                deed,
-                at,
-            };
+            let event = move |deed| ReputationEvent { node: attempt.node, deed, at };
             deeds.into_iter().flatten().map(event)
         })
     }
@@ -90,10 +84,7 @@ mod tests {
             account: AccountId::from_bytes([2; 16]),
             model: "m".parse().unwrap(),
             state: TaskState::Finished,
-            attempts: vec![Attempt {
-                node: "a".repeat(26).parse().unwrap(),
-                end,
-            }],
+            attempts: vec![Attempt { node: "a".repeat(26).parse().unwrap(), end }],
             usage: Usage::default(),
             submitted: Timestamp::from_millis(0),
             first_chunk_ms: None,
@@ -105,20 +96,13 @@ mod tests {
 
     #[test]
     fn half_the_limit_divides_fast_from_done() {
-        assert_eq!(
-            deeds(AttemptEnd::Done, 29_999),
-            [Deed::Completed, Deed::Fast]
-        );
+        assert_eq!(deeds(AttemptEnd::Done, 29_999), [Deed::Completed, Deed::Fast]);
         assert_eq!(deeds(AttemptEnd::Done, 30_000), [Deed::Completed]);
     }
 
     #[test]
     fn callers_fault_and_refusals_cost_a_node_nothing() {
-        for end in [
-            AttemptEnd::CallersFault,
-            AttemptEnd::Stopped,
-            AttemptEnd::Refused,
-        ] {
+        for end in [AttemptEnd::CallersFault, AttemptEnd::Stopped, AttemptEnd::Refused] {
             assert_eq!(deeds(end, 1), []);
         }
         assert_eq!(deeds(AttemptEnd::Lost, 1), [Deed::Timeout]);

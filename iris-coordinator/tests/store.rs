@@ -1,9 +1,6 @@
 //! The SQLite store keeps the contract of every store, and what its own documentation adds.
 #![cfg(feature = "sqlite")]
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test may fail wherever its story breaks"
-)]
+#![allow(clippy::unwrap_used, reason = "a test may fail wherever its story breaks")]
 
 use std::path::{Path, PathBuf};
 
@@ -17,10 +14,7 @@ use tempfile::TempDir;
 
 const VIEWS: &[RecordView] = &[RecordView {
     record_type: "settlement",
-    columns: &[
-        ("account", "$.account"),
-        ("tokens", "$.usage.completion_tokens"),
-    ],
+    columns: &[("account", "$.account"), ("tokens", "$.usage.completion_tokens")],
 }];
 
 #[test]
@@ -50,14 +44,8 @@ async fn it_survives_reopening() {
 
 #[tokio::test]
 async fn stores_in_memory_are_apart() {
-    let stores = [
-        SqliteStore::in_memory(&[]).unwrap(),
-        SqliteStore::in_memory(&[]).unwrap(),
-    ];
-    stores[0]
-        .commit(Batch::new().put(key(1), settlement(1)))
-        .await
-        .unwrap();
+    let stores = [SqliteStore::in_memory(&[]).unwrap(), SqliteStore::in_memory(&[]).unwrap()];
+    stores[0].commit(Batch::new().put(key(1), settlement(1))).await.unwrap();
     assert_eq!(stores[1].get(key(1)).await, Ok(None));
 }
 
@@ -66,39 +54,22 @@ async fn operators_query_records_as_views_beside_the_running_store() {
     let (_folder, path) = place();
     let store = open(&path);
     let other = Key::new("settlement-draft", "c").unwrap();
-    let batch = Batch::new()
-        .put(key("a"), settlement(40))
-        .put(key("b"), settlement(2));
+    let batch = Batch::new().put(key("a"), settlement(40)).put(key("b"), settlement(2));
     store.commit(batch.put(other, settlement(7))).await.unwrap();
-    let rows = query(
-        &path,
-        "SELECT id || ' ' || version || ' ' || account FROM settlement",
-    );
+    let rows = query(&path, "SELECT id || ' ' || version || ' ' || account FROM settlement");
     assert_eq!(rows, ["a 1 it's", "b 1 it's"]);
-    assert_eq!(
-        query(&path, "SELECT CAST(sum(tokens) AS TEXT) FROM settlement"),
-        ["42"]
-    );
+    assert_eq!(query(&path, "SELECT CAST(sum(tokens) AS TEXT) FROM settlement"), ["42"]);
 }
 
 #[tokio::test]
 async fn views_follow_their_definition_when_the_file_is_opened_again() {
     let (_folder, path) = place();
     let store = open(&path);
-    store
-        .commit(Batch::new().put(key("a"), settlement(40)))
-        .await
-        .unwrap();
+    store.commit(Batch::new().put(key("a"), settlement(40))).await.unwrap();
     drop(store);
-    let view = RecordView {
-        record_type: "settlement",
-        columns: &[("owner's \"x\"", "$.account")],
-    };
+    let view = RecordView { record_type: "settlement", columns: &[("owner's \"x\"", "$.account")] };
     drop(SqliteStore::open(&path, &[view]).unwrap());
-    assert_eq!(
-        query(&path, r#"SELECT "owner's ""x""" FROM settlement"#),
-        ["it's"]
-    );
+    assert_eq!(query(&path, r#"SELECT "owner's ""x""" FROM settlement"#), ["it's"]);
     drop(open(&path));
     assert_eq!(query(&path, "SELECT account FROM settlement"), ["it's"]);
 }
@@ -111,16 +82,9 @@ async fn commits_do_not_wait_for_an_unfinished_scan() {
     store.commit(all).await.unwrap();
     let mut scan = store.scan(Key::all("settlement"));
     assert!(scan.try_next().await.unwrap().is_some());
-    store
-        .commit(Batch::new().put(key("z"), settlement(0)))
-        .await
-        .unwrap();
+    store.commit(Batch::new().put(key("z"), settlement(0))).await.unwrap();
     let rest: Vec<_> = scan.try_collect().await.unwrap();
-    assert_eq!(
-        rest.len(),
-        1000,
-        "a later page sees what was committed meanwhile"
-    );
+    assert_eq!(rest.len(), 1000, "a later page sees what was committed meanwhile");
 }
 
 #[tokio::test]
@@ -132,10 +96,7 @@ async fn commits_that_nobody_waits_for_are_finished_before_closing() {
         let _ = futures::poll!(store.commit(Batch::new().put(key(id), settlement(id))));
     }
     drop(store);
-    assert_eq!(
-        query(&path, "SELECT CAST(count(*) AS TEXT) FROM settlement"),
-        ["100"]
-    );
+    assert_eq!(query(&path, "SELECT CAST(count(*) AS TEXT) FROM settlement"), ["100"]);
 }
 
 #[tokio::test]
@@ -143,20 +104,12 @@ async fn closing_folds_the_log_into_the_file() {
     let (folder, path) = place();
     let store = open(&path);
     let clone = store.clone();
-    store
-        .commit(Batch::new().put(key(1), settlement(1)))
-        .await
-        .unwrap();
+    store.commit(Batch::new().put(key(1), settlement(1))).await.unwrap();
     drop(store);
-    assert_eq!(
-        clone.get(key(1)).await.unwrap().unwrap().value,
-        settlement(1)
-    );
+    assert_eq!(clone.get(key(1)).await.unwrap().unwrap().value, settlement(1));
     assert!(folder.path().join("iris.db-wal").exists());
     drop(clone);
-    let names = std::fs::read_dir(folder.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name());
+    let names = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
     assert_eq!(names.collect::<Vec<_>>(), ["iris.db"]);
 }
 
@@ -166,16 +119,10 @@ async fn records_that_another_hand_has_broken_are_reported_as_corrupt() {
     let store = open(&path);
     let broken = "INSERT INTO records VALUES ('settlement/a b', 1, '{}'),
         ('settlement/c', -1, '{}'), ('settlement/d', 1, CAST(x'ff' AS TEXT))";
-    Connection::open(&path)
-        .unwrap()
-        .execute_batch(broken)
-        .unwrap();
+    Connection::open(&path).unwrap().execute_batch(broken).unwrap();
     for id in ["c", "d"] {
         let read = store.get(key(id)).await;
-        assert!(
-            matches!(read, Err(StoreError::Corrupt(_))),
-            "{id}: {read:?}"
-        );
+        assert!(matches!(read, Err(StoreError::Corrupt(_))), "{id}: {read:?}");
     }
     let scan: Result<Vec<_>, _> = store.scan(Key::all("settlement")).try_collect().await;
     assert!(matches!(scan, Err(StoreError::Corrupt(_))));
@@ -184,17 +131,10 @@ async fn records_that_another_hand_has_broken_are_reported_as_corrupt() {
 #[test]
 fn files_of_other_programs_are_refused_and_left_alone() {
     let (_folder, path) = place();
-    std::fs::write(
-        &path,
-        "a text too long to be taken for an empty file ".repeat(99),
-    )
-    .unwrap();
+    std::fs::write(&path, "a text too long to be taken for an empty file ".repeat(99)).unwrap();
     assert_left_alone(&path);
     std::fs::remove_file(&path).unwrap();
-    Connection::open(&path)
-        .unwrap()
-        .execute_batch("CREATE TABLE theirs (a)")
-        .unwrap();
+    Connection::open(&path).unwrap().execute_batch("CREATE TABLE theirs (a)").unwrap();
     assert_left_alone(&path);
 }
 
@@ -209,26 +149,16 @@ fn assert_left_alone(path: &Path) {
 fn a_newer_schema_is_refused_with_what_to_do() {
     let (_folder, path) = place();
     drop(open(&path));
-    Connection::open(&path)
-        .unwrap()
-        .pragma_update(None, "user_version", 99)
-        .unwrap();
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let refused = SqliteStore::open(&path, VIEWS).unwrap_err();
     assert!(matches!(refused, OpenError::TooNew { found: 99, .. }));
-    assert!(
-        refused
-            .to_string()
-            .contains("start the newer version again")
-    );
+    assert!(refused.to_string().contains("start the newer version again"));
 }
 
 #[test]
 fn a_view_that_is_no_sql_is_a_typed_error_and_leaves_no_half_schema() {
     let (_folder, path) = place();
-    let view = RecordView {
-        record_type: "records",
-        columns: &[],
-    };
+    let view = RecordView { record_type: "records", columns: &[] };
     let refused = SqliteStore::open(&path, &[view]).unwrap_err();
     assert!(matches!(refused, OpenError::Unusable(_)), "{refused}");
     assert_eq!(query(&path, "SELECT name FROM sqlite_schema"), [""; 0]);
@@ -257,10 +187,7 @@ async fn new_files_and_folders_are_their_owners_alone() {
 
     let (folder, _) = place();
     let store = open(&folder.path().join("made/data/iris.db"));
-    store
-        .commit(Batch::new().put(key(1), settlement(1)))
-        .await
-        .unwrap();
+    store.commit(Batch::new().put(key(1), settlement(1))).await.unwrap();
     for (name, expected) in [
         ("made", 0o700),
         ("made/data", 0o700),
@@ -268,10 +195,7 @@ async fn new_files_and_folders_are_their_owners_alone() {
         ("made/data/iris.db-wal", 0o600),
         ("made/data/iris.db-shm", 0o600),
     ] {
-        let mode = std::fs::metadata(folder.path().join(name))
-            .unwrap()
-            .permissions()
-            .mode();
+        let mode = std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, expected, "{name}");
     }
 }

@@ -1,9 +1,6 @@
 //! The journal writes in groups, in order, and loses nothing that it can still write.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test may fail wherever its story breaks"
-)]
+#![allow(clippy::unwrap_used, reason = "a test may fail wherever its story breaks")]
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -35,19 +32,11 @@ impl Bench {
     fn with_permits(permits: usize) -> Arc<Self> {
         let (failures, commits) = (Mutex::default(), Mutex::default());
         let permits = Semaphore::new(permits);
-        Arc::new(Self {
-            store: MemoryStore::new(),
-            permits,
-            failures,
-            commits,
-        })
+        Arc::new(Self { store: MemoryStore::new(), permits, failures, commits })
     }
 
     fn fail(&self, times: usize, error: &StoreError) {
-        self.failures
-            .lock()
-            .unwrap()
-            .extend(std::iter::repeat_n(error.clone(), times));
+        self.failures.lock().unwrap().extend(std::iter::repeat_n(error.clone(), times));
     }
 
     fn commits(&self) -> Vec<usize> {
@@ -55,11 +44,7 @@ impl Bench {
     }
 
     async fn version(&self, id: &str) -> Option<u64> {
-        self.store
-            .get(key(id))
-            .await
-            .unwrap()
-            .map(|record| record.version.0)
+        self.store.get(key(id)).await.unwrap().map(|record| record.version.0)
     }
 }
 
@@ -101,11 +86,7 @@ async fn rows_that_nobody_waits_for_share_a_commit_within_ten_milliseconds() {
         tokio::task::yield_now().await;
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert!(
-        begun.elapsed() <= Duration::from_millis(12),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() <= Duration::from_millis(12), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -116,10 +97,7 @@ async fn a_group_closes_at_its_limit_of_rows() {
     }
     journal.flush().await;
     assert_eq!(bench.commits(), [128, 128, 44]);
-    assert_eq!(
-        (journal.stats().rows(), journal.stats().commits()),
-        (300, 3)
-    );
+    assert_eq!((journal.stats().rows(), journal.stats().commits()), (300, 3));
 }
 
 #[tokio::test(start_paused = true)]
@@ -163,11 +141,7 @@ async fn a_conflict_harms_no_other_batch() {
         assert_eq!(bench.version(id).await, version, "{id}");
     }
     assert_eq!(journal.stats().refused(), 3);
-    assert_eq!(
-        bench.commits(),
-        [1, 2, 1, 1],
-        "the others are still committed in groups"
-    );
+    assert_eq!(bench.commits(), [1, 2, 1, 1], "the others are still committed in groups");
 }
 
 #[tokio::test(start_paused = true)]
@@ -179,10 +153,7 @@ async fn a_record_that_cannot_be_written_stands_alone() {
     }
     journal.flush().await;
     assert_eq!(bench.version("a").await, None);
-    assert_eq!(
-        (bench.version("b").await, bench.version("c").await),
-        (Some(1), Some(1))
-    );
+    assert_eq!((bench.version("b").await, bench.version("c").await), (Some(1), Some(1)));
     assert_eq!(journal.stats().refused(), 1);
 }
 
@@ -192,18 +163,10 @@ async fn rows_wait_in_order_while_the_store_is_away() {
     bench.fail(30, &StoreError::Unavailable("disk full".to_owned()));
     journal.record(put("a")).unwrap();
     journal.record(create("b")).unwrap();
-    journal
-        .record(Batch::new().replace(key("b"), Version(1), value()))
-        .unwrap();
+    journal.record(Batch::new().replace(key("b"), Version(1), value())).unwrap();
     journal.flush().await;
-    assert_eq!(
-        (bench.version("a").await, bench.version("b").await),
-        (Some(1), Some(2))
-    );
-    assert_eq!(
-        (journal.stats().failures(), journal.stats().rows()),
-        (30, 3)
-    );
+    assert_eq!((bench.version("a").await, bench.version("b").await), (Some(1), Some(2)));
+    assert_eq!((journal.stats().failures(), journal.stats().rows()), (30, 3));
 }
 
 #[tokio::test(start_paused = true)]
@@ -213,29 +176,16 @@ async fn whoever_waits_for_a_store_that_is_away_is_told_and_leaves_no_row_behind
     journal.record(put("recorded")).unwrap();
     let begun = Instant::now();
     let outcome = journal.commit(put("awaited")).await;
-    assert!(
-        matches!(outcome, Err(CommitError::Store(StoreError::Unavailable(_)))),
-        "{outcome:?}"
-    );
+    assert!(matches!(outcome, Err(CommitError::Store(StoreError::Unavailable(_)))), "{outcome:?}");
     assert_eq!(begun.elapsed(), JournalLimits::default().patience);
     journal.flush().await;
-    assert_eq!(
-        (
-            bench.version("recorded").await,
-            bench.version("awaited").await
-        ),
-        (Some(1), None)
-    );
+    assert_eq!((bench.version("recorded").await, bench.version("awaited").await), (Some(1), None));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_full_queue_refuses_or_makes_wait() {
     let bench = Bench::with_permits(0);
-    let limits = JournalLimits {
-        queue: 2,
-        rows: 1,
-        ..JournalLimits::default()
-    };
+    let limits = JournalLimits { queue: 2, rows: 1, ..JournalLimits::default() };
     let journal = Journal::start(Arc::clone(&bench) as Arc<dyn Store>, limits);
     journal.record(put("in work")).unwrap();
     while journal.waiting() > 0 {
@@ -291,10 +241,7 @@ async fn dropping_the_last_handle_writes_what_is_queued() {
 }
 
 fn start(bench: Arc<Bench>) -> (Arc<Bench>, Journal) {
-    let journal = Journal::start(
-        Arc::clone(&bench) as Arc<dyn Store>,
-        JournalLimits::default(),
-    );
+    let journal = Journal::start(Arc::clone(&bench) as Arc<dyn Store>, JournalLimits::default());
     (bench, journal)
 }
 

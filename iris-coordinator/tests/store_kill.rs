@@ -1,9 +1,6 @@
 //! A coordinator that is killed at any moment has lost nothing that it had acknowledged.
 #![cfg(feature = "sqlite")]
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test may fail wherever its story breaks"
-)]
+#![allow(clippy::unwrap_used, reason = "a test may fail wherever its story breaks")]
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -30,10 +27,7 @@ async fn what_was_acknowledged_survives_kill_9_at_any_point() {
         let after = getrandom::u32().unwrap() as usize % 500;
         let before = acknowledged.len();
         acknowledged.extend(acknowledged_by_killed_child(&path, round, after));
-        assert!(
-            acknowledged.len() >= before + after,
-            "the child was killed at work"
-        );
+        assert!(acknowledged.len() >= before + after, "the child was killed at work");
         check(&path, &acknowledged, round, after).await;
     }
 }
@@ -62,12 +56,7 @@ fn acknowledged_by_killed_child(path: &Path, round: u32, after: usize) -> Vec<St
 
 fn spawn(path: &Path, round: u32) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "commits_until_it_is_killed",
-            "--ignored",
-            "--nocapture",
-        ])
+        .args(["--exact", "commits_until_it_is_killed", "--ignored", "--nocapture"])
         .env(PATH, path)
         .env(ROUND, round.to_string())
         .stdout(Stdio::piped())
@@ -80,24 +69,13 @@ async fn check(path: &Path, acknowledged: &BTreeSet<String>, round: u32, after: 
     let store = SqliteStore::open(path, &[]).unwrap();
     let rows = ids(&store, "row").await;
     let lost: Vec<_> = acknowledged.difference(&rows).collect();
-    assert!(
-        lost.is_empty(),
-        "round {round}, killed after {after}: {lost:?} are lost"
-    );
-    assert_eq!(
-        rows,
-        ids(&store, "twin").await,
-        "a batch is there as a whole or not at all"
-    );
+    assert!(lost.is_empty(), "round {round}, killed after {after}: {lost:?} are lost");
+    assert_eq!(rows, ids(&store, "twin").await, "a batch is there as a whole or not at all");
 }
 
 async fn ids(store: &SqliteStore, kind: &str) -> BTreeSet<String> {
     let records = store.scan(Key::all(kind));
-    records
-        .map_ok(|record| record.key.id().to_owned())
-        .try_collect()
-        .await
-        .unwrap()
+    records.map_ok(|record| record.key.id().to_owned()).try_collect().await.unwrap()
 }
 
 /// The child's part: never ends by itself.
@@ -119,10 +97,7 @@ async fn write(journal: &Journal, name: String) {
         let value = Document::encode(&"x".repeat(400));
         let row = Key::new("row", &id).unwrap();
         let twin = Key::new("twin", &id).unwrap();
-        journal
-            .commit(Batch::new().create(row, value.clone()).create(twin, value))
-            .await
-            .unwrap();
+        journal.commit(Batch::new().create(row, value.clone()).create(twin, value)).await.unwrap();
         println!("acknowledged {id}.");
     }
 }

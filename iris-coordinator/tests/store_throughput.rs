@@ -1,10 +1,7 @@
 //! How many settlements a second the journal makes durable. Run it optimised:
 //! `cargo test --release --test store_throughput -- --ignored --nocapture`.
 #![cfg(feature = "sqlite")]
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test may fail wherever its story breaks"
-)]
+#![allow(clippy::unwrap_used, reason = "a test may fail wherever its story breaks")]
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,10 +29,7 @@ async fn fifteen_thousand_settlements_a_second_become_durable() {
         let journal = journal.clone();
         tokio::spawn(async move {
             for number in 0..ROWS {
-                journal
-                    .record_when_free(settlement(writer, number))
-                    .await
-                    .unwrap();
+                journal.record_when_free(settlement(writer, number)).await.unwrap();
             }
         })
     }))
@@ -43,11 +37,7 @@ async fn fifteen_thousand_settlements_a_second_become_durable() {
     journal.shutdown().await.unwrap();
     let stats = journal.stats();
     let rate = u128::from(stats.rows()) * 1_000_000 / begun.elapsed().as_micros();
-    println!(
-        "{rate} rows/s, {} rows in {} commits",
-        stats.rows(),
-        stats.commits()
-    );
+    println!("{rate} rows/s, {} rows in {} commits", stats.rows(), stats.commits());
     assert_eq!(stats.rows(), WRITERS * ROWS);
     assert!(rate >= TARGET, "{rate} rows/s");
 }
@@ -71,8 +61,5 @@ fn settlement(writer: u64, number: u64) -> Batch {
         "tier": "MID",
         "difficulty": "COMPLEX",
     });
-    Batch::new().create(
-        Key::new("settlement", task).unwrap(),
-        Document::encode(&row),
-    )
+    Batch::new().create(Key::new("settlement", task).unwrap(), Document::encode(&row))
 }

@@ -53,9 +53,9 @@ impl Difficulty {
     /// 60, 300 or 600 seconds.
     pub const fn time_limit(self) -> Duration {
         match self {
-            Self::Simple => Duration::from_secs(60),
-            Self::Complex => Duration::from_secs(300),
-            Self::Advanced => Duration::from_secs(600),
+            Self::Simple => Duration::from_mins(1),
+            Self::Complex => Duration::from_mins(5),
+            Self::Advanced => Duration::from_mins(10),
         }
     }
 

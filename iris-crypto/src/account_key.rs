@@ -98,9 +98,7 @@ impl FromStr for AccountKey {
         if text.len() > 4 * DIGITS {
             return Err(AccountKeyError);
         }
-        let mut key = Self {
-            digits: [0; DIGITS],
-        };
+        let mut key = Self { digits: [0; DIGITS] };
         let mut places = key.digits.iter_mut();
         for byte in text.bytes() {
             match byte {
@@ -164,9 +162,7 @@ impl FromStr for AccountIndex {
     type Err = AccountIndexError;
 
     fn from_str(text: &str) -> Result<Self, AccountIndexError> {
-        decode_exact(&HEXLOWER, text)
-            .map(Self)
-            .ok_or(AccountIndexError)
+        decode_exact(&HEXLOWER, text).map(Self).ok_or(AccountIndexError)
     }
 }
 
@@ -189,11 +185,7 @@ mod tests {
         let key = AccountKey::from_number(123_456_789_012);
         assert_eq!(key.reveal().to_string(), "0000 1234 5678 9012");
         assert_eq!(format!("{:#}", key.reveal()), "0000123456789012");
-        for text in [
-            "0000 1234 5678 9012",
-            "0000123456789012",
-            "-0000-1234 5678-9012 ",
-        ] {
+        for text in ["0000 1234 5678 9012", "0000123456789012", "-0000-1234 5678-9012 "] {
             assert_eq!(text.parse::<AccountKey>().unwrap().digits, key.digits);
         }
     }
@@ -213,11 +205,7 @@ mod tests {
             &many_spaces,
         ];
         for text in refused {
-            assert_eq!(
-                text.parse::<AccountKey>().err(),
-                Some(AccountKeyError),
-                "{text:?}"
-            );
+            assert_eq!(text.parse::<AccountKey>().err(), Some(AccountKeyError), "{text:?}");
         }
     }
 
@@ -243,10 +231,7 @@ mod tests {
     #[test]
     fn key_does_not_print() {
         let key = AccountKey::from_number(7);
-        assert_eq!(
-            format!("{key:?} {:?}", key.reveal()),
-            "AccountKey(..) RevealedKey(..)"
-        );
+        assert_eq!(format!("{key:?} {:?}", key.reveal()), "AccountKey(..) RevealedKey(..)");
     }
 
     proptest! {

@@ -62,10 +62,7 @@ pub fn verify_hello(
 ///
 /// When the session's name is longer than [`Welcome::MAX_SESSION_LEN`].
 pub fn sign_welcome(coordinator: &Identity, welcome: &Welcome<'_>) -> Signature {
-    assert!(
-        welcome.session.len() <= Welcome::MAX_SESSION_LEN,
-        "a session's name is short"
-    );
+    assert!(welcome.session.len() <= Welcome::MAX_SESSION_LEN, "a session's name is short");
     coordinator.sign(&welcome_transcript(&coordinator.public(), welcome))
 }
 
@@ -113,34 +110,14 @@ mod tests {
         let origin: Origin = "https://a.example".parse().unwrap();
         let other: Origin = "https://b.example".parse().unwrap();
         let certificate = CertificateHash::from_bytes([4; 32]);
-        let hello = Hello {
-            challenge: &[3; 32],
-            origin: &origin,
-            certificate: &certificate,
-        };
+        let hello = Hello { challenge: &[3; 32], origin: &origin, certificate: &certificate };
         let signature = sign_hello(&node, &hello);
         let check = |hello| verify_hello(&node.public(), &hello, &signature);
         assert_eq!(check(hello), Ok(()));
+        assert!(check(Hello { challenge: &[2; 32], ..hello }).is_err());
+        assert!(check(Hello { origin: &other, ..hello }).is_err());
         assert!(
-            check(Hello {
-                challenge: &[2; 32],
-                ..hello
-            })
-            .is_err()
-        );
-        assert!(
-            check(Hello {
-                origin: &other,
-                ..hello
-            })
-            .is_err()
-        );
-        assert!(
-            check(Hello {
-                certificate: &CertificateHash::from_bytes([5; 32]),
-                ..hello
-            })
-            .is_err()
+            check(Hello { certificate: &CertificateHash::from_bytes([5; 32]), ..hello }).is_err()
         );
         assert!(verify_hello(&identity(2).public(), &hello, &signature).is_err());
     }
@@ -149,64 +126,23 @@ mod tests {
     fn hello_is_the_documented_bytes() {
         let origin: Origin = "o".parse().unwrap();
         let certificate = CertificateHash::from_bytes([4; 32]);
-        let hello = Hello {
-            challenge: &[3; 32],
-            origin: &origin,
-            certificate: &certificate,
-        };
-        let text = [
-            &b"iris/hello/v1\0\0\x20"[..],
-            &[3; 32],
-            b"\0\x01o",
-            &[4; 32],
-        ]
-        .concat();
+        let hello = Hello { challenge: &[3; 32], origin: &origin, certificate: &certificate };
+        let text = [&b"iris/hello/v1\0\0\x20"[..], &[3; 32], b"\0\x01o", &[4; 32]].concat();
         let signature = sign_hello(&identity(1), &hello);
-        assert_eq!(
-            identity(1).public().verify_strict(&text, &signature),
-            Ok(())
-        );
+        assert_eq!(identity(1).public().verify_strict(&text, &signature), Ok(()));
     }
 
     #[test]
     fn welcome_holds_for_what_was_signed_only() {
         let coordinator = identity(1);
-        let welcome = Welcome {
-            node_nonce: &[2; 32],
-            encapsulated: &[3; 32],
-            session: b"s",
-        };
+        let welcome = Welcome { node_nonce: &[2; 32], encapsulated: &[3; 32], session: b"s" };
         let signature = sign_welcome(&coordinator, &welcome);
         let check = |welcome| verify_welcome(&coordinator.public(), &welcome, &signature);
         assert_eq!(check(welcome), Ok(()));
-        assert!(
-            check(Welcome {
-                node_nonce: &[9; 32],
-                ..welcome
-            })
-            .is_err()
-        );
-        assert!(
-            check(Welcome {
-                encapsulated: &[9; 32],
-                ..welcome
-            })
-            .is_err()
-        );
-        assert!(
-            check(Welcome {
-                session: b"t",
-                ..welcome
-            })
-            .is_err()
-        );
-        assert!(
-            check(Welcome {
-                session: &vec![0; 70_000],
-                ..welcome
-            })
-            .is_err()
-        );
+        assert!(check(Welcome { node_nonce: &[9; 32], ..welcome }).is_err());
+        assert!(check(Welcome { encapsulated: &[9; 32], ..welcome }).is_err());
+        assert!(check(Welcome { session: b"t", ..welcome }).is_err());
+        assert!(check(Welcome { session: &vec![0; 70_000], ..welcome }).is_err());
         assert!(verify_welcome(&identity(2).public(), &welcome, &signature).is_err());
     }
 }

@@ -30,9 +30,7 @@ impl Identity {
 
     /// Makes the identity that belongs to `seed`, always the same one.
     pub fn from_seed(seed: &Secret) -> Self {
-        Self {
-            key: SigningKey::from_bytes(seed.reveal()),
-        }
+        Self { key: SigningKey::from_bytes(seed.reveal()) }
     }
 
     /// Returns the half that everybody may see.
@@ -98,15 +96,10 @@ impl PublicIdentity {
     /// Returns the id of the node that holds this identity: the start of a hash of the key, so
     /// that nobody can put another key behind the id.
     pub fn node_id(&self) -> NodeId {
-        let hash = Sha256::new()
-            .chain_update(b"iris/node-id/v1")
-            .chain_update(self.0)
-            .finalize();
+        let hash = Sha256::new().chain_update(b"iris/node-id/v1").chain_update(self.0).finalize();
         let mut text = data_encoding::BASE32_NOPAD.encode(&hash);
         text.make_ascii_lowercase();
-        text[..26]
-            .parse()
-            .expect("26 characters of base32 are a node id")
+        text[..26].parse().expect("26 characters of base32 are a node id")
     }
 
     /// Checks that this identity signed `message`.
@@ -126,9 +119,7 @@ impl FromStr for PublicIdentity {
     type Err = IdentityError;
 
     fn from_str(text: &str) -> Result<Self, IdentityError> {
-        decode_exact(&HEXLOWER, text)
-            .ok_or(IdentityError::BadKey)
-            .and_then(Self::from_bytes)
+        decode_exact(&HEXLOWER, text).ok_or(IdentityError::BadKey).and_then(Self::from_bytes)
     }
 }
 
@@ -158,9 +149,7 @@ impl FromStr for Signature {
     type Err = IdentityError;
 
     fn from_str(text: &str) -> Result<Self, IdentityError> {
-        decode_exact(&BASE64URL_NOPAD, text)
-            .map(Self)
-            .ok_or(IdentityError::BadSignatureText)
+        decode_exact(&BASE64URL_NOPAD, text).map(Self).ok_or(IdentityError::BadSignatureText)
     }
 }
 
@@ -229,14 +218,10 @@ mod tests {
     #[test]
     fn signature_belongs_to_its_message_and_signer() {
         let signature = identity().sign(b"message");
-        assert_eq!(
-            identity().public().verify_strict(b"message", &signature),
-            Ok(())
-        );
-        for (signer, message) in [
-            (identity(), &b"messagf"[..]),
-            (Identity::generate(), &b"message"[..]),
-        ] {
+        assert_eq!(identity().public().verify_strict(b"message", &signature), Ok(()));
+        for (signer, message) in
+            [(identity(), &b"messagf"[..]), (Identity::generate(), &b"message"[..])]
+        {
             assert_eq!(
                 signer.public().verify_strict(message, &signature),
                 Err(IdentityError::BadSignature)
@@ -251,13 +236,7 @@ mod tests {
             let mut bytes = *signature.as_bytes();
             bytes[bit / 8] ^= 1 << (bit % 8);
             let altered = Signature::from_bytes(bytes);
-            assert!(
-                identity()
-                    .public()
-                    .verify_strict(b"message", &altered)
-                    .is_err(),
-                "bit {bit}"
-            );
+            assert!(identity().public().verify_strict(b"message", &altered).is_err(), "bit {bit}");
         }
     }
 
@@ -276,10 +255,7 @@ mod tests {
         assert!(VerifyingKey::from_bytes(&second_encoding).is_ok());
         assert!(PublicIdentity::from_bytes(plain).is_ok());
         for bytes in [[0; 32], neutral, neutral_again, second_encoding, [2; 32]] {
-            assert_eq!(
-                PublicIdentity::from_bytes(bytes),
-                Err(IdentityError::BadKey)
-            );
+            assert_eq!(PublicIdentity::from_bytes(bytes), Err(IdentityError::BadKey));
         }
     }
 
@@ -287,13 +263,7 @@ mod tests {
     fn texts_survive_and_have_one_spelling() {
         let public = identity().public();
         assert_eq!(public.to_string().parse(), Ok(public));
-        assert!(
-            public
-                .to_string()
-                .to_uppercase()
-                .parse::<PublicIdentity>()
-                .is_err()
-        );
+        assert!(public.to_string().to_uppercase().parse::<PublicIdentity>().is_err());
         let signature = identity().sign(b"m");
         let json = serde_json::to_string(&signature).unwrap();
         assert_eq!(serde_json::from_str::<Signature>(&json).unwrap(), signature);

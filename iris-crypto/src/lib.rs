@@ -46,11 +46,6 @@
 //! operating system and panics where it has no random numbers to give, since no secret can be made
 //! there. Supported systems do not fail this way after start-up.
 
-#![allow(
-    clippy::missing_panics_doc,
-    reason = "callers cannot cause what an `expect` here rules out"
-)]
-
 pub mod account_key;
 pub mod certificate;
 pub mod hello;

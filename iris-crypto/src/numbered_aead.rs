@@ -21,10 +21,7 @@ pub(crate) struct Forged;
 
 impl NumberedAead {
     pub(crate) fn new(key: &[u8; 32], base_nonce: [u8; 12]) -> Self {
-        Self {
-            cipher: Aes256Gcm::new(key.into()),
-            base_nonce,
-        }
+        Self { cipher: Aes256Gcm::new(key.into()), base_nonce }
     }
 
     /// Encrypts `text` in place and returns its tag.

@@ -36,9 +36,7 @@ pub struct RecordKey {
 impl RecordKey {
     /// Makes the key that belongs to `secret`.
     pub fn new(secret: &Secret) -> Self {
-        Self {
-            cipher: Aes256Gcm::new(secret.reveal().into()),
-        }
+        Self { cipher: Aes256Gcm::new(secret.reveal().into()) }
     }
 
     /// Seals `text` for `place`.

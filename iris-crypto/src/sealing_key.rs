@@ -65,9 +65,7 @@ impl SealingPublicKey {
 
     /// Tells whether every agreement with this key gives zero, whatever the other key.
     pub(crate) fn is_low_order(&self) -> bool {
-        SealingKey::from_secret(StaticSecret::from([0x55; 32]))
-            .agree(&self.0)
-            .is_none()
+        SealingKey::from_secret(StaticSecret::from([0x55; 32])).agree(&self.0).is_none()
     }
 }
 

@@ -35,9 +35,7 @@ pub struct TokenError;
 impl ApiToken {
     /// Draws a new token.
     pub fn generate() -> Self {
-        Self {
-            secret: Secret::generate(),
-        }
+        Self { secret: Secret::generate() }
     }
 
     /// Returns what the store keeps and looks up in its place: the SHA-256 of the text.
@@ -65,9 +63,7 @@ impl FromStr for ApiToken {
         }
         let upper = Zeroizing::new(encoded.to_ascii_uppercase());
         decode_exact(&BASE32_NOPAD, &upper)
-            .map(|bytes| Self {
-                secret: Secret::from_bytes(bytes),
-            })
+            .map(|bytes| Self { secret: Secret::from_bytes(bytes) })
             .ok_or(TokenError)
     }
 }
@@ -98,9 +94,7 @@ impl FromStr for TokenHash {
     type Err = TokenHashError;
 
     fn from_str(text: &str) -> Result<Self, TokenHashError> {
-        decode_exact(&HEXLOWER, text)
-            .map(Self)
-            .ok_or(TokenHashError)
+        decode_exact(&HEXLOWER, text).map(Self).ok_or(TokenHashError)
     }
 }
 
@@ -129,9 +123,7 @@ mod tests {
 
     #[test]
     fn hash_is_the_sha256_of_the_text() {
-        let token = ApiToken {
-            secret: Secret::from_bytes([0; 32]),
-        };
+        let token = ApiToken { secret: Secret::from_bytes([0; 32]) };
         let text = format!("iris_{}", "a".repeat(52));
         assert_eq!(*token.reveal(), text);
         assert_eq!(token.hash().as_bytes()[..], Sha256::digest(text)[..]);
@@ -140,10 +132,7 @@ mod tests {
 
     #[test]
     fn token_has_one_spelling() {
-        let text = ApiToken {
-            secret: Secret::from_bytes([0; 32]),
-        }
-        .reveal();
+        let text = ApiToken { secret: Secret::from_bytes([0; 32]) }.reveal();
         let other_spellings = [
             text.to_uppercase(),
             text.replace("iris_a", "iris_A"),
@@ -154,11 +143,7 @@ mod tests {
             String::new(),
         ];
         for spelling in other_spellings {
-            assert_eq!(
-                spelling.parse::<ApiToken>().err(),
-                Some(TokenError),
-                "{spelling}"
-            );
+            assert_eq!(spelling.parse::<ApiToken>().err(), Some(TokenError), "{spelling}");
         }
     }
 

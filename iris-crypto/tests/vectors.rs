@@ -34,10 +34,7 @@ fn seed_gives_the_key_and_the_node_id() {
     let (vector, node, coordinator) = identities();
     assert_eq!(node.public().to_string(), vector["node"]["public"]);
     assert_eq!(node.node_id().as_str(), vector["node"]["id"]);
-    assert_eq!(
-        coordinator.public().to_string(),
-        vector["coordinator"]["public"]
-    );
+    assert_eq!(coordinator.public().to_string(), vector["coordinator"]["public"]);
 }
 
 #[test]
@@ -64,20 +61,15 @@ fn claims_give_the_certificate() {
         min_serial: 0,
         origin: &origin,
     };
-    assert_eq!(
-        certificate.verify(&expected).unwrap().node_id(),
-        node.node_id()
-    );
+    assert_eq!(certificate.verify(&expected).unwrap().node_id(), node.node_id());
 }
 
 #[test]
 fn greetings_give_the_signatures() {
     let (vector, node, coordinator) = identities();
     let certificate = SignedCertificate::decode(&hex(&vector["certificate"]["encoded"])).unwrap();
-    let (challenge, nonce) = (
-        hex32(&vector["hello"]["challenge"]),
-        hex32(&vector["welcome"]["node_nonce"]),
-    );
+    let (challenge, nonce) =
+        (hex32(&vector["hello"]["challenge"]), hex32(&vector["welcome"]["node_nonce"]));
     let encapsulated = hex32(&vector["welcome"]["encapsulated"]);
     let hello = Hello {
         challenge: &challenge,
@@ -94,14 +86,8 @@ fn greetings_give_the_signatures() {
         session: vector["welcome"]["session"].as_str().unwrap().as_bytes(),
     };
     let signature = sign_welcome(&coordinator, &welcome);
-    assert_eq!(
-        signature.as_bytes()[..],
-        hex(&vector["welcome"]["signature"])
-    );
-    assert_eq!(
-        verify_welcome(&coordinator.public(), &welcome, &signature),
-        Ok(())
-    );
+    assert_eq!(signature.as_bytes()[..], hex(&vector["welcome"]["signature"]));
+    assert_eq!(verify_welcome(&coordinator.public(), &welcome, &signature), Ok(()));
 }
 
 #[test]

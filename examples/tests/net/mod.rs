@@ -34,7 +34,8 @@ impl Clock for VirtualClock {
     fn calendar(&self) -> Timestamp {
         static START: OnceLock<Instant> = OnceLock::new();
         let start = *START.get_or_init(Instant::now);
-        Timestamp::from_millis(1_800_000_000_000).saturating_add(self.now().saturating_duration_since(start))
+        Timestamp::from_millis(1_800_000_000_000)
+            .saturating_add(self.now().saturating_duration_since(start))
     }
 }
 

@@ -30,13 +30,7 @@ impl Lease {
         explanation: Explanation,
     ) -> Self {
         let (seat, node) = (candidate.seat, candidate.node);
-        Self {
-            dispatch: Some(dispatch),
-            seat,
-            node,
-            link,
-            explanation,
-        }
+        Self { dispatch: Some(dispatch), seat, node, link, explanation }
     }
 
     /// Gives the lease up without giving the slot back, which is left to the caller.
@@ -73,13 +67,7 @@ impl Ticketed {
         lease: oneshot::Receiver<Lease>,
         busy: TaskError,
     ) -> Self {
-        Self {
-            dispatch,
-            model,
-            ticket,
-            lease,
-            busy,
-        }
+        Self { dispatch, model, ticket, lease, busy }
     }
 
     /// Resolves when it is this task's turn; `None` when the coordinator gave up.

@@ -34,7 +34,7 @@ pub(crate) use task::Books;
 pub use task::{TaskEvent, TaskHandle, TaskRequest};
 
 /// A model counts as unknown when no node has offered it for this long.
-const FORGET_MODEL_AFTER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+const FORGET_MODEL_AFTER: Duration = Duration::from_hours(30 * 24);
 /// How many waiting tasks one free slot is offered to before it is left free.
 const LINE_SEARCH: usize = 16;
 /// How many explanations are kept, the latest ones.
@@ -144,9 +144,7 @@ impl Dispatch {
         let now = self.clock.now();
         let mut floor = self.floor();
         if floor.draining {
-            return Acquired::Never(TaskError::Busy {
-                retry_after_secs: 5,
-            });
+            return Acquired::Never(TaskError::Busy { retry_after_secs: 5 });
         }
         // Whoever stands in line already goes first.
         let explanation = if floor.queue.waiting(&demand.model) == 0 {
@@ -155,16 +153,12 @@ impl Dispatch {
                 Err(explanation) => explanation,
             }
         } else {
-            self.scheduler
-                .choose(&floor.registry, demand, now, self.seed())
-                .explanation
+            self.scheduler.choose(&floor.registry, demand, now, self.seed()).explanation
         };
         if let Some(error) = self.hopeless(&floor, demand, &explanation) {
             return Acquired::Never(error);
         }
-        let busy = TaskError::Busy {
-            retry_after_secs: floor.retry_after(demand),
-        };
+        let busy = TaskError::Busy { retry_after_secs: floor.retry_after(demand) };
         let Ok(ticket) = floor.queue.push(now, priority, demand.clone()) else {
             return Acquired::Never(busy);
         };
@@ -173,13 +167,7 @@ impl Dispatch {
         self.serve_line(&mut floor, &demand.model, now);
         drop(floor);
         let model = demand.model.clone();
-        Acquired::Later(Ticketed::new(
-            Arc::clone(self),
-            model,
-            ticket,
-            receiver,
-            busy,
-        ))
+        Acquired::Later(Ticketed::new(Arc::clone(self), model, ticket, receiver, busy))
     }
 
     /// Lets a node join by the link that `link` makes for its place.
@@ -274,18 +262,12 @@ impl Dispatch {
         for event in events {
             ledger.apply(event);
         }
-        events
-            .iter()
-            .map(|event| (event.node, ledger.points(&event.node, event.at)))
-            .collect()
+        events.iter().map(|event| (event.node, ledger.points(&event.node, event.at))).collect()
     }
 
     /// Returns the points of a node.
     pub(crate) fn points(&self, node: &NodeId, now: Timestamp) -> Points {
-        self.ledger
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .points(node, now)
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner).points(node, now)
     }
 
     /// Looks at the registry under the lock.
@@ -330,14 +312,8 @@ impl Dispatch {
                 seen.last = calendar;
             }
         }
-        floor
-            .models
-            .retain(|_, seen| calendar.saturating_since(seen.last) < FORGET_MODEL_AFTER);
-        floor
-            .models
-            .iter()
-            .map(|(name, seen)| (name.clone(), *seen))
-            .collect()
+        floor.models.retain(|_, seen| calendar.saturating_since(seen.last) < FORGET_MODEL_AFTER);
+        floor.models.iter().map(|(name, seen)| (name.clone(), *seen)).collect()
     }
 
     /// Returns how many tasks stand in line.
@@ -347,30 +323,17 @@ impl Dispatch {
 
     /// Returns why `task` went where it went, if it is a recent one of `account`.
     pub(crate) fn explanation(&self, task: &TaskId, account: &AccountId) -> Option<Explanation> {
-        let explanations = self
-            .explanations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let found = explanations
-            .iter()
-            .rev()
-            .find(|e| e.task == *task && e.account == *account);
+        let explanations = self.explanations.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = explanations.iter().rev().find(|e| e.task == *task && e.account == *account);
         found.map(|explained| explained.explanation.clone())
     }
 
     pub(crate) fn explain(&self, task: TaskId, account: AccountId, explanation: Explanation) {
-        let mut explanations = self
-            .explanations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut explanations = self.explanations.lock().unwrap_or_else(PoisonError::into_inner);
         if explanations.len() == EXPLANATIONS {
             explanations.pop_front();
         }
-        explanations.push_back(Explained {
-            task,
-            account,
-            explanation,
-        });
+        explanations.push_back(Explained { task, account, explanation });
     }
 
     /// Gives a slot back and offers it to whoever waits.
@@ -408,9 +371,7 @@ impl Dispatch {
         loop {
             let line: Vec<_> = floor.queue.line(model).take(LINE_SEARCH).collect();
             let served = line.into_iter().find_map(|(ticket, demand)| {
-                let choice = self
-                    .scheduler
-                    .choose(&floor.registry, demand, now, self.seed());
+                let choice = self.scheduler.choose(&floor.registry, demand, now, self.seed());
                 choice.chosen.is_some().then_some((ticket, choice))
             });
             let Some((ticket, choice)) = served else {
@@ -438,9 +399,7 @@ impl Dispatch {
         demand: &Demand,
         now: Instant,
     ) -> Result<Lease, Explanation> {
-        let choice = self
-            .scheduler
-            .choose(&floor.registry, demand, now, self.seed());
+        let choice = self.scheduler.choose(&floor.registry, demand, now, self.seed());
         self.reserve(floor, choice)
     }
 
@@ -459,12 +418,7 @@ impl Dispatch {
         if !floor.registry.reserve(candidate.seat) {
             return Err(choice.explanation);
         }
-        Ok(Lease::new(
-            Arc::clone(self),
-            candidate,
-            link,
-            choice.explanation,
-        ))
+        Ok(Lease::new(Arc::clone(self), candidate, link, choice.explanation))
     }
 
     /// Says why waiting for `demand` makes no sense; `None` when it does.
@@ -489,34 +443,23 @@ impl Dispatch {
         }
         if skipped(Reason::NoFreeSlot) {
             // Those that are busy may be the ones that were tried already.
-            let able = floor
-                .registry
-                .groups(demand)
-                .filter(|group| group.refusal.is_none());
-            let members: usize = able
-                .map(|group| group.free() + group.occupied() as usize)
-                .sum();
+            let able = floor.registry.groups(demand).filter(|group| group.refusal.is_none());
+            let members: usize = able.map(|group| group.free() + group.occupied() as usize).sum();
             if members > demand.exclude.len() {
                 return None;
             }
         }
         if skipped(Reason::AlreadyTried) || !demand.exclude.is_empty() {
-            return Some(TaskError::Busy {
-                retry_after_secs: floor.retry_after(demand),
-            });
+            return Some(TaskError::Busy { retry_after_secs: floor.retry_after(demand) });
         }
         if !explanation.compared.is_empty() {
             return None;
         }
-        Some(TaskError::NoNodeAble {
-            model,
-            needs: needs(demand, explanation),
-        })
+        Some(TaskError::NoNodeAble { model, needs: needs(demand, explanation) })
     }
 
     fn seed(&self) -> u64 {
-        self.seeds
-            .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
+        self.seeds.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
     }
 
     fn floor(&self) -> MutexGuard<'_, Floor> {
@@ -528,10 +471,7 @@ impl Dispatch {
 impl Floor {
     fn see(&mut self, models: &[ModelOffer], now: Timestamp) {
         for offer in models {
-            let seen = ModelSeen {
-                first: now,
-                last: now,
-            };
+            let seen = ModelSeen { first: now, last: now };
             self.models.entry(offer.name.clone()).or_insert(seen).last = now;
         }
     }
@@ -546,20 +486,13 @@ impl Floor {
             .map(|group| group.free() as u64 + u64::from(group.occupied()))
             .sum();
         let millis = self.service.as_millis() * waiting as u128 / u128::from(slots.max(1));
-        u32::try_from(millis.div_ceil(1000))
-            .unwrap_or(u32::MAX)
-            .clamp(1, 600)
+        u32::try_from(millis.div_ceil(1000)).unwrap_or(u32::MAX).clamp(1, 600)
     }
 }
 
 /// Says what the nodes of a model lack for `demand`.
 fn needs(demand: &Demand, explanation: &Explanation) -> String {
-    let lacks = |reason| {
-        explanation
-            .skipped
-            .iter()
-            .any(|(known, _)| *known == reason)
-    };
+    let lacks = |reason| explanation.skipped.iter().any(|(known, _)| *known == reason);
     let mut needs = Vec::new();
     if lacks(Reason::ContextTooShort) {
         needs.push(format!("a context of {} tokens", demand.context_tokens));

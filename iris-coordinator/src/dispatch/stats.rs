@@ -53,10 +53,8 @@ impl Counters {
         };
         counter.fetch_add(1, Ordering::Relaxed);
         let usage = settlement.usage;
-        self.prompt_tokens
-            .fetch_add(usage.prompt_tokens.into(), Ordering::Relaxed);
-        self.completion_tokens
-            .fetch_add(usage.completion_tokens.into(), Ordering::Relaxed);
+        self.prompt_tokens.fetch_add(usage.prompt_tokens.into(), Ordering::Relaxed);
+        self.completion_tokens.fetch_add(usage.completion_tokens.into(), Ordering::Relaxed);
     }
 
     pub(super) fn chunks(&self, count: u64) {

@@ -133,6 +133,7 @@ pub(crate) enum Books {
     Caller,
 }
 
+#[expect(clippy::large_enum_variant, reason = "the usual stage is the large one")]
 #[derive(Debug)]
 enum Stage {
     Idle,
@@ -236,16 +237,14 @@ impl TaskHandle {
     fn start(&mut self, mut lease: Lease) {
         let now = self.dispatch.clock.now();
         let explanation = std::mem::take(&mut lease.explanation);
-        self.dispatch
-            .explain(self.request.id, self.request.account, explanation);
+        self.dispatch.explain(self.request.id, self.request.account, explanation);
         self.run.handle_offered(now, lease.node);
         let left = self.request.time_limit.saturating_sub(now - self.submitted);
-        match Work::offer(lease, &self.request, left) {
-            Some(work) => self.stage = Stage::Working(work),
-            None => {
-                self.stage = Stage::Idle;
-                self.run.handle_lost();
-            }
+        if let Some(work) = Work::offer(lease, &self.request, left) {
+            self.stage = Stage::Working(work);
+        } else {
+            self.stage = Stage::Idle;
+            self.run.handle_lost();
         }
     }
 
@@ -283,13 +282,12 @@ impl TaskHandle {
                 self.run.handle_accepted(now);
                 return Some(TaskEvent::Accepted { node: work.node() });
             }
-            News::Progress => self.run.handle_progress(now),
+            News::Progress | News::Part => self.run.handle_progress(now),
             News::Chunk(chunk) => {
                 self.first_chunk.get_or_insert_with(|| now - self.submitted);
                 self.run.handle_chunk(now);
                 return Some(TaskEvent::Chunk(chunk));
             }
-            News::Part => self.run.handle_progress(now),
             News::Invalid => self.run.handle_invalid(),
             // In all that follows the node holds the task no longer.
             News::Refused => {
@@ -320,10 +318,7 @@ impl TaskHandle {
             Stage::Waiting { until, .. } => Some(*until),
             _ => None,
         };
-        ready!(
-            self.timer
-                .poll(wait_ends.map_or(due, |until| until.min(due)), cx)
-        );
+        ready!(self.timer.poll(wait_ends.map_or(due, |until| until.min(due)), cx));
         let now = self.dispatch.clock.now();
         self.run.handle_timeout(now);
         if let Stage::Waiting { ticketed, until } = &self.stage
@@ -354,12 +349,7 @@ impl TaskHandle {
             usage,
             submitted: self.submitted_at,
             first_chunk_ms: self.first_chunk.map(millis),
-            took_ms: millis(
-                self.dispatch
-                    .clock
-                    .now()
-                    .saturating_duration_since(self.submitted),
-            ),
+            took_ms: millis(self.dispatch.clock.now().saturating_duration_since(self.submitted)),
             limit_ms: millis(self.request.time_limit),
         };
         self.dispatch.counters.chunks(self.run.chunks());
@@ -389,9 +379,7 @@ impl Drop for TaskHandle {
 
 impl fmt::Debug for TaskHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TaskHandle")
-            .field("request", &self.request)
-            .finish_non_exhaustive()
+        f.debug_struct("TaskHandle").field("request", &self.request).finish_non_exhaustive()
     }
 }
 
@@ -405,9 +393,7 @@ impl Timer {
     /// Resolves when `due` is reached.
     fn poll(&mut self, due: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let due = tokio::time::Instant::from_std(due);
-        let sleep = self
-            .sleep
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
         if sleep.deadline() > due {
             sleep.as_mut().reset(due);
         }

@@ -97,10 +97,7 @@ impl Writer {
             let next = match self.entries.try_recv() {
                 Ok(entry) => Some(entry),
                 Err(_) if awaited => None,
-                Err(_) => timeout_at(deadline, self.entries.recv())
-                    .await
-                    .ok()
-                    .flatten(),
+                Err(_) => timeout_at(deadline, self.entries.recv()).await.ok().flatten(),
             };
             match next {
                 Some(Entry::Rows(next)) => {
@@ -181,20 +178,11 @@ fn split(mut group: Vec<Rows>, error: &StoreError) -> Vec<Vec<Rows>> {
     };
     let after = group.split_off(suspect + 1);
     let alone = group.split_off(suspect);
-    [group, alone, after]
-        .into_iter()
-        .filter(|part| !part.is_empty())
-        .collect()
+    [group, alone, after].into_iter().filter(|part| !part.is_empty()).collect()
 }
 
 fn merged(part: &[Rows]) -> Batch {
-    Batch {
-        writes: part
-            .iter()
-            .flat_map(|rows| &rows.batch.writes)
-            .cloned()
-            .collect(),
-    }
+    Batch { writes: part.iter().flat_map(|rows| &rows.batch.writes).cloned().collect() }
 }
 
 fn row_count(part: &[Rows]) -> u64 {

@@ -71,12 +71,7 @@ impl Door {
         identity: Arc<Identity>,
         limits: Limits,
     ) -> Self {
-        Self {
-            dispatch,
-            store,
-            identity,
-            limits,
-        }
+        Self { dispatch, store, identity, limits }
     }
 
     /// Leads a node through registration and hands its connection to its session.
@@ -98,12 +93,7 @@ impl Door {
         let register = self.registration(&mut transport, &mut connection).await?;
         match self.check(&register, &nonce, owner).await {
             Ok((identity, sealing_key)) => {
-                let arrival = Arrival {
-                    transport,
-                    connection,
-                    register,
-                    sealing_key,
-                };
+                let arrival = Arrival { transport, connection, register, sealing_key };
                 self.enter(arrival, identity, owner);
                 Ok(identity.node_id())
             }
@@ -177,49 +167,29 @@ impl Door {
     /// Binds a node to the account whose key it came with, for good.
     async fn bind(&self, node: NodeId, owner: AccountId) -> Result<(), LinkError> {
         let key = Key::new(NODE, node).expect("a node id is a key segment");
-        let known = self
-            .store
-            .get(key.clone())
-            .await
-            .map_err(|_| LinkError::Store)?;
+        let known = self.store.get(key.clone()).await.map_err(|_| LinkError::Store)?;
         let Some(known) = known else {
-            let record = NodeRecord {
-                owner,
-                first_seen: self.dispatch.clock.calendar(),
-            };
+            let record = NodeRecord { owner, first_seen: self.dispatch.clock.calendar() };
             let value = Some(Document::encode(&record));
             let batch = iris_core::store::Batch {
-                writes: vec![Write {
-                    key,
-                    expect: Expect::Absent,
-                    value,
-                }],
+                writes: vec![Write { key, expect: Expect::Absent, value }],
             };
             return self.store.commit(batch).await.map_err(|_| LinkError::Store);
         };
         let known: NodeRecord = known.value.decode().map_err(|_| LinkError::Store)?;
-        if known.owner == owner {
-            Ok(())
-        } else {
-            Err(LinkError::Forbidden)
-        }
+        if known.owner == owner { Ok(()) } else { Err(LinkError::Forbidden) }
     }
 
     /// Gives an admitted node to the session it resumes, or to a new one.
     fn enter(&self, mut arrival: Arrival, identity: PublicIdentity, owner: AccountId) {
         let node = identity.node_id();
         if let Some(link) = self.dispatch.link(&node) {
-            let resumes = arrival
-                .register
-                .resume
-                .as_ref()
-                .map(|resume| resume.session);
+            let resumes = arrival.register.resume.as_ref().map(|resume| resume.session);
             if resumes == Some(link.session) {
-                match link.commands.send(Command::Attach(Box::new(arrival))) {
-                    Ok(()) => return,
-                    Err(mpsc::error::SendError(Command::Attach(returned))) => arrival = *returned,
-                    Err(_) => return,
-                }
+                let sent = link.commands.send(Command::Attach(Box::new(arrival)));
+                // A session that has ended in this moment gives the node back.
+                let Err(mpsc::error::SendError(Command::Attach(returned))) = sent else { return };
+                arrival = *returned;
             } else {
                 // The old session reports what it held as lost before the new one starts.
                 let _ = link.commands.send(Command::Replace);
@@ -235,19 +205,12 @@ impl Door {
         let profile = NodeProfile {
             id: node,
             owner,
-            name: arrival
-                .register
-                .name
-                .as_ref()
-                .map_or("", |name| name.as_str())
-                .to_owned(),
+            name: arrival.register.name.as_ref().map_or("", |name| name.as_str()).to_owned(),
             slots: arrival.register.slots,
             models: arrival.register.models.clone(),
         };
         let agent_version = arrival.register.agent_version.as_ref();
-        let agent_version = agent_version
-            .map_or("", |version| version.as_str())
-            .to_owned();
+        let agent_version = agent_version.map_or("", |version| version.as_str()).to_owned();
         let connected = self.dispatch.clock.calendar();
         let link = self.dispatch.join(profile, |seat| {
             Arc::new(NodeLink {
@@ -258,19 +221,11 @@ impl Door {
                 connected,
                 identity,
                 commands,
-                keys: Mutex::new(HopKeys {
-                    epoch: 0,
-                    root,
-                    next: 1,
-                }),
+                keys: Mutex::new(HopKeys { epoch: 0, root, next: 1 }),
             })
         });
-        let session = Session::new(
-            Arc::clone(&self.dispatch),
-            link,
-            Arc::clone(&self.identity),
-            self.limits,
-        );
+        let session =
+            Session::new(Arc::clone(&self.dispatch), link, Arc::clone(&self.identity), self.limits);
         tokio::spawn(session.run(arrival, receiver));
     }
 }
@@ -282,12 +237,7 @@ pub(super) fn verify_certificate(
     origin: &Origin,
     now: Timestamp,
 ) -> Result<iris_crypto::SealingPublicKey, LinkError> {
-    let expected = Expectation {
-        role: Role::Node,
-        origin,
-        now,
-        min_serial: 0,
-    };
+    let expected = Expectation { role: Role::Node, origin, now, min_serial: 0 };
     let certificate = SignedCertificate::decode(certificate)
         .and_then(|certificate| certificate.verify(&expected))
         .map_err(|_| LinkError::Unauthorized)?;

@@ -46,7 +46,7 @@ impl<T> Transport for T where
 pub(crate) type BoxTransport = Pin<Box<dyn Transport>>;
 
 /// How long hop keys are used before new ones are agreed on.
-const REKEY_AFTER: Duration = Duration::from_secs(10 * 60);
+const REKEY_AFTER: Duration = Duration::from_mins(10);
 /// How many times hop keys change before an hour of uptime is credited.
 const REKEYS_PER_HOUR: u32 = 6;
 
@@ -131,8 +131,6 @@ impl NodeLink {
 
 impl fmt::Debug for NodeLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NodeLink")
-            .field("node", &self.node)
-            .finish_non_exhaustive()
+        f.debug_struct("NodeLink").field("node", &self.node).finish_non_exhaustive()
     }
 }

@@ -19,9 +19,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::{Instant, Sleep};
 
 use super::handshake::{flush, verify_certificate};
-use super::{
-    Arrival, BoxTransport, Command, NodeLink, REKEY_AFTER, REKEYS_PER_HOUR, Report,
-};
+use super::{Arrival, BoxTransport, Command, NodeLink, REKEY_AFTER, REKEYS_PER_HOUR, Report};
 use crate::dispatch::{Dispatch, Lease};
 
 /// How many commands or frames are handled before what they caused is written out.
@@ -67,15 +65,7 @@ impl Session {
         limits: Limits,
     ) -> Self {
         let (reports, cancelled) = (HashMap::new(), HashMap::new());
-        Self {
-            dispatch,
-            link,
-            identity,
-            limits,
-            reports,
-            cancelled,
-            rekeys: 0,
-        }
+        Self { dispatch, link, identity, limits, reports, cancelled, rekeys: 0 }
     }
 
     /// Serves the node until it is gone for good.
@@ -105,27 +95,16 @@ impl Session {
 
     /// Registers an arrived node on new keys.
     fn welcome(&mut self, arrival: Arrival, kept: Option<CoordinatorSession>) -> Option<Attached> {
-        let Arrival {
-            transport,
-            mut connection,
-            register,
-            sealing_key,
-        } = arrival;
+        let Arrival { transport, mut connection, register, sealing_key } = arrival;
         let returns = kept.is_some();
         let epoch = self.link.keys().epoch + u32::from(returns);
         let (hop, proof) = self.rekey(epoch, &sealing_key, &register.nonce.0)?;
-        let welcome = Welcome {
-            session: self.link.session,
-            node: self.link.node,
-            hop,
-            proof,
-        };
+        let welcome = Welcome { session: self.link.session, node: self.link.node, hop, proof };
         let resumption = connection.welcome(self.dispatch.clock.now(), welcome, kept);
         self.lose(&resumption.lost);
         if returns {
             let (slots, models) = (register.slots, register.models);
-            self.dispatch
-                .update(self.link.seat, Some(slots), Some(models));
+            self.dispatch.update(self.link.seat, Some(slots), Some(models));
             self.dispatch.set_state(self.link.seat, NodeState::Ready);
         }
         Some(Attached {
@@ -150,19 +129,9 @@ impl Session {
         let mut keys = self.link.keys();
         keys.epoch = epoch;
         keys.root = root;
-        let signed = SignedWelcome {
-            node_nonce,
-            encapsulated: &enc,
-            session: &info,
-        };
+        let signed = SignedWelcome { node_nonce, encapsulated: &enc, session: &info };
         let proof = sign_welcome(&self.identity, &signed);
-        Some((
-            Hop {
-                epoch,
-                enc: Bytes32::from(enc),
-            },
-            Bytes64::from(*proof.as_bytes()),
-        ))
+        Some((Hop { epoch, enc: Bytes32::from(enc) }, Bytes64::from(*proof.as_bytes())))
     }
 
     /// Drives a connection; resolves when it is over.
@@ -236,11 +205,7 @@ impl Session {
                     connection.cancel(assignment);
                 }
             }
-            Command::Consumed {
-                assignment,
-                frames,
-                bytes,
-            } => {
+            Command::Consumed { assignment, frames, bytes } => {
                 connection.consumed(assignment, frames, bytes);
             }
             Command::Attach(arrival) => return Some(Parting::Attach(arrival)),
@@ -271,8 +236,7 @@ impl Session {
             CoordinatorEvent::Heartbeat(heartbeat) => {
                 self.dispatch.heard(self.link.seat);
                 if heartbeat.models.is_some() || heartbeat.slots.is_some() {
-                    self.dispatch
-                        .update(self.link.seat, heartbeat.slots, heartbeat.models);
+                    self.dispatch.update(self.link.seat, heartbeat.slots, heartbeat.models);
                 }
             }
             CoordinatorEvent::Certificate(certificate) => {
@@ -305,20 +269,12 @@ impl Session {
         cx.waker().wake_by_ref();
         let epoch = self.link.keys().epoch + 1;
         if let Some((hop, proof)) = self.rekey(epoch, &attached.sealing_key, &attached.node_nonce) {
-            attached.connection.rekey(Rekey {
-                epoch,
-                enc: hop.enc,
-                proof,
-            });
+            attached.connection.rekey(Rekey { epoch, enc: hop.enc, proof });
         }
         self.rekeys += 1;
         if self.rekeys.is_multiple_of(REKEYS_PER_HOUR) {
             let at = self.dispatch.clock.calendar();
-            self.dispatch.credit(ReputationEvent {
-                node: self.link.node,
-                deed: Deed::Uptime,
-                at,
-            });
+            self.dispatch.credit(ReputationEvent { node: self.link.node, deed: Deed::Uptime, at });
         }
     }
 
@@ -372,11 +328,7 @@ impl Session {
                     kept.cancel(assignment);
                     drop(lease);
                 }
-                Command::Consumed {
-                    assignment,
-                    frames,
-                    bytes,
-                } => {
+                Command::Consumed { assignment, frames, bytes } => {
                     kept.consumed(assignment, frames, bytes);
                 }
                 Command::Drain => {}
@@ -386,12 +338,7 @@ impl Session {
     }
 
     fn end(self) {
-        let Self {
-            reports,
-            dispatch,
-            link,
-            ..
-        } = self;
+        let Self { reports, dispatch, link, .. } = self;
         for report in reports.into_values() {
             // A full channel ends with its sender, which its reader takes for the same.
             let _ = report.try_send(Report::Lost);

@@ -76,13 +76,8 @@ impl Work {
         };
         let body = seal_body(channel.sealer, assignment, &request.body).ok()?;
         let length: usize = body.iter().map(|frame| frame.len() - HEADER_LEN).sum();
-        let task = TaskAssign {
-            body_bytes: u32::try_from(length).ok()?,
-            ..task
-        };
-        link.commands
-            .send(Command::Assign { task, body, report })
-            .ok()?;
+        let task = TaskAssign { body_bytes: u32::try_from(length).ok()?, ..task };
+        link.commands.send(Command::Assign { task, body, report }).ok()?;
         drop(keys);
         Some(Self {
             assignment,
@@ -102,10 +97,7 @@ impl Work {
 
     /// Takes the task back. The node's slot stays taken until the node has confirmed.
     pub(crate) fn cancel(self) {
-        let cancel = Command::Cancel {
-            assignment: self.assignment,
-            lease: self.lease,
-        };
+        let cancel = Command::Cancel { assignment: self.assignment, lease: self.lease };
         let link = match &cancel {
             Command::Cancel { lease, .. } => std::sync::Arc::clone(&lease.link),
             _ => return,
@@ -155,9 +147,7 @@ impl Work {
         self.piece.extend_from_slice(&frame.payload);
         let header = frame.header.encode();
         let number = u64::from(frame.header.seq);
-        let opened = self
-            .opener
-            .open_in_place(number, &header, &mut self.piece[start..])?;
+        let opened = self.opener.open_in_place(number, &header, &mut self.piece[start..])?;
         let end = start + opened.len();
         self.piece.truncate(end);
         Ok(())

@@ -3,9 +3,6 @@
 //! Each function takes a request that the backend can answer, for a model that it lists. Nothing
 //! here limits time: run the functions under the time limit of your own tests.
 
-// Every function of a conformance suite panics when a clause is broken; that is its purpose.
-#![allow(clippy::missing_panics_doc)]
-
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
 use serde_json::{Map, Value};

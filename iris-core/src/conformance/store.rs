@@ -4,8 +4,6 @@
 //! them may run on one store; none may run twice on the same records. Clean-up is the caller's.
 //! A check panics when the store breaks its contract, with the clause that was broken.
 
-#![allow(clippy::missing_panics_doc, reason = "said once, above, for every check")]
-
 use std::fmt;
 use std::ops::Range;
 

@@ -157,4 +157,4 @@ impl Default for PointsPolicy {
 }
 
 /// The period of decay.
-pub const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+pub const WEEK: Duration = Duration::from_hours(7 * 24);

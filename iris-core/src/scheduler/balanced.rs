@@ -118,7 +118,7 @@ fn count(nodes: usize) -> u32 {
     u32::try_from(nodes).unwrap_or(u32::MAX)
 }
 
-/// Sebastiano Vigna's SplitMix64: a good stream of numbers from any seed in a few cycles.
+/// Sebastiano Vigna's `SplitMix64`: a good stream of numbers from any seed in a few cycles.
 struct SplitMix(u64);
 
 impl SplitMix {

@@ -28,7 +28,7 @@ impl Default for RetryPolicy {
         Self {
             accept_within: Duration::from_secs(5),
             progress_within: Duration::from_secs(15),
-            first_chunk_base: Duration::from_secs(60),
+            first_chunk_base: Duration::from_mins(1),
             first_chunk_per_token: Duration::from_millis(20),
             max_offers: 8,
             max_accepted: 2,
@@ -329,7 +329,7 @@ mod tests {
     }
 
     fn start(now: Instant) -> TaskRun {
-        let mut run = TaskRun::new(now + Duration::from_secs(300), 0, RetryPolicy::default());
+        let mut run = TaskRun::new(now + Duration::from_mins(5), 0, RetryPolicy::default());
         assert_eq!(run.poll_action(), Some(Action::Choose));
         run
     }
@@ -424,7 +424,7 @@ mod tests {
         for second in (5..60).step_by(5) {
             run.handle_progress(now + Duration::from_secs(second));
         }
-        assert_eq!(run.poll_timeout(), Some(now + Duration::from_secs(60)));
+        assert_eq!(run.poll_timeout(), Some(now + Duration::from_mins(1)));
     }
 
     #[test]
@@ -488,7 +488,7 @@ mod tests {
             history in proptest::collection::vec((news(), 0_u64..20), 0..80),
         ) {
             let mut now = Instant::now();
-            let deadline = now + Duration::from_secs(300);
+            let deadline = now + Duration::from_mins(5);
             let mut run = TaskRun::new(deadline, 10, RetryPolicy::default());
             let (mut ends, mut letter, mut open) = (0, 0, None);
             let mut drain = |run: &mut TaskRun, now: Instant| {

@@ -16,11 +16,7 @@ pub(super) const MAX_LEN: usize = 16 + 1 + 32 + 6 + 32 + 24 + 2 + 255 + 2 + MAX_
 /// Cuts the times of `claims` to what the encoding can say.
 pub(super) fn whole_seconds(claims: Claims) -> Claims {
     let cut = |time: Timestamp| Timestamp::from_millis(time.as_secs() * 1000);
-    Claims {
-        not_before: cut(claims.not_before),
-        not_after: cut(claims.not_after),
-        ..claims
-    }
+    Claims { not_before: cut(claims.not_before), not_after: cut(claims.not_after), ..claims }
 }
 
 /// Returns the bytes that are signed.
@@ -36,11 +32,7 @@ pub(super) fn encode(claims: &Claims) -> Vec<u8> {
         out.extend_from_slice(&id.to_be_bytes());
     }
     out.extend_from_slice(claims.sealing_key.as_bytes());
-    for number in [
-        claims.not_before.as_secs(),
-        claims.not_after.as_secs(),
-        claims.serial,
-    ] {
+    for number in [claims.not_before.as_secs(), claims.not_after.as_secs(), claims.serial] {
         out.extend_from_slice(&number.to_be_bytes());
     }
     push_lp(&mut out, claims.origin.as_str().as_bytes());
@@ -79,9 +71,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Claims, CertificateError> {
         return Err(CertificateError::Malformed("too many extensions"));
     }
     if fields.0.len() != 64 {
-        return Err(CertificateError::Malformed(
-            "not followed by exactly one signature",
-        ));
+        return Err(CertificateError::Malformed("not followed by exactly one signature"));
     }
     Ok(claims)
 }

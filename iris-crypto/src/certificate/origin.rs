@@ -27,11 +27,7 @@ impl FromStr for Origin {
 
     fn from_str(text: &str) -> Result<Self, OriginError> {
         let valid = (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
-        if valid {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(OriginError)
-        }
+        if valid { Ok(Self(text.to_owned())) } else { Err(OriginError) }
     }
 }
 

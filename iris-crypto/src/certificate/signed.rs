@@ -57,14 +57,8 @@ impl SignedCertificate {
     ///
     /// When the extensions are longer than [`MAX_EXTENSIONS_LEN`].
     pub fn sign(identity: &Identity, claims: Claims) -> Self {
-        assert!(
-            claims.extensions.len() <= MAX_EXTENSIONS_LEN,
-            "extensions are bounded"
-        );
-        let claims = encoding::whole_seconds(Claims {
-            identity: identity.public(),
-            ..claims
-        });
+        assert!(claims.extensions.len() <= MAX_EXTENSIONS_LEN, "extensions are bounded");
+        let claims = encoding::whole_seconds(Claims { identity: identity.public(), ..claims });
         let mut encoded = encoding::encode(&claims);
         let signature = identity.sign(&encoded);
         encoded.extend_from_slice(signature.as_bytes());
@@ -74,10 +68,7 @@ impl SignedCertificate {
     /// Reads a certificate that a peer sent.
     pub fn decode(bytes: &[u8]) -> Result<Self, CertificateError> {
         let claims = encoding::decode(bytes)?;
-        Ok(Self {
-            claims,
-            encoded: bytes.to_vec(),
-        })
+        Ok(Self { claims, encoded: bytes.to_vec() })
     }
 
     /// Returns the bytes to send.
@@ -127,9 +118,7 @@ impl SignedCertificate {
         if claims.sealing_key.is_low_order() {
             return Err(CertificateError::WeakSealingKey);
         }
-        Ok(VerifiedCertificate {
-            certificate: self.clone(),
-        })
+        Ok(VerifiedCertificate { certificate: self.clone() })
     }
 
     fn verify_signature(&self) -> Result<(), CertificateError> {
@@ -141,11 +130,7 @@ impl SignedCertificate {
     }
 
     fn verify_times(&self, now: Timestamp) -> Result<(), CertificateError> {
-        let Claims {
-            not_before,
-            not_after,
-            ..
-        } = self.claims;
+        let Claims { not_before, not_after, .. } = self.claims;
         if not_after <= not_before || not_after.saturating_since(not_before) > MAX_LIFETIME {
             return Err(CertificateError::BadLifetime);
         }
@@ -163,9 +148,7 @@ impl SignedCertificate {
     }
 
     pub(super) fn parts(&self) -> (&[u8], &[u8; 64]) {
-        self.encoded
-            .split_last_chunk()
-            .expect("a certificate ends with its signature")
+        self.encoded.split_last_chunk().expect("a certificate ends with its signature")
     }
 }
 
@@ -191,9 +174,7 @@ impl fmt::Display for SignedCertificate {
 
 impl fmt::Debug for SignedCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SignedCertificate")
-            .field(&self.claims)
-            .finish()
+        f.debug_tuple("SignedCertificate").field(&self.claims).finish()
     }
 }
 

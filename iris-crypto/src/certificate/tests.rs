@@ -34,12 +34,7 @@ fn verify_at(
     certificate: &SignedCertificate,
     now: Timestamp,
 ) -> Result<VerifiedCertificate, CertificateError> {
-    certificate.verify(&Expectation {
-        role: Role::Node,
-        now,
-        min_serial: 5,
-        origin: &origin(),
-    })
+    certificate.verify(&Expectation { role: Role::Node, now, min_serial: 5, origin: &origin() })
 }
 
 fn verdict(claims: Claims) -> Result<VerifiedCertificate, CertificateError> {
@@ -49,16 +44,10 @@ fn verdict(claims: Claims) -> Result<VerifiedCertificate, CertificateError> {
 #[test]
 fn certificate_survives_its_bytes_and_its_text() {
     let certificate = SignedCertificate::sign(&identity(), claims());
-    assert_eq!(
-        SignedCertificate::decode(certificate.encoded()).unwrap(),
-        certificate
-    );
+    assert_eq!(SignedCertificate::decode(certificate.encoded()).unwrap(), certificate);
     assert_eq!(certificate.to_string().parse(), Ok(certificate.clone()));
     let json = serde_json::to_string(&certificate).unwrap();
-    assert_eq!(
-        serde_json::from_str::<SignedCertificate>(&json).unwrap(),
-        certificate
-    );
+    assert_eq!(serde_json::from_str::<SignedCertificate>(&json).unwrap(), certificate);
     let verified = verify_at(&certificate, NOW).unwrap();
     assert_eq!(verified.claims(), certificate.unverified_claims());
     assert_eq!(verified.node_id(), identity().node_id());
@@ -80,10 +69,7 @@ fn signed_bytes_are_the_documented_ones() {
     ]
     .concat();
     assert_eq!(certificate.signed_part(), expected);
-    assert_eq!(
-        certificate.hash().as_bytes()[..],
-        Sha256::digest(expected)[..]
-    );
+    assert_eq!(certificate.hash().as_bytes()[..], Sha256::digest(expected)[..]);
 }
 
 #[test]
@@ -111,16 +97,10 @@ fn shorter_and_longer_texts_are_refused() {
     let certificate = SignedCertificate::sign(&identity(), claims());
     for length in 0..certificate.encoded().len() {
         let cut = SignedCertificate::decode(&certificate.encoded()[..length]);
-        assert!(
-            matches!(cut, Err(CertificateError::Malformed(_))),
-            "{length} bytes"
-        );
+        assert!(matches!(cut, Err(CertificateError::Malformed(_))), "{length} bytes");
     }
     let longer = [certificate.encoded(), &[0]].concat();
-    assert!(matches!(
-        SignedCertificate::decode(&longer),
-        Err(CertificateError::Malformed(_))
-    ));
+    assert!(matches!(SignedCertificate::decode(&longer), Err(CertificateError::Malformed(_))));
     assert!(matches!(
         "A".repeat(5000).parse::<SignedCertificate>(),
         Err(CertificateError::Malformed(_))
@@ -138,74 +118,39 @@ fn certificate_holds_from_its_beginning_to_its_end_give_or_take_the_skew() {
     let early = before(NOW, skew + 1);
     assert_eq!(
         verify_at(&certificate, early),
-        Err(CertificateError::NotYetValid {
-            not_before: NOW,
-            now: early
-        })
+        Err(CertificateError::NotYetValid { not_before: NOW, now: early })
     );
     let late = Timestamp::from_millis(end.as_millis() + skew + 1);
     assert_eq!(
         verify_at(&certificate, late),
-        Err(CertificateError::Expired {
-            not_after: end,
-            now: late
-        })
+        Err(CertificateError::Expired { not_after: end, now: late })
     );
 }
 
 #[test]
 fn lifetime_is_bounded_on_both_sides() {
-    let lasting = |time| {
-        verdict(Claims {
-            not_after: NOW.saturating_add(time),
-            ..claims()
-        })
-    };
+    let lasting = |time| verdict(Claims { not_after: NOW.saturating_add(time), ..claims() });
     assert!(lasting(MAX_LIFETIME).is_ok());
-    assert_eq!(
-        lasting(MAX_LIFETIME + Duration::from_secs(1)),
-        Err(CertificateError::BadLifetime)
-    );
+    assert_eq!(lasting(MAX_LIFETIME + Duration::from_secs(1)), Err(CertificateError::BadLifetime));
     assert_eq!(lasting(Duration::ZERO), Err(CertificateError::BadLifetime));
-    let backwards = Claims {
-        not_after: Timestamp::from_millis(0),
-        ..claims()
-    };
+    let backwards = Claims { not_after: Timestamp::from_millis(0), ..claims() };
     assert_eq!(verdict(backwards), Err(CertificateError::BadLifetime));
 }
 
 #[test]
 fn key_of_another_role_network_or_age_is_refused() {
     assert_eq!(
-        verdict(Claims {
-            role: Role::Coordinator,
-            ..claims()
-        }),
-        Err(CertificateError::WrongRole {
-            expected: Role::Node,
-            found: Role::Coordinator
-        })
+        verdict(Claims { role: Role::Coordinator, ..claims() }),
+        Err(CertificateError::WrongRole { expected: Role::Node, found: Role::Coordinator })
     );
     let elsewhere: Origin = "https://other.example".parse().unwrap();
     assert_eq!(
-        verdict(Claims {
-            origin: elsewhere.clone(),
-            ..claims()
-        }),
-        Err(CertificateError::WrongOrigin {
-            expected: origin(),
-            found: elsewhere
-        })
+        verdict(Claims { origin: elsewhere.clone(), ..claims() }),
+        Err(CertificateError::WrongOrigin { expected: origin(), found: elsewhere })
     );
     assert_eq!(
-        verdict(Claims {
-            serial: 4,
-            ..claims()
-        }),
-        Err(CertificateError::OldSerial {
-            serial: 4,
-            minimum: 5
-        })
+        verdict(Claims { serial: 4, ..claims() }),
+        Err(CertificateError::OldSerial { serial: 4, minimum: 5 })
     );
 }
 
@@ -216,10 +161,7 @@ fn key_of_small_order_is_refused() {
     for weak in [[0; 32], one] {
         let sealing_key = SealingPublicKey::from_bytes(weak);
         assert_eq!(
-            verdict(Claims {
-                sealing_key,
-                ..claims()
-            }),
+            verdict(Claims { sealing_key, ..claims() }),
             Err(CertificateError::WeakSealingKey)
         );
     }
@@ -232,11 +174,7 @@ fn key_for_another_suite_is_refused_by_name() {
     bytes[50] = 0x7a;
     assert_eq!(
         SignedCertificate::decode(&bytes),
-        Err(CertificateError::UnknownSuite {
-            kem: 0x7a,
-            kdf: 1,
-            aead: 2
-        })
+        Err(CertificateError::UnknownSuite { kem: 0x7a, kdf: 1, aead: 2 })
     );
 }
 
@@ -256,10 +194,7 @@ fn origins_are_bounded() {
     assert!("a\n".parse::<Origin>().is_err());
     assert!("a".repeat(256).parse::<Origin>().is_err());
     assert!("a".repeat(255).parse::<Origin>().is_ok());
-    assert_eq!(
-        Origin::from(identity().public()).as_str(),
-        identity().public().to_string()
-    );
+    assert_eq!(Origin::from(identity().public()).as_str(), identity().public().to_string());
 }
 
 proptest! {

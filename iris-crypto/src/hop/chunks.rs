@@ -83,10 +83,7 @@ pub struct ChunkOpener {
 
 impl ChunkOpener {
     pub(super) const fn new(aead: NumberedAead) -> Self {
-        Self {
-            aead: Some(aead),
-            next: 0,
-        }
+        Self { aead: Some(aead), next: 0 }
     }
 
     /// Returns the number of the next chunk; lower ones were opened before.
@@ -113,10 +110,7 @@ impl ChunkOpener {
     ) -> Result<&'a mut [u8], HopError> {
         let cipher = self.aead.as_ref().ok_or(HopError::Rejected)?;
         if number != self.next {
-            return Err(HopError::OutOfOrder {
-                expected: self.next,
-                found: number,
-            });
+            return Err(HopError::OutOfOrder { expected: self.next, found: number });
         }
         if number >= MAX_CHUNKS {
             return Err(HopError::Exhausted);
@@ -137,21 +131,12 @@ mod tests {
     #[test]
     fn channel_stops_at_its_limit() {
         let cipher = || NumberedAead::new(&[1; 32], [2; 12]);
-        let mut sealer = ChunkSealer {
-            aead: cipher(),
-            next: MAX_CHUNKS - 1,
-        };
-        let mut opener = ChunkOpener {
-            aead: Some(cipher()),
-            next: MAX_CHUNKS - 1,
-        };
+        let mut sealer = ChunkSealer { aead: cipher(), next: MAX_CHUNKS - 1 };
+        let mut opener = ChunkOpener { aead: Some(cipher()), next: MAX_CHUNKS - 1 };
         let last = sealer.seal(b"", b"last").unwrap();
         assert_eq!(opener.open(MAX_CHUNKS - 1, b"", &last).unwrap(), b"last");
         assert_eq!(sealer.seal(b"", b"one more"), Err(HopError::Exhausted));
         assert_eq!(sealer.next_number(), MAX_CHUNKS);
-        assert_eq!(
-            opener.open(MAX_CHUNKS, b"", &last),
-            Err(HopError::Exhausted)
-        );
+        assert_eq!(opener.open(MAX_CHUNKS, b"", &last), Err(HopError::Exhausted));
     }
 }

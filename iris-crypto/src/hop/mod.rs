@@ -141,11 +141,7 @@ impl HopRoot {
 
     fn new(side: Side, secret: &[u8; 32]) -> Self {
         let prk = Hkdf::from_prk(secret).expect("a hash's length is enough");
-        Self {
-            side,
-            prk,
-            given: once::Once::default(),
-        }
+        Self { side, prk, given: once::Once::default() }
     }
 
     /// Derives the keys of an assignment, once.
@@ -166,10 +162,7 @@ impl HopRoot {
             Side::Coordinator => (to_node, to_coordinator),
             Side::Node => (to_coordinator, to_node),
         };
-        Ok(Channel {
-            sealer: ChunkSealer::new(sealing),
-            opener: ChunkOpener::new(opening),
-        })
+        Ok(Channel { sealer: ChunkSealer::new(sealing), opener: ChunkOpener::new(opening) })
     }
 }
 
@@ -177,19 +170,12 @@ const EXPORT: &[u8] = b"iris/hop/v1";
 const LABEL: &[u8] = b"iris/hop/assignment/v1";
 
 fn direction(material: &[u8]) -> NumberedAead {
-    let (key, base_nonce) = material
-        .split_first_chunk()
-        .expect("a direction has 44 bytes");
-    NumberedAead::new(
-        key,
-        base_nonce.try_into().expect("a direction has 44 bytes"),
-    )
+    let (key, base_nonce) = material.split_first_chunk().expect("a direction has 44 bytes");
+    NumberedAead::new(key, base_nonce.try_into().expect("a direction has 44 bytes"))
 }
 
 impl fmt::Debug for HopRoot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HopRoot")
-            .field("side", &self.side)
-            .finish_non_exhaustive()
+        f.debug_struct("HopRoot").field("side", &self.side).finish_non_exhaustive()
     }
 }

@@ -45,10 +45,7 @@ impl Once {
 
 fn place(number: u64) -> (usize, u64) {
     let slot = number % WINDOW;
-    (
-        usize::try_from(slot / 64).expect("a slot is below the window"),
-        1 << (slot % 64),
-    )
+    (usize::try_from(slot / 64).expect("a slot is below the window"), 1 << (slot % 64))
 }
 
 #[cfg(test)]

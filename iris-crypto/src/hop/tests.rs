@@ -7,18 +7,12 @@ const INFO: &[u8] = b"session";
 fn roots() -> (HopRoot, HopRoot) {
     let key = SealingKey::generate();
     let (encapsulated, coordinator) = HopRoot::initiate(&key.public(), INFO).unwrap();
-    (
-        coordinator,
-        HopRoot::accept(&key, &encapsulated, INFO).unwrap(),
-    )
+    (coordinator, HopRoot::accept(&key, &encapsulated, INFO).unwrap())
 }
 
 fn channels(assignment: u64) -> (Channel, Channel) {
     let (mut coordinator, mut node) = roots();
-    (
-        coordinator.channel(assignment).unwrap(),
-        node.channel(assignment).unwrap(),
-    )
+    (coordinator.channel(assignment).unwrap(), node.channel(assignment).unwrap())
 }
 
 #[test]
@@ -28,10 +22,7 @@ fn chunks_travel_both_ways() {
         let text = vec![7; number];
         let sealed = node.sealer.seal(b"out", &text).unwrap();
         let number = number as u64;
-        assert_eq!(
-            coordinator.opener.open(number, b"out", &sealed).unwrap(),
-            text
-        );
+        assert_eq!(coordinator.opener.open(number, b"out", &sealed).unwrap(), text);
         let sealed = coordinator.sealer.seal(b"in", &text).unwrap();
         assert_eq!(node.opener.open(number, b"in", &sealed).unwrap(), text);
     }
@@ -66,9 +57,7 @@ fn chunk_vector_stays_as_it_is() {
     let vector: serde_json::Value =
         serde_json::from_str(include_str!("../../tests/vectors/hop-chunks.json")).unwrap();
     let hex = |value: &serde_json::Value| {
-        data_encoding::HEXLOWER
-            .decode(value.as_str().unwrap().as_bytes())
-            .unwrap()
+        data_encoding::HEXLOWER.decode(value.as_str().unwrap().as_bytes()).unwrap()
     };
     let secret = hex(&vector["root"]).try_into().unwrap();
     let root = |side| HopRoot::new(side, &secret);
@@ -101,18 +90,12 @@ fn chunk_opens_for_its_own_place_only() {
     let mut opener = node.channel(1).unwrap().opener;
     assert_eq!(
         opener.open(1, b"aad", &sealed),
-        Err(HopError::OutOfOrder {
-            expected: 0,
-            found: 1
-        })
+        Err(HopError::OutOfOrder { expected: 0, found: 1 })
     );
     assert_eq!(opener.open(0, b"aad", &sealed).unwrap(), b"text");
     assert_eq!(
         opener.open(0, b"aad", &sealed),
-        Err(HopError::OutOfOrder {
-            expected: 1,
-            found: 0
-        })
+        Err(HopError::OutOfOrder { expected: 1, found: 0 })
     );
     rejected_for_good(&mut opener);
 }
@@ -147,19 +130,11 @@ fn every_flipped_bit_is_refused() {
     let (mut coordinator, mut node) = roots();
     for (assignment, bit) in (0..(4 + TAG_LEN) * 8).enumerate() {
         let assignment = assignment as u64;
-        let mut sealed = coordinator
-            .channel(assignment)
-            .unwrap()
-            .sealer
-            .seal(b"aad", b"text")
-            .unwrap();
+        let mut sealed =
+            coordinator.channel(assignment).unwrap().sealer.seal(b"aad", b"text").unwrap();
         sealed[bit / 8] ^= 1 << (bit % 8);
         let mut opener = node.channel(assignment).unwrap().opener;
-        assert_eq!(
-            opener.open(0, b"aad", &sealed),
-            Err(HopError::Rejected),
-            "bit {bit}"
-        );
+        assert_eq!(opener.open(0, b"aad", &sealed), Err(HopError::Rejected), "bit {bit}");
     }
 }
 
@@ -168,12 +143,7 @@ fn roots_of_another_session_do_not_agree() {
     let key = SealingKey::generate();
     let (encapsulated, mut coordinator) = HopRoot::initiate(&key.public(), b"one").unwrap();
     let mut node = HopRoot::accept(&key, &encapsulated, b"two").unwrap();
-    let sealed = coordinator
-        .channel(0)
-        .unwrap()
-        .sealer
-        .seal(b"", b"text")
-        .unwrap();
+    let sealed = coordinator.channel(0).unwrap().sealer.seal(b"", b"text").unwrap();
     let opened = node.channel(0).unwrap().opener.open(0, b"", &sealed);
     assert_eq!(opened, Err(HopError::Rejected));
 }

@@ -64,14 +64,9 @@ fn setup_sender_with(
     info: &[u8],
 ) -> Result<([u8; 32], SenderContext), HpkeError> {
     let encapsulated = *ephemeral.public().as_bytes();
-    let dh = ephemeral
-        .agree(recipient.as_bytes())
-        .ok_or(HpkeError::WeakKey)?;
+    let dh = ephemeral.agree(recipient.as_bytes()).ok_or(HpkeError::WeakKey)?;
     let shared = shared_secret(dh.as_bytes(), &encapsulated, recipient);
-    Ok((
-        encapsulated,
-        SenderContext(Context::schedule(&shared, info)),
-    ))
+    Ok((encapsulated, SenderContext(Context::schedule(&shared, info))))
 }
 
 /// Begins to open what was sealed to `key` with the same `info`.
@@ -118,11 +113,7 @@ impl ReceiverContext {
     pub fn open(&mut self, aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, HpkeError> {
         let number = self.0.next_number()?;
         let mut text = sealed.to_vec();
-        let length = self
-            .0
-            .aead
-            .open(number, aad, &mut text)
-            .map_err(|_| HpkeError::Rejected)?;
+        let length = self.0.aead.open(number, aad, &mut text).map_err(|_| HpkeError::Rejected)?;
         text.truncate(length);
         self.0.messages += 1;
         Ok(text)
@@ -156,13 +147,7 @@ impl Context {
         let mut key = Zeroizing::new([0; 32]);
         labeled::expand(labeled::SUITE, &secret, b"key", context, &mut *key);
         let mut base_nonce = [0; 12];
-        labeled::expand(
-            labeled::SUITE,
-            &secret,
-            b"base_nonce",
-            context,
-            &mut base_nonce,
-        );
+        labeled::expand(labeled::SUITE, &secret, b"base_nonce", context, &mut base_nonce);
         let mut exporter = Zeroizing::new([0; 32]);
         labeled::expand(labeled::SUITE, &secret, b"exp", context, &mut *exporter);
         Self {
@@ -174,29 +159,17 @@ impl Context {
 
     fn next_number(&self) -> Result<u64, HpkeError> {
         // The last number stays unused, so that counting never wraps.
-        if self.messages == u64::MAX {
-            Err(HpkeError::Exhausted)
-        } else {
-            Ok(self.messages)
-        }
+        if self.messages == u64::MAX { Err(HpkeError::Exhausted) } else { Ok(self.messages) }
     }
 
     fn export(&self, context: &[u8], out: &mut [u8]) {
-        labeled::expand(
-            labeled::SUITE,
-            &self.exporter,
-            b"sec",
-            [context, &[], &[]],
-            out,
-        );
+        labeled::expand(labeled::SUITE, &self.exporter, b"sec", [context, &[], &[]], out);
     }
 }
 
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context")
-            .field("messages", &self.messages)
-            .finish_non_exhaustive()
+        f.debug_struct("Context").field("messages", &self.messages).finish_non_exhaustive()
     }
 }
 
@@ -209,12 +182,6 @@ fn shared_secret(
     let (_, prk) = labeled::extract(labeled::KEM_SUITE, &[], b"eae_prk", dh);
     let context = [&encapsulated[..], recipient.as_bytes(), &[]];
     let mut secret = Zeroizing::new([0; 32]);
-    labeled::expand(
-        labeled::KEM_SUITE,
-        &prk,
-        b"shared_secret",
-        context,
-        &mut *secret,
-    );
+    labeled::expand(labeled::KEM_SUITE, &prk, b"shared_secret", context, &mut *secret);
     secret
 }

@@ -28,11 +28,7 @@ impl Vector {
         let (recipient, info) = (self.key("skRm"), self.bytes("info"));
         let (encapsulated, sender) =
             setup_sender_with(&self.key("skEm"), &recipient.public(), &info).unwrap();
-        (
-            encapsulated,
-            sender,
-            setup_receiver(&recipient, &encapsulated, &info).unwrap(),
-        )
+        (encapsulated, sender, setup_receiver(&recipient, &encapsulated, &info).unwrap())
     }
 }
 
@@ -45,14 +41,8 @@ fn official_vector_gives_its_keys() {
     let vector = Vector::official();
     let (encapsulated, ..) = vector.contexts();
     assert_eq!(encapsulated[..], vector.bytes("enc"));
-    assert_eq!(
-        vector.key("skRm").public().as_bytes()[..],
-        vector.bytes("pkRm")
-    );
-    let dh = vector
-        .key("skEm")
-        .agree(vector.key("skRm").public().as_bytes())
-        .unwrap();
+    assert_eq!(vector.key("skRm").public().as_bytes()[..], vector.bytes("pkRm"));
+    let dh = vector.key("skEm").agree(vector.key("skRm").public().as_bytes()).unwrap();
     let shared = shared_secret(dh.as_bytes(), &encapsulated, &vector.key("skRm").public());
     assert_eq!(shared[..], vector.bytes("shared_secret"));
 }
@@ -64,21 +54,9 @@ fn official_vector_seals_and_opens() {
     for message in vector.list("encryptions") {
         let number = message["seq"].as_u64().unwrap();
         (sender.0.messages, receiver.0.messages) = (number, number);
-        let (aad, text, sealed) = (
-            hex(&message["aad"]),
-            hex(&message["pt"]),
-            hex(&message["ct"]),
-        );
-        assert_eq!(
-            sender.seal(&aad, &text).unwrap(),
-            sealed,
-            "message {number}"
-        );
-        assert_eq!(
-            receiver.open(&aad, &sealed).unwrap(),
-            text,
-            "message {number}"
-        );
+        let (aad, text, sealed) = (hex(&message["aad"]), hex(&message["pt"]), hex(&message["ct"]));
+        assert_eq!(sender.seal(&aad, &text).unwrap(), sealed, "message {number}");
+        assert_eq!(receiver.open(&aad, &sealed).unwrap(), text, "message {number}");
     }
 }
 
@@ -149,32 +127,16 @@ fn every_flipped_bit_is_refused() {
     for bit in 0..256 {
         // The curve ignores the top bit of a key, the key schedule does not.
         let altered = flipped(&encapsulated, bit).try_into().unwrap();
-        assert!(
-            !opens(&altered, b"info", b"aad", &sealed),
-            "bit {bit} of the key"
-        );
+        assert!(!opens(&altered, b"info", b"aad", &sealed), "bit {bit} of the key");
     }
     for bit in 0..32 {
-        assert!(!opens(
-            &encapsulated,
-            &flipped(b"info", bit),
-            b"aad",
-            &sealed
-        ));
+        assert!(!opens(&encapsulated, &flipped(b"info", bit), b"aad", &sealed));
     }
     for bit in 0..24 {
-        assert!(!opens(
-            &encapsulated,
-            b"info",
-            &flipped(b"aad", bit),
-            &sealed
-        ));
+        assert!(!opens(&encapsulated, b"info", &flipped(b"aad", bit), &sealed));
     }
     for bit in 0..sealed.len() * 8 {
-        assert!(
-            !opens(&encapsulated, b"info", b"aad", &flipped(&sealed, bit)),
-            "bit {bit}"
-        );
+        assert!(!opens(&encapsulated, b"info", b"aad", &flipped(&sealed, bit)), "bit {bit}");
     }
 }
 

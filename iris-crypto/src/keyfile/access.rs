@@ -44,9 +44,7 @@ fn read_bounded(mut file: File) -> io::Result<Zeroizing<String>> {
         }
     }
     let text = bytes.get(..length).filter(|_| length <= MAX_LEN);
-    let text = text
-        .and_then(|text| std::str::from_utf8(text).ok())
-        .unwrap_or_default();
+    let text = text.and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default();
     Ok(Zeroizing::new(text.to_owned()))
 }
 
@@ -54,11 +52,7 @@ fn read_bounded(mut file: File) -> io::Result<Zeroizing<String>> {
 pub(super) fn check_folder(path: &Path) -> Result<(), KeyFileError> {
     let folder = folder_of(path);
     let metadata = std::fs::metadata(folder).map_err(io_error(folder, "examined"))?;
-    if is_open(&metadata) {
-        Err(KeyFileError::OpenFolder(folder.to_owned()))
-    } else {
-        Ok(())
-    }
+    if is_open(&metadata) { Err(KeyFileError::OpenFolder(folder.to_owned())) } else { Ok(()) }
 }
 
 pub(super) fn folder_of(path: &Path) -> &Path {

@@ -104,10 +104,7 @@ pub struct SecretFile {
 impl SecretFile {
     /// Names a file, without touching it.
     pub fn new(path: impl Into<PathBuf>, purpose: Purpose) -> Self {
-        Self {
-            path: path.into(),
-            purpose,
-        }
+        Self { path: path.into(), purpose }
     }
 
     /// Returns where the file is.
@@ -183,16 +180,10 @@ impl Identity {
 
     /// Reads the identity kept in the file at `path`.
     pub fn load(path: impl Into<PathBuf>) -> Result<Self, KeyFileError> {
-        Ok(Self::from_seed(
-            &SecretFile::new(path, Purpose::Identity).load()?,
-        ))
+        Ok(Self::from_seed(&SecretFile::new(path, Purpose::Identity).load()?))
     }
 }
 
 fn io_error(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> KeyFileError {
-    move |source| KeyFileError::Io {
-        path: path.to_owned(),
-        action,
-        source,
-    }
+    move |source| KeyFileError::Io { path: path.to_owned(), action, source }
 }

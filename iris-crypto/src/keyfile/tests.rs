@@ -19,19 +19,14 @@ fn set_mode(path: &Path, mode: u32) {
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();
-    entries
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect()
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 #[test]
 fn secret_is_made_once_and_read_from_then_on() {
     let folder = TempDir::new().unwrap();
     let made = file(&folder).load_or_create().unwrap();
-    assert_eq!(
-        file(&folder).load_or_create().unwrap().reveal(),
-        made.reveal()
-    );
+    assert_eq!(file(&folder).load_or_create().unwrap().reveal(), made.reveal());
     let path = file(&folder).path().to_owned();
     assert_eq!(mode(&path), 0o600);
     assert_eq!(mode(path.parent().unwrap()), 0o700);
@@ -55,10 +50,7 @@ fn existing_file_is_never_replaced() {
     let folder = TempDir::new().unwrap();
     file(&folder).create().unwrap();
     let before = fs::read(file(&folder).path()).unwrap();
-    assert!(matches!(
-        file(&folder).create(),
-        Err(KeyFileError::Exists(_))
-    ));
+    assert!(matches!(file(&folder).create(), Err(KeyFileError::Exists(_))));
     assert_eq!(fs::read(file(&folder).path()).unwrap(), before);
     assert_eq!(names(file(&folder).path().parent().unwrap()), ["node.key"]);
 }
@@ -70,10 +62,7 @@ fn racing_processes_get_one_secret() {
         let racers: Vec<_> = (0..8)
             .map(|_| scope.spawn(|| *file(&folder).load_or_create().unwrap().reveal()))
             .collect();
-        racers
-            .into_iter()
-            .map(|racer| racer.join().unwrap())
-            .collect()
+        racers.into_iter().map(|racer| racer.join().unwrap()).collect()
     });
     assert!(secrets.iter().all(|secret| secret == &secrets[0]));
 }
@@ -84,10 +73,7 @@ fn file_that_others_may_read_is_refused() {
     file(&folder).create().unwrap();
     for exposed in [0o644, 0o640, 0o604, 0o660] {
         set_mode(file(&folder).path(), exposed);
-        assert!(matches!(
-            file(&folder).load_or_create(),
-            Err(KeyFileError::Exposed(_))
-        ));
+        assert!(matches!(file(&folder).load_or_create(), Err(KeyFileError::Exposed(_))));
     }
     set_mode(file(&folder).path(), 0o400);
     assert!(file(&folder).load().is_ok());
@@ -99,10 +85,7 @@ fn folder_that_everybody_may_write_to_is_refused() {
     file(&folder).create().unwrap();
     let keys = file(&folder).path().parent().unwrap().to_owned();
     set_mode(&keys, 0o777);
-    assert!(matches!(
-        file(&folder).load(),
-        Err(KeyFileError::OpenFolder(_))
-    ));
+    assert!(matches!(file(&folder).load(), Err(KeyFileError::OpenFolder(_))));
     let other = SecretFile::new(keys.join("other"), Purpose::Pepper);
     assert!(matches!(other.create(), Err(KeyFileError::OpenFolder(_))));
     set_mode(&keys, 0o1777);
@@ -116,10 +99,7 @@ fn symbolic_links_and_folders_are_refused() {
     target.create().unwrap();
     let refused = |path: &Path| {
         let file = SecretFile::new(path, Purpose::Identity);
-        assert!(
-            matches!(file.load_or_create(), Err(KeyFileError::NotAFile(_))),
-            "{path:?}"
-        );
+        assert!(matches!(file.load_or_create(), Err(KeyFileError::NotAFile(_))), "{path:?}");
     };
     let link = folder.path().join("link");
     symlink(target.path(), &link).unwrap();
@@ -145,15 +125,10 @@ fn dangling_link_is_not_written_through() {
 fn secret_of_another_kind_or_shape_is_refused() {
     let folder = TempDir::new().unwrap();
     let file = SecretFile::new(folder.path().join("file"), Purpose::Pepper);
-    SecretFile::new(file.path(), Purpose::Identity)
-        .create()
-        .unwrap();
+    SecretFile::new(file.path(), Purpose::Identity).create().unwrap();
     assert!(matches!(
         file.load_or_create(),
-        Err(KeyFileError::Malformed {
-            expected: Purpose::Pepper,
-            ..
-        })
+        Err(KeyFileError::Malformed { expected: Purpose::Pepper, .. })
     ));
     let hex = "ab".repeat(32);
     let malformed = [
@@ -167,10 +142,7 @@ fn secret_of_another_kind_or_shape_is_refused() {
     ];
     for text in malformed {
         fs::write(file.path(), &text).unwrap();
-        assert!(
-            matches!(file.load(), Err(KeyFileError::Malformed { .. })),
-            "{text:?}"
-        );
+        assert!(matches!(file.load(), Err(KeyFileError::Malformed { .. })), "{text:?}");
     }
     fs::write(file.path(), [0xff; 40]).unwrap();
     assert!(matches!(file.load(), Err(KeyFileError::Malformed { .. })));

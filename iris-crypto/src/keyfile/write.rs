@@ -17,10 +17,7 @@ pub(super) fn create_private(path: &Path, text: &[u8]) -> Result<(), KeyFileErro
     check_folder(path)?;
     let mut temporary = std::ffi::OsString::from(".");
     temporary.push(name);
-    temporary.push(format!(
-        ".{}.tmp",
-        data_encoding::HEXLOWER.encode(&random_bytes::<8>())
-    ));
+    temporary.push(format!(".{}.tmp", data_encoding::HEXLOWER.encode(&random_bytes::<8>())));
     let temporary = Temporary(folder.join(temporary));
     temporary.write(text).map_err(io_error(path, "written"))?;
     temporary.publish(path)?;

@@ -42,9 +42,7 @@ fn request(stream: bool) -> GenerateRequest {
 }
 
 async fn answer(backend: &OpenAiBackend, stream: bool) -> Vec<Result<Chunk, BackendError>> {
-    timeout(AMPLE, backend.generate(request(stream)).collect())
-        .await
-        .unwrap()
+    timeout(AMPLE, backend.generate(request(stream)).collect()).await.unwrap()
 }
 
 fn said(text: &str) -> Chunk {
@@ -52,40 +50,22 @@ fn said(text: &str) -> Chunk {
 }
 
 fn finished(reason: &str, prompt_tokens: u32, completion_tokens: u32) -> Chunk {
-    let usage = Usage {
-        prompt_tokens,
-        completion_tokens,
-    };
-    Chunk::Finished(Finish {
-        reason: reason.to_owned(),
-        usage,
-    })
+    let usage = Usage { prompt_tokens, completion_tokens };
+    Chunk::Finished(Finish { reason: reason.to_owned(), usage })
 }
 
 #[tokio::test]
 async fn meets_the_contract_of_backends() {
     let server = ModelServer::start(|asked| honest(&asked)).await;
     let backend = server.backend();
-    timeout(
-        AMPLE,
-        conformance::backend::run_all(&backend, request(true)),
-    )
-    .await
-    .unwrap();
+    timeout(AMPLE, conformance::backend::run_all(&backend, request(true))).await.unwrap();
 }
 
 #[tokio::test]
 async fn streamed_answer_is_texts_and_their_end() {
     let server = ModelServer::start(|asked| honest(&asked)).await;
     let chunks = answer(&server.backend(), true).await;
-    assert_eq!(
-        chunks,
-        [
-            Ok(said("Hello")),
-            Ok(said(" there")),
-            Ok(finished("stop", 3, 2))
-        ]
-    );
+    assert_eq!(chunks, [Ok(said("Hello")), Ok(said(" there")), Ok(finished("stop", 3, 2))]);
     let sent = server.asked()[0].json();
     assert_eq!(sent["stream_options"], json!({"include_usage": true}));
 }
@@ -100,11 +80,7 @@ async fn completions_have_a_path_and_a_form_of_their_own() {
     })
     .await;
     let body = Bytes::from_static(br#"{"model":"m","prompt":"Hi"}"#);
-    let request = GenerateRequest {
-        operation: Operation::Completion,
-        body,
-        ..request(true)
-    };
+    let request = GenerateRequest { operation: Operation::Completion, body, ..request(true) };
     let chunks: Vec<_> = server.backend().generate(request).collect().await;
     assert_eq!(chunks, [Ok(said("a")), Ok(finished("length", 0, 0))]);
     assert_eq!(server.asked()[0].path, "/v1/completions");
@@ -143,10 +119,7 @@ async fn tool_calls_are_passed_on_as_they_come() {
 async fn characters_may_be_split_between_reads() {
     let server = ModelServer::start(|_| {
         let stream = event(&text("a€𝄞")) + &event(&delta(&json!({}), &json!("stop")));
-        let bytes: Vec<_> = stream
-            .bytes()
-            .map(|byte| Ok(Bytes::from(vec![byte])))
-            .collect();
+        let bytes: Vec<_> = stream.bytes().map(|byte| Ok(Bytes::from(vec![byte]))).collect();
         event_stream(stream::iter(bytes))
     })
     .await;
@@ -157,10 +130,7 @@ async fn characters_may_be_split_between_reads() {
 #[tokio::test]
 async fn error_in_mid_stream_follows_what_was_said() {
     let server = ModelServer::start(|_| {
-        events(&[
-            text("a"),
-            json!({"error": {"message": "out of memory", "code": 500}}),
-        ])
+        events(&[text("a"), json!({"error": {"message": "out of memory", "code": 500}})])
     })
     .await;
     let chunks = answer(&server.backend(), true).await;
@@ -193,11 +163,7 @@ async fn answer_cut_after(events: String, is_reset: bool) -> Vec<Result<Chunk, B
 async fn stream_that_is_cut_never_succeeds() {
     for is_reset in [false, true] {
         let chunks = answer_cut_after(event(&text("a")), is_reset).await;
-        assert_eq!(
-            chunks,
-            [Ok(said("a")), Err(BackendError::Failed)],
-            "reset: {is_reset}"
-        );
+        assert_eq!(chunks, [Ok(said("a")), Err(BackendError::Failed)], "reset: {is_reset}");
     }
 }
 
@@ -206,27 +172,17 @@ async fn complete_answer_survives_a_missing_end_mark() {
     for is_reset in [false, true] {
         let events = event(&text("a")) + &event(&delta(&json!({}), &json!("stop")));
         let chunks = answer_cut_after(events, is_reset).await;
-        assert_eq!(
-            chunks,
-            [Ok(said("a")), Ok(finished("stop", 0, 0))],
-            "reset: {is_reset}"
-        );
+        assert_eq!(chunks, [Ok(said("a")), Ok(finished("stop", 0, 0))], "reset: {is_reset}");
     }
 }
 
 #[tokio::test]
 async fn whole_answer_that_is_cut_never_succeeds() {
     let server = ModelServer::start(|_| {
-        event_stream(stream::iter([
-            Ok(Bytes::from("{\"choices\":")),
-            Err(io::Error::other("cut")),
-        ]))
+        event_stream(stream::iter([Ok(Bytes::from("{\"choices\":")), Err(io::Error::other("cut"))]))
     })
     .await;
-    assert_eq!(
-        answer(&server.backend(), false).await,
-        [Err(BackendError::Failed)]
-    );
+    assert_eq!(answer(&server.backend(), false).await, [Err(BackendError::Failed)]);
 }
 
 #[tokio::test]
@@ -236,10 +192,7 @@ async fn event_without_end_is_malformed() {
         event_stream(endless.take(64))
     })
     .await;
-    assert_eq!(
-        answer(&server.backend(), true).await,
-        [Err(BackendError::Malformed)]
-    );
+    assert_eq!(answer(&server.backend(), true).await, [Err(BackendError::Malformed)]);
 }
 
 #[tokio::test]
@@ -264,10 +217,7 @@ async fn dropping_an_answer_stops_the_server() {
         .await;
         let mut chunks = server.backend().generate(request(is_streaming));
         if is_streaming {
-            assert_eq!(
-                timeout(AMPLE, chunks.next()).await.unwrap(),
-                Some(Ok(said("a")))
-            );
+            assert_eq!(timeout(AMPLE, chunks.next()).await.unwrap(), Some(Ok(said("a"))));
         } else {
             tokio::select! {
                 chunk = chunks.next() => panic!("the server does not answer, but: {chunk:?}"),
@@ -276,10 +226,7 @@ async fn dropping_an_answer_stops_the_server() {
         }
         drop(chunks);
         let told = timeout(Duration::from_secs(1), has_stopped).await;
-        assert!(
-            told.is_ok(),
-            "the server works on, streaming: {is_streaming}"
-        );
+        assert!(told.is_ok(), "the server works on, streaming: {is_streaming}");
     }
 }
 
@@ -298,10 +245,7 @@ async fn time_runs_out_before_and_during_the_answer() {
     .await;
     let time_left = Duration::from_millis(100);
     for (server, said_before) in [(&waiting, 0), (&stalled, 1), (&busy, 1)] {
-        let chunks = server.backend().generate(GenerateRequest {
-            time_left,
-            ..request(true)
-        });
+        let chunks = server.backend().generate(GenerateRequest { time_left, ..request(true) });
         let chunks: Vec<_> = timeout(AMPLE, chunks.collect()).await.unwrap();
         assert_eq!(chunks.len(), said_before + 1);
         assert_eq!(chunks[said_before], Err(BackendError::Timeout));
@@ -311,24 +255,15 @@ async fn time_runs_out_before_and_during_the_answer() {
 #[tokio::test]
 async fn key_is_sent_and_never_told() {
     let server = ModelServer::start(|asked| {
-        let key = asked.headers[header::AUTHORIZATION]
-            .to_str()
-            .unwrap()
-            .to_owned();
+        let key = asked.headers[header::AUTHORIZATION].to_str().unwrap().to_owned();
         let host = asked.headers[header::HOST].to_str().unwrap();
         let message = format!("{key} is not welcome at http://{host}/v1");
-        reply(
-            400,
-            json!({"error": {"message": message, "param": key}}).to_string(),
-        )
+        reply(400, json!({"error": {"message": message, "param": key}}).to_string())
     })
     .await;
     let backend = server.builder().with_api_key("sk-secret").build().unwrap();
     let chunks = answer(&backend, true).await;
-    assert_eq!(
-        server.asked()[0].headers[header::AUTHORIZATION],
-        "Bearer sk-secret"
-    );
+    assert_eq!(server.asked()[0].headers[header::AUTHORIZATION], "Bearer sk-secret");
     let [Err(error @ BackendError::Rejected { status: 400, .. })] = &chunks[..] else {
         panic!("{chunks:?}")
     };
@@ -344,55 +279,30 @@ async fn redirect_is_not_followed() {
         if asked.path == "/elsewhere" {
             return honest(&asked);
         }
-        let elsewhere = format!(
-            "http://{}/elsewhere",
-            asked.headers[header::HOST].to_str().unwrap()
-        );
-        (
-            StatusCode::TEMPORARY_REDIRECT,
-            [(header::LOCATION, elsewhere)],
-        )
-            .into_response()
+        let elsewhere =
+            format!("http://{}/elsewhere", asked.headers[header::HOST].to_str().unwrap());
+        (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, elsewhere)]).into_response()
     })
     .await;
-    assert_eq!(
-        answer(&server.backend(), true).await,
-        [Err(BackendError::Unavailable)]
-    );
+    assert_eq!(answer(&server.backend(), true).await, [Err(BackendError::Unavailable)]);
     assert_eq!(server.asked().len(), 1);
 }
 
 #[tokio::test]
 async fn refusals_are_typed() {
     for (status, body, expected) in [
-        (
-            404,
-            r#"{"error":{"message":"x","code":"model_not_found"}}"#,
-            BackendError::ModelNotFound,
-        ),
-        (
-            401,
-            r#"{"error":{"message":"x"}}"#,
-            BackendError::Unavailable,
-        ),
+        (404, r#"{"error":{"message":"x","code":"model_not_found"}}"#, BackendError::ModelNotFound),
+        (401, r#"{"error":{"message":"x"}}"#, BackendError::Unavailable),
         (429, r#"{"error":{"message":"x"}}"#, BackendError::Busy),
         (503, "", BackendError::Busy),
         (500, "boom", BackendError::Failed),
-        (
-            200,
-            r#"{"error":{"message":"x","code":503}}"#,
-            BackendError::Busy,
-        ),
+        (200, r#"{"error":{"message":"x","code":503}}"#, BackendError::Busy),
         (200, r#"{"hello":1}"#, BackendError::Malformed),
     ] {
         let server = ModelServer::start(move |_| reply(status, body)).await;
         for stream in [true, false] {
             let chunks = answer(&server.backend(), stream).await;
-            assert_eq!(
-                chunks,
-                [Err(expected.clone())],
-                "{status} {body}, stream: {stream}"
-            );
+            assert_eq!(chunks, [Err(expected.clone())], "{status} {body}, stream: {stream}");
         }
     }
 }
@@ -403,18 +313,9 @@ async fn refused_request_never_reaches_the_server() {
     let body = json!({"model": "m", "messages": [{"role": "user", "content": [
         {"type": "image_url", "image_url": {"url": "http://169.254.169.254/latest/meta-data"}},
     ]}]});
-    let request = GenerateRequest {
-        body: body.to_string().into(),
-        ..request(true)
-    };
+    let request = GenerateRequest { body: body.to_string().into(), ..request(true) };
     let chunks: Vec<_> = server.backend().generate(request).collect().await;
-    assert!(
-        matches!(
-            &chunks[..],
-            [Err(BackendError::Rejected { status: 400, .. })]
-        ),
-        "{chunks:?}"
-    );
+    assert!(matches!(&chunks[..], [Err(BackendError::Rejected { status: 400, .. })]), "{chunks:?}");
     assert!(server.asked().is_empty());
 }
 
@@ -424,10 +325,7 @@ async fn absent_server_is_unavailable() {
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
     let backend = OpenAiBackend::builder(url).build().unwrap();
-    assert_eq!(
-        answer(&backend, true).await,
-        [Err(BackendError::Unavailable)]
-    );
+    assert_eq!(answer(&backend, true).await, [Err(BackendError::Unavailable)]);
     assert_eq!(backend.models().await, Err(BackendError::Unavailable));
 }
 
@@ -473,29 +371,17 @@ async fn server_may_end_a_complete_answer_in_its_own_time() {
 async fn replies_beyond_their_limit_are_not_read() {
     let server = ModelServer::start(|asked| {
         let is_list = asked.path == "/v1/models";
-        let end = if is_list {
-            r#"{"data":[]}"#
-        } else {
-            r#"{"error":{"message":"late"}}"#
-        };
+        let end = if is_list { r#"{"data":[]}"# } else { r#"{"error":{"message":"late"}}"# };
         let space = stream::repeat_with(|| Bytes::from(vec![b' '; 1 << 20])).take(16);
-        let pieces = space
-            .chain(stream::iter([Bytes::from(end)]))
-            .map(Ok::<_, io::Error>);
-        let status = if is_list {
-            StatusCode::OK
-        } else {
-            StatusCode::BAD_REQUEST
-        };
+        let pieces = space.chain(stream::iter([Bytes::from(end)])).map(Ok::<_, io::Error>);
+        let status = if is_list { StatusCode::OK } else { StatusCode::BAD_REQUEST };
         (status, Body::from_stream(pieces)).into_response()
     })
     .await;
     let backend = server.backend();
     assert_eq!(backend.models().await, Err(BackendError::Malformed));
     let chunks = answer(&backend, true).await;
-    let [Err(error @ BackendError::Rejected { .. })] = &chunks[..] else {
-        panic!("{chunks:?}")
-    };
+    let [Err(error @ BackendError::Rejected { .. })] = &chunks[..] else { panic!("{chunks:?}") };
     assert_ne!(error.to_string(), "late");
 }
 
@@ -535,17 +421,8 @@ async fn kind_of_server_is_found_out_once_and_again_when_it_changes() {
 #[tokio::test]
 async fn unknown_servers_models_have_the_configured_context() {
     let server = ModelServer::start(|asked| honest(&asked)).await;
-    let offers = server
-        .builder()
-        .with_context_length(2048)
-        .build()
-        .unwrap()
-        .models()
-        .await
-        .unwrap();
+    let offers =
+        server.builder().with_context_length(2048).build().unwrap().models().await.unwrap();
     assert_eq!(offers[0].context_length, 2048);
-    assert_eq!(
-        server.backend().models().await.unwrap()[0].context_length,
-        4096
-    );
+    assert_eq!(server.backend().models().await.unwrap()[0].context_length, 4096);
 }

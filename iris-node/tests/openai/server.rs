@@ -70,21 +70,13 @@ impl ModelServer {
                 let (parts, body) = request.into_parts();
                 let path = parts.uri.path().to_owned();
                 let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
-                let asked = Asked {
-                    path,
-                    headers: parts.headers,
-                    body,
-                };
+                let asked = Asked { path, headers: parts.headers, body };
                 recorded.lock().unwrap().push(asked.clone());
                 answer(asked).await
             }
         });
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Self {
-            url,
-            connections,
-            asked,
-        }
+        Self { url, connections, asked }
     }
 
     pub(crate) fn builder(&self) -> OpenAiBackendBuilder {
@@ -107,23 +99,14 @@ impl ModelServer {
 /// Answers with a JSON document.
 pub(crate) fn reply(status: u16, body: impl Into<String>) -> Response {
     let status = StatusCode::from_u16(status).unwrap();
-    (
-        status,
-        [(header::CONTENT_TYPE, "application/json")],
-        body.into(),
-    )
-        .into_response()
+    (status, [(header::CONTENT_TYPE, "application/json")], body.into()).into_response()
 }
 
 /// Answers with an event stream in the pieces given.
 pub(crate) fn event_stream(
     pieces: impl Stream<Item = Result<Bytes, std::io::Error>> + Send + 'static,
 ) -> Response {
-    (
-        [(header::CONTENT_TYPE, "text/event-stream")],
-        Body::from_stream(pieces),
-    )
-        .into_response()
+    ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(pieces)).into_response()
 }
 
 /// Answers with an event stream that is there at once.
@@ -152,10 +135,7 @@ pub(crate) fn text(content: &str) -> Value {
 /// Answers like a small, honest server with the one model `m`.
 pub(crate) fn honest(asked: &Asked) -> Response {
     if asked.path == "/v1/models" {
-        return reply(
-            200,
-            r#"{"object":"list","data":[{"id":"m","object":"model"}]}"#,
-        );
+        return reply(200, r#"{"object":"list","data":[{"id":"m","object":"model"}]}"#);
     }
     if asked.path != "/v1/chat/completions" {
         return reply(404, r#"{"detail":"Not Found"}"#);

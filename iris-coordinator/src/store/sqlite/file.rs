@@ -22,10 +22,7 @@ pub(super) enum Location {
 impl Location {
     /// Makes the file and its folder where they are missing.
     pub(super) fn file(path: &Path) -> Result<Self, OpenError> {
-        let failed = |source| OpenError::File {
-            path: path.to_owned(),
-            source,
-        };
+        let failed = |source| OpenError::File { path: path.to_owned(), source };
         // An absolute path keeps its meaning, and is never one of SQLite's special names.
         let path = std::path::absolute(path).map_err(failed)?;
         create(&path).map_err(failed)?;
@@ -34,16 +31,12 @@ impl Location {
 
     /// Opens the connection that writes, and brings the schema up to date.
     pub(super) fn connect_writer(&self, views: &[RecordView]) -> Result<Connection, OpenError> {
-        let mut connection = self
-            .connect(OpenFlags::SQLITE_OPEN_READ_WRITE)
-            .map_err(|error| unusable(&error))?;
+        let mut connection =
+            self.connect(OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(|error| unusable(&error))?;
         // The file's owner is known before anything is written to it.
         match schema::found(&connection) {
             Ok(Some(found)) if found > schema::known() => {
-                return Err(OpenError::TooNew {
-                    found,
-                    known: schema::known(),
-                });
+                return Err(OpenError::TooNew { found, known: schema::known() });
             }
             Ok(Some(_)) => {}
             Ok(None) => return Err(OpenError::Foreign(self.path())),
@@ -52,21 +45,16 @@ impl Location {
             }
             Err(error) => return Err(unusable(&error)),
         }
-        connection
-            .execute_batch(Self::WRITER_SETTINGS)
-            .map_err(|error| unusable(&error))?;
+        connection.execute_batch(Self::WRITER_SETTINGS).map_err(|error| unusable(&error))?;
         schema::prepare(&mut connection, views).map_err(|error| unusable(&error))?;
         Ok(connection)
     }
 
     /// Opens a connection that only reads.
     pub(super) fn connect_reader(&self) -> Result<Connection, OpenError> {
-        let connection = self
-            .connect(OpenFlags::SQLITE_OPEN_READ_ONLY)
-            .map_err(|error| unusable(&error))?;
-        connection
-            .execute_batch("PRAGMA cache_size = -8192")
-            .map_err(|error| unusable(&error))?;
+        let connection =
+            self.connect(OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|error| unusable(&error))?;
+        connection.execute_batch("PRAGMA cache_size = -8192").map_err(|error| unusable(&error))?;
         Ok(connection)
     }
 
@@ -120,12 +108,7 @@ fn create(path: &Path) -> io::Result<()> {
         folders.recursive(true).create(parent)?;
     }
     // SQLite gives the files beside it the same mode.
-    options
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map(drop)
+    options.write(true).create(true).truncate(false).open(path).map(drop)
 }
 
 fn unusable(error: &rusqlite::Error) -> OpenError {

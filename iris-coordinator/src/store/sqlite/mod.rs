@@ -91,10 +91,7 @@ impl SqliteStore {
     /// Makes an empty store in memory, which is gone with its last clone. Meant for tests.
     pub fn in_memory(views: &[RecordView]) -> Result<Self, OpenError> {
         static STORES: AtomicU64 = AtomicU64::new(0);
-        Self::start(
-            &Location::Memory(STORES.fetch_add(1, Ordering::Relaxed)),
-            views,
-        )
+        Self::start(&Location::Memory(STORES.fetch_add(1, Ordering::Relaxed)), views)
     }
 
     /// Returns the file that a `DATABASE_URL` means.
@@ -119,25 +116,12 @@ impl SqliteStore {
             })?);
         }
         let (writer, commits, reads) = (Some(writer), Some(commits), Some(reads));
-        let shared = Shared {
-            commits,
-            reads,
-            writer,
-            readers,
-        };
-        Ok(Self {
-            shared: Arc::new(shared),
-        })
+        let shared = Shared { commits, reads, writer, readers };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     async fn page(&self, range: Range<String>, after: bool) -> Result<Page, StoreError> {
-        self.shared
-            .read(|answer| Read::Page {
-                range,
-                after,
-                answer,
-            })
-            .await
+        self.shared.read(|answer| Read::Page { range, after, answer }).await
     }
 }
 
@@ -146,10 +130,7 @@ impl Store for SqliteStore {
         async move {
             let (answer, settled) = oneshot::channel();
             let commits = self.shared.commits.as_ref().ok_or_else(stopped)?;
-            commits
-                .send(Submission { batch, answer })
-                .await
-                .map_err(|_| stopped())?;
+            commits.send(Submission { batch, answer }).await.map_err(|_| stopped())?;
             settled.await.map_err(|_| stopped())?
         }
         .boxed()
@@ -257,10 +238,7 @@ mod tests {
     #[test]
     fn errors_say_whether_waiting_helps() {
         let failure = |code| {
-            store_error(&rusqlite::Error::SqliteFailure(
-                rusqlite::ffi::Error::new(code),
-                None,
-            ))
+            store_error(&rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None))
         };
         for code in [
             rusqlite::ffi::SQLITE_FULL,
@@ -269,10 +247,7 @@ mod tests {
             rusqlite::ffi::SQLITE_IOERR,
             rusqlite::ffi::SQLITE_CANTOPEN,
         ] {
-            assert!(
-                matches!(failure(code), StoreError::Unavailable(_)),
-                "{code}"
-            );
+            assert!(matches!(failure(code), StoreError::Unavailable(_)), "{code}");
         }
         for code in [rusqlite::ffi::SQLITE_CORRUPT, rusqlite::ffi::SQLITE_NOTADB] {
             assert!(matches!(failure(code), StoreError::Corrupt(_)), "{code}");

@@ -11,15 +11,8 @@ use super::store_error;
 
 /// A question to a reader.
 pub(super) enum Read {
-    Get {
-        key: Key,
-        answer: Answer<Option<Record>>,
-    },
-    Page {
-        range: Range<String>,
-        after: bool,
-        answer: Answer<Page>,
-    },
+    Get { key: Key, answer: Answer<Option<Record>> },
+    Page { range: Range<String>, after: bool, answer: Answer<Page> },
 }
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -49,11 +42,7 @@ pub(super) fn run(connection: &Connection, queue: &Mutex<mpsc::Receiver<Read>>) 
             Read::Get { answer, .. } if answer.is_closed() => {}
             Read::Page { answer, .. } if answer.is_closed() => {}
             Read::Get { key, answer } => drop(answer.send(get(connection, &key))),
-            Read::Page {
-                range,
-                after,
-                answer,
-            } => {
+            Read::Page { range, after, answer } => {
                 drop(answer.send(page(connection, &range, after)));
             }
         }
@@ -61,19 +50,14 @@ pub(super) fn run(connection: &Connection, queue: &Mutex<mpsc::Receiver<Read>>) 
 }
 
 fn next(queue: &Mutex<mpsc::Receiver<Read>>) -> Option<Read> {
-    queue
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .blocking_recv()
+    queue.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv()
 }
 
 fn get(connection: &Connection, key: &Key) -> Result<Option<Record>, StoreError> {
     let failed = |error| store_error(&error);
     let sql = "SELECT key, version, value FROM records WHERE key = ?1";
     let mut statement = connection.prepare_cached(sql).map_err(failed)?;
-    let found = statement
-        .query_row([key.as_str()], |row| Ok(record(row)))
-        .optional();
+    let found = statement.query_row([key.as_str()], |row| Ok(record(row))).optional();
     found.map_err(failed)?.transpose()
 }
 
@@ -81,16 +65,8 @@ fn page(connection: &Connection, range: &Range<String>, after: bool) -> Result<P
     let failed = |error| store_error(&error);
     let sql = if after { AFTER } else { FROM };
     let mut statement = connection.prepare_cached(sql).map_err(failed)?;
-    let mut rows = statement
-        .query([&range.start, &range.end])
-        .map_err(failed)?;
-    let (mut page, mut bytes) = (
-        Page {
-            records: Vec::new(),
-            complete: false,
-        },
-        0,
-    );
+    let mut rows = statement.query([&range.start, &range.end]).map_err(failed)?;
+    let (mut page, mut bytes) = (Page { records: Vec::new(), complete: false }, 0);
     while !page.is_full(bytes) {
         let Some(row) = rows.next().map_err(failed)? else {
             page.complete = true;

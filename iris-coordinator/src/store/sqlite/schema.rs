@@ -83,11 +83,7 @@ impl RecordView {
 
     fn definition(&self) -> String {
         let columns = self.columns.iter().map(|(name, path)| {
-            format!(
-                ", json_extract(value, {}) AS {}",
-                quote(path, '\''),
-                quote(name, '"')
-            )
+            format!(", json_extract(value, {}) AS {}", quote(path, '\''), quote(name, '"'))
         });
         let range = iris_core::store::Key::all(self.record_type);
         format!(
@@ -107,8 +103,5 @@ fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
 }
 
 fn quote(text: &str, mark: char) -> String {
-    format!(
-        "{mark}{}{mark}",
-        text.replace(mark, &format!("{mark}{mark}"))
-    )
+    format!("{mark}{}{mark}", text.replace(mark, &format!("{mark}{mark}")))
 }

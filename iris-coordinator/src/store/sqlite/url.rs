@@ -49,10 +49,7 @@ mod tests {
     #[test]
     fn three_slashes_are_relative_and_four_absolute() {
         assert_eq!(path_of("sqlite:///data/iris.db"), Ok("data/iris.db".into()));
-        assert_eq!(
-            path_of("sqlite:////data/iris.db"),
-            Ok("/data/iris.db".into())
-        );
+        assert_eq!(path_of("sqlite:////data/iris.db"), Ok("/data/iris.db".into()));
         assert_eq!(path_of("sqlite+aiosqlite:///iris.db"), Ok("iris.db".into()));
     }
 
@@ -61,20 +58,11 @@ mod tests {
         let postgres = path_of("postgresql://iris:hunter2@db/iris").unwrap_err();
         assert_eq!(postgres, DatabaseUrlError::Scheme("postgresql".to_owned()));
         assert!(!postgres.to_string().contains("hunter2"));
-        assert_eq!(
-            path_of("iris.db"),
-            Err(DatabaseUrlError::Scheme(String::new()))
-        );
-        assert_eq!(
-            path_of("sqlite://data/iris.db"),
-            Err(DatabaseUrlError::Host)
-        );
+        assert_eq!(path_of("iris.db"), Err(DatabaseUrlError::Scheme(String::new())));
+        assert_eq!(path_of("sqlite://data/iris.db"), Err(DatabaseUrlError::Host));
         for empty in ["sqlite://", "sqlite:///", "sqlite:///:memory:"] {
             assert_eq!(path_of(empty), Err(DatabaseUrlError::NoFile), "{empty}");
         }
-        assert_eq!(
-            path_of("sqlite:///iris.db?mode=ro"),
-            Err(DatabaseUrlError::Options)
-        );
+        assert_eq!(path_of("sqlite:///iris.db?mode=ro"), Err(DatabaseUrlError::Options));
     }
 }

@@ -87,10 +87,7 @@ fn is_met(connection: &Connection, Write { key, expect, value }: &Write) -> rusq
             execute(connection, REPLACE, (key, value, number(*version))).map(|rows| rows == 1)
         }
         (Expect::Any, None) => execute(connection, DELETE, (key,)).map(|_| true),
-        (Expect::Absent, None) => connection
-            .prepare_cached(EXISTS)?
-            .exists((key,))
-            .map(|is| !is),
+        (Expect::Absent, None) => connection.prepare_cached(EXISTS)?.exists((key,)).map(|is| !is),
         (Expect::At(version), None) => {
             execute(connection, DELETE_AT, (key, number(*version))).map(|rows| rows == 1)
         }
@@ -128,10 +125,7 @@ mod tests {
     use super::*;
 
     fn submission(batch: Batch) -> Submission {
-        Submission {
-            batch,
-            answer: oneshot::channel().0,
-        }
+        Submission { batch, answer: oneshot::channel().0 }
     }
 
     fn put(id: usize, bytes: usize) -> Submission {
@@ -140,9 +134,7 @@ mod tests {
     }
 
     fn rows(connection: &Connection) -> i64 {
-        connection
-            .query_row("SELECT count(*) FROM records", [], |row| row.get(0))
-            .unwrap()
+        connection.query_row("SELECT count(*) FROM records", [], |row| row.get(0)).unwrap()
     }
 
     #[test]
@@ -150,19 +142,14 @@ mod tests {
         let mut connection = Location::Memory(u64::MAX).connect_writer(&[]).unwrap();
         let key = |id| Key::new("test", id).unwrap();
         let value = || Document::encode(&1);
-        let conflicting = Batch::new()
-            .put(key("c"), value())
-            .create(key("a"), value());
+        let conflicting = Batch::new().put(key("c"), value()).create(key("a"), value());
         let group = [
             submission(Batch::new().create(key("a"), value())),
             submission(conflicting),
             submission(Batch::new().replace(key("a"), Version(1), value())),
         ];
         let outcomes = commit_group(&mut connection, &group).unwrap();
-        assert_eq!(
-            outcomes,
-            [Ok(()), Err(StoreError::Conflict(key("a"))), Ok(())]
-        );
+        assert_eq!(outcomes, [Ok(()), Err(StoreError::Conflict(key("a"))), Ok(())]);
         assert_eq!(rows(&connection), 1);
     }
 
@@ -176,15 +163,10 @@ mod tests {
 
         commit_group(&mut connection, &[put(0, 100)]).unwrap();
         let failure = commit_group(&mut connection, &[put(1, 100), put(2, 1 << 20)]).unwrap_err();
-        assert_eq!(
-            failure.sqlite_error_code(),
-            Some(rusqlite::ErrorCode::DiskFull)
-        );
+        assert_eq!(failure.sqlite_error_code(), Some(rusqlite::ErrorCode::DiskFull));
         assert_eq!(rows(&connection), 1);
 
-        connection
-            .query_row(&limit(10_000), [], |_| Ok(()))
-            .unwrap();
+        connection.query_row(&limit(10_000), [], |_| Ok(())).unwrap();
         commit_group(&mut connection, &[put(1, 100), put(2, 1 << 20)]).unwrap();
         assert_eq!(rows(&connection), 3);
     }

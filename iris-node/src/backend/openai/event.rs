@@ -159,19 +159,11 @@ impl<'de> Deserialize<'de> for Value<'de> {
             }
 
             fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Value<'de>, E> {
-                Ok(if text.is_empty() {
-                    Value::Blank
-                } else {
-                    Value::Text(text.into())
-                })
+                Ok(if text.is_empty() { Value::Blank } else { Value::Text(text.into()) })
             }
 
             fn visit_str<E>(self, text: &str) -> Result<Value<'de>, E> {
-                Ok(if text.is_empty() {
-                    Value::Blank
-                } else {
-                    Value::Text(text.to_owned().into())
-                })
+                Ok(if text.is_empty() { Value::Blank } else { Value::Text(text.to_owned().into()) })
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value<'de>, A::Error> {
@@ -212,10 +204,7 @@ impl<'de> Deserialize<'de> for Value<'de> {
 
 /// Returns whether the gateway writes the member, or nobody needs it.
 pub(super) fn is_envelope(name: &str) -> bool {
-    matches!(
-        name,
-        "id" | "object" | "created" | "model" | "usage" | "obfuscation"
-    )
+    matches!(name, "id" | "object" | "created" | "model" | "usage" | "obfuscation")
 }
 
 /// Reads a `usage` object; what is missing or odd counts as zero.
@@ -225,9 +214,7 @@ pub(super) fn usage(json: &RawValue) -> Option<Usage> {
     }
     let members = Members::parse(json.get().as_bytes()).ok()?;
     let count = |name| {
-        let count = members
-            .get(name)
-            .and_then(|value| value.get().parse::<u64>().ok());
+        let count = members.get(name).and_then(|value| value.get().parse::<u64>().ok());
         u32::try_from(count.unwrap_or(0)).unwrap_or(u32::MAX)
     };
     Some(Usage {

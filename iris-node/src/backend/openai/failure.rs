@@ -19,12 +19,8 @@ const CONTEXT_CODES: [&str; 4] = [
 
 /// Phrases by which LM Studio and vLLM say so, who have no code for it. They only add a code to
 /// what is refused anyway.
-const CONTEXT_PHRASES: [&str; 4] = [
-    "context length",
-    "context size",
-    "context window",
-    "context overflow",
-];
+const CONTEXT_PHRASES: [&str; 4] =
+    ["context length", "context size", "context window", "context overflow"];
 
 /// Reads an answer with a status other than 200.
 pub(super) fn of_status(status: u16, body: &[u8]) -> BackendError {
@@ -84,12 +80,7 @@ pub(super) fn without(secrets: &[String], error: BackendError) -> BackendError {
         secrets.iter().fold(text, hide)
     };
     match error {
-        BackendError::Rejected {
-            status,
-            code,
-            param,
-            message,
-        } => BackendError::Rejected {
+        BackendError::Rejected { status, code, param, message } => BackendError::Rejected {
             status,
             code: code.map(clean),
             param: param.map(clean),
@@ -114,13 +105,12 @@ impl Report {
     fn read(json: &[u8]) -> Option<Self> {
         let outer = Members::parse(json).ok()?;
         match outer.get("error") {
-            Some(error) if error.get().starts_with('{') => Some(Self::of_members(
-                &Members::parse(error.get().as_bytes()).ok()?,
-            )),
-            Some(error) if error.get().starts_with('"') => Some(Self {
-                message: text(Some(error), MAX_MESSAGE),
-                ..Self::default()
-            }),
+            Some(error) if error.get().starts_with('{') => {
+                Some(Self::of_members(&Members::parse(error.get().as_bytes()).ok()?))
+            }
+            Some(error) if error.get().starts_with('"') => {
+                Some(Self { message: text(Some(error), MAX_MESSAGE), ..Self::default() })
+            }
             _ if text(outer.get("object"), 16) == "error" => Some(Self::of_members(&outer)),
             _ => None,
         }
@@ -130,9 +120,7 @@ impl Report {
         let code = error.get("code");
         let number = |raw: &RawValue| raw.get().trim_matches('"').parse().ok();
         Self {
-            status: code
-                .and_then(number)
-                .filter(|status| (400..600).contains(status)),
+            status: code.and_then(number).filter(|status| (400..600).contains(status)),
             kind: text(error.get("type"), 64),
             code: text(code, 64),
             param: text(error.get("param"), 64),
@@ -146,12 +134,8 @@ impl Report {
 
     fn says_context_exceeded(&self) -> bool {
         let message = self.message.to_ascii_lowercase();
-        CONTEXT_CODES
-            .iter()
-            .any(|known| *known == self.code || *known == self.kind)
-            || CONTEXT_PHRASES
-                .iter()
-                .any(|phrase| message.contains(phrase))
+        CONTEXT_CODES.iter().any(|known| *known == self.code || *known == self.kind)
+            || CONTEXT_PHRASES.iter().any(|phrase| message.contains(phrase))
     }
 
     fn into_rejection(self, status: u16) -> BackendError {
@@ -166,20 +150,14 @@ impl Report {
             self.message
         };
         let param = Some(self.param).filter(|param| !param.is_empty());
-        BackendError::Rejected {
-            status,
-            code,
-            param,
-            message,
-        }
+        BackendError::Rejected { status, code, param, message }
     }
 }
 
 /// Reads a string; anything else, such as a status in the place of a code, is no text.
 fn text(value: Option<&RawValue>, limit: usize) -> String {
     let text = value.and_then(|value| serde_json::from_str::<Text<'_>>(value.get()).ok());
-    text.map(|Text(text)| bounded(&text, limit))
-        .unwrap_or_default()
+    text.map(|Text(text)| bounded(&text, limit)).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -188,9 +166,7 @@ mod tests {
 
     fn code(status: u16, body: &str) -> Option<String> {
         match of_status(status, body.as_bytes()) {
-            BackendError::Rejected {
-                status: seen, code, ..
-            } if seen == status => code,
+            BackendError::Rejected { status: seen, code, .. } if seen == status => code,
             other => panic!("{body} gave {other:?}"),
         }
     }
@@ -204,47 +180,23 @@ mod tests {
             r#"{"object":"error","message":"This model's maximum context length is 8 tokens.","type":"BadRequestError","code":400}"#,
             r#"{"error":"Trying to keep the first 9 tokens when context the overflows. The context length is 8"}"#,
         ] {
-            assert_eq!(
-                code(400, body).as_deref(),
-                Some("context_length_exceeded"),
-                "{body}"
-            );
+            assert_eq!(code(400, body).as_deref(), Some("context_length_exceeded"), "{body}");
         }
     }
 
     #[test]
     fn missing_model_differs_from_missing_path() {
         for (status, body) in [
-            (
-                404,
-                r#"{"error":{"message":"no","code":"model_not_found"}}"#,
-            ),
-            (
-                400,
-                r#"{"error":{"message":"no","param":"model","code":"model_not_found"}}"#,
-            ),
-            (
-                404,
-                r#"{"error":{"message":"model \"m\" not found","type":"api_error"}}"#,
-            ),
+            (404, r#"{"error":{"message":"no","code":"model_not_found"}}"#),
+            (400, r#"{"error":{"message":"no","param":"model","code":"model_not_found"}}"#),
+            (404, r#"{"error":{"message":"model \"m\" not found","type":"api_error"}}"#),
             (404, r#"{"error":"model 'm' not found"}"#),
-            (
-                404,
-                r#"{"object":"error","message":"no","type":"NotFoundError","code":404}"#,
-            ),
+            (404, r#"{"object":"error","message":"no","type":"NotFoundError","code":404}"#),
         ] {
-            assert_eq!(
-                of_status(status, body.as_bytes()),
-                BackendError::ModelNotFound,
-                "{body}"
-            );
+            assert_eq!(of_status(status, body.as_bytes()), BackendError::ModelNotFound, "{body}");
         }
         for body in [r#"{"detail":"Not Found"}"#, "<html>", ""] {
-            assert_eq!(
-                of_status(404, body.as_bytes()),
-                BackendError::Unavailable,
-                "{body}"
-            );
+            assert_eq!(of_status(404, body.as_bytes()), BackendError::Unavailable, "{body}");
         }
     }
 
@@ -259,33 +211,17 @@ mod tests {
             (500, BackendError::Failed),
             (502, BackendError::Failed),
         ] {
-            assert_eq!(
-                of_status(status, br#"{"error":{"message":"x"}}"#),
-                expected,
-                "{status}"
-            );
+            assert_eq!(of_status(status, br#"{"error":{"message":"x"}}"#), expected, "{status}");
         }
     }
 
     #[test]
     fn error_event_tells_its_status_by_code_or_type() {
         for (body, expected) in [
-            (
-                r#"{"error":{"code":503,"message":"x"}}"#,
-                BackendError::Busy,
-            ),
-            (
-                r#"{"error":{"code":"502","message":"x"}}"#,
-                BackendError::Failed,
-            ),
-            (
-                r#"{"error":{"message":"x","type":"server_error"}}"#,
-                BackendError::Failed,
-            ),
-            (
-                r#"{"error":{"type":"rate_limit_exceeded"}}"#,
-                BackendError::Busy,
-            ),
+            (r#"{"error":{"code":503,"message":"x"}}"#, BackendError::Busy),
+            (r#"{"error":{"code":"502","message":"x"}}"#, BackendError::Failed),
+            (r#"{"error":{"message":"x","type":"server_error"}}"#, BackendError::Failed),
+            (r#"{"error":{"type":"rate_limit_exceeded"}}"#, BackendError::Busy),
             (r#"{"error":"x"}"#, BackendError::Failed),
         ] {
             assert_eq!(of_event(body.as_bytes()), expected, "{body}");

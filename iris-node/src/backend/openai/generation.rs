@@ -51,11 +51,7 @@ async fn answer(
     deadline: Instant,
 ) -> Result<BoxStream<'static, Item>, BackendError> {
     let body = prepare(request)?;
-    let accepted = if request.stream {
-        "text/event-stream"
-    } else {
-        "application/json"
-    };
+    let accepted = if request.stream { "text/event-stream" } else { "application/json" };
     let sent = server
         .post(request.operation)
         .header(CONTENT_TYPE, "application/json")
@@ -81,11 +77,7 @@ async fn answer(
         });
     }
     let streamed = Streamed::new(response, request.operation, deadline);
-    Ok(stream::unfold(
-        Some(streamed),
-        |streamed| async move { streamed?.next().await },
-    )
-    .boxed())
+    Ok(stream::unfold(Some(streamed), |streamed| async move { streamed?.next().await }).boxed())
 }
 
 fn is_json(response: &reqwest::Response) -> bool {
@@ -106,9 +98,7 @@ fn whole(body: &[u8]) -> Result<(Bytes, Finish), BackendError> {
     let reason = first.get("finish_reason").map_or("null", RawValue::get);
     let reason: Option<Text<'_>> =
         serde_json::from_str(reason).map_err(|_| BackendError::Malformed)?;
-    let reason = reason.map_or("stop".to_owned(), |Text(reason)| {
-        failure::bounded(&reason, 64)
-    });
+    let reason = reason.map_or("stop".to_owned(), |Text(reason)| failure::bounded(&reason, 64));
     if reason == "error" {
         return Err(BackendError::Failed);
     }
@@ -180,10 +170,7 @@ impl Streamed {
 
     /// Ends with `error`, unless the answer is known to be complete.
     fn finish(&self, said_done: bool, error: BackendError) -> Item {
-        self.reader
-            .finish(said_done)
-            .map(Chunk::Finished)
-            .ok_or(error)
+        self.reader.finish(said_done).map(Chunk::Finished).ok_or(error)
     }
 
     /// Lets the server end its answer, so that the connection can carry the next one.
@@ -238,24 +225,15 @@ mod tests {
             json,
             &br#"{"choices":[{"index":0,"message":{"content":"a  b\n"},"finish_reason":"length"}],"usage":{"prompt_tokens":2,"completion_tokens":3}}"#[..]
         );
-        assert_eq!(
-            (finish.reason.as_str(), finish.usage.prompt_tokens),
-            ("length", 2)
-        );
+        assert_eq!((finish.reason.as_str(), finish.usage.prompt_tokens), ("length", 2));
     }
 
     #[test]
     fn what_is_no_answer_is_an_error() {
         for (body, expected) in [
-            (
-                r#"{"error":{"message":"x","code":429}}"#,
-                BackendError::Busy,
-            ),
+            (r#"{"error":{"message":"x","code":429}}"#, BackendError::Busy),
             (r#"{"choices":[]}"#, BackendError::Malformed),
-            (
-                r#"{"choices":[{"finish_reason":"error"}]}"#,
-                BackendError::Failed,
-            ),
+            (r#"{"choices":[{"finish_reason":"error"}]}"#, BackendError::Failed),
             ("[]", BackendError::Malformed),
             ("", BackendError::Malformed),
         ] {

@@ -45,11 +45,7 @@ impl OpenAiBackend {
     /// Returns how many requests the server works on at a time, if it said so when its models were
     /// last listed.
     pub fn slots(&self) -> Option<u32> {
-        self.server
-            .seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .slots
+        self.server.seen.lock().unwrap_or_else(PoisonError::into_inner).slots
     }
 }
 

@@ -20,21 +20,14 @@ impl<'a> Members<'a> {
 
     /// Returns the value of the last member called `name`.
     pub(super) fn get(&self, name: &str) -> Option<&'a RawValue> {
-        self.0
-            .iter()
-            .rev()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| *value)
+        self.0.iter().rev().find(|(known, _)| known == name).map(|(_, value)| *value)
     }
 
     /// Returns a name that two members have.
     pub(super) fn duplicate(&self) -> Option<&str> {
         let mut names = self.0.iter().map(|(name, _)| &**name).collect::<Vec<_>>();
         names.sort_unstable();
-        names
-            .windows(2)
-            .find(|pair| pair[0] == pair[1])
-            .map(|pair| pair[0])
+        names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {

@@ -44,13 +44,8 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [
-        Self::LmStudio,
-        Self::LmStudioOld,
-        Self::Ollama,
-        Self::LlamaCpp,
-        Self::Plain,
-    ];
+    const ALL: [Self; 5] =
+        [Self::LmStudio, Self::LmStudioOld, Self::Ollama, Self::LlamaCpp, Self::Plain];
 }
 
 /// What a server offers, and how many requests it works on at a time.
@@ -62,18 +57,11 @@ struct Facts {
 
 /// Lists the models that are loaded.
 pub(super) async fn models(server: &Server) -> Result<Vec<ModelOffer>, BackendError> {
-    let known = server
-        .seen
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .kind;
+    let known = server.seen.lock().unwrap_or_else(PoisonError::into_inner).kind;
     let facts = timeout(PROBE_TIME, recognise(server, known)).await;
     let facts = facts.unwrap_or(Err(BackendError::Timeout));
     *server.seen.lock().unwrap_or_else(PoisonError::into_inner) = match &facts {
-        Ok((kind, facts)) => Seen {
-            kind: Some(*kind),
-            slots: facts.slots,
-        },
+        Ok((kind, facts)) => Seen { kind: Some(*kind), slots: facts.slots },
         Err(_) => Seen::default(),
     };
     let (_, Facts { mut offers, .. }) = facts.map_err(|error| server.redacted(error))?;
@@ -91,12 +79,10 @@ async fn recognise(server: &Server, known: Option<Kind>) -> Result<(Kind, Facts)
     let others = Kind::ALL.into_iter().filter(|kind| Some(*kind) != known);
     for kind in known.into_iter().chain(others) {
         let facts = match kind {
-            Kind::LmStudio => native::<LmStudio>(server, "api/v1/models")
-                .await?
-                .map(Facts::from),
-            Kind::LmStudioOld => native::<LmStudioOld>(server, "api/v0/models")
-                .await?
-                .map(Facts::from),
+            Kind::LmStudio => native::<LmStudio>(server, "api/v1/models").await?.map(Facts::from),
+            Kind::LmStudioOld => {
+                native::<LmStudioOld>(server, "api/v0/models").await?.map(Facts::from)
+            }
             Kind::Ollama => ollama(server).await?,
             Kind::LlamaCpp => llama_cpp(server).await?,
             Kind::Plain => Some(Facts::from(model_list(server).await?)),
@@ -119,10 +105,7 @@ async fn ollama(server: &Server) -> Result<Option<Facts>, BackendError> {
         let model = read::<OllamaModel>(response).await?.unwrap_or_default();
         offers.extend(running.offer(&model));
     }
-    Ok(Some(Facts {
-        offers,
-        slots: None,
-    }))
+    Ok(Some(Facts { offers, slots: None }))
 }
 
 async fn llama_cpp(server: &Server) -> Result<Option<Facts>, BackendError> {
@@ -133,11 +116,7 @@ async fn llama_cpp(server: &Server) -> Result<Option<Facts>, BackendError> {
 }
 
 async fn model_list(server: &Server) -> Result<ModelList, BackendError> {
-    let response = server
-        .get("v1/models")
-        .send()
-        .await
-        .map_err(|error| of_transport(&error))?;
+    let response = server.get("v1/models").send().await.map_err(|error| of_transport(&error))?;
     if response.status().as_u16() != 200 {
         return Err(match read_refusal(response).await {
             // Whatever the server has against the question, nothing can be asked of it.

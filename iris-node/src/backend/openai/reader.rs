@@ -34,10 +34,7 @@ impl EventReader {
         Self {
             operation,
             reason: None,
-            usage: Usage {
-                prompt_tokens: 0,
-                completion_tokens: 0,
-            },
+            usage: Usage { prompt_tokens: 0, completion_tokens: 0 },
             has_text: false,
             has_other_choices: false,
             has_told_server: false,
@@ -89,10 +86,7 @@ impl EventReader {
             self.reason.is_some() && !self.has_other_choices
         };
         let reason = || self.reason.clone().unwrap_or_else(|| "stop".to_owned());
-        is_complete.then(|| Finish {
-            reason: reason(),
-            usage: self.usage,
-        })
+        is_complete.then(|| Finish { reason: reason(), usage: self.usage })
     }
 
     /// Leaves out of an event what the gateway writes itself: the envelope, and the role and the
@@ -186,9 +180,7 @@ mod tests {
             r#"{"delta":{"role":"assistant","content":"€\n","tool_calls":[],"refusal":null}}"#,
             r#"{"index":0,"delta":{"content":"€\n","reasoning_content":""},"logprobs":null}"#,
         ] {
-            let step = reader()
-                .read(chat(choice, r#","usage":null"#).as_bytes())
-                .unwrap();
+            let step = reader().read(chat(choice, r#","usage":null"#).as_bytes()).unwrap();
             assert_eq!(step, Step::Chunk(Chunk::Text("€\n".to_owned())), "{choice}");
         }
     }
@@ -197,33 +189,15 @@ mod tests {
     fn role_alone_and_end_alone_are_left_to_the_gateway() {
         let mut reader = reader();
         for (choice, rest) in [
-            (
-                r#"{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}"#,
-                "",
-            ),
-            (
-                r#"{"index":0,"delta":{},"logprobs":null,"finish_reason":"length"}"#,
-                "",
-            ),
-            (
-                "",
-                r#","usage":{"prompt_tokens":3,"completion_tokens":5,"total_tokens":8}"#,
-            ),
+            (r#"{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}"#, ""),
+            (r#"{"index":0,"delta":{},"logprobs":null,"finish_reason":"length"}"#, ""),
+            ("", r#","usage":{"prompt_tokens":3,"completion_tokens":5,"total_tokens":8}"#),
         ] {
             assert_eq!(reader.read(chat(choice, rest).as_bytes()), Ok(Step::Skip));
         }
         assert_eq!(reader.read(b"[DONE]"), Ok(Step::Done));
-        let usage = Usage {
-            prompt_tokens: 3,
-            completion_tokens: 5,
-        };
-        assert_eq!(
-            reader.finish(true),
-            Some(Finish {
-                reason: "length".to_owned(),
-                usage
-            })
-        );
+        let usage = Usage { prompt_tokens: 3, completion_tokens: 5 };
+        assert_eq!(reader.finish(true), Some(Finish { reason: "length".to_owned(), usage }));
     }
 
     #[test]
@@ -266,10 +240,7 @@ mod tests {
             json(&mut reader, &event),
             format!(r#"{{"choices":[{choice}],"system_fingerprint":"b1"}}"#)
         );
-        assert_eq!(
-            reader.read(event.as_bytes()),
-            Ok(Step::Chunk(Chunk::Text("a".to_owned())))
-        );
+        assert_eq!(reader.read(event.as_bytes()), Ok(Step::Chunk(Chunk::Text("a".to_owned()))));
     }
 
     #[test]
@@ -291,10 +262,7 @@ mod tests {
         let mut reader = EventReader::new(Operation::Completion);
         let event =
             br#"{"choices":[{"index":0,"text":"a","logprobs":null,"finish_reason":"stop"}]}"#;
-        assert_eq!(
-            reader.read(event),
-            Ok(Step::Chunk(Chunk::Text("a".to_owned())))
-        );
+        assert_eq!(reader.read(event), Ok(Step::Chunk(Chunk::Text("a".to_owned()))));
         assert_eq!(reader.finish(false).unwrap().reason, "stop");
     }
 
@@ -302,18 +270,13 @@ mod tests {
     fn cut_answer_is_not_finished() {
         let mut cut = reader();
         assert_eq!(cut.finish(true), None);
-        cut.read(chat(r#"{"index":0,"delta":{"content":"a"}}"#, "").as_bytes())
-            .unwrap();
+        cut.read(chat(r#"{"index":0,"delta":{"content":"a"}}"#, "").as_bytes()).unwrap();
         assert_eq!(cut.finish(false), None);
         assert_eq!(cut.finish(true).unwrap().reason, "stop");
 
         let mut several = reader();
-        several
-            .read(chat(r#"{"index":1,"delta":{"content":"a"}}"#, "").as_bytes())
-            .unwrap();
-        several
-            .read(chat(r#"{"index":0,"finish_reason":"stop"}"#, "").as_bytes())
-            .unwrap();
+        several.read(chat(r#"{"index":1,"delta":{"content":"a"}}"#, "").as_bytes()).unwrap();
+        several.read(chat(r#"{"index":0,"finish_reason":"stop"}"#, "").as_bytes()).unwrap();
         assert_eq!(several.finish(false), None);
         assert!(several.finish(true).is_some());
     }
@@ -321,18 +284,9 @@ mod tests {
     #[test]
     fn errors_in_the_stream_are_errors() {
         for (event, expected) in [
-            (
-                r#"{"error":{"message":"x","code":503}}"#,
-                BackendError::Busy,
-            ),
-            (
-                r#"{"object":"error","message":"x","code":500}"#,
-                BackendError::Failed,
-            ),
-            (
-                r#"{"choices":[{"delta":{},"finish_reason":"error"}]}"#,
-                BackendError::Failed,
-            ),
+            (r#"{"error":{"message":"x","code":503}}"#, BackendError::Busy),
+            (r#"{"object":"error","message":"x","code":500}"#, BackendError::Failed),
+            (r#"{"choices":[{"delta":{},"finish_reason":"error"}]}"#, BackendError::Failed),
             (r#"{"choices":[{"delta":"#, BackendError::Malformed),
             ("[]", BackendError::Malformed),
         ] {
@@ -345,13 +299,7 @@ mod tests {
         let mut reader = reader();
         let usage = r#","usage":{"prompt_tokens":-1,"completion_tokens":99999999999}"#;
         reader.read(chat("", usage).as_bytes()).unwrap();
-        assert_eq!(
-            reader.usage,
-            Usage {
-                prompt_tokens: 0,
-                completion_tokens: u32::MAX
-            }
-        );
+        assert_eq!(reader.usage, Usage { prompt_tokens: 0, completion_tokens: u32::MAX });
     }
 
     fn event_like() -> impl Strategy<Value = String> {

@@ -92,10 +92,7 @@ pub(super) fn prepare(request: &GenerateRequest) -> Result<Bytes, BackendError> 
     }
     if request.stream {
         body.member("stream", b"true");
-        body.member(
-            "stream_options",
-            &with_usage(members.get("stream_options"))?,
-        );
+        body.member("stream_options", &with_usage(members.get("stream_options"))?);
     } else {
         body.member("stream", b"false");
     }
@@ -103,15 +100,11 @@ pub(super) fn prepare(request: &GenerateRequest) -> Result<Bytes, BackendError> 
 }
 
 fn check_model(members: &Members<'_>, request: &GenerateRequest) -> Result<(), BackendError> {
-    let named = members
-        .get("model")
-        .and_then(|raw| serde_json::from_str::<Text<'_>>(raw.get()).ok());
+    let named =
+        members.get("model").and_then(|raw| serde_json::from_str::<Text<'_>>(raw.get()).ok());
     match named {
         Some(Text(name)) if name == request.model.as_str() => Ok(()),
-        _ => Err(rejected(
-            Some("model"),
-            "the body does not name the model that was asked for",
-        )),
+        _ => Err(rejected(Some("model"), "the body does not name the model that was asked for")),
     }
 }
 
@@ -119,19 +112,13 @@ fn check_messages(messages: &RawValue) -> Result<(), BackendError> {
     let messages: Vec<Message> = serde_json::from_str(messages.get())
         .map_err(|_| rejected(Some("messages"), "messages is not a list of messages"))?;
     if messages.iter().any(|message| message.content.remote) {
-        return Err(rejected(
-            Some("messages"),
-            "media must be given inline, as a data: URI",
-        ));
+        return Err(rejected(Some("messages"), "media must be given inline, as a data: URI"));
     }
     Ok(())
 }
 
 fn bounded_predict(value: &RawValue) -> u32 {
-    value
-        .get()
-        .parse()
-        .map_or(MAX_PREDICT, |asked: u32| asked.min(MAX_PREDICT))
+    value.get().parse().map_or(MAX_PREDICT, |asked: u32| asked.min(MAX_PREDICT))
 }
 
 /// Asks for the usage whatever the caller wanted to see, because the books need it.
@@ -172,9 +159,7 @@ struct Content {
 impl<'de> Deserialize<'de> for Content {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let walk = Walk { is_address: false };
-        Ok(Self {
-            remote: serde::de::DeserializeSeed::deserialize(walk, deserializer)?,
-        })
+        Ok(Self { remote: serde::de::DeserializeSeed::deserialize(walk, deserializer)? })
     }
 }
 
@@ -194,9 +179,7 @@ impl Walk {
     }
 
     fn is_remote(self, text: &str) -> bool {
-        let inline = text
-            .get(..5)
-            .is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"));
+        let inline = text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"));
         self.is_address && !inline
     }
 }
@@ -282,9 +265,7 @@ mod tests {
 
     fn refused_param(body: &str) -> Option<String> {
         match prepared(body, true) {
-            Err(BackendError::Rejected {
-                status: 400, param, ..
-            }) => param,
+            Err(BackendError::Rejected { status: 400, param, .. }) => param,
             other => panic!("{body} gave {other:?}"),
         }
     }
@@ -298,10 +279,7 @@ mod tests {
         let body =
             r#"{"model":"m","min_p":0.050,"tools":[ {"a" : 1e2} ],"x":"\u00e9","stop":null}"#;
         let sent = prepared(body, false).unwrap();
-        assert_eq!(
-            sent,
-            format!(r#"{},"stream":false}}"#, &body[..body.len() - 1])
-        );
+        assert_eq!(sent, format!(r#"{},"stream":false}}"#, &body[..body.len() - 1]));
     }
 
     #[test]
@@ -310,10 +288,7 @@ mod tests {
         let sent = prepared(body, true).unwrap();
         let options = r#""stream_options":{"a":1,"include_usage":true}"#;
         assert_eq!(sent, format!(r#"{{"model":"m","stream":true,{options}}}"#));
-        assert_eq!(
-            prepared(body, false).unwrap(),
-            r#"{"model":"m","stream":false}"#
-        );
+        assert_eq!(prepared(body, false).unwrap(), r#"{"model":"m","stream":false}"#);
         assert_eq!(
             prepared(r#"{"model":"m","stream_options":null}"#, true).unwrap(),
             r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#
@@ -323,20 +298,12 @@ mod tests {
     #[test]
     fn server_controls_are_removed_however_they_are_spelt() {
         let body = r#"{"id_slot":3,"cache\u005fprompt":true,"model":"m","lora":[{"id":0}]}"#;
-        assert_eq!(
-            prepared(body, false).unwrap(),
-            r#"{"model":"m","stream":false}"#
-        );
+        assert_eq!(prepared(body, false).unwrap(), r#"{"model":"m","stream":false}"#);
     }
 
     #[test]
     fn endless_prediction_is_bounded() {
-        for (asked, sent) in [
-            ("-1", 32_768),
-            ("99999999999", 32_768),
-            ("1e9", 32_768),
-            ("7", 7),
-        ] {
+        for (asked, sent) in [("-1", 32_768), ("99999999999", 32_768), ("1e9", 32_768), ("7", 7)] {
             let body = format!(r#"{{"model":"m","n_predict":{asked}}}"#);
             let expected = format!(r#"{{"model":"m","n_predict":{sent},"stream":false}}"#);
             assert_eq!(prepared(&body, false).unwrap(), expected);
@@ -355,11 +322,7 @@ mod tests {
             r#"{"x":[{"image_url":["http://a"]}]}"#,
             r#"{"type":"image_embeds","image_embeds":"AAAA"}"#,
         ] {
-            assert_eq!(
-                refused_param(&with_part(part)).as_deref(),
-                Some("messages"),
-                "{part}"
-            );
+            assert_eq!(refused_param(&with_part(part)).as_deref(), Some("messages"), "{part}");
         }
     }
 
@@ -378,27 +341,14 @@ mod tests {
 
     #[test]
     fn bodies_with_two_meanings_are_refused() {
-        assert_eq!(
-            refused_param(r#"{"model":"m","stop":1,"stop":2}"#).as_deref(),
-            Some("stop")
-        );
-        assert_eq!(
-            refused_param(r#"{"model":"other"}"#).as_deref(),
-            Some("model")
-        );
-        assert_eq!(
-            refused_param(r#"{"messages":[]}"#).as_deref(),
-            Some("model")
-        );
+        assert_eq!(refused_param(r#"{"model":"m","stop":1,"stop":2}"#).as_deref(), Some("stop"));
+        assert_eq!(refused_param(r#"{"model":"other"}"#).as_deref(), Some("model"));
+        assert_eq!(refused_param(r#"{"messages":[]}"#).as_deref(), Some("model"));
     }
 
     #[test]
     fn bodies_that_cost_more_than_they_should_are_refused() {
-        let deep = format!(
-            r#"{{"model":"m","x":{}{}}}"#,
-            "[".repeat(64),
-            "]".repeat(64)
-        );
+        let deep = format!(r#"{{"model":"m","x":{}{}}}"#, "[".repeat(64), "]".repeat(64));
         assert_eq!(refused_param(&deep), None);
         let grammar = format!(r#"{{"model":"m","grammar":"{}"}}"#, "x".repeat(MAX_GRAMMAR));
         assert_eq!(refused_param(&grammar).as_deref(), Some("grammar"));

@@ -82,27 +82,19 @@ impl OpenAiBackendBuilder {
             return Err(OpenAiSetupError::RemoteServer);
         }
         let host = root.host_str().unwrap_or_default();
-        let authority = root
-            .port()
-            .map_or(host.to_owned(), |port| format!("{host}:{port}"));
+        let authority = root.port().map_or(host.to_owned(), |port| format!("{host}:{port}"));
         let secrets = [self.api_key.clone(), Some(authority)];
         let server = Server {
             client: self.client(&root)?,
             chat: endpoint(&root, "v1/chat/completions"),
             completions: endpoint(&root, "v1/completions"),
             root,
-            secrets: secrets
-                .into_iter()
-                .flatten()
-                .filter(|secret| !secret.is_empty())
-                .collect(),
+            secrets: secrets.into_iter().flatten().filter(|secret| !secret.is_empty()).collect(),
             context_length: self.context_length,
             abilities: self.abilities,
             seen: Mutex::default(),
         };
-        Ok(OpenAiBackend {
-            server: Arc::new(server),
-        })
+        Ok(OpenAiBackend { server: Arc::new(server) })
     }
 
     fn client(&self, root: &Url) -> Result<Client, OpenAiSetupError> {
@@ -201,9 +193,7 @@ impl Server {
 
     pub(super) fn post_json(&self, path: &str, body: String) -> reqwest::RequestBuilder {
         let request = self.client.post(endpoint(&self.root, path));
-        request
-            .header(reqwest::header::CONTENT_TYPE, "application/json")
-            .body(body)
+        request.header(reqwest::header::CONTENT_TYPE, "application/json").body(body)
     }
 
     /// Takes this server's address and key out of what it says.
@@ -214,19 +204,13 @@ impl Server {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server")
-            .field("url", &self.root.as_str())
-            .finish_non_exhaustive()
+        f.debug_struct("Server").field("url", &self.root.as_str()).finish_non_exhaustive()
     }
 }
 
 /// Tells what a failed exchange means.
 pub(super) fn of_transport(error: &reqwest::Error) -> BackendError {
-    if error.is_connect() {
-        BackendError::Unavailable
-    } else {
-        BackendError::Failed
-    }
+    if error.is_connect() { BackendError::Unavailable } else { BackendError::Failed }
 }
 
 /// Reads the rest of `response`, up to `limit` bytes.
@@ -235,11 +219,7 @@ pub(super) async fn read_body(
     limit: usize,
 ) -> Result<Vec<u8>, BackendError> {
     let mut body = Vec::new();
-    while let Some(bytes) = response
-        .chunk()
-        .await
-        .map_err(|error| of_transport(&error))?
-    {
+    while let Some(bytes) = response.chunk().await.map_err(|error| of_transport(&error))? {
         if body.len() + bytes.len() > limit {
             return Err(BackendError::Malformed);
         }
@@ -278,13 +258,9 @@ fn endpoint(root: &Url, path: &str) -> Url {
 
 fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
-    let v6 = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'));
+    let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     host == "localhost"
-        || host
-            .parse::<Ipv4Addr>()
-            .is_ok_and(|address| address.is_loopback())
+        || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
         || v6.is_some_and(|host| host.parse::<Ipv6Addr>().is_ok_and(|a| a.is_loopback()))
 }
 
@@ -295,9 +271,7 @@ fn without_trust() -> Result<rustls::ClientConfig, OpenAiSetupError> {
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|_| OpenAiSetupError::Tls)?;
-    Ok(config
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth())
+    Ok(config.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth())
 }
 
 #[cfg(test)]
@@ -311,18 +285,9 @@ mod tests {
     #[test]
     fn base_url_is_taken_with_and_without_its_version() {
         for (given, chat) in [
-            (
-                "http://localhost:1234",
-                "http://localhost:1234/v1/chat/completions",
-            ),
-            (
-                "http://127.0.0.1:1234/v1/",
-                "http://127.0.0.1:1234/v1/chat/completions",
-            ),
-            (
-                " http://[::1]/api/v1\n",
-                "http://[::1]/api/v1/chat/completions",
-            ),
+            ("http://localhost:1234", "http://localhost:1234/v1/chat/completions"),
+            ("http://127.0.0.1:1234/v1/", "http://127.0.0.1:1234/v1/chat/completions"),
+            (" http://[::1]/api/v1\n", "http://[::1]/api/v1/chat/completions"),
         ] {
             assert_eq!(build(given).unwrap().server.chat.as_str(), chat);
         }
@@ -338,11 +303,7 @@ mod tests {
             "http://0.0.0.0:1234",
             "http://[fe80::1]",
         ] {
-            assert_eq!(
-                build(url).unwrap_err(),
-                OpenAiSetupError::RemoteServer,
-                "{url}"
-            );
+            assert_eq!(build(url).unwrap_err(), OpenAiSetupError::RemoteServer, "{url}");
         }
         let remote = OpenAiBackend::builder("http://192.168.1.5:1234").with_remote_allowed(true);
         assert!(remote.build().is_ok());
@@ -350,13 +311,9 @@ mod tests {
 
     #[test]
     fn urls_that_are_more_than_an_address_are_refused() {
-        for url in [
-            "",
-            "localhost:1234",
-            "file:///etc",
-            "http://u:p@localhost",
-            "http://localhost?x",
-        ] {
+        for url in
+            ["", "localhost:1234", "file:///etc", "http://u:p@localhost", "http://localhost?x"]
+        {
             assert_eq!(build(url).unwrap_err(), OpenAiSetupError::Url, "{url}");
         }
         let key = OpenAiBackend::builder("http://localhost").with_api_key("a\nb");
@@ -368,10 +325,7 @@ mod tests {
         let builder =
             OpenAiBackend::builder("http://u:hunter2@localhost").with_api_key("sk-secret");
         let printed = format!("{builder:?}");
-        assert!(
-            !printed.contains("sk-secret") && !printed.contains("hunter2"),
-            "{printed}"
-        );
+        assert!(!printed.contains("sk-secret") && !printed.contains("hunter2"), "{printed}");
         let backend = OpenAiBackend::builder("http://localhost").with_api_key("sk-secret");
         let printed = format!("{:?}", backend.build().unwrap());
         assert!(!printed.contains("sk-secret"), "{printed}");

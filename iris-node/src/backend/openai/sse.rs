@@ -75,9 +75,7 @@ impl SseReader {
             self.after_cr = false;
         }
         let unsearched = &self.buffer[self.searched..];
-        let found = unsearched
-            .iter()
-            .position(|byte| matches!(byte, b'\n' | b'\r'));
+        let found = unsearched.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
         let end = self.searched + found.unwrap_or(unsearched.len());
         if end - self.start > LIMIT {
             return Err(EventTooLong);
@@ -139,10 +137,7 @@ mod tests {
     #[test]
     fn every_line_end_ends_a_line() {
         let stream = b"data: a\n\ndata:b\r\n\r\ndata: c\r\rdata\n\ndata: x\ndata:  y\n\n";
-        assert_eq!(
-            read(&[stream]).unwrap(),
-            [&b"a"[..], b"b", b"c", b"", b"x\n y"]
-        );
+        assert_eq!(read(&[stream]).unwrap(), [&b"a"[..], b"b", b"c", b"", b"x\n y"]);
     }
 
     #[test]

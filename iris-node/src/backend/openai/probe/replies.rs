@@ -60,18 +60,13 @@ impl From<LmStudio> for Facts {
         let mut facts = Self::default();
         for model in list.models.iter().filter(|model| model.kind != "embedding") {
             for instance in &model.loaded_instances {
-                let context = instance
-                    .config
-                    .context_length
-                    .unwrap_or(model.max_context_length);
+                let context = instance.config.context_length.unwrap_or(model.max_context_length);
                 let Some(mut offer) = offer(&instance.id, context) else {
                     continue;
                 };
                 offer.parameters = model.params_string.as_deref().and_then(parameters);
-                offer.quantization = model
-                    .quantization
-                    .as_ref()
-                    .and_then(|q| known(q.name.clone()));
+                offer.quantization =
+                    model.quantization.as_ref().and_then(|q| known(q.name.clone()));
                 offer.abilities = Abilities::JSON_SCHEMA;
                 if let Some(capabilities) = &model.capabilities {
                     offer.abilities = offer
@@ -115,26 +110,18 @@ impl From<LmStudioOld> for Facts {
         let loaded =
             |model: &LmStudioOldModel| model.state == "loaded" && model.kind != "embeddings";
         let offers = list.data.into_iter().filter(loaded).filter_map(|model| {
-            let context = model
-                .loaded_context_length
-                .unwrap_or(model.max_context_length);
+            let context = model.loaded_context_length.unwrap_or(model.max_context_length);
             let mut offer = offer(&model.id, context)?;
             offer.parameters = parameters_in(&model.id);
             offer.quantization = known(model.quantization);
-            let tools = model
-                .capabilities
-                .iter()
-                .any(|capability| capability == "tool_use");
+            let tools = model.capabilities.iter().any(|capability| capability == "tool_use");
             offer.abilities = Abilities::JSON_SCHEMA
                 .union(granted(tools, Abilities::TOOLS))
                 .union(granted(model.kind == "vlm", Abilities::VISION));
             Some(offer)
         });
         // It works on one request after the other.
-        Self {
-            offers: offers.collect(),
-            slots: Some(1),
-        }
+        Self { offers: offers.collect(), slots: Some(1) }
     }
 }
 
@@ -168,12 +155,7 @@ pub(super) struct OllamaModel {
 
 impl OllamaRunningModel {
     pub(super) fn offer(self, model: &OllamaModel) -> Option<ModelOffer> {
-        let can = |name: &str| {
-            model
-                .capabilities
-                .iter()
-                .any(|capability| capability == name)
-        };
+        let can = |name: &str| model.capabilities.iter().any(|capability| capability == name);
         let mut offer = offer(&self.model, self.context_length)?;
         offer.parameters = self.details.parameter_size.as_deref().and_then(parameters);
         offer.quantization = known(self.details.quantization_level);
@@ -218,10 +200,7 @@ impl LlamaCppProps {
                 .union(Abilities::CONTINUE)
                 .union(granted(self.modalities.vision, Abilities::VISION));
         }
-        Facts {
-            slots: Some(self.total_slots),
-            ..facts
-        }
+        Facts { slots: Some(self.total_slots), ..facts }
     }
 }
 
@@ -260,10 +239,7 @@ impl From<ModelList> for Facts {
     fn from(list: ModelList) -> Self {
         // llama.cpp as a router lists what it could load, too.
         let loaded = |model: &ListedModel| {
-            let status = model
-                .status
-                .as_ref()
-                .and_then(|status| status.value.as_deref());
+            let status = model.status.as_ref().and_then(|status| status.value.as_deref());
             status.is_none_or(|status| status == "loaded")
         };
         let offers = list.data.into_iter().filter(loaded).filter_map(|model| {
@@ -276,18 +252,13 @@ impl From<ModelList> for Facts {
             }
             Some(offer)
         });
-        Self {
-            offers: offers.collect(),
-            slots: None,
-        }
+        Self { offers: offers.collect(), slots: None }
     }
 }
 
 /// Makes an offer; a context of 0 tokens is one that the server does not tell.
 fn offer(name: &str, context_length: u32) -> Option<ModelOffer> {
-    name.parse()
-        .ok()
-        .map(|name| ModelOffer::new(name, context_length))
+    name.parse().ok().map(|name| ModelOffer::new(name, context_length))
 }
 
 fn known(quantization: Option<String>) -> Option<String> {
@@ -359,20 +330,11 @@ mod tests {
                 {"type":"embedding","key":"embed","loaded_instances":[{"id":"embed","config":{}}]}
             ]}"#,
         );
-        let [offer] = &facts.offers[..] else {
-            panic!("{facts:?}")
-        };
+        let [offer] = &facts.offers[..] else { panic!("{facts:?}") };
         assert_eq!(offer.name.as_str(), "google/gemma-4-26b-a4b");
-        assert_eq!(
-            (offer.context_length, offer.parameters),
-            (8192, Some(26_000_000_000))
-        );
+        assert_eq!((offer.context_length, offer.parameters), (8192, Some(26_000_000_000)));
         assert_eq!(offer.quantization.as_deref(), Some("Q4_K_M"));
-        assert!(
-            offer
-                .abilities
-                .contains(Abilities::VISION.union(Abilities::TOOLS))
-        );
+        assert!(offer.abilities.contains(Abilities::VISION.union(Abilities::TOOLS)));
         assert_eq!(facts.slots, Some(4));
     }
 
@@ -386,13 +348,8 @@ mod tests {
                 {"id":"other","type":"llm","state":"not-loaded","max_context_length":131072}
             ]}"#,
         );
-        let [offer] = &facts.offers[..] else {
-            panic!("{facts:?}")
-        };
-        assert_eq!(
-            (offer.context_length, offer.parameters),
-            (4096, Some(7_000_000_000))
-        );
+        let [offer] = &facts.offers[..] else { panic!("{facts:?}") };
+        assert_eq!((offer.context_length, offer.parameters), (4096, Some(7_000_000_000)));
         assert!(offer.abilities.contains(Abilities::VISION));
         assert_eq!(facts.slots, Some(1));
     }
@@ -408,10 +365,7 @@ mod tests {
         .unwrap();
         let shown = serde_json::from_str(r#"{"capabilities":["completion","tools"]}"#).unwrap();
         let offer = running.models.remove(0).offer(&shown).unwrap();
-        assert_eq!(
-            (offer.context_length, offer.parameters),
-            (4096, Some(4_300_000_000))
-        );
+        assert_eq!((offer.context_length, offer.parameters), (4096, Some(4_300_000_000)));
         assert!(offer.abilities.contains(Abilities::TOOLS));
         assert!(!offer.abilities.contains(Abilities::VISION));
     }
@@ -432,10 +386,7 @@ mod tests {
         .unwrap();
         let facts = props.facts(list);
         let offer = &facts.offers[0];
-        assert_eq!(
-            (offer.context_length, offer.parameters),
-            (2048, Some(134_515_008))
-        );
+        assert_eq!((offer.context_length, offer.parameters), (2048, Some(134_515_008)));
         assert_eq!(offer.quantization.as_deref(), Some("Q8_0"));
         assert_eq!(facts.slots, Some(3));
     }
@@ -451,13 +402,8 @@ mod tests {
                 {"id":"bare"}
             ]}"#,
         );
-        let [vllm, bare] = &facts.offers[..] else {
-            panic!("{facts:?}")
-        };
-        assert_eq!(
-            (vllm.context_length, vllm.parameters),
-            (40960, Some(8_000_000_000))
-        );
+        let [vllm, bare] = &facts.offers[..] else { panic!("{facts:?}") };
+        assert_eq!((vllm.context_length, vllm.parameters), (40960, Some(8_000_000_000)));
         assert_eq!((bare.name.as_str(), bare.context_length), ("bare", 0));
     }
 
@@ -474,14 +420,8 @@ mod tests {
         ] {
             assert_eq!(parameters(text), expected, "{text}");
         }
-        assert_eq!(
-            parameters_in("org/Model2.5-1.5b-instruct@q4"),
-            Some(1_500_000_000)
-        );
-        assert_eq!(
-            quantization_in("/m/a.IQ3_XS.gguf").as_deref(),
-            Some("IQ3_XS")
-        );
+        assert_eq!(parameters_in("org/Model2.5-1.5b-instruct@q4"), Some(1_500_000_000));
+        assert_eq!(quantization_in("/m/a.IQ3_XS.gguf").as_deref(), Some("IQ3_XS"));
         assert_eq!(quantization_in("/m/a-Instruct.gguf"), None);
     }
 }
