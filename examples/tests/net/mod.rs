@@ -1,6 +1,7 @@
 //! A whole network in one process, over in-memory transports: the real coordinator and agents.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "this is test code")]
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, OnceLock};
