@@ -9,28 +9,27 @@ use iris_core::scheduler::{Balanced, Scheduler};
 use iris_core::store::{Batch, Document, Key, Store, StoreError};
 use iris_core::task::RetryPolicy;
 use iris_core::tier::TierPolicy;
-use iris_core::{AccountId, ModelName, NodeId, TaskId};
+use iris_core::{AccountId, NodeId, TaskId};
 use iris_crypto::{Identity, PublicIdentity, RecordKey, Secret};
 use iris_protocol::limits::Limits;
 use iris_protocol::rest;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use iris_protocol::transport::Transport;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accounts::Accounts;
 use crate::clock::{Clock, SystemClock};
 use crate::dispatch::{
-    Books, Dispatch, DispatchSettings, ModelSeen, ModelSummary, Stats, TaskHandle, TaskRequest,
+    Books, Dispatch, DispatchSettings, MODEL, ModelRecord, ModelSummary, Stats, TaskHandle,
+    TaskRequest,
 };
 use crate::inference::Inference;
 use crate::journal::{Journal, JournalLimits};
-use crate::link::{Door, LinkError, Transport};
+use crate::link::{Door, LinkError, NodeLink};
 use crate::settlement::{SETTLEMENT, Settlement};
 
 /// The record type of deeds that do not follow from a settlement.
 const DEED: &str = "deed";
-/// The record type of models that nodes offered.
-const MODEL: &str = "model";
 /// How often what changes slowly is written down, and what is too old is deleted.
 const HOUSEKEEPING: Duration = Duration::from_mins(1);
 
@@ -47,6 +46,7 @@ struct Inner {
     accounts: Accounts,
     inference: Inference,
     tasks: TaskTracker,
+    housekeeping: CancellationToken,
     store: Arc<dyn Store>,
 }
 
@@ -164,10 +164,12 @@ impl Builder {
             tasks.clone(),
         );
         inference.resume().await?;
+        let (housekeeping, store) = (CancellationToken::new(), self.store);
         let inner =
-            Inner { identity, dispatch, door, accounts, inference, tasks, store: self.store };
+            Inner { identity, dispatch, door, accounts, inference, tasks, housekeeping, store };
         let coordinator = Coordinator { inner: Arc::new(inner) };
-        tokio::spawn(keep_house(Arc::downgrade(&coordinator.inner)));
+        let stop = coordinator.inner.housekeeping.clone();
+        tokio::spawn(keep_house(Arc::downgrade(&coordinator.inner), stop));
         Ok(coordinator)
     }
 }
@@ -242,19 +244,7 @@ impl Coordinator {
 
     /// Returns the connected nodes, in the order of their ids.
     pub fn nodes(&self) -> Vec<rest::NodeSummary> {
-        let links = self.inner.dispatch.links();
-        let summary = |registry: &Registry| {
-            registry
-                .iter()
-                .map(|(seat, node)| {
-                    let link = links.iter().find(|link| link.seat == seat);
-                    let version = link.map(|link| link.agent_version.clone()).unwrap_or_default();
-                    let connected = link.map_or(0, |link| link.connected.as_secs());
-                    summarise(node, version, connected)
-                })
-                .collect()
-        };
-        self.inner.dispatch.with_registry(summary)
+        self.inner.dispatch.nodes(summarise)
     }
 
     /// Returns why a recent task of `account` went where it went.
@@ -266,33 +256,47 @@ impl Coordinator {
     /// Returns what was counted and what is held now.
     pub fn stats(&self) -> Stats {
         let dispatch = &self.inner.dispatch;
-        let (nodes, slots, slots_in_use) = dispatch.with_registry(|registry| {
-            let nodes = || registry.iter().map(|(_, node)| node);
-            let slots = nodes().map(|node| u64::from(node.profile().slots)).sum();
-            (registry.len(), slots, nodes().map(|node| u64::from(node.in_use())).sum())
-        });
-        let counted = dispatch.counters.stats();
-        Stats { nodes, slots, slots_in_use, queued: dispatch.queued(), ..counted }
+        let nodes = dispatch.nodes(|node, _| (node.profile().slots, node.in_use()));
+        Stats {
+            nodes: nodes.len(),
+            slots: nodes.iter().map(|(slots, _)| u64::from(*slots)).sum(),
+            slots_in_use: nodes.iter().map(|(_, in_use)| u64::from(*in_use)).sum(),
+            queued: dispatch.queued(),
+            ..dispatch.counters.stats()
+        }
     }
 
     /// Returns whether the store answers.
     pub async fn is_ready(&self) -> bool {
-        let key = Key::new(MODEL, "ready").expect("the id is a key segment");
+        let key = Key::new(MODEL, "-").expect("a dash is a key segment");
         self.inner.store.get(key).await.is_ok()
     }
 
-    /// Takes no new task, tells the nodes so, waits for what runs, and writes everything down.
-    pub async fn shutdown(&self) {
+    /// Tells the nodes and takes no new task.
+    ///
+    /// Running tasks go on; what drives them, such as a server, ends them first.
+    pub fn begin_shutdown(&self) {
         self.inner.dispatch.begin_drain();
         for link in self.inner.dispatch.links() {
             link.drain();
         }
+    }
+
+    /// Leaves durable tasks to the next start, writes everything down and lets the nodes go.
+    ///
+    /// Drop every [`TaskHandle`] before: the books take nothing after this.
+    pub async fn shutdown(&self) {
+        self.begin_shutdown();
         self.inner.inference.suspend();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
-        self.inner.write_models();
+        self.inner.housekeeping.cancel();
+        self.inner.dispatch.keep_models(true);
         if let Err(lost) = self.inner.dispatch.journal.shutdown().await {
             tracing::error!(rows = lost.rows, "records could not be written before the end");
+        }
+        for link in self.inner.dispatch.links() {
+            link.close();
         }
     }
 }
@@ -303,7 +307,7 @@ impl fmt::Debug for Coordinator {
     }
 }
 
-fn summarise(node: &Node, version: String, connected: u64) -> rest::NodeSummary {
+fn summarise(node: &Node, link: Option<&NodeLink>) -> rest::NodeSummary {
     let profile = node.profile();
     let tier = node.tiers().map(|(_, tier)| tier).max().unwrap_or_default();
     rest::NodeSummary {
@@ -314,47 +318,14 @@ fn summarise(node: &Node, version: String, connected: u64) -> rest::NodeSummary 
         models: profile.models.clone(),
         slots: profile.slots,
         running: node.in_use(),
-        connected,
-        version,
+        connected: link.map_or(0, |link| link.connected.as_secs()),
+        version: link.map(|link| link.agent_version.clone()).unwrap_or_default(),
     }
 }
 
-impl Inner {
-    /// Writes down which models were offered when.
-    fn write_models(&self) {
-        let seen = self.dispatch.models_seen();
-        let batch = seen.into_iter().fold(Batch::new(), |batch, (name, seen)| {
-            let record = ModelRecord { name, seen };
-            batch.put(record.key(), Document::encode(&record))
-        });
-        if !batch.writes.is_empty() {
-            self.dispatch.record(batch);
-        }
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct ModelRecord {
-    name: ModelName,
-    #[serde(flatten)]
-    seen: ModelSeen,
-}
-
-impl ModelRecord {
-    /// Names hold characters that keys do not, so the key holds their hash.
-    fn key(&self) -> Key {
-        let hash = Sha256::digest(self.name.as_str().as_bytes());
-        let id = data_encoding::HEXLOWER.encode(&hash);
-        Key::new(MODEL, id).expect("hexadecimal digits are a key segment")
-    }
-}
-
-async fn load_models(store: &dyn Store) -> Result<Vec<(ModelName, ModelSeen)>, StoreError> {
+async fn load_models(store: &dyn Store) -> Result<Vec<ModelRecord>, StoreError> {
     let records = store.scan(Key::all(MODEL));
-    let decode = |record: iris_core::store::Record| async move {
-        record.value.decode::<ModelRecord>().map(|record| (record.name, record.seen))
-    };
-    records.and_then(decode).try_collect().await
+    records.and_then(|record| async move { record.value.decode() }).try_collect().await
 }
 
 /// Folds every deed that was ever written down, in the order of their times.
@@ -379,13 +350,10 @@ async fn restore_ledger(
 }
 
 /// Writes and deletes what is due, for as long as the coordinator lives.
-async fn keep_house(coordinator: std::sync::Weak<Inner>) {
-    loop {
-        tokio::time::sleep(HOUSEKEEPING).await;
-        let Some(inner) = coordinator.upgrade() else {
-            return;
-        };
-        inner.write_models();
+async fn keep_house(coordinator: std::sync::Weak<Inner>, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(HOUSEKEEPING)).await.is_some() {
+        let Some(inner) = coordinator.upgrade() else { return };
+        inner.dispatch.keep_models(false);
         inner.inference.sweep().await;
     }
 }

@@ -11,13 +11,13 @@ use iris_core::backend::{Chunk, Operation, Usage};
 use iris_core::model::Abilities;
 use iris_core::queue::Priority;
 use iris_core::store::{Batch, Document, Key, Record, Store, StoreError, Version};
-use iris_core::task::{Outcome, TaskError, TaskState};
+use iris_core::task::{Attempt, Outcome, TaskError, TaskState};
 use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use iris_crypto::RecordKey;
 use iris_protocol::rest;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +33,8 @@ const AT_WORK: usize = 256;
 const UNFINISHED: usize = 100_000;
 /// How long a task waits before it asks for a node again when none was there.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How many old records are deleted in one commit.
+const DELETED_TOGETHER: usize = 256;
 /// The time a task gets when its caller names none.
 const TIME_LIMIT: Duration = Duration::from_mins(10);
 
@@ -100,32 +102,24 @@ struct InferenceRecord {
     /// The result, sealed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     result: Option<Sealed>,
+    /// Why there is none, sealed, since model servers quote prompts in their errors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    error: Option<TaskError>,
+    error: Option<Sealed>,
 }
 
 /// Which task an idempotency key stands for.
 #[derive(Debug, Serialize, Deserialize)]
 struct IdempotencyRecord {
     task: TaskId,
+    /// The hash of the request, sealed, because short prompts can be guessed from their hash.
     request: Sealed,
     created: Timestamp,
 }
 
-/// Bytes in base64, so that they fit into a JSON document.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Sealed bytes in base64, so that they fit into a JSON document.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 struct Sealed(String);
-
-impl Sealed {
-    fn of(bytes: &[u8]) -> Self {
-        Self(data_encoding::BASE64_NOPAD.encode(bytes))
-    }
-
-    fn bytes(&self) -> Option<Vec<u8>> {
-        data_encoding::BASE64_NOPAD.decode(self.0.as_bytes()).ok()
-    }
-}
 
 impl Inference {
     pub(crate) fn new(
@@ -159,7 +153,7 @@ impl Inference {
         idempotency_key: Option<&str>,
     ) -> Result<rest::InferenceStatus, InferenceError> {
         let shared = &self.shared;
-        if shared.unfinished().len() >= UNFINISHED {
+        if shared.unfinished().len() >= UNFINISHED || shared.suspended.is_cancelled() {
             return Err(InferenceError::Full);
         }
         let id = TaskId::from_bytes(iris_crypto::random_bytes());
@@ -177,7 +171,7 @@ impl Inference {
             expires: created.saturating_add(limit),
             prompt_tokens: u32::try_from(body.len() / 4).unwrap_or(u32::MAX),
             max_tokens,
-            body: Some(Sealed::of(&shared.key.seal(key(&id).as_str(), &body))),
+            body: Some(shared.seal(&key(&id), &body)),
             finished: None,
             node: None,
             result: None,
@@ -186,21 +180,19 @@ impl Inference {
         let mut batch = Batch::new().create(key(&id), Document::encode(&record));
         let once = idempotency_key.map(|text| idempotency(&account, text));
         if let Some(once) = &once {
-            let request = Sealed::of(&Sha256::digest(&body));
+            let request = shared.seal(once, &Sha256::digest(&body));
             let value = IdempotencyRecord { task: id, request, created };
             batch = batch.create(once.clone(), Document::encode(&value));
         }
-        match shared.dispatch.journal.commit(batch).await {
-            Ok(()) => {
-                let status = shared.status(id, &record);
-                shared.start(id, record, Version(1));
-                Ok(status)
-            }
-            Err(CommitError::Store(StoreError::Conflict(_))) if once.is_some() => {
+        let status = shared.status(id, &record);
+        // A caller who leaves now leaves a task that runs, or none.
+        match shared.start(id, record, Version(1), Some(batch)).await {
+            Ok(Ok(())) => Ok(status),
+            Ok(Err(CommitError::Store(StoreError::Conflict(_)))) if once.is_some() => {
                 let once = once.expect("the guard has checked it");
                 self.find_again(account, once, &body).await
             }
-            Err(_) => Err(InferenceError::Store),
+            Ok(Err(_)) | Err(_) => Err(InferenceError::Store),
         }
     }
 
@@ -231,15 +223,19 @@ impl Inference {
         self.status(account, id).await
     }
 
-    /// Takes up every task that was not over when the coordinator stopped.
+    /// Takes up every task that is not over and that nobody drives.
+    ///
+    /// That is all of them when the coordinator starts, and later those whose acceptance the
+    /// store reported as failed and applied after all.
     pub(crate) async fn resume(&self) -> Result<(), StoreError> {
         let mut records = self.shared.store.scan(Key::all(INFERENCE));
         while let Some(record) = records.next().await {
             let Record { key, version, value } = record?;
             let Ok(id) = key.id().parse() else { continue };
             let record: InferenceRecord = value.decode()?;
-            if !record.state.is_terminal() {
-                self.shared.start(id, record, version);
+            let driven = self.shared.unfinished().contains_key(&id);
+            if !record.state.is_terminal() && !driven {
+                drop(self.shared.start(id, record, version, None));
             }
         }
         Ok(())
@@ -250,30 +246,40 @@ impl Inference {
         self.shared.suspended.cancel();
     }
 
-    /// Deletes results whose retention is over.
+    /// Deletes results whose retention is over, and takes up tasks that nobody drives.
     pub(crate) async fn sweep(&self) {
+        if let Err(error) = self.delete_old().await {
+            tracing::warn!(%error, "old results could not be deleted");
+        }
+        if let Err(error) = self.resume().await {
+            tracing::warn!(%error, "the durable tasks could not be looked through");
+        }
+    }
+
+    async fn delete_old(&self) -> Result<(), CommitError> {
         let now = self.shared.dispatch.clock.calendar();
         let over = |since: Timestamp| now.saturating_since(since) >= self.shared.retention;
         let mut batch = Batch::new();
         let mut records = self.shared.store.scan(Key::all(INFERENCE));
-        while let Some(Ok(record)) = records.next().await {
+        while let Some(record) = records.next().await {
+            let record = record?;
             let decoded = record.value.decode::<InferenceRecord>();
             if decoded.is_ok_and(|decoded| decoded.finished.is_some_and(over)) {
                 batch = batch.delete(record.key);
             }
         }
         let mut records = self.shared.store.scan(Key::all(IDEMPOTENCY));
-        while let Some(Ok(record)) = records.next().await {
+        while let Some(record) = records.next().await {
+            let record = record?;
             let decoded = record.value.decode::<IdempotencyRecord>();
             if decoded.is_ok_and(|decoded| over(decoded.created)) {
                 batch = batch.delete(record.key);
             }
         }
-        if !batch.writes.is_empty()
-            && let Err(error) = self.shared.dispatch.journal.commit(batch).await
-        {
-            tracing::warn!(%error, "old results could not be deleted");
+        for writes in batch.writes.chunks(DELETED_TOGETHER) {
+            self.shared.dispatch.journal.commit(Batch { writes: writes.to_vec() }).await?;
         }
+        Ok(())
     }
 
     /// Returns the task that an idempotency key already stands for.
@@ -284,10 +290,11 @@ impl Inference {
         body: &[u8],
     ) -> Result<rest::InferenceStatus, InferenceError> {
         let store = &self.shared.store;
-        let known = store.get(once).await.map_err(|_| InferenceError::Store)?;
+        let known = store.get(once.clone()).await.map_err(|_| InferenceError::Store)?;
         let known = known.ok_or(InferenceError::Store)?;
         let known: IdempotencyRecord = known.value.decode().map_err(|_| InferenceError::Store)?;
-        if known.request != Sealed::of(&Sha256::digest(body)) {
+        let request = self.shared.open(&once, &known.request).ok_or(InferenceError::Store)?;
+        if request != Sha256::digest(body).as_slice() {
             return Err(InferenceError::KeyReused);
         }
         self.status(account, known.task).await
@@ -309,47 +316,63 @@ struct Ending {
 }
 
 impl Shared {
-    /// Drives a task to its end, in a task of its own.
-    fn start(self: &Arc<Self>, id: TaskId, record: InferenceRecord, version: Version) {
-        let (cancel, over) = (CancellationToken::new(), CancellationToken::new());
-        let progress = Progress { cancel: cancel.clone(), over: over.clone(), node: None };
-        self.unfinished().insert(id, progress);
-        let shared = Arc::clone(self);
-        self.tasks.spawn(async move {
-            let _over = over.drop_guard();
-            tokio::select! {
-                () = shared.drive(id, record, version, &cancel) => {}
-                () = shared.suspended.cancelled() => {}
-            }
-            shared.unfinished().remove(&id);
-        });
-    }
-
-    async fn drive(
-        &self,
+    /// Writes a task down, where that is still to be done, and drives it to its end, in a task of
+    /// its own. Resolves when it is written down.
+    fn start(
+        self: &Arc<Self>,
         id: TaskId,
         record: InferenceRecord,
         version: Version,
+        acceptance: Option<Batch>,
+    ) -> oneshot::Receiver<Result<(), CommitError>> {
+        let (cancel, over) = (CancellationToken::new(), CancellationToken::new());
+        let progress = Progress { cancel: cancel.clone(), over: over.clone(), node: None };
+        self.unfinished().insert(id, progress);
+        let (accepted, acceptance_of_caller) = oneshot::channel();
+        let shared = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let _over = over.drop_guard();
+            let written = match acceptance {
+                Some(batch) => shared.dispatch.journal.commit(batch).await,
+                None => Ok(()),
+            };
+            let go_on = written.is_ok();
+            // The caller may have left; the task stays.
+            let _ = accepted.send(written);
+            if go_on && let Some((ended, settlement)) = shared.drive(id, &record, &cancel).await {
+                shared.end(id, record, version, ended, settlement).await;
+            }
+            shared.unfinished().remove(&id);
+        });
+        acceptance_of_caller
+    }
+
+    /// Carries a task out; `None` when the coordinator stops before it is over.
+    async fn drive(
+        &self,
+        id: TaskId,
+        record: &InferenceRecord,
         cancel: &CancellationToken,
-    ) {
-        let opened = record.body.as_ref().and_then(Sealed::bytes);
-        let opened = opened.and_then(|sealed| self.key.open(key(&id).as_str(), &sealed).ok());
-        let Some(body) = opened else {
-            let ended = Ending::unreadable();
-            return self.end(id, record, version, ended, None).await;
-        };
-        // The semaphore is never closed; a cancelled task does not need a turn.
-        let _turn = tokio::select! {
-            turn = self.at_work.acquire() => turn.ok(),
-            () = cancel.cancelled() => None,
-        };
-        let body = Bytes::from(body);
-        let (ended, settlement) = loop {
-            let request = self.request(id, &record, body.clone());
+    ) -> Option<(Ending, Option<Settlement>)> {
+        let body = record.body.as_ref().and_then(|body| self.open(&key(&id), body));
+        let Some(body) = body.map(Bytes::from) else { return Some((Ending::unreadable(), None)) };
+        let mut attempts = Vec::new();
+        loop {
+            let turn = tokio::select! {
+                biased;
+                () = self.suspended.cancelled() => return None,
+                // A task that is cancelled, or whose time is over, needs no turn to end.
+                () = cancel.cancelled() => None,
+                () = tokio::time::sleep(self.time_left(record)) => None,
+                turn = self.at_work.acquire() => turn.ok(),
+            };
+            let request = self.request(id, record, body.clone());
             let mut handle = TaskHandle::new(Arc::clone(&self.dispatch), request, Books::Caller);
             let followed = tokio::select! {
-                followed = self.follow(id, &mut handle) => Some(followed),
+                biased;
+                () = self.suspended.cancelled() => return None,
                 () = cancel.cancelled() => None,
+                followed = self.follow(id, &mut handle) => Some(followed),
             };
             let (outcome, answer) = if let Some(followed) = followed {
                 followed
@@ -357,24 +380,46 @@ impl Shared {
                 handle.cancel();
                 self.follow(id, &mut handle).await
             };
-            if let Outcome::Failed(TaskError::NoNodeOnline { .. } | TaskError::Busy { .. }) =
-                outcome
-            {
-                // Nodes come back; the deadline ends the wait.
-                tokio::select! {
-                    () = tokio::time::sleep(ASK_AGAIN) => {}
-                    () = cancel.cancelled() => {}
-                }
-            } else {
-                let node = handle.node();
-                break (ending(outcome, answer.as_deref(), node), handle.take_settlement());
+            let settlement =
+                handle.take_settlement().map(|row| self.whole_row(row, record, &mut attempts));
+            if !is_worth_another_try(&outcome) {
+                return Some((ending(outcome, answer.as_deref(), handle.node()), settlement));
             }
-        };
-        self.end(id, record, version, ended, settlement).await;
+            drop((turn, handle));
+            // Nodes come back; the deadline ends the wait.
+            tokio::select! {
+                () = tokio::time::sleep(ASK_AGAIN) => {}
+                () = cancel.cancelled() => {}
+                () = self.suspended.cancelled() => return None,
+            }
+        }
+    }
+
+    /// Makes the row of the last try the row of the task: its attempts, and its time since it was
+    /// accepted.
+    fn whole_row(
+        &self,
+        row: Settlement,
+        record: &InferenceRecord,
+        attempts: &mut Vec<Attempt>,
+    ) -> Settlement {
+        attempts.extend_from_slice(&row.attempts);
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let now = self.dispatch.clock.calendar();
+        Settlement {
+            attempts: attempts.clone(),
+            submitted: record.created,
+            took_ms: millis(now.saturating_since(record.created)),
+            limit_ms: millis(record.expires.saturating_since(record.created)),
+            ..row
+        }
+    }
+
+    fn time_left(&self, record: &InferenceRecord) -> Duration {
+        record.expires.saturating_since(self.dispatch.clock.calendar())
     }
 
     fn request(&self, id: TaskId, record: &InferenceRecord, body: Bytes) -> TaskRequest {
-        let now = self.dispatch.clock.calendar();
         TaskRequest {
             id,
             account: record.account,
@@ -385,7 +430,7 @@ impl Shared {
             prompt_tokens: record.prompt_tokens,
             max_tokens: record.max_tokens,
             abilities: Abilities::NONE,
-            time_limit: record.expires.saturating_since(now),
+            time_limit: self.time_left(record),
             priority: Priority::Batch,
         }
     }
@@ -425,7 +470,11 @@ impl Shared {
     ) {
         let result = ended.result.map(|result| {
             let text = serde_json::to_vec(&result).expect("a result has a JSON form");
-            Sealed::of(&self.key.seal(key(&id).as_str(), &text))
+            self.seal(&key(&id), &text)
+        });
+        let error = ended.error.map(|error| {
+            let text = serde_json::to_vec(&error).expect("an error has a JSON form");
+            self.seal(&key(&id), &text)
         });
         let record = InferenceRecord {
             state: ended.state,
@@ -433,7 +482,7 @@ impl Shared {
             finished: Some(self.dispatch.clock.calendar()),
             node: ended.node,
             result,
-            error: ended.error,
+            error,
             ..record
         };
         let mut batch = Batch::new().replace(key(&id), version, Document::encode(&record));
@@ -442,11 +491,15 @@ impl Shared {
         }
         while let Err(error) = self.dispatch.journal.commit(batch.clone()).await {
             tracing::error!(%error, task = %id, "the end of a task could not be written down");
-            // A conflict says that an earlier attempt, reported as failed, was applied after all.
+            // A conflict says that an earlier attempt, reported as failed, was applied after all;
+            // a closed journal leaves the task to the next start.
             if matches!(error, CommitError::Closed | CommitError::Store(StoreError::Conflict(_))) {
                 return;
             }
             tokio::time::sleep(ASK_AGAIN).await;
+        }
+        if let Some(settlement) = &settlement {
+            self.dispatch.settled(settlement);
         }
     }
 
@@ -472,8 +525,8 @@ impl Shared {
             Some(_) if !record.state.is_terminal() => TaskState::Running,
             _ => record.state,
         };
-        let opened = record.result.as_ref().and_then(Sealed::bytes);
-        let opened = opened.and_then(|sealed| self.key.open(key(&id).as_str(), &sealed).ok());
+        let opened = |sealed: &Option<Sealed>| self.open(&key(&id), sealed.as_ref()?);
+        let error = opened(&record.error).and_then(|text| serde_json::from_slice(&text).ok());
         rest::InferenceStatus {
             id,
             status: state,
@@ -481,12 +534,21 @@ impl Shared {
             finished: record.finished.map(Timestamp::as_secs),
             model: record.model.clone(),
             node: record.node.or(running),
-            result: opened.and_then(|text| serde_json::from_slice(&text).ok()),
-            error: record.error.as_ref().map(|error| rest::InferenceError {
+            result: opened(&record.result).and_then(|text| serde_json::from_slice(&text).ok()),
+            error: error.map(|error: TaskError| rest::InferenceError {
                 code: error.code().to_owned(),
                 message: error.to_string(),
             }),
         }
+    }
+
+    fn seal(&self, place: &Key, text: &[u8]) -> Sealed {
+        Sealed(data_encoding::BASE64_NOPAD.encode(&self.key.seal(place.as_str(), text)))
+    }
+
+    fn open(&self, place: &Key, sealed: &Sealed) -> Option<Vec<u8>> {
+        let sealed = data_encoding::BASE64_NOPAD.decode(sealed.0.as_bytes()).ok()?;
+        self.key.open(place.as_str(), &sealed).ok()
     }
 
     fn unfinished(&self) -> MutexGuard<'_, HashMap<TaskId, Progress>> {
@@ -501,6 +563,19 @@ impl Ending {
         let error = TaskError::Rejected { status: 410, code: None, param: None, message };
         Self { state: TaskState::Failed, result: None, error: Some(error), node: None }
     }
+}
+
+/// Returns whether a task should wait for other nodes.
+const fn is_worth_another_try(outcome: &Outcome) -> bool {
+    matches!(
+        outcome,
+        Outcome::Failed(
+            TaskError::NoNodeOnline { .. }
+                | TaskError::NoNodeAble { .. }
+                | TaskError::Busy { .. }
+                | TaskError::ShuttingDown
+        )
+    )
 }
 
 /// Turns an outcome into what the record says of it.

@@ -20,5 +20,5 @@ pub use clock::{Clock, SystemClock};
 pub use coordinator::{Builder, Coordinator};
 pub use dispatch::{ModelSummary, Stats, TaskEvent, TaskHandle, TaskRequest};
 pub use inference::{Inference, InferenceError};
-pub use link::{LinkError, Transport};
+pub use link::LinkError;
 pub use settlement::Settlement;

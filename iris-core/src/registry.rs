@@ -4,7 +4,6 @@
 //! that finding one costs the same among ten as among a hundred thousand.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
 use crate::demand::Demand;
 use crate::explain::Reason;
@@ -12,9 +11,6 @@ use crate::id::{AccountId, NodeId};
 use crate::model::{Abilities, ModelName, ModelOffer, TokenRate};
 use crate::reputation::Points;
 use crate::tier::{Tier, TierPolicy};
-
-/// A node is lost when nothing was heard of it for this long.
-pub const LOST_AFTER: Duration = Duration::from_secs(35);
 
 /// What a node says of itself when it joins, and who it belongs to.
 #[derive(Clone, Debug)]
@@ -52,8 +48,8 @@ pub struct Seat {
 /// Everything a coordinator knows about the nodes that are connected to it.
 ///
 /// Order of calls: [`join`](Self::join); then any of [`update`](Self::update),
-/// [`set_state`](Self::set_state), [`heard`](Self::heard), [`reserve`](Self::reserve) and
-/// [`release`](Self::release); then [`leave`](Self::leave).
+/// [`set_state`](Self::set_state), [`reserve`](Self::reserve) and [`release`](Self::release);
+/// then [`leave`](Self::leave).
 #[derive(Debug, Default)]
 pub struct Registry {
     policy: TierPolicy,
@@ -76,7 +72,6 @@ pub struct Node {
     state: NodeState,
     in_use: u32,
     points: Points,
-    last_heard: Instant,
     places: Vec<Place>,
 }
 
@@ -245,7 +240,7 @@ impl Registry {
     /// Adds a node that starts ready and idle; a node of the same identity leaves first.
     ///
     /// An offer that repeats a model's name is dropped.
-    pub fn join(&mut self, now: Instant, mut profile: NodeProfile, points: Points) -> Seat {
+    pub fn join(&mut self, mut profile: NodeProfile, points: Points) -> Seat {
         if let Some(&index) = self.by_id.get(&profile.id) {
             self.vacate(index);
         }
@@ -256,7 +251,7 @@ impl Registry {
         });
         self.by_id.insert(profile.id, index);
         let state = NodeState::Ready;
-        let node = Node { profile, state, in_use: 0, points, last_heard: now, places: Vec::new() };
+        let node = Node { profile, state, in_use: 0, points, places: Vec::new() };
         self.seats[index as usize].node = Some(node);
         self.index_offers(index);
         Seat { index, generation: self.seats[index as usize].generation }
@@ -292,13 +287,6 @@ impl Registry {
         self.change(seat, |node| node.points = points);
     }
 
-    /// Records that a node was heard at `now`.
-    pub fn heard(&mut self, now: Instant, seat: Seat) {
-        if let Some(node) = self.node_mut(seat) {
-            node.last_heard = node.last_heard.max(now);
-        }
-    }
-
     /// Takes one slot of a node; returns whether there was one.
     pub fn reserve(&mut self, seat: Seat) -> bool {
         let free = self.node(seat).is_some_and(Node::is_free);
@@ -311,14 +299,6 @@ impl Registry {
     /// Gives one slot back. A stale seat changes nothing.
     pub fn release(&mut self, seat: Seat) {
         self.change(seat, |node| node.in_use = node.in_use.saturating_sub(1));
-    }
-
-    /// Returns the nodes that were silent for [`LOST_AFTER`] at `now`.
-    pub fn silent(&self, now: Instant) -> Vec<Seat> {
-        self.iter()
-            .filter(|(_, node)| now.saturating_duration_since(node.last_heard) >= LOST_AFTER)
-            .map(|(seat, _)| seat)
-            .collect()
     }
 
     /// Returns the node in `seat`, unless it has left.
@@ -380,10 +360,8 @@ impl Registry {
         let Some(offer) = offer else {
             return Some(Reason::ModelNotOffered);
         };
-        if demand.exclude.contains(id) {
-            return Some(Reason::AlreadyTried);
-        }
-        node.places[offer].bucket.judge(demand).or(match node.state {
+        let tried = demand.exclude.contains(id).then_some(Reason::AlreadyTried);
+        node.places[offer].bucket.judge(demand).or(tried).or(match node.state {
             NodeState::Draining => Some(Reason::Draining),
             NodeState::Away => Some(Reason::Away),
             NodeState::Ready if !node.is_free() => Some(Reason::NoFreeSlot),
@@ -578,13 +556,12 @@ mod tests {
         fn index_agrees_with_a_search_through_all_nodes(
             steps in proptest::collection::vec(step(), 0..60),
         ) {
-            let now = Instant::now();
             let mut registry = Registry::default();
             for step in steps {
                 let seat = |registry: &Registry, n| registry.seat(&node_id(n));
                 match step {
                     Step::Join(n, slots, models) => {
-                        registry.join(now, profile(n, slots, &models), Points::START);
+                        registry.join(profile(n, slots, &models), Points::START);
                     }
                     Step::Leave(n) => {
                         if let Some(seat) = seat(&registry, n) {
@@ -616,17 +593,6 @@ mod tests {
                 check(&registry);
             }
         }
-    }
-
-    #[test]
-    fn silent_node_is_reported_at_its_deadline_and_not_before() {
-        let start = Instant::now();
-        let mut registry = Registry::default();
-        let seat = registry.join(start, profile(1, 1, &[0]), Points::START);
-        registry.heard(start + Duration::from_secs(10), seat);
-        let deadline = start + Duration::from_secs(10) + LOST_AFTER;
-        assert!(registry.silent(start + Duration::from_millis(44_999)).is_empty());
-        assert_eq!(registry.silent(deadline), [seat]);
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::task::{Context, Poll};
 use iris_core::explain::Explanation;
 use iris_core::queue::Ticket;
 use iris_core::registry::{Candidate, Seat};
-use iris_core::task::TaskError;
 use iris_core::{ModelName, NodeId};
 use tokio::sync::oneshot;
 
@@ -55,8 +54,6 @@ pub(crate) struct Ticketed {
     model: ModelName,
     ticket: Ticket,
     lease: oneshot::Receiver<Lease>,
-    /// What to answer when the wait was too long.
-    pub(crate) busy: TaskError,
 }
 
 impl Ticketed {
@@ -65,9 +62,8 @@ impl Ticketed {
         model: ModelName,
         ticket: Ticket,
         lease: oneshot::Receiver<Lease>,
-        busy: TaskError,
     ) -> Self {
-        Self { dispatch, model, ticket, lease, busy }
+        Self { dispatch, model, ticket, lease }
     }
 
     /// Resolves when it is this task's turn; `None` when the coordinator gave up.

@@ -2,7 +2,7 @@
 //!
 //! One short lock, taken when a task starts and ends; chunks never see it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use iris_core::demand::Demand;
 use iris_core::explain::{Explanation, Reason};
 use iris_core::model::{Abilities, ModelOffer};
-use iris_core::queue::{Priority, WaitQueue};
-use iris_core::registry::{NodeProfile, NodeState, Registry, Seat};
+use iris_core::queue::{Priority, Ticket, WaitQueue};
+use iris_core::registry::{Node, NodeProfile, NodeState, Registry, Seat};
 use iris_core::reputation::{Points, ReputationEvent, ReputationLedger};
-use iris_core::scheduler::Scheduler;
-use iris_core::task::{RetryPolicy, TaskError};
+use iris_core::scheduler::{Choice, Scheduler};
+use iris_core::store::{Batch, Document};
+use iris_core::task::{RetryPolicy, TaskError, TaskState};
 use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use tokio::sync::oneshot;
 
@@ -24,19 +25,20 @@ use crate::link::NodeLink;
 use crate::settlement::Settlement;
 
 mod lease;
+mod models;
 mod stats;
 mod task;
 
 pub(crate) use lease::{Lease, Ticketed};
+pub(crate) use models::{KnownModels, MODEL, ModelRecord};
 pub(crate) use stats::Counters;
 pub use stats::Stats;
 pub(crate) use task::Books;
 pub use task::{TaskEvent, TaskHandle, TaskRequest};
 
-/// A model counts as unknown when no node has offered it for this long.
-const FORGET_MODEL_AFTER: Duration = Duration::from_hours(30 * 24);
-/// How many waiting tasks one free slot is offered to before it is left free.
-const LINE_SEARCH: usize = 16;
+/// How many waiting tasks that a free node could serve are put to the scheduler before the node
+/// is left free.
+const ASKED: usize = 16;
 /// How many explanations are kept, the latest ones.
 const EXPLANATIONS: usize = 4096;
 
@@ -66,19 +68,12 @@ pub(crate) struct Dispatch {
 struct Floor {
     registry: Registry,
     queue: WaitQueue,
-    waiting: HashMap<iris_core::queue::Ticket, oneshot::Sender<Lease>>,
+    waiting: HashMap<Ticket, oneshot::Sender<Lease>>,
     links: HashMap<Seat, Arc<NodeLink>>,
-    models: BTreeMap<ModelName, ModelSeen>,
+    models: KnownModels,
     /// How long tasks took lately, for estimates.
     service: Duration,
     draining: bool,
-}
-
-/// When some node offered a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct ModelSeen {
-    pub(crate) first: Timestamp,
-    pub(crate) last: Timestamp,
 }
 
 #[derive(Debug)]
@@ -130,7 +125,7 @@ impl Dispatch {
                 queue: WaitQueue::new(settings.queue_capacity),
                 waiting: HashMap::new(),
                 links: HashMap::new(),
-                models: BTreeMap::new(),
+                models: KnownModels::default(),
                 service: Duration::from_secs(1),
                 draining: false,
             }),
@@ -140,54 +135,67 @@ impl Dispatch {
     }
 
     /// Reserves a slot for `demand`, or says how it stands.
+    ///
+    /// A slot that falls free goes to whoever waits for it, under the lock. So a node that is
+    /// free now is one that nobody in line can use, and whoever comes may take it.
     pub(crate) fn acquire(self: &Arc<Self>, demand: &Demand, priority: Priority) -> Acquired {
         let now = self.clock.now();
         let mut floor = self.floor();
         if floor.draining {
-            return Acquired::Never(TaskError::Busy { retry_after_secs: 5 });
+            return Acquired::Never(TaskError::ShuttingDown);
         }
-        // Whoever stands in line already goes first.
-        let explanation = if floor.queue.waiting(&demand.model) == 0 {
-            match self.try_reserve(&mut floor, demand, now) {
-                Ok(lease) => return Acquired::Now(lease),
-                Err(explanation) => explanation,
-            }
-        } else {
-            self.scheduler.choose(&floor.registry, demand, now, self.seed()).explanation
+        let explanation = match self.try_reserve(&mut floor, demand, now) {
+            Ok(lease) => return Acquired::Now(lease),
+            Err(explanation) => explanation,
         };
         if let Some(error) = self.hopeless(&floor, demand, &explanation) {
             return Acquired::Never(error);
         }
-        let busy = TaskError::Busy { retry_after_secs: floor.retry_after(demand) };
         let Ok(ticket) = floor.queue.push(now, priority, demand.clone()) else {
-            return Acquired::Never(busy);
+            return Acquired::Never(TaskError::Busy {
+                retry_after_secs: floor.retry_after(demand),
+            });
         };
         let (sender, receiver) = oneshot::channel();
         floor.waiting.insert(ticket, sender);
-        self.serve_line(&mut floor, &demand.model, now);
         drop(floor);
-        let model = demand.model.clone();
-        Acquired::Later(Ticketed::new(Arc::clone(self), model, ticket, receiver, busy))
+        Acquired::Later(Ticketed::new(Arc::clone(self), demand.model.clone(), ticket, receiver))
     }
 
-    /// Lets a node join by the link that `link` makes for its place.
+    /// Says what to tell a task that has waited for `demand` for as long as it may.
+    pub(crate) fn waited_in_vain(&self, demand: &Demand) -> TaskError {
+        let floor = self.floor();
+        let able = floor.registry.iter().any(|(_, node)| {
+            let refusal = floor.registry.refusal(&node.profile().id, demand);
+            matches!(refusal, None | Some(Reason::NoFreeSlot))
+        });
+        if able {
+            TaskError::Busy { retry_after_secs: floor.retry_after(demand) }
+        } else {
+            TaskError::NoNodeOnline { model: demand.model.to_string() }
+        }
+    }
+
+    /// Lets a node join by the link that `link` makes for its place; returns the link of a
+    /// session that it had before.
     pub(crate) fn join(
         self: &Arc<Self>,
         profile: NodeProfile,
         link: impl FnOnce(Seat) -> Arc<NodeLink>,
-    ) -> Arc<NodeLink> {
+    ) -> (Arc<NodeLink>, Option<Arc<NodeLink>>) {
         let (now, calendar) = (self.clock.now(), self.clock.calendar());
         let points = self.points(&profile.id, calendar);
         let mut floor = self.floor();
-        if let Some(previous) = floor.registry.seat(&profile.id) {
-            floor.links.remove(&previous);
-        }
-        floor.see(&profile.models, calendar);
-        let seat = floor.registry.join(now, profile, points);
+        let displaced = floor.registry.seat(&profile.id);
+        let displaced = displaced.and_then(|seat| floor.links.remove(&seat));
+        let news = floor.models.see(&profile.models, calendar);
+        let seat = floor.registry.join(profile, points);
         let link = link(seat);
         floor.links.insert(seat, Arc::clone(&link));
         self.serve_node(&mut floor, seat, now);
-        link
+        drop(floor);
+        self.record_models(&news);
+        (link, displaced)
     }
 
     /// Replaces what a node offers.
@@ -198,20 +206,14 @@ impl Dispatch {
         models: Option<Vec<ModelOffer>>,
     ) {
         let mut floor = self.floor();
-        let Some(node) = floor.registry.node(seat) else {
-            return;
-        };
+        let Some(node) = floor.registry.node(seat) else { return };
         let slots = slots.unwrap_or(node.profile().slots);
         let models = models.unwrap_or_else(|| node.profile().models.clone());
-        floor.see(&models, self.clock.calendar());
+        let news = floor.models.see(&models, self.clock.calendar());
         floor.registry.update(seat, slots, models);
         self.serve_node(&mut floor, seat, self.clock.now());
-    }
-
-    /// Records that a node was heard.
-    pub(crate) fn heard(&self, seat: Seat) {
-        let now = self.clock.now();
-        self.floor().registry.heard(now, seat);
+        drop(floor);
+        self.record_models(&news);
     }
 
     /// Sets whether a node takes work.
@@ -223,14 +225,14 @@ impl Dispatch {
 
     /// Removes a node.
     pub(crate) fn leave(&self, seat: Seat) {
-        let mut floor = self.floor();
         let calendar = self.clock.calendar();
-        if let Some(node) = floor.registry.node(seat) {
-            let models = node.profile().models.clone();
-            floor.see(&models, calendar);
+        let mut floor = self.floor();
+        let Floor { registry, models, links, .. } = &mut *floor;
+        if let Some(node) = registry.node(seat) {
+            models.see(&node.profile().models, calendar);
         }
-        floor.registry.leave(seat);
-        floor.links.remove(&seat);
+        registry.leave(seat);
+        links.remove(&seat);
     }
 
     /// Takes no new task any more.
@@ -243,26 +245,29 @@ impl Dispatch {
         self.counters.settled(settlement);
         let took = Duration::from_millis(settlement.took_ms);
         let events: Vec<ReputationEvent> = settlement.deeds().collect();
-        let points = self.apply(&events);
-        let mut floor = self.floor();
-        floor.service = (floor.service * 7 + took) / 8;
-        for (node, points) in points {
-            if let Some(seat) = floor.registry.seat(&node) {
-                floor.registry.set_points(seat, points);
-            }
+        self.apply(&events);
+        if settlement.state == TaskState::Finished {
+            let mut floor = self.floor();
+            floor.service = (floor.service * 7 + took) / 8;
         }
     }
 
-    /// Applies events to the ledger and returns the points that came of it.
-    pub(crate) fn apply(&self, events: &[ReputationEvent]) -> Vec<(NodeId, Points)> {
+    /// Applies events to the ledger, and what comes of them to the registry.
+    pub(crate) fn apply(&self, events: &[ReputationEvent]) {
         if events.is_empty() {
-            return Vec::new();
+            return;
         }
+        // The ledger stays locked, so that points reach the registry in the order of the events.
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         for event in events {
             ledger.apply(event);
         }
-        events.iter().map(|event| (event.node, ledger.points(&event.node, event.at))).collect()
+        let mut floor = self.floor();
+        for event in events {
+            if let Some(seat) = floor.registry.seat(&event.node) {
+                floor.registry.set_points(seat, ledger.points(&event.node, event.at));
+            }
+        }
     }
 
     /// Returns the points of a node.
@@ -270,9 +275,11 @@ impl Dispatch {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner).points(node, now)
     }
 
-    /// Looks at the registry under the lock.
-    pub(crate) fn with_registry<T>(&self, look: impl FnOnce(&Registry) -> T) -> T {
-        look(&self.floor().registry)
+    /// Shows every node, in the order of their ids, with its link.
+    pub(crate) fn nodes<T>(&self, show: impl Fn(&Node, Option<&NodeLink>) -> T) -> Vec<T> {
+        let floor = self.floor();
+        let nodes = floor.registry.iter();
+        nodes.map(|(seat, node)| show(node, floor.links.get(&seat).map(Arc::as_ref))).collect()
     }
 
     /// Returns the link of a node, if it is connected.
@@ -289,31 +296,41 @@ impl Dispatch {
     /// Returns the models that some node offers now.
     pub(crate) fn models(&self) -> Vec<ModelSummary> {
         let floor = self.floor();
-        let seen = |name: &ModelName| floor.models.get(name).map(|seen| seen.first);
-        let models = floor.registry.models().map(|name| ModelSummary {
-            name: name.clone(),
-            first_offered: seen(name).unwrap_or(Timestamp::from_millis(0)),
-        });
-        models.collect()
+        let first =
+            |name: &ModelName| floor.models.first(name).unwrap_or(Timestamp::from_millis(0));
+        let summary =
+            |name: &ModelName| ModelSummary { name: name.clone(), first_offered: first(name) };
+        floor.registry.models().map(summary).collect()
     }
 
     /// Restores when models were offered, from what was written down.
-    pub(crate) fn restore_models(&self, models: impl IntoIterator<Item = (ModelName, ModelSeen)>) {
-        self.floor().models.extend(models);
+    pub(crate) fn restore_models(&self, records: impl IntoIterator<Item = ModelRecord>) {
+        self.floor().models.restore(records);
     }
 
-    /// Returns when each known model was offered first and last.
-    pub(crate) fn models_seen(&self) -> Vec<(ModelName, ModelSeen)> {
+    /// Writes down which models were offered of late, and forgets those that were not for long.
+    pub(crate) fn keep_models(&self, at_once: bool) {
         let calendar = self.clock.calendar();
         let mut floor = self.floor();
-        let offered: Vec<ModelName> = floor.registry.models().cloned().collect();
-        for name in offered {
-            if let Some(seen) = floor.models.get_mut(&name) {
-                seen.last = calendar;
-            }
+        let Floor { registry, models, .. } = &mut *floor;
+        models.still_offered(registry.models(), calendar);
+        let due = models.due(calendar, at_once);
+        let forgotten = models.forget(calendar);
+        drop(floor);
+        self.record_models(&due);
+        let batch = forgotten.iter().map(KnownModels::key).fold(Batch::new(), Batch::delete);
+        if !batch.writes.is_empty() {
+            self.record(batch);
         }
-        floor.models.retain(|_, seen| calendar.saturating_since(seen.last) < FORGET_MODEL_AFTER);
-        floor.models.iter().map(|(name, seen)| (name.clone(), *seen)).collect()
+    }
+
+    fn record_models(&self, records: &[ModelRecord]) {
+        let batch = records.iter().fold(Batch::new(), |batch, record| {
+            batch.put(KnownModels::key(&record.name), Document::encode(record))
+        });
+        if !batch.writes.is_empty() {
+            self.record(batch);
+        }
     }
 
     /// Returns how many tasks stand in line.
@@ -346,51 +363,53 @@ impl Dispatch {
     }
 
     /// Takes a task out of the line.
-    fn leave_line(&self, model: &ModelName, ticket: iris_core::queue::Ticket) {
+    fn leave_line(&self, model: &ModelName, ticket: Ticket) {
         let mut floor = self.floor();
         floor.queue.remove(model, ticket);
         floor.waiting.remove(&ticket);
     }
 
-    /// Offers a node's free slots to those who wait for its models.
+    /// Offers a node's free slots to those who wait for its models, the first in line first.
     fn serve_node(self: &Arc<Self>, floor: &mut Floor, seat: Seat, now: Instant) {
         if floor.queue.is_empty() {
             return;
         }
-        let Some(node) = floor.registry.node(seat) else {
-            return;
-        };
+        let Some(node) = floor.registry.node(seat) else { return };
+        let id = node.profile().id;
         let models: Vec<ModelName> = node.tiers().map(|(name, _)| name.clone()).collect();
         for model in models {
-            self.serve_line(floor, &model, now);
+            while self.serve_first(floor, &id, &model, now) {}
         }
     }
 
-    /// Gives leases to the first in line that a free node can serve.
-    fn serve_line(self: &Arc<Self>, floor: &mut Floor, model: &ModelName, now: Instant) {
-        loop {
-            let line: Vec<_> = floor.queue.line(model).take(LINE_SEARCH).collect();
-            let served = line.into_iter().find_map(|(ticket, demand)| {
-                let choice = self.scheduler.choose(&floor.registry, demand, now, self.seed());
-                choice.chosen.is_some().then_some((ticket, choice))
-            });
-            let Some((ticket, choice)) = served else {
-                return;
-            };
-            let lease = self.reserve(floor, choice);
-            floor.queue.remove(model, ticket);
-            let waiting = floor.waiting.remove(&ticket);
-            let Ok(lease) = lease else { return };
-            // Whoever left the line in this moment leaves the lease behind; it is given back
-            // here, because dropping it would wait for the lock that is held.
-            let returned = match waiting {
-                Some(sender) => sender.send(lease).err(),
-                None => Some(lease),
-            };
-            if let Some(lease) = returned {
-                floor.registry.release(lease.forget());
-            }
+    /// Serves the first in line whom a node can serve; returns whether there was one.
+    fn serve_first(
+        self: &Arc<Self>,
+        floor: &mut Floor,
+        node: &NodeId,
+        model: &ModelName,
+        now: Instant,
+    ) -> bool {
+        let able = |(_, demand): &(Ticket, &Demand)| floor.registry.refusal(node, demand).is_none();
+        let able = floor.queue.line(model).filter(able).take(ASKED);
+        // The scheduler may have reasons of its own to leave a node free.
+        let choice = able.into_iter().find_map(|(ticket, demand)| {
+            let choice = self.scheduler.choose(&floor.registry, demand, now, self.seed());
+            choice.chosen.is_some().then_some((ticket, choice))
+        });
+        let Some((ticket, choice)) = choice else { return false };
+        let Ok(lease) = self.reserve(floor, choice) else { return false };
+        floor.queue.remove(model, ticket);
+        let returned = match floor.waiting.remove(&ticket) {
+            Some(sender) => sender.send(lease).err(),
+            None => Some(lease),
+        };
+        // Whoever left the line in this moment leaves the lease behind. It is given back here,
+        // because dropping it would wait for the lock that is held.
+        if let Some(lease) = returned {
+            floor.registry.release(lease.forget());
         }
+        true
     }
 
     fn try_reserve(
@@ -403,11 +422,7 @@ impl Dispatch {
         self.reserve(floor, choice)
     }
 
-    fn reserve(
-        self: &Arc<Self>,
-        floor: &mut Floor,
-        choice: iris_core::scheduler::Choice,
-    ) -> Result<Lease, Explanation> {
+    fn reserve(self: &Arc<Self>, floor: &mut Floor, choice: Choice) -> Result<Lease, Explanation> {
         let Some(candidate) = choice.chosen else {
             return Err(choice.explanation);
         };
@@ -429,33 +444,24 @@ impl Dispatch {
         explanation: &Explanation,
     ) -> Option<TaskError> {
         let model = demand.model.to_string();
-        let skipped = |reason| explanation.skipped.iter().any(|(r, _)| *r == reason);
         if !floor.registry.offers(&demand.model) {
-            let now = self.clock.calendar();
-            let known = floor.models.get(&demand.model);
-            let known =
-                known.is_some_and(|seen| now.saturating_since(seen.last) < FORGET_MODEL_AFTER);
+            let known = floor.models.knows(&demand.model, self.clock.calendar());
             return Some(if known {
                 TaskError::NoNodeOnline { model }
             } else {
                 TaskError::ModelNotFound { model }
             });
         }
-        if skipped(Reason::NoFreeSlot) {
-            // Those that are busy may be the ones that were tried already.
-            let able = floor.registry.groups(demand).filter(|group| group.refusal.is_none());
-            let members: usize = able.map(|group| group.free() + group.occupied() as usize).sum();
-            if members > demand.exclude.len() {
-                return None;
-            }
+        let able = floor.registry.groups(demand).filter(|group| group.refusal.is_none());
+        let able: usize = able.map(|group| group.free() + group.occupied() as usize).sum();
+        if able == 0 {
+            return Some(TaskError::NoNodeAble { model, needs: needs(demand, explanation) });
         }
-        if skipped(Reason::AlreadyTried) || !demand.exclude.is_empty() {
-            return Some(TaskError::Busy { retry_after_secs: floor.retry_after(demand) });
-        }
-        if !explanation.compared.is_empty() {
+        let tried = |id: &&NodeId| floor.registry.refusal(id, demand) == Some(Reason::AlreadyTried);
+        if able > demand.exclude.iter().filter(tried).count() {
             return None;
         }
-        Some(TaskError::NoNodeAble { model, needs: needs(demand, explanation) })
+        Some(TaskError::Busy { retry_after_secs: floor.retry_after(demand) })
     }
 
     fn seed(&self) -> u64 {
@@ -469,13 +475,6 @@ impl Dispatch {
 }
 
 impl Floor {
-    fn see(&mut self, models: &[ModelOffer], now: Timestamp) {
-        for offer in models {
-            let seen = ModelSeen { first: now, last: now };
-            self.models.entry(offer.name.clone()).or_insert(seen).last = now;
-        }
-    }
-
     /// Estimates when a task that comes now could start: those before it, at the pace of late.
     fn retry_after(&self, demand: &Demand) -> u32 {
         let waiting = self.queue.waiting(&demand.model) + 1;

@@ -10,14 +10,17 @@ use iris_core::backend::{Chunk, Operation, Usage};
 use iris_core::demand::Demand;
 use iris_core::model::Abilities;
 use iris_core::queue::Priority;
-use iris_core::task::{Action, Attempt, Outcome, TaskRun};
+use iris_core::task::{Action, Attempt, Outcome, TaskError, TaskRun};
 use iris_core::tier::Tier;
 use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use tokio::time::Sleep;
 
 use super::{Acquired, Dispatch, Lease, Ticketed};
-use crate::link::{News, Work};
+use crate::link::{News, Work, fits};
 use crate::settlement::Settlement;
+
+/// The longest time that a task may take, whatever its caller allows.
+const LONGEST: Duration = Duration::from_hours(24);
 
 /// What a caller wants done.
 #[derive(Clone, PartialEq, Eq)]
@@ -120,6 +123,10 @@ pub struct TaskHandle {
     submitted: Instant,
     submitted_at: Timestamp,
     first_chunk: Option<Duration>,
+    /// The node that was asked last.
+    asked: Option<NodeId>,
+    /// Whether the current attempt has delivered its whole answer.
+    whole: bool,
     settlement: Option<Settlement>,
     books: Books,
 }
@@ -137,7 +144,7 @@ pub(crate) enum Books {
 #[derive(Debug)]
 enum Stage {
     Idle,
-    Waiting { ticketed: Ticketed, until: Instant },
+    Waiting { ticketed: Ticketed, until: Option<Instant> },
     Working(Work),
     Over,
 }
@@ -145,10 +152,14 @@ enum Stage {
 impl TaskHandle {
     pub(crate) fn new(dispatch: Arc<Dispatch>, request: TaskRequest, books: Books) -> Self {
         let submitted = dispatch.clock.now();
-        let deadline = submitted + request.time_limit;
+        let limit = request.time_limit.min(LONGEST);
+        let retry = dispatch.settings.retry;
+        let deadline = submitted + limit;
         Self {
             demand: request.demand(),
-            run: TaskRun::new(deadline, request.prompt_tokens, dispatch.settings.retry),
+            run: TaskRun::new(submitted, deadline, request.prompt_tokens, request.stream, retry),
+            asked: None,
+            whole: false,
             stage: Stage::Idle,
             timer: Timer::default(),
             submitted,
@@ -168,7 +179,7 @@ impl TaskHandle {
 
     /// Returns the node that was asked last, if any was.
     pub fn node(&self) -> Option<NodeId> {
-        self.run.tried().last().copied()
+        self.asked
     }
 
     /// Returns what happens next; `None` after [`TaskEvent::Ended`]. Nothing is lost when this is
@@ -205,9 +216,10 @@ impl TaskHandle {
 
     /// Declares that the node's answer is not one, which is held against the node.
     ///
-    /// For a reader that finds a [`Chunk`] to be malformed; the end follows, or another node.
+    /// For a reader that finds the last [`Chunk`] to be malformed and has passed nothing of it on;
+    /// the end follows, or another node.
     pub fn reject_answer(&mut self) {
-        self.run.handle_invalid();
+        self.run.handle_invalid_chunk();
     }
 
     /// Gives the task up; its end follows.
@@ -221,12 +233,21 @@ impl TaskHandle {
     }
 
     fn choose(&mut self) {
+        if !fits(self.request.body.len()) {
+            return self.run.handle_no_node(too_large());
+        }
         self.demand.exclude.clear();
         self.demand.exclude.extend_from_slice(self.run.tried());
         match self.dispatch.acquire(&self.demand, self.request.priority) {
             Acquired::Now(lease) => self.start(lease),
             Acquired::Later(ticketed) => {
-                let until = self.dispatch.clock.now() + self.dispatch.settings.max_wait;
+                // Nobody waits in front of a batch task; its deadline is all that ends its wait.
+                let until = match self.request.priority {
+                    Priority::Interactive => {
+                        Some(self.dispatch.clock.now() + self.dispatch.settings.max_wait)
+                    }
+                    Priority::Batch => None,
+                };
                 self.stage = Stage::Waiting { ticketed, until };
             }
             Acquired::Never(error) => self.run.handle_no_node(error),
@@ -239,6 +260,7 @@ impl TaskHandle {
         let explanation = std::mem::take(&mut lease.explanation);
         self.dispatch.explain(self.request.id, self.request.account, explanation);
         self.run.handle_offered(now, lease.node);
+        (self.asked, self.whole) = (Some(lease.node), false);
         let left = self.request.time_limit.saturating_sub(now - self.submitted);
         if let Some(work) = Work::offer(lease, &self.request, left) {
             self.stage = Stage::Working(work);
@@ -261,7 +283,7 @@ impl TaskHandle {
             Stage::Waiting { ticketed, .. } => {
                 match ready!(ticketed.poll(cx)) {
                     Some(lease) => self.start(lease),
-                    None => self.run.handle_no_node(ticketed.busy.clone()),
+                    None => self.run.handle_no_node(TaskError::ShuttingDown),
                 }
                 Poll::Ready(None)
             }
@@ -283,7 +305,10 @@ impl TaskHandle {
                 return Some(TaskEvent::Accepted { node: work.node() });
             }
             News::Progress | News::Part => self.run.handle_progress(now),
+            // A node sends what it was asked for, and a whole answer once.
+            News::Chunk(chunk) if self.is_out_of_place(&chunk) => self.run.handle_invalid(),
             News::Chunk(chunk) => {
+                self.whole = !self.request.stream;
                 self.first_chunk.get_or_insert_with(|| now - self.submitted);
                 self.run.handle_chunk(now);
                 return Some(TaskEvent::Chunk(chunk));
@@ -294,6 +319,7 @@ impl TaskHandle {
                 self.stage = Stage::Idle;
                 self.run.handle_refused();
             }
+            News::Finished(_) if !self.request.stream && !self.whole => self.run.handle_invalid(),
             News::Finished(finish) => {
                 self.stage = Stage::Idle;
                 self.run.handle_finished(finish);
@@ -315,20 +341,27 @@ impl TaskHandle {
             return Poll::Ready(());
         };
         let wait_ends = match &self.stage {
-            Stage::Waiting { until, .. } => Some(*until),
+            Stage::Waiting { until, .. } => *until,
             _ => None,
         };
         ready!(self.timer.poll(wait_ends.map_or(due, |until| until.min(due)), cx));
         let now = self.dispatch.clock.now();
         self.run.handle_timeout(now);
-        if let Stage::Waiting { ticketed, until } = &self.stage
-            && now >= *until
+        if let Stage::Waiting { until: Some(until), .. } = self.stage
+            && now >= until
         {
-            let busy = ticketed.busy.clone();
             self.stage = Stage::Idle;
-            self.run.handle_no_node(busy);
+            self.run.handle_no_node(self.dispatch.waited_in_vain(&self.demand));
         }
         Poll::Ready(())
+    }
+
+    fn is_out_of_place(&self, chunk: &Chunk) -> bool {
+        match chunk {
+            Chunk::Whole(_) => self.request.stream || self.whole,
+            Chunk::Text(_) | Chunk::Json(_) => !self.request.stream,
+            Chunk::Finished(_) => true,
+        }
     }
 
     /// Settles the task.
@@ -353,9 +386,11 @@ impl TaskHandle {
             limit_ms: millis(self.request.time_limit),
         };
         self.dispatch.counters.chunks(self.run.chunks());
-        self.dispatch.settled(&settlement);
         match self.books {
-            Books::Journal => self.dispatch.write_down(&settlement),
+            Books::Journal => {
+                self.dispatch.settled(&settlement);
+                self.dispatch.write_down(&settlement);
+            }
             Books::Caller => self.settlement = Some(settlement),
         }
     }
@@ -405,5 +440,14 @@ impl Timer {
             }
             sleep.as_mut().reset(due);
         }
+    }
+}
+
+fn too_large() -> TaskError {
+    TaskError::Rejected {
+        status: 413,
+        code: Some("request_too_large".to_owned()),
+        param: None,
+        message: "a request has 1 byte to 32 MiB, less what sealing adds".to_owned(),
     }
 }

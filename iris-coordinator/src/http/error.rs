@@ -233,6 +233,11 @@ impl From<TaskError> for ApiError {
                     .with_code("no_node_online")
                     .with_retry(Retry::After(NODE_BACK_SECS))
             }
+            TaskError::ShuttingDown => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER_ERROR, message)
+                    .with_code("shutting_down")
+                    .with_retry(Retry::After(NODE_BACK_SECS))
+            }
             TaskError::NoNodeAble { .. } => Self::bad_request(message).with_code("no_node_able"),
             TaskError::Busy { retry_after_secs } => Self::too_many(message, retry_after_secs),
             TaskError::NodesFailed { .. } => {

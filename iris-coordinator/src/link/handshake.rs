@@ -7,11 +7,11 @@ use iris_core::store::{Document, Expect, Key, Store, Write};
 use iris_core::{AccountId, NodeId, Timestamp};
 use iris_crypto::certificate::{Expectation, Origin, Role, SignedCertificate};
 use iris_crypto::hello::{Hello, verify_hello};
-use iris_crypto::{Identity, PublicIdentity, Signature};
+use iris_crypto::{HopRoot, Identity, PublicIdentity, Signature, VerifiedCertificate};
 use iris_protocol::connection::{CoordinatorConnection, CoordinatorEvent, Violation};
 use iris_protocol::limits::Limits;
 use iris_protocol::message::{Challenge, ErrorCode, Hop, NodeRegister, SessionId};
-use iris_protocol::text::Bytes32;
+use iris_protocol::text::{Bytes32, Label};
 use iris_protocol::transport::TransportError;
 use iris_protocol::version::{NEWEST, OLDEST};
 use serde::{Deserialize, Serialize};
@@ -90,25 +90,46 @@ impl Door {
         };
         let now = self.dispatch.clock.now();
         let mut connection = CoordinatorConnection::new(now, self.limits, challenge);
-        let register = self.registration(&mut transport, &mut connection).await?;
-        match self.check(&register, &nonce, owner).await {
-            Ok((identity, sealing_key)) => {
-                let arrival = Arrival { transport, connection, register, sealing_key };
-                self.enter(arrival, identity, owner);
-                Ok(identity.node_id())
+        let checked = async {
+            let register = self.registration(&mut transport, &mut connection).await?;
+            let certificate = self.check(&register, &nonce, owner).await?;
+            Ok((register, certificate))
+        };
+        match checked.await {
+            Ok((register, certificate)) => {
+                let node = certificate.node_id();
+                self.enter(Arrival { transport, connection, register, certificate }, owner);
+                Ok(node)
             }
             Err(error) => {
-                let code = match error {
-                    LinkError::Forbidden => ErrorCode::Forbidden,
-                    LinkError::Store => ErrorCode::Internal,
-                    _ => ErrorCode::Unauthorized,
-                };
-                connection.reject(code, iris_protocol::text::Label::lossy(&error.to_string()));
-                poll_fn(|cx| flush(&mut transport, &mut connection, cx)).await?;
-                poll_fn(|cx| transport.as_mut().poll_close(cx)).await?;
+                self.turn_away(transport, connection, &error).await;
                 Err(error)
             }
         }
+    }
+
+    /// Tells a node why it is not let in, as far as it listens.
+    async fn turn_away(
+        &self,
+        mut transport: BoxTransport,
+        mut connection: CoordinatorConnection,
+        error: &LinkError,
+    ) {
+        let code = match error {
+            LinkError::Violation(Violation::Version) => ErrorCode::Version,
+            LinkError::Violation(_) => ErrorCode::Violation,
+            LinkError::Unauthorized => ErrorCode::Unauthorized,
+            LinkError::Forbidden => ErrorCode::Forbidden,
+            LinkError::Store => ErrorCode::Internal,
+            LinkError::Transport(_) | LinkError::Left => return,
+        };
+        connection.reject(code, Label::lossy(&error.to_string()));
+        let farewell = async {
+            poll_fn(|cx| flush(&mut transport, &mut connection, cx)).await?;
+            poll_fn(|cx| transport.as_mut().poll_close(cx)).await
+        };
+        // Whether it arrived makes no difference any more.
+        let _ = tokio::time::timeout(self.limits.registration, farewell).await;
     }
 
     /// Waits for the answer to the challenge.
@@ -141,27 +162,22 @@ impl Door {
         register: &NodeRegister,
         nonce: &[u8; 32],
         owner: AccountId,
-    ) -> Result<(PublicIdentity, iris_crypto::SealingPublicKey), LinkError> {
-        let unauthorized = |_| LinkError::Unauthorized;
+    ) -> Result<VerifiedCertificate, LinkError> {
         let identity =
             PublicIdentity::from_bytes(register.identity.0).map_err(|_| LinkError::Unauthorized)?;
-        let sealing_key = verify_certificate(
-            register.certificate.as_bytes(),
-            &identity,
-            &self.identity.public().into(),
-            self.dispatch.clock.calendar(),
-        )?;
-        let certificate = SignedCertificate::decode(register.certificate.as_bytes())
-            .map_err(|_| LinkError::Unauthorized)?;
+        let origin = self.identity.public().into();
+        let now = self.dispatch.clock.calendar();
+        let certificate =
+            verify_certificate(register.certificate.as_bytes(), &identity, &origin, now, 0)?;
         let hello = Hello {
             challenge: nonce,
-            origin: &self.identity.public().into(),
-            certificate: &certificate.hash(),
+            origin: &origin,
+            certificate: &certificate.certificate().hash(),
         };
         let signature = Signature::from_bytes(register.signature.0);
-        verify_hello(&identity, &hello, &signature).map_err(unauthorized)?;
+        verify_hello(&identity, &hello, &signature).map_err(|_| LinkError::Unauthorized)?;
         self.bind(identity.node_id(), owner).await?;
-        Ok((identity, sealing_key))
+        Ok(certificate)
     }
 
     /// Binds a node to the account whose key it came with, for good.
@@ -181,38 +197,35 @@ impl Door {
     }
 
     /// Gives an admitted node to the session it resumes, or to a new one.
-    fn enter(&self, mut arrival: Arrival, identity: PublicIdentity, owner: AccountId) {
+    fn enter(&self, mut arrival: Arrival, owner: AccountId) {
+        let identity = *arrival.certificate.identity();
         let node = identity.node_id();
-        if let Some(link) = self.dispatch.link(&node) {
-            let resumes = arrival.register.resume.as_ref().map(|resume| resume.session);
-            if resumes == Some(link.session) {
-                let sent = link.commands.send(Command::Attach(Box::new(arrival)));
-                // A session that has ended in this moment gives the node back.
-                let Err(mpsc::error::SendError(Command::Attach(returned))) = sent else { return };
-                arrival = *returned;
-            } else {
-                // The old session reports what it held as lost before the new one starts.
-                let _ = link.commands.send(Command::Replace);
-            }
+        let resumes = arrival.register.resume.as_ref().map(|resume| resume.session);
+        let known = self.dispatch.link(&node);
+        if let Some(link) = known.filter(|link| resumes == Some(link.session)) {
+            let sent = link.commands.send(Command::Attach(Box::new(arrival)));
+            // A session that has ended in this moment gives the node back.
+            let Err(mpsc::error::SendError(Command::Attach(returned))) = sent else { return };
+            arrival = *returned;
         }
         let session = SessionId::from_bytes(iris_crypto::random_bytes());
-        let Ok((_, root)) =
-            iris_crypto::HopRoot::initiate(&arrival.sealing_key, &Hop::binding(session, 0))
-        else {
+        let sealing_key = arrival.certificate.sealing_key();
+        let Ok((_, root)) = HopRoot::initiate(&sealing_key, &Hop::binding(session, 0)) else {
             return;
         };
         let (commands, receiver) = mpsc::unbounded_channel();
+        let text = |label: Option<&str>| label.unwrap_or_default().to_owned();
+        let register = &arrival.register;
         let profile = NodeProfile {
             id: node,
             owner,
-            name: arrival.register.name.as_ref().map_or("", |name| name.as_str()).to_owned(),
-            slots: arrival.register.slots,
-            models: arrival.register.models.clone(),
+            name: text(register.name.as_ref().map(Label::as_str)),
+            slots: register.slots,
+            models: register.models.clone(),
         };
-        let agent_version = arrival.register.agent_version.as_ref();
-        let agent_version = agent_version.map_or("", |version| version.as_str()).to_owned();
+        let agent_version = text(register.agent_version.as_ref().map(Label::as_str));
         let connected = self.dispatch.clock.calendar();
-        let link = self.dispatch.join(profile, |seat| {
+        let (link, displaced) = self.dispatch.join(profile, |seat| {
             Arc::new(NodeLink {
                 seat,
                 node,
@@ -220,31 +233,34 @@ impl Door {
                 agent_version,
                 connected,
                 identity,
+                window: self.limits.window,
                 commands,
                 keys: Mutex::new(HopKeys { epoch: 0, root, next: 1 }),
             })
         });
+        if let Some(displaced) = displaced {
+            displaced.replace();
+        }
         let session =
             Session::new(Arc::clone(&self.dispatch), link, Arc::clone(&self.identity), self.limits);
         tokio::spawn(session.run(arrival, receiver));
     }
 }
 
-/// Checks a node's certificate and returns the key it certifies.
+/// Checks a node's certificate.
 pub(super) fn verify_certificate(
     certificate: &[u8],
     identity: &PublicIdentity,
     origin: &Origin,
     now: Timestamp,
-) -> Result<iris_crypto::SealingPublicKey, LinkError> {
-    let expected = Expectation { role: Role::Node, origin, now, min_serial: 0 };
-    let certificate = SignedCertificate::decode(certificate)
+    min_serial: u64,
+) -> Result<VerifiedCertificate, LinkError> {
+    let expected = Expectation { role: Role::Node, origin, now, min_serial };
+    SignedCertificate::decode(certificate)
         .and_then(|certificate| certificate.verify(&expected))
-        .map_err(|_| LinkError::Unauthorized)?;
-    if certificate.identity() != identity {
-        return Err(LinkError::Unauthorized);
-    }
-    Ok(certificate.sealing_key())
+        .ok()
+        .filter(|certificate| certificate.identity() == identity)
+        .ok_or(LinkError::Unauthorized)
 }
 
 /// Writes out what the connection has to send.

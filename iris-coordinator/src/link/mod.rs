@@ -10,16 +10,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{Sink, Stream};
 use iris_core::backend::{BackendError, Finish};
 use iris_core::registry::Seat;
 use iris_core::{AssignmentId, NodeId, Timestamp};
-use iris_crypto::{HopRoot, PublicIdentity};
-use iris_protocol::Frame;
+use iris_crypto::{HopRoot, PublicIdentity, VerifiedCertificate};
 use iris_protocol::connection::CoordinatorConnection;
 use iris_protocol::frame::DataFrame;
-use iris_protocol::message::{NodeRegister, SessionId, TaskAssign};
-use iris_protocol::transport::TransportError;
+use iris_protocol::message::{NodeRegister, SessionId, TaskAssign, Window};
+use iris_protocol::transport::Transport;
 use tokio::sync::mpsc;
 
 use crate::dispatch::Lease;
@@ -30,25 +28,14 @@ mod work;
 
 pub(crate) use handshake::Door;
 pub use handshake::LinkError;
-pub(crate) use work::{News, Work};
-
-/// Carries frames to and from one node.
-pub trait Transport:
-    Stream<Item = Result<Frame, TransportError>> + Sink<Frame, Error = TransportError> + Send
-{
-}
-
-impl<T> Transport for T where
-    T: Stream<Item = Result<Frame, TransportError>> + Sink<Frame, Error = TransportError> + Send
-{
-}
+pub(crate) use work::{News, Work, fits};
 
 pub(crate) type BoxTransport = Pin<Box<dyn Transport>>;
 
 /// How long hop keys are used before new ones are agreed on.
 const REKEY_AFTER: Duration = Duration::from_mins(10);
-/// How many times hop keys change before an hour of uptime is credited.
-const REKEYS_PER_HOUR: u32 = 6;
+/// How long a node is connected for one credit of uptime.
+const HOUR: Duration = Duration::from_hours(1);
 
 /// A node's session, as those see it who have work for it.
 pub(crate) struct NodeLink {
@@ -58,6 +45,7 @@ pub(crate) struct NodeLink {
     pub(crate) agent_version: String,
     pub(crate) connected: Timestamp,
     identity: PublicIdentity,
+    window: Window,
     commands: mpsc::UnboundedSender<Command>,
     keys: Mutex<HopKeys>,
 }
@@ -72,17 +60,18 @@ struct HopKeys {
 /// What a session is told to do.
 ///
 /// The channel that carries these has no bound of its own: it holds at most one assignment, one
-/// cancellation and two reports of progress for each slot of the node.
+/// cancellation and two reports of consumption for each slot of the node.
 enum Command {
+    /// Gives the node an assignment. The lease ends with the node's work, not with its reader's.
     Assign {
         task: TaskAssign,
         body: Vec<Bytes>,
         report: mpsc::Sender<Report>,
+        lease: Lease,
     },
     /// Takes an assignment back; the slot is free when the node has confirmed it.
     Cancel {
         assignment: AssignmentId,
-        lease: Lease,
     },
     Consumed {
         assignment: AssignmentId,
@@ -95,6 +84,8 @@ enum Command {
     Replace,
     /// Nothing more will be assigned.
     Drain,
+    /// The coordinator stops.
+    Close,
 }
 
 /// A node that has proven who it is.
@@ -102,7 +93,7 @@ struct Arrival {
     transport: BoxTransport,
     connection: CoordinatorConnection,
     register: Box<NodeRegister>,
-    sealing_key: iris_crypto::SealingPublicKey,
+    certificate: VerifiedCertificate,
 }
 
 /// What a session reports of one assignment.
@@ -122,6 +113,16 @@ impl NodeLink {
     pub(crate) fn drain(&self) {
         // A session that has ended is drained.
         let _ = self.commands.send(Command::Drain);
+    }
+
+    /// Ends the session; the node may come back to the coordinator's next start.
+    pub(crate) fn close(&self) {
+        let _ = self.commands.send(Command::Close);
+    }
+
+    /// Ends the session in favour of a new one of the same node.
+    pub(crate) fn replace(&self) {
+        let _ = self.commands.send(Command::Replace);
     }
 
     fn keys(&self) -> std::sync::MutexGuard<'_, HopKeys> {

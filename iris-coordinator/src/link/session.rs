@@ -8,7 +8,7 @@ use iris_core::AssignmentId;
 use iris_core::registry::NodeState;
 use iris_core::reputation::{Deed, ReputationEvent};
 use iris_crypto::hello::{Welcome as SignedWelcome, sign_welcome};
-use iris_crypto::{HopRoot, Identity, SealingPublicKey};
+use iris_crypto::{HopRoot, Identity, VerifiedCertificate};
 use iris_protocol::connection::{
     CoordinatorConnection, CoordinatorEvent, CoordinatorSession, Detached, Welcome,
 };
@@ -19,7 +19,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::{Instant, Sleep};
 
 use super::handshake::{flush, verify_certificate};
-use super::{Arrival, BoxTransport, Command, NodeLink, REKEY_AFTER, REKEYS_PER_HOUR, Report};
+use super::{Arrival, BoxTransport, Command, HOUR, NodeLink, REKEY_AFTER, Report};
 use crate::dispatch::{Dispatch, Lease};
 
 /// How many commands or frames are handled before what they caused is written out.
@@ -32,16 +32,17 @@ pub(super) struct Session {
     identity: Arc<Identity>,
     limits: Limits,
     reports: HashMap<AssignmentId, mpsc::Sender<Report>>,
-    /// Slots of cancelled assignments that the node has not confirmed.
-    cancelled: HashMap<AssignmentId, Lease>,
-    rekeys: u32,
+    /// The slots of everything that the node holds, cancelled assignments included.
+    leases: HashMap<AssignmentId, Lease>,
+    /// Since when the node was connected, less the hours that were credited.
+    uncredited_since: std::time::Instant,
 }
 
 /// A registered connection.
 struct Attached {
     transport: BoxTransport,
     connection: CoordinatorConnection,
-    sealing_key: SealingPublicKey,
+    certificate: VerifiedCertificate,
     node_nonce: [u8; 32],
     rekey: Pin<Box<Sleep>>,
     silence: Pin<Box<Sleep>>,
@@ -55,6 +56,8 @@ enum Parting {
     Attach(Box<Arrival>),
     /// A new session of the node begins.
     Replaced,
+    /// The coordinator stops.
+    Closed,
 }
 
 impl Session {
@@ -64,8 +67,9 @@ impl Session {
         identity: Arc<Identity>,
         limits: Limits,
     ) -> Self {
-        let (reports, cancelled) = (HashMap::new(), HashMap::new());
-        Self { dispatch, link, identity, limits, reports, cancelled, rekeys: 0 }
+        let (reports, leases) = (HashMap::new(), HashMap::new());
+        let uncredited_since = dispatch.clock.now();
+        Self { dispatch, link, identity, limits, reports, leases, uncredited_since }
     }
 
     /// Serves the node until it is gone for good.
@@ -78,12 +82,16 @@ impl Session {
             };
             tracing::debug!(node = %self.link.node, "node connected");
             let parting = poll_fn(|cx| self.poll(&mut attached, &mut commands, cx)).await;
-            let replaced = matches!(parting, Parting::Replaced);
-            kept = self.detach(attached, replaced).await;
+            let farewell = match parting {
+                Parting::Replaced => Some(ErrorCode::Replaced),
+                Parting::Closed => Some(ErrorCode::ShuttingDown),
+                Parting::Lost | Parting::Attach(_) => None,
+            };
+            kept = self.detach(attached, farewell).await;
             tracing::debug!(node = %self.link.node, "node disconnected");
             arrival = match parting {
                 Parting::Attach(arrival) => *arrival,
-                Parting::Replaced => break,
+                Parting::Replaced | Parting::Closed => break,
                 Parting::Lost => match self.wait(&mut commands, &mut kept).await {
                     Some(arrival) => *arrival,
                     None => break,
@@ -95,10 +103,10 @@ impl Session {
 
     /// Registers an arrived node on new keys.
     fn welcome(&mut self, arrival: Arrival, kept: Option<CoordinatorSession>) -> Option<Attached> {
-        let Arrival { transport, mut connection, register, sealing_key } = arrival;
+        let Arrival { transport, mut connection, register, certificate } = arrival;
         let returns = kept.is_some();
         let epoch = self.link.keys().epoch + u32::from(returns);
-        let (hop, proof) = self.rekey(epoch, &sealing_key, &register.nonce.0)?;
+        let (hop, proof) = self.rekey(epoch, &certificate, &register.nonce.0)?;
         let welcome = Welcome { session: self.link.session, node: self.link.node, hop, proof };
         let resumption = connection.welcome(self.dispatch.clock.now(), welcome, kept);
         self.lose(&resumption.lost);
@@ -110,7 +118,7 @@ impl Session {
         Some(Attached {
             transport,
             connection,
-            sealing_key,
+            certificate,
             node_nonce: register.nonce.0,
             rekey: Box::pin(tokio::time::sleep(REKEY_AFTER)),
             silence: Box::pin(tokio::time::sleep(self.limits.lost)),
@@ -121,11 +129,11 @@ impl Session {
     fn rekey(
         &self,
         epoch: u32,
-        sealing_key: &SealingPublicKey,
+        certificate: &VerifiedCertificate,
         node_nonce: &[u8; 32],
     ) -> Option<(Hop, Bytes64)> {
         let info = Hop::binding(self.link.session, epoch);
-        let (enc, root) = HopRoot::initiate(sealing_key, &info).ok()?;
+        let (enc, root) = HopRoot::initiate(&certificate.sealing_key(), &info).ok()?;
         let mut keys = self.link.keys();
         keys.epoch = epoch;
         keys.root = root;
@@ -189,19 +197,19 @@ impl Session {
     fn handle_command(&mut self, attached: &mut Attached, command: Command) -> Option<Parting> {
         let connection = &mut attached.connection;
         match command {
-            Command::Assign { task, body, report } => {
+            Command::Assign { task, body, report, lease } => {
                 let assignment = task.assignment;
                 match connection.assign(task, body) {
                     Ok(()) => {
                         self.reports.insert(assignment, report);
+                        self.leases.insert(assignment, lease);
                     }
                     // The channel is new and holds nothing yet.
                     Err(_) => drop(report.try_send(Report::Refused)),
                 }
             }
-            Command::Cancel { assignment, lease } => {
+            Command::Cancel { assignment } => {
                 if self.reports.remove(&assignment).is_some() {
-                    self.cancelled.insert(assignment, lease);
                     connection.cancel(assignment);
                 }
             }
@@ -211,6 +219,7 @@ impl Session {
             Command::Attach(arrival) => return Some(Parting::Attach(arrival)),
             Command::Replace => return Some(Parting::Replaced),
             Command::Drain => connection.drain(),
+            Command::Close => return Some(Parting::Closed),
         }
         None
     }
@@ -232,22 +241,23 @@ impl Session {
             CoordinatorEvent::Failed(error) => {
                 self.report_end(error.assignment, Report::Failed(error.error));
             }
-            CoordinatorEvent::Cancelled(assignment) => drop(self.cancelled.remove(&assignment)),
+            CoordinatorEvent::Cancelled(assignment) => drop(self.leases.remove(&assignment)),
             CoordinatorEvent::Heartbeat(heartbeat) => {
-                self.dispatch.heard(self.link.seat);
+                self.credit_uptime();
                 if heartbeat.models.is_some() || heartbeat.slots.is_some() {
                     self.dispatch.update(self.link.seat, heartbeat.slots, heartbeat.models);
                 }
             }
             CoordinatorEvent::Certificate(certificate) => {
-                let key = verify_certificate(
+                let renewed = verify_certificate(
                     certificate.certificate.as_bytes(),
                     &self.link.identity,
                     &self.identity.public().into(),
                     self.dispatch.clock.calendar(),
+                    attached.certificate.claims().serial.saturating_add(1),
                 );
-                if let Ok(key) = key {
-                    attached.sealing_key = key;
+                if let Ok(renewed) = renewed {
+                    attached.certificate = renewed;
                     attached.rekey.as_mut().reset(Instant::now());
                 }
             }
@@ -259,7 +269,17 @@ impl Session {
         }
     }
 
-    /// Changes the hop's keys when they are due, and credits uptime.
+    /// Credits the hours that the node was connected.
+    fn credit_uptime(&mut self) {
+        let now = self.dispatch.clock.now();
+        while now.saturating_duration_since(self.uncredited_since) >= HOUR {
+            self.uncredited_since += HOUR;
+            let at = self.dispatch.clock.calendar();
+            self.dispatch.credit(ReputationEvent { node: self.link.node, deed: Deed::Uptime, at });
+        }
+    }
+
+    /// Changes the hop's keys when they are due.
     fn poll_rekey(&mut self, attached: &mut Attached, cx: &mut Context<'_>) {
         if attached.rekey.as_mut().poll(cx).is_pending() {
             return;
@@ -268,13 +288,8 @@ impl Session {
         // The new timer has to be polled once to be armed.
         cx.waker().wake_by_ref();
         let epoch = self.link.keys().epoch + 1;
-        if let Some((hop, proof)) = self.rekey(epoch, &attached.sealing_key, &attached.node_nonce) {
+        if let Some((hop, proof)) = self.rekey(epoch, &attached.certificate, &attached.node_nonce) {
             attached.connection.rekey(Rekey { epoch, enc: hop.enc, proof });
-        }
-        self.rekeys += 1;
-        if self.rekeys.is_multiple_of(REKEYS_PER_HOUR) {
-            let at = self.dispatch.clock.calendar();
-            self.dispatch.credit(ReputationEvent { node: self.link.node, deed: Deed::Uptime, at });
         }
     }
 
@@ -292,21 +307,28 @@ impl Session {
         Poll::Ready(Parting::Lost)
     }
 
-    /// Keeps what the node may resume and closes the rest.
+    /// Keeps what the node may resume and closes the rest, with a last word where there is one.
     async fn detach(
         &mut self,
-        mut attached: Attached,
-        replaced: bool,
+        attached: Attached,
+        farewell: Option<ErrorCode>,
     ) -> Option<CoordinatorSession> {
-        if replaced {
-            attached.connection.reject(ErrorCode::Replaced, None);
-            let sent = poll_fn(|cx| flush(&mut attached.transport, &mut attached.connection, cx));
-            let _ = tokio::time::timeout(self.limits.registration, sent).await;
-        }
-        let Detached { session, lost } = attached.connection.detach();
-        self.lose(&lost);
         self.dispatch.set_state(self.link.seat, NodeState::Away);
-        session
+        let Attached { mut transport, mut connection, .. } = attached;
+        let Some(code) = farewell else {
+            let Detached { session, lost } = connection.detach();
+            self.lose(&lost);
+            return session;
+        };
+        // Whoever waits for this session's work need not wait for its farewell.
+        for (_, report) in self.reports.drain() {
+            let _ = report.try_send(Report::Lost);
+        }
+        self.leases.clear();
+        connection.reject(code, None);
+        let sent = poll_fn(|cx| flush(&mut transport, &mut connection, cx));
+        let _ = tokio::time::timeout(self.limits.registration, sent).await;
+        None
     }
 
     /// Waits for the node to come back; `None` when it does not.
@@ -320,13 +342,13 @@ impl Session {
         while let Ok(command) = tokio::time::timeout_at(until, commands.recv()).await {
             match command? {
                 Command::Attach(arrival) => return Some(arrival),
-                Command::Replace => return None,
+                Command::Replace | Command::Close => return None,
                 // The channel is new and holds nothing yet.
                 Command::Assign { report, .. } => drop(report.try_send(Report::Lost)),
-                Command::Cancel { assignment, lease } => {
+                Command::Cancel { assignment } => {
                     self.reports.remove(&assignment);
+                    self.leases.remove(&assignment);
                     kept.cancel(assignment);
-                    drop(lease);
                 }
                 Command::Consumed { assignment, frames, bytes } => {
                     kept.consumed(assignment, frames, bytes);
@@ -348,7 +370,6 @@ impl Session {
 
     fn lose(&mut self, assignments: &[AssignmentId]) {
         for assignment in assignments {
-            self.cancelled.remove(assignment);
             self.report_end(*assignment, Report::Lost);
         }
     }
@@ -366,6 +387,7 @@ impl Session {
     }
 
     fn report_end(&mut self, assignment: AssignmentId, report: Report) {
+        self.leases.remove(&assignment);
         if let Some(reports) = self.reports.remove(&assignment) {
             let _ = reports.try_send(report);
         }

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -6,11 +7,11 @@ use iris_core::backend::{BackendError, Chunk, Finish};
 use iris_core::{AssignmentId, NodeId};
 use iris_crypto::hop::{ChunkOpener, ChunkSealer, HopError};
 use iris_protocol::frame::{Content, DataFrame, HEADER_LEN, Header, Part};
-use iris_protocol::limits::{Limits, MAX_CONTENT, SEAL_OVERHEAD};
+use iris_protocol::limits::{MAX_BODY, MAX_CONTENT, SEAL_OVERHEAD};
 use iris_protocol::message::TaskAssign;
 use tokio::sync::mpsc;
 
-use super::{Command, Report};
+use super::{Command, NodeLink, Report};
 use crate::dispatch::{Lease, TaskRequest};
 
 /// Reports of one assignment that may wait for their reader beside a full window of chunks.
@@ -19,7 +20,7 @@ const SPARE_REPORTS: usize = 8;
 /// One attempt of one node at a task, as the task's driver holds it.
 #[derive(Debug)]
 pub(crate) struct Work {
-    lease: Lease,
+    link: Arc<NodeLink>,
     assignment: AssignmentId,
     reports: mpsc::Receiver<Report>,
     opener: ChunkOpener,
@@ -55,9 +56,8 @@ pub(crate) enum News {
 impl Work {
     /// Offers a task to the node of `lease`; `None` when its session has ended.
     pub(crate) fn offer(lease: Lease, request: &TaskRequest, time_left: Duration) -> Option<Self> {
-        let link = &lease.link;
-        let limits = Limits::default();
-        let (report, reports) = mpsc::channel(limits.window.frames as usize + SPARE_REPORTS);
+        let link = Arc::clone(&lease.link);
+        let (report, reports) = mpsc::channel(link.window.frames as usize + SPARE_REPORTS);
         // The lock is the node's own. Numbers ascend in the order in which they are sent.
         let mut keys = link.keys();
         let assignment = AssignmentId(keys.next);
@@ -77,8 +77,10 @@ impl Work {
         let body = seal_body(channel.sealer, assignment, &request.body).ok()?;
         let length: usize = body.iter().map(|frame| frame.len() - HEADER_LEN).sum();
         let task = TaskAssign { body_bytes: u32::try_from(length).ok()?, ..task };
-        link.commands.send(Command::Assign { task, body, report }).ok()?;
+        // Where the session has ended, the lease returns with the command and ends here.
+        let sent = link.commands.send(Command::Assign { task, body, report, lease });
         drop(keys);
+        sent.ok()?;
         Some(Self {
             assignment,
             reports,
@@ -86,24 +88,19 @@ impl Work {
             piece: Vec::new(),
             consumed_frames: 0,
             consumed_bytes: 0,
-            lease,
+            link,
         })
     }
 
     /// Returns the node that was asked.
-    pub(crate) const fn node(&self) -> NodeId {
-        self.lease.node
+    pub(crate) fn node(&self) -> NodeId {
+        self.link.node
     }
 
     /// Takes the task back. The node's slot stays taken until the node has confirmed.
     pub(crate) fn cancel(self) {
-        let cancel = Command::Cancel { assignment: self.assignment, lease: self.lease };
-        let link = match &cancel {
-            Command::Cancel { lease, .. } => std::sync::Arc::clone(&lease.link),
-            _ => return,
-        };
         // A session that has ended took its slots with it.
-        let _ = link.commands.send(cancel);
+        let _ = self.link.commands.send(Command::Cancel { assignment: self.assignment });
     }
 
     /// Polls for what happens next.
@@ -155,20 +152,25 @@ impl Work {
 
     /// Counts a frame that left this task's memory, and tells the session now and then.
     fn consume(&mut self, bytes: usize) {
-        let window = Limits::default().window;
+        let window = self.link.window;
         self.consumed_frames += 1;
         self.consumed_bytes += bytes;
-        if self.consumed_frames >= window.frames / 2
+        if self.consumed_frames >= (window.frames / 2).max(1)
             || self.consumed_bytes >= window.bytes as usize / 2
         {
             // A session that has ended waits for no acknowledgement.
-            let _ = self.lease.link.commands.send(Command::Consumed {
+            let _ = self.link.commands.send(Command::Consumed {
                 assignment: self.assignment,
                 frames: std::mem::take(&mut self.consumed_frames),
                 bytes: std::mem::take(&mut self.consumed_bytes),
             });
         }
     }
+}
+
+/// Returns whether a prompt of `length` bytes can travel to a node.
+pub(crate) const fn fits(length: usize) -> bool {
+    length > 0 && length + length.div_ceil(MAX_CONTENT) * SEAL_OVERHEAD <= MAX_BODY
 }
 
 /// Seals a prompt into frames.

@@ -22,7 +22,7 @@ pub fn run_all(scheduler: &dyn Scheduler) {
 /// Never chooses a node that is busy, draining, away, tried, or lacks what the task needs.
 pub fn chooses_only_what_meets_the_demand(scheduler: &dyn Scheduler) {
     let now = Instant::now();
-    let registry = assorted(now, 60);
+    let registry = assorted(60);
     for demand in demands() {
         for seed in 0..50 {
             let choice = scheduler.choose(&registry, &demand, now, seed);
@@ -39,7 +39,7 @@ pub fn chooses_only_what_meets_the_demand(scheduler: &dyn Scheduler) {
 /// A scheduler that samples may miss the only able node among many, but not among eight.
 pub fn chooses_whatever_can_be_chosen(scheduler: &dyn Scheduler) {
     let now = Instant::now();
-    let registry = assorted(now, 8);
+    let registry = assorted(8);
     for demand in demands() {
         let able = registry
             .iter()
@@ -54,7 +54,7 @@ pub fn chooses_whatever_can_be_chosen(scheduler: &dyn Scheduler) {
 /// Gives the same choice for the same arguments.
 pub fn same_arguments_give_the_same_choice(scheduler: &dyn Scheduler) {
     let now = Instant::now();
-    let registry = assorted(now, 60);
+    let registry = assorted(60);
     for demand in demands() {
         for seed in 0..20 {
             let first = scheduler.choose(&registry, &demand, now, seed);
@@ -67,7 +67,7 @@ pub fn same_arguments_give_the_same_choice(scheduler: &dyn Scheduler) {
 /// [`Reason::Chosen`] to the chosen one and to no other.
 pub fn compares_few_and_names_the_chosen(scheduler: &dyn Scheduler) {
     let now = Instant::now();
-    let registry = assorted(now, 60);
+    let registry = assorted(60);
     for demand in demands() {
         for seed in 0..20 {
             let choice = scheduler.choose(&registry, &demand, now, seed);
@@ -86,7 +86,7 @@ pub fn compares_few_and_names_the_chosen(scheduler: &dyn Scheduler) {
 /// Counts every node that offers the model exactly once, compared or passed over.
 pub fn accounts_for_every_node_once(scheduler: &dyn Scheduler) {
     let now = Instant::now();
-    let registry = assorted(now, 60);
+    let registry = assorted(60);
     for demand in demands() {
         let offering = registry.iter().filter(|(_, node)| {
             node.profile().models.iter().any(|offer| offer.name == demand.model)
@@ -101,7 +101,7 @@ pub fn accounts_for_every_node_once(scheduler: &dyn Scheduler) {
 }
 
 /// Nodes of every kind: able, busy, draining, away, small, and without the model.
-fn assorted(now: Instant, count: usize) -> Registry {
+fn assorted(count: usize) -> Registry {
     let mut registry = Registry::default();
     for number in 0..count {
         let mut offer = ModelOffer::new(
@@ -118,7 +118,7 @@ fn assorted(now: Instant, count: usize) -> Registry {
             slots: 2,
             models: vec![offer],
         };
-        let seat = registry.join(now, profile, Points::START);
+        let seat = registry.join(profile, Points::START);
         match number % 6 {
             1 => {
                 registry.reserve(seat);

@@ -167,7 +167,7 @@ mod tests {
                 slots: 2,
                 models: vec![offer],
             };
-            registry.join(Instant::now(), profile, Points::START);
+            registry.join(profile, Points::START);
         }
         registry
     }

@@ -98,6 +98,9 @@ pub enum TaskError {
         /// What is missing.
         needs: String,
     },
+    /// The coordinator is about to stop; try again in a moment.
+    #[error("the coordinator is restarting; try again in a moment")]
+    ShuttingDown,
     /// Every node is busy and the queue is full, or the task waited in it for too long.
     #[error("every node that offers the model is busy; try again in {retry_after_secs} s")]
     Busy {
@@ -123,6 +126,7 @@ impl TaskError {
             Self::ModelNotFound { .. } => "model_not_found",
             Self::NoNodeOnline { .. } => "no_node_online",
             Self::NoNodeAble { .. } => "no_node_able",
+            Self::ShuttingDown => "shutting_down",
             Self::Busy { .. } => "busy",
             Self::NodesFailed { .. } => "nodes_failed",
             Self::Interrupted => "interrupted",
@@ -141,17 +145,19 @@ pub enum AttemptEnd {
     Refused,
     /// It neither accepted nor refused in time.
     Unanswered,
-    /// It accepted and then made no progress in time.
+    /// It accepted and then made no progress in time, or was not done when the task's time ran out.
     Stalled,
-    /// Its connection was lost for good.
+    /// Its connection was lost for good after it had accepted.
     Lost,
+    /// Its connection was lost before it had answered the offer, which it may never have seen.
+    Unreached,
     /// It reported that its model server failed.
     Failed,
     /// It answered something that is not an answer.
     Invalid,
     /// It reported that the request itself is at fault.
     CallersFault,
-    /// The caller gave up, or the task's time ran out.
+    /// The caller gave up, or the task's time ran out before the node had accepted.
     Stopped,
 }
 

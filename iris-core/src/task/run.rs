@@ -7,12 +7,15 @@ use crate::id::NodeId;
 /// How long a task waits for its nodes, and how often it tries another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// How long a node may take to accept or refuse. Default: 5 s.
+    /// How long a node may take to accept or refuse a short prompt. Default: 5 s.
     pub accept_within: Duration,
+    /// How much longer it may take for each token of the prompt. Default: 32 µs, in which a link
+    /// of 1 Mbit/s carries a token's four bytes.
+    pub accept_per_token: Duration,
     /// How long a node may go without a chunk or a progress mark. Default: 15 s, which is three
     /// of the marks that nodes send every five seconds.
     pub progress_within: Duration,
-    /// How long any prompt may take until its first chunk. Default: 60 s.
+    /// How long any prompt may take until the first chunk of a streamed answer. Default: 60 s.
     pub first_chunk_base: Duration,
     /// How much longer each token of the prompt may take. Default: 20 ms, the speed of a large
     /// model on a processor without a GPU.
@@ -27,6 +30,7 @@ impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
             accept_within: Duration::from_secs(5),
+            accept_per_token: Duration::from_micros(32),
             progress_within: Duration::from_secs(15),
             first_chunk_base: Duration::from_mins(1),
             first_chunk_per_token: Duration::from_millis(20),
@@ -60,6 +64,7 @@ pub struct TaskRun {
     policy: RetryPolicy,
     deadline: Instant,
     prompt_tokens: u32,
+    streamed: bool,
     phase: Phase,
     actions: std::collections::VecDeque<Action>,
     attempts: Vec<Attempt>,
@@ -79,12 +84,22 @@ enum Phase {
 }
 
 impl TaskRun {
-    /// Starts a task that has to end by `deadline`.
-    pub fn new(deadline: Instant, prompt_tokens: u32, policy: RetryPolicy) -> Self {
-        Self {
+    /// Starts a task at `now` that has to end by `deadline`.
+    ///
+    /// Of an answer that is not `streamed` nothing reaches the caller before its end, so its
+    /// first chunk has no time limit of its own, and another node may begin anew at any time.
+    pub fn new(
+        now: Instant,
+        deadline: Instant,
+        prompt_tokens: u32,
+        streamed: bool,
+        policy: RetryPolicy,
+    ) -> Self {
+        let mut run = Self {
             policy,
             deadline,
             prompt_tokens,
+            streamed,
             phase: Phase::Choosing,
             actions: [Action::Choose].into(),
             attempts: Vec::new(),
@@ -93,7 +108,9 @@ impl TaskRun {
             accepted: 0,
             chunks: 0,
             ended: None,
-        }
+        };
+        run.handle_timeout(now);
+        run
     }
 
     /// Returns what to do next; `None` when there is nothing to do but wait.
@@ -119,7 +136,9 @@ impl TaskRun {
         if matches!(self.phase, Phase::Choosing) {
             self.tried.push(node);
             self.offers += 1;
-            self.phase = Phase::Offered { node, until: now + self.policy.accept_within };
+            let upload = self.policy.accept_per_token.saturating_mul(self.prompt_tokens);
+            let until = now + self.policy.accept_within + upload;
+            self.phase = Phase::Offered { node, until };
         }
     }
 
@@ -141,7 +160,7 @@ impl TaskRun {
                 + self.policy.first_chunk_per_token.saturating_mul(self.prompt_tokens);
             self.phase = Phase::Accepted {
                 node,
-                first_chunk: Some(now + first),
+                first_chunk: self.streamed.then_some(now + first),
                 progress: now + self.policy.progress_within,
             };
         }
@@ -191,6 +210,12 @@ impl TaskRun {
         }
     }
 
+    /// Records that the last chunk turned out to be none before the caller saw it.
+    pub fn handle_invalid_chunk(&mut self) {
+        self.chunks = self.chunks.saturating_sub(1);
+        self.handle_invalid();
+    }
+
     /// Records that the node sent something it must not send.
     pub fn handle_invalid(&mut self) {
         if let Phase::Accepted { node, .. } | Phase::Offered { node, .. } = self.phase {
@@ -205,7 +230,7 @@ impl TaskRun {
             Phase::Offered { node, .. } => {
                 // It may never have seen the offer, and may be back in a moment.
                 self.tried.pop();
-                self.try_another(node, AttemptEnd::Lost);
+                self.try_another(node, AttemptEnd::Unreached);
             }
             Phase::Accepted { node, .. } => self.fail_over(node, AttemptEnd::Lost),
             Phase::Choosing | Phase::Ended => {}
@@ -214,13 +239,13 @@ impl TaskRun {
 
     /// Records that the caller has left.
     pub fn handle_cancelled(&mut self) {
-        self.stop(Outcome::Cancelled);
+        self.stop(Outcome::Cancelled, AttemptEnd::Stopped);
     }
 
     /// Acts on whatever was due by `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         if now >= self.deadline {
-            return self.stop(Outcome::Expired);
+            return self.stop(Outcome::Expired, AttemptEnd::Stalled);
         }
         match self.phase {
             Phase::Offered { node, until } if now >= until => {
@@ -274,7 +299,7 @@ impl TaskRun {
 
     /// Moves on after a failure of a node that had accepted.
     fn fail_over(&mut self, node: NodeId, end: AttemptEnd) {
-        if self.chunks > 0 {
+        if self.streamed && self.chunks > 0 {
             self.attempts.push(Attempt { node, end });
             self.end(Outcome::Failed(TaskError::Interrupted));
         } else if self.accepted < self.policy.max_accepted || end == AttemptEnd::Refused {
@@ -291,13 +316,22 @@ impl TaskRun {
     }
 
     const fn nodes_failed(&self) -> TaskError {
-        TaskError::NodesFailed { attempts: self.accepted }
+        match self.accepted {
+            // Nobody failed; nobody would have it.
+            0 => TaskError::Busy { retry_after_secs: 1 },
+            attempts => TaskError::NodesFailed { attempts },
+        }
     }
 
-    /// Ends the task for a reason that is not its node's.
-    fn stop(&mut self, outcome: Outcome) {
-        if let Phase::Offered { node, .. } | Phase::Accepted { node, .. } = self.phase {
-            self.attempts.push(Attempt { node, end: AttemptEnd::Stopped });
+    /// Ends the task before its node has; `end` is how that counts for a node that had accepted.
+    fn stop(&mut self, outcome: Outcome, end: AttemptEnd) {
+        let attempt = match self.phase {
+            Phase::Offered { node, .. } => Some(Attempt { node, end: AttemptEnd::Stopped }),
+            Phase::Accepted { node, .. } => Some(Attempt { node, end }),
+            Phase::Choosing | Phase::Ended => None,
+        };
+        if let Some(attempt) = attempt {
+            self.attempts.push(attempt);
             self.actions.push_back(Action::Abandon);
         }
         self.end(outcome);
@@ -329,7 +363,8 @@ mod tests {
     }
 
     fn start(now: Instant) -> TaskRun {
-        let mut run = TaskRun::new(now + Duration::from_mins(5), 0, RetryPolicy::default());
+        let deadline = now + Duration::from_mins(5);
+        let mut run = TaskRun::new(now, deadline, 0, true, RetryPolicy::default());
         assert_eq!(run.poll_action(), Some(Action::Choose));
         run
     }
@@ -450,13 +485,40 @@ mod tests {
             run.handle_offered(now, node(0));
             run.handle_lost();
         }
-        let error = TaskError::NodesFailed { attempts: 0 };
+        let error = TaskError::Busy { retry_after_secs: 1 };
         while let Some(action) = run.poll_action() {
             if let Action::Finish(outcome) = action {
                 return assert_eq!(outcome, Outcome::Failed(error));
             }
         }
         panic!("offers are bounded");
+    }
+
+    #[test]
+    fn whole_answer_may_take_as_long_as_the_task_and_moves_on_after_a_bad_one() {
+        let now = Instant::now();
+        let deadline = now + Duration::from_mins(5);
+        let mut run = TaskRun::new(now, deadline, 0, false, RetryPolicy::default());
+        run.poll_action();
+        accept(&mut run, now, 0);
+        let mut later = now;
+        for _ in 0..20 {
+            later += Duration::from_secs(5);
+            run.handle_progress(later);
+            run.handle_timeout(later);
+        }
+        assert_eq!(run.poll_action(), None, "100 s of progress are no stall");
+        run.handle_chunk(later);
+        run.handle_invalid_chunk();
+        assert_eq!(run.poll_action(), Some(Action::Abandon));
+        assert_eq!(run.poll_action(), Some(Action::Choose), "the caller has seen nothing yet");
+    }
+
+    #[test]
+    fn task_that_comes_too_late_is_offered_to_nobody() {
+        let now = Instant::now();
+        let mut run = TaskRun::new(now, now, 0, true, RetryPolicy::default());
+        assert_eq!(run.poll_action(), Some(Action::Finish(Outcome::Expired)));
     }
 
     #[derive(Clone, Copy, Debug)]
@@ -486,10 +548,11 @@ mod tests {
         #[test]
         fn whatever_happens_there_is_exactly_one_end(
             history in proptest::collection::vec((news(), 0_u64..20), 0..80),
+            streamed in proptest::bool::ANY,
         ) {
             let mut now = Instant::now();
             let deadline = now + Duration::from_mins(5);
-            let mut run = TaskRun::new(deadline, 10, RetryPolicy::default());
+            let mut run = TaskRun::new(now, deadline, 10, streamed, RetryPolicy::default());
             let (mut ends, mut letter, mut open) = (0, 0, None);
             let mut drain = |run: &mut TaskRun, now: Instant| {
                 while let Some(action) = run.poll_action() {

@@ -3,20 +3,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use futures::{Sink, Stream};
-use iris_protocol::Frame;
-use iris_protocol::transport::TransportError;
-
-/// What carries frames to a coordinator and back: any stream and sink of them.
-pub trait Transport:
-    Stream<Item = Result<Frame, TransportError>> + Sink<Frame, Error = TransportError> + Send
-{
-}
-
-impl<T> Transport for T where
-    T: Stream<Item = Result<Frame, TransportError>> + Sink<Frame, Error = TransportError> + Send
-{
-}
+use iris_protocol::transport::Transport;
 
 /// An open connection to a coordinator.
 pub struct Link {

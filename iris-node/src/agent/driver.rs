@@ -11,14 +11,14 @@ use iris_core::AssignmentId;
 use iris_protocol::connection::{NodeConnection, NodeEvent};
 use iris_protocol::frame::Frame;
 use iris_protocol::message::{Certificate, NodeHeartbeat, RefuseReason, SessionId};
-use iris_protocol::transport::TransportError;
+use iris_protocol::transport::{Transport, TransportError};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::assignment::Assignment;
 use super::backoff::Backoff;
-use super::connector::{ConnectError, Connector, Link, Transport};
+use super::connector::{ConnectError, Connector, Link};
 use super::handshake::Handshake;
 use super::sealing::Sealing;
 use super::worker::{CREDIT, Output, Run};

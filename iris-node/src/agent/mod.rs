@@ -55,7 +55,7 @@ mod sealing;
 mod websocket;
 mod worker;
 
-pub use connector::{ConnectError, Connector, Link, Transport};
+pub use connector::{ConnectError, Connector, Link};
 pub use error::AgentError;
 pub use websocket::{CoordinatorUrl, UrlError, WebSocketConnector};
 

@@ -6,9 +6,24 @@
 
 use std::io;
 
+use futures::{Sink, Stream};
+
+use crate::frame::Frame;
+
 pub mod memory;
 #[cfg(feature = "websocket")]
 pub mod websocket;
+
+/// Anything that carries frames both ways.
+pub trait Transport:
+    Stream<Item = Result<Frame, TransportError>> + Sink<Frame, Error = TransportError> + Send
+{
+}
+
+impl<T> Transport for T where
+    T: Stream<Item = Result<Frame, TransportError>> + Sink<Frame, Error = TransportError> + Send
+{
+}
 
 /// Says why a transport broke.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
