@@ -1,5 +1,7 @@
 //! Durable tasks over in-memory transports, in virtual time.
 
+#![allow(clippy::unwrap_used, reason = "this is test code")]
+
 mod net;
 
 use std::sync::Arc;

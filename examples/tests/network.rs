@@ -1,12 +1,15 @@
 //! Real coordinator and agents over in-memory transports, in virtual time.
 
+#![allow(clippy::unwrap_used, reason = "this is test code")]
+
 mod net;
 
 use std::time::Duration;
 
-use iris_coordinator::TaskEvent;
+use iris_coordinator::{TaskEvent, TaskRequest};
 use iris_core::backend::{BackendError, Chunk, Gate, Script, ScriptedBackend};
 use iris_core::model::ModelOffer;
+use iris_core::queue::Priority;
 use iris_core::task::{AttemptEnd, Outcome, TaskError, TaskState};
 use iris_crypto::Identity;
 use net::{CALLER, Net, answer, read, settlements};
@@ -271,4 +274,124 @@ async fn reputation_is_rebuilt_from_the_books() {
     let again = Net::over(store).await;
     again.join_as(Identity::from_seed(&seed), echo(), |agent| agent).await;
     assert_eq!(again.coordinator.nodes()[0].points, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whole_answer_may_take_minutes_while_its_node_reports_progress() {
+    let net = Net::new().await;
+    let gate = Gate::new();
+    net.join(scripted(Script::new().wait(&gate).text("late"))).await;
+    let handle = net.coordinator.submit(TaskRequest {
+        time_limit: Duration::from_mins(10),
+        ..net.request("m", "hi", false)
+    });
+    let reading = tokio::spawn(async move {
+        let mut handle = handle;
+        read(&mut handle).await.1
+    });
+    tokio::time::sleep(Duration::from_mins(4)).await;
+    gate.open();
+    assert!(matches!(reading.await.unwrap(), Outcome::Finished(_)));
+    assert_eq!(net.coordinator.nodes()[0].points, 115);
+}
+
+#[tokio::test(start_paused = true)]
+async fn batch_task_waits_for_longer_than_an_interactive_one() {
+    let net = Net::new().await;
+    let gate = Gate::new();
+    net.join(scripted(Script::new().wait(&gate).text("done"))).await;
+    let mut first = net.ask("m", "a");
+    first.next().await;
+    let batch = TaskRequest { priority: Priority::Batch, ..net.request("m", "b", true) };
+    let batch = tokio::spawn(answer(net.coordinator.submit(batch)));
+    let first = tokio::spawn(answer(first));
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    gate.open();
+    assert_eq!(first.await.unwrap(), "done");
+    assert_eq!(batch.await.unwrap(), "done");
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_prompts_in_line_keep_nobody_from_nodes_that_are_free_for_short_ones() {
+    let net = Net::new().await;
+    let gate = Gate::new();
+    let script = Script::new().wait(&gate);
+    let large = [ModelOffer::new("m".parse().unwrap(), 131_072)];
+    net.join(ScriptedBackend::new(large, move |_| script.clone())).await;
+    let long = || TaskRequest { prompt_tokens: 100_000, ..net.request("m", "long", true) };
+    let mut waiting = Vec::new();
+    for _ in 0..30 {
+        let mut handle = net.coordinator.submit(long());
+        waiting.push(tokio::spawn(async move { read(&mut handle).await }));
+    }
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    net.join(echo()).await;
+    assert_eq!(answer(net.ask("m", "short")).await, "short");
+}
+
+#[tokio::test(start_paused = true)]
+async fn alternate_that_is_busy_is_waited_for() {
+    let net = Net::new().await;
+    let (busy_gate, doomed_gate) = (Gate::new(), Gate::new());
+    let doomed = net.join(scripted(Script::new().wait(&doomed_gate))).await;
+    let mut handle = net.ask("m", "hello");
+    assert_eq!(handle.next().await, Some(TaskEvent::Accepted { node: doomed.id }));
+    net.join(scripted(Script::new().wait(&busy_gate).text("served"))).await;
+    let mut occupant = net.ask("m", "occupy");
+    occupant.next().await;
+    doomed.kill();
+    let handle = tokio::spawn(answer(handle));
+    let occupant = tokio::spawn(answer(occupant));
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    busy_gate.open();
+    assert_eq!(occupant.await.unwrap(), "served");
+    assert_eq!(handle.await.unwrap(), "served");
+}
+
+#[tokio::test(start_paused = true)]
+async fn reader_who_stops_reading_does_not_hold_the_nodes_slot() {
+    let net = Net::new().await;
+    net.join(echo()).await;
+    let mut stopped = net.ask("m", "one two three");
+    assert!(matches!(stopped.next().await, Some(TaskEvent::Accepted { .. })));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(net.coordinator.stats().slots_in_use, 0);
+    assert_eq!(answer(net.ask("m", "next")).await, "next");
+    assert_eq!(answer(stopped).await, "one two three", "what was sent can still be read");
+}
+
+#[tokio::test(start_paused = true)]
+async fn prompt_that_cannot_travel_is_refused_before_any_node_sees_it() {
+    let net = Net::new().await;
+    net.join(echo()).await;
+    for length in [0, 32 << 20] {
+        let body = bytes::Bytes::from(vec![b' '; length]);
+        let request = TaskRequest { body, ..net.request("m", "", true) };
+        let (_, outcome) = read(&mut net.coordinator.submit(request)).await;
+        assert!(matches!(outcome, Outcome::Failed(TaskError::Rejected { status: 413, .. })));
+    }
+    assert_eq!(net.coordinator.nodes()[0].points, 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn model_is_remembered_across_a_crash_from_its_first_moment() {
+    let net = Net::new().await;
+    let store = std::sync::Arc::clone(&net.store);
+    net.join(echo()).await;
+    // The group commit is all that lags.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let again = Net::over(store).await;
+    let (_, outcome) = read(&mut again.ask("m", "hi")).await;
+    assert!(matches!(outcome, Outcome::Failed(TaskError::NoNodeOnline { .. })), "{outcome:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn node_that_stays_for_an_hour_earns_a_point_and_changed_keys_earn_none() {
+    let net = Net::new().await;
+    net.join(echo()).await;
+    tokio::time::sleep(Duration::from_mins(59)).await;
+    assert_eq!(net.coordinator.nodes()[0].points, 100);
+    assert_eq!(answer(net.ask("m", "hi")).await, "hi", "keys have changed five times by now");
+    tokio::time::sleep(Duration::from_mins(2)).await;
+    assert_eq!(net.coordinator.nodes()[0].points, 116);
 }

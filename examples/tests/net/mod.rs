@@ -140,7 +140,7 @@ impl Net {
             prompt_tokens: 10,
             max_tokens: 0,
             abilities: Abilities::NONE,
-            time_limit: Duration::from_secs(60),
+            time_limit: Duration::from_mins(1),
             priority: Priority::Interactive,
         }
     }
