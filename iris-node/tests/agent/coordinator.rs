@@ -12,7 +12,7 @@ use iris_crypto::certificate::{Expectation, Origin, Role};
 use iris_crypto::hello::{Hello, Welcome as SignedWelcome, sign_welcome, verify_hello};
 use iris_crypto::hop::{ChunkOpener, TAG_LEN};
 use iris_crypto::{HopRoot, Identity, PublicIdentity, Signature, SignedCertificate};
-use iris_node::agent::{ConnectError, Connector, Link, Transport};
+use iris_node::agent::{ConnectError, Connector, Link};
 use iris_protocol::connection::{
     CoordinatorConnection, CoordinatorEvent, CoordinatorSession, Welcome,
 };
@@ -20,7 +20,7 @@ use iris_protocol::frame::{Header, Part};
 use iris_protocol::limits::Limits;
 use iris_protocol::message::{Challenge, Hop, NodeRegister, Rekey, SessionId, TaskAssign};
 use iris_protocol::text::{Bytes32, Bytes64};
-use iris_protocol::transport::memory;
+use iris_protocol::transport::{Transport, memory};
 use iris_protocol::version::{NEWEST, OLDEST};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
