@@ -6,13 +6,16 @@ mod net;
 
 use std::time::Duration;
 
-use iris_coordinator::{TaskEvent, TaskRequest};
+use iris_coordinator::{Clock, TaskEvent, TaskRequest};
 use iris_core::backend::{BackendError, Chunk, Gate, Script, ScriptedBackend};
 use iris_core::model::ModelOffer;
 use iris_core::queue::Priority;
 use iris_core::task::{AttemptEnd, Outcome, TaskError, TaskState};
 use iris_crypto::Identity;
-use net::{CALLER, Net, answer, read, settlements};
+use iris_node::agent::AgentError;
+use iris_protocol::Frame;
+use iris_protocol::message::ErrorCode;
+use net::{CALLER, Net, VirtualClock, answer, read, settlements};
 
 fn offer() -> [ModelOffer; 1] {
     [ModelOffer::new("m".parse().unwrap(), 4096)]
@@ -247,6 +250,7 @@ async fn node_of_another_account_is_turned_away() {
     let agent =
         iris_node::agent::Agent::builder(Identity::from_seed(&seed), std::sync::Arc::new(echo()))
             .with_measurement(false)
+            .with_clock(|| VirtualClock.calendar())
             .build();
     let coordinator = net.coordinator.clone();
     let connector = move || {
@@ -256,7 +260,8 @@ async fn node_of_another_account_is_turned_away() {
         async { Ok(iris_node::agent::Link::new("elsewhere", here)) }
     };
     let ended = agent.run_on(connector, std::future::pending()).await;
-    assert!(ended.is_err(), "the agent learns that trying again is in vain");
+    let Err(AgentError::Closed { code, .. }) = ended else { panic!("{ended:?}") };
+    assert_eq!(code, ErrorCode::Forbidden, "the agent learns that trying again is in vain");
 }
 
 #[tokio::test(start_paused = true)]
@@ -394,4 +399,28 @@ async fn node_that_stays_for_an_hour_earns_a_point_and_changed_keys_earn_none() 
     assert_eq!(answer(net.ask("m", "hi")).await, "hi", "keys have changed five times by now");
     tokio::time::sleep(Duration::from_mins(2)).await;
     assert_eq!(net.coordinator.nodes()[0].points, 116);
+}
+
+/// Changes one bit of what a node sends of its answers.
+fn forge(frame: Frame) -> Frame {
+    match frame {
+        Frame::Binary(bytes) => {
+            let mut bytes = bytes.to_vec();
+            *bytes.last_mut().expect("a frame has a header") ^= 1;
+            Frame::Binary(bytes.into())
+        }
+        text @ Frame::Text(_) => text,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn answer_that_was_altered_on_its_way_is_none_and_another_node_answers() {
+    let net = Net::new().await;
+    let liar = net.join_through(echo(), forge).await;
+    let mut handle = net.ask("m", "hello");
+    assert_eq!(handle.next().await, Some(TaskEvent::Accepted { node: liar.id }));
+    net.join(echo()).await;
+    assert_eq!(answer(handle).await, "hello");
+    let rows = settlements(net).await;
+    assert_eq!(rows[0].attempts[0].end, AttemptEnd::Invalid);
 }

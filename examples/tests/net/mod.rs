@@ -16,16 +16,17 @@ use iris_core::store::{MemoryStore, Store};
 use iris_core::task::Outcome;
 use iris_core::{AccountId, ModelName, NodeId, Timestamp};
 use iris_crypto::{Identity, Secret};
-use iris_node::agent::{Agent, AgentBuilder, ConnectError, Link, Status};
+use iris_node::agent::{Agent, AgentBuilder, ConnectError, Connector, Link, Status};
+use iris_protocol::Frame;
 use iris_protocol::transport::memory;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 pub const OWNER: AccountId = AccountId::from_bytes([1; 16]);
 pub const CALLER: AccountId = AccountId::from_bytes([2; 16]);
 
 /// Calendar time that passes with the runtime's timers, and keeps passing from test to test.
 #[derive(Debug)]
-struct VirtualClock;
+pub struct VirtualClock;
 
 impl Clock for VirtualClock {
     fn now(&self) -> Instant {
@@ -46,11 +47,14 @@ pub struct Net {
     pub store: Arc<dyn Store>,
 }
 
+/// Breaks a connection when what it holds is dropped.
+type Switch = Arc<Mutex<Option<oneshot::Sender<()>>>>;
+
 /// A node of a [`Net`].
 pub struct Node {
     pub id: NodeId,
     /// Breaks the node's current connection when it is sent or dropped.
-    cut: Arc<Mutex<Option<oneshot::Sender<()>>>>,
+    cut: Switch,
     stop: Option<oneshot::Sender<()>>,
     agent: tokio::task::JoinHandle<()>,
 }
@@ -83,10 +87,33 @@ impl Net {
             .with_clock(|| VirtualClock.calendar());
         let agent = set(builder).build();
         let id = agent.node_id();
-        let mut status = agent.status();
+        let status = agent.status();
         let cut = Arc::new(Mutex::new(None));
+        let connector = self.connector(Arc::clone(&cut), |frame| frame);
+        self.launch(agent, id, status, cut, connector).await
+    }
+
+    /// Lets a node join whose frames pass through `alter` on their way.
+    pub async fn join_through(&self, backend: impl Backend, alter: fn(Frame) -> Frame) -> Node {
+        let agent = Agent::builder(Identity::generate(), Arc::new(backend))
+            .with_measurement(false)
+            .with_clock(|| VirtualClock.calendar())
+            .build();
+        let (id, status) = (agent.node_id(), agent.status());
+        let cut = Arc::new(Mutex::new(None));
+        let connector = self.connector(Arc::clone(&cut), alter);
+        self.launch(agent, id, status, cut, connector).await
+    }
+
+    async fn launch(
+        &self,
+        agent: Agent,
+        id: NodeId,
+        mut status: watch::Receiver<Status>,
+        cut: Switch,
+        connector: impl Connector,
+    ) -> Node {
         let (stop, stopped) = oneshot::channel::<()>();
-        let connector = self.connector(Arc::clone(&cut));
         let agent = tokio::spawn(async move {
             let stopped = async {
                 // A node whose handle was dropped stays.
@@ -103,7 +130,8 @@ impl Net {
 
     fn connector(
         &self,
-        cut: Arc<Mutex<Option<oneshot::Sender<()>>>>,
+        cut: Switch,
+        alter: fn(Frame) -> Frame,
     ) -> impl Fn() -> std::pin::Pin<Box<dyn Future<Output = Result<Link, ConnectError>> + Send>>
     + Send
     + Sync
@@ -115,7 +143,7 @@ impl Net {
             *cut.lock().unwrap() = Some(sender);
             let coordinator = coordinator.clone();
             Box::pin(async move {
-                let (near, far) = wire(here, cut_off);
+                let (near, far) = wire(here, cut_off, alter);
                 tokio::spawn(far);
                 tokio::spawn(async move {
                     let _ = coordinator.serve_node(there, OWNER).await;
@@ -173,6 +201,7 @@ impl Node {
 fn wire(
     transport: memory::Memory,
     cut_off: oneshot::Receiver<()>,
+    alter: fn(Frame) -> Frame,
 ) -> (memory::Memory, impl Future<Output = ()>) {
     use futures::{SinkExt, StreamExt};
     let (near, far) = memory::pair(64);
@@ -181,7 +210,7 @@ fn wire(
         let (mut in_sink, mut in_stream) = far.split();
         let outward = async {
             while let Some(Ok(frame)) = in_stream.next().await {
-                if out_sink.send(frame).await.is_err() {
+                if out_sink.send(alter(frame)).await.is_err() {
                     break;
                 }
             }
