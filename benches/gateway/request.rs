@@ -1,0 +1,144 @@
+//! What is asked, and one connection to ask it on.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::Failure;
+
+/// The model that answers as fast as it can.
+pub(crate) const INSTANT: &str = "instant";
+/// The model that says one word in a set time.
+pub(crate) const PACED: &str = "paced";
+/// One token. Nothing else in an answer holds its last byte.
+pub(crate) const WORD: &str = " word~";
+const MARK: u8 = b'~';
+
+/// How long one answer may take.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// Where requests go.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
+    /// The caller's key, where one is needed.
+    pub(crate) key: Option<HeaderValue>,
+}
+
+/// What every request of a load asks.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    body: Bytes,
+    /// Words that a complete answer has.
+    words: u32,
+}
+
+impl Question {
+    /// Makes a question of about 400 bytes that `model` answers with `words` words.
+    pub(crate) fn new(model: &str, words: u32, stream: bool) -> Self {
+        let prompt = "Tell me about the weather in the capital of France. ".repeat(5);
+        let body = serde_json::json!({
+            "model": model,
+            "messages": [{ "role": "user", "content": prompt }],
+            "max_tokens": words,
+            "stream": stream,
+        });
+        Self { body: body.to_string().into(), words }
+    }
+}
+
+/// What came of one request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answer {
+    /// From the request to the end of the answer.
+    pub(crate) whole: Duration,
+    /// From the request to the first word.
+    pub(crate) first: Duration,
+}
+
+/// One connection that is kept open.
+pub(crate) struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    host: HeaderValue,
+    key: Option<HeaderValue>,
+}
+
+impl Connection {
+    pub(crate) async fn open(target: &Target) -> Result<Self, Failure> {
+        let stream = TcpStream::connect(target.address).await?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // How a connection ended shows in the request that was on it.
+        tokio::spawn(async move { drop(connection.await) });
+        let host = HeaderValue::try_from(target.address.to_string())?;
+        Ok(Self { sender, host, key: target.key.clone() })
+    }
+
+    /// Asks and reads the answer to its end; calls `arrived` with the number of words in each
+    /// piece of it, when it comes.
+    pub(crate) async fn ask(
+        &mut self,
+        question: &Question,
+        arrived: impl FnMut(Instant, u32),
+    ) -> Result<Answer, Failure> {
+        timeout(ANSWER_LIMIT, self.exchange(question, arrived)).await?
+    }
+
+    async fn exchange(
+        &mut self,
+        question: &Question,
+        mut arrived: impl FnMut(Instant, u32),
+    ) -> Result<Answer, Failure> {
+        self.sender.ready().await?;
+        let asked = Instant::now();
+        let response = self.sender.send_request(self.request(question)).await?;
+        let status = response.status();
+        if status != StatusCode::OK {
+            return Err(refusal(status, response.into_body()).await);
+        }
+        let (mut first, mut words, mut body) = (None, 0, response.into_body());
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame?.into_data() else { continue };
+            let now = Instant::now();
+            let more = data.iter().map(|byte| u32::from(*byte == MARK)).sum();
+            if more > 0 {
+                first.get_or_insert(now);
+                words += more;
+                arrived(now, more);
+            }
+        }
+        match first {
+            Some(first) if words == question.words => {
+                Ok(Answer { whole: asked.elapsed(), first: first.duration_since(asked) })
+            }
+            _ => Err(format!("an answer had {words} words of {}", question.words).into()),
+        }
+    }
+
+    fn request(&self, question: &Question) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(question.body.clone()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = Uri::from_static("/v1/chat/completions");
+        let headers = request.headers_mut();
+        headers.insert(HOST, self.host.clone());
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(key) = &self.key {
+            headers.insert(AUTHORIZATION, key.clone());
+        }
+        request
+    }
+}
+
+async fn refusal(status: StatusCode, body: Incoming) -> Failure {
+    let text = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    format!("{status}: {}", String::from_utf8_lossy(&text)).into()
+}
