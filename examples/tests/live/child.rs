@@ -1,0 +1,72 @@
+//! Another process: the test binary itself, running one of its ignored tests.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use tokio::sync::mpsc;
+
+use super::SOON;
+
+/// A child process; killed when it is dropped.
+pub(crate) struct Child {
+    process: std::process::Child,
+    lines: mpsc::UnboundedReceiver<String>,
+}
+
+impl Child {
+    /// Runs the ignored test `part` of this binary, with `settings` in its environment.
+    pub(crate) fn start(part: &str, settings: &[(&str, &str)]) -> Self {
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", part, "--ignored", "--nocapture"])
+            .envs(settings.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (sender, lines) = mpsc::unbounded_channel();
+        let stdout = BufReader::new(process.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                // A test that is over does not listen any more.
+                let _ = sender.send(line);
+            }
+        });
+        Self { process, lines }
+    }
+
+    /// Waits until the child says `word`, and returns what follows on the line.
+    pub(crate) async fn says(&mut self, word: &str) -> String {
+        let said = async {
+            while let Some(line) = self.lines.recv().await {
+                if let Some((_, rest)) = line.split_once(word) {
+                    return rest.trim().to_owned();
+                }
+            }
+            panic!("the child ended without saying {word:?}");
+        };
+        tokio::time::timeout(SOON, said).await.unwrap_or_else(|_| panic!("waited for {word:?}"))
+    }
+
+    /// Kills the child by SIGKILL and waits until it is gone.
+    pub(crate) fn kill(mut self) {
+        self.process.kill().unwrap();
+        let status = self.process.wait().unwrap();
+        assert!(!status.success(), "the child ends by the kill alone");
+    }
+}
+
+/// Ends this process, a child, when its parent is gone and with it the other end of its input.
+pub(crate) fn end_with_parent() {
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(1);
+    });
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
