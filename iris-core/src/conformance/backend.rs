@@ -1,4 +1,4 @@
-//! What every [`Backend`](crate::backend::Backend) must do.
+//! What every [`Backend`] must do.
 //!
 //! Each function takes a request that the backend can answer, for a model that it lists. Nothing
 //! here limits time: run the functions under the time limit of your own tests.

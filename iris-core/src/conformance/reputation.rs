@@ -1,4 +1,4 @@
-//! What every [`ReputationLedger`](crate::reputation::ReputationLedger) must do.
+//! What every [`ReputationLedger`] must do.
 
 use std::time::Duration;
 

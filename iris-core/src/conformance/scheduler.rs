@@ -1,4 +1,4 @@
-//! What every [`Scheduler`](crate::scheduler::Scheduler) must do.
+//! What every [`Scheduler`] must do.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! What every [`Store`](crate::store::Store) must do.
+//! What every [`Store`] must do.
 //!
 //! Each check works on record types of its own, whose names begin with `conformance-`, so all of
 //! them may run on one store; none may run twice on the same records. Clean-up is the caller's.
