@@ -10,6 +10,9 @@ use rustls::{ClientConfig, RootCertStore};
 
 use crate::client::{Client, Inner};
 
+/// The longest time that a request may take; clocks do not reach much further.
+const LONGEST: Duration = Duration::from_hours(365 * 24);
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Makes a [`Client`].
@@ -42,9 +45,9 @@ impl ClientBuilder {
     }
 
     /// Limits every request to `timeout`, retries included; for streams until their first byte.
-    /// Default: ten minutes.
+    /// Default: ten minutes; at most a year.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.timeout = timeout.min(LONGEST);
         self
     }
 

@@ -137,7 +137,9 @@ impl Client {
             };
             let delay = retry::delay(&error, attempt).filter(|_| call.repeatable);
             match delay {
-                Some(delay) if Instant::now() + delay < deadline => sleep(delay).await,
+                Some(delay) if delay < deadline.saturating_duration_since(Instant::now()) => {
+                    sleep(delay).await
+                }
                 _ => return Err(error),
             }
             attempt += 1;

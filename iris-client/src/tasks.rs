@@ -9,6 +9,8 @@ use crate::error::ClientError;
 use crate::retry;
 
 const FIRST_POLL: Duration = Duration::from_millis(100);
+/// The longest wait that a caller may ask for; clocks do not reach much further.
+const LONGEST: Duration = Duration::from_hours(365 * 24);
 const SLOWEST_POLL: Duration = Duration::from_secs(2);
 
 /// Operations on tasks, from [`Client::tasks`].
@@ -72,7 +74,7 @@ impl<'a> Tasks<'a> {
         task: TaskId,
         limit: Duration,
     ) -> Result<InferenceStatus, ClientError> {
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + limit.min(LONGEST);
         let waited = timeout_at(deadline, self.poll(task)).await;
         waited.unwrap_or(Err(ClientError::Timeout(limit)))
     }

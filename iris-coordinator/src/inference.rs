@@ -334,7 +334,7 @@ impl Shared {
             let _over = over.drop_guard();
             let written = match acceptance {
                 Some(batch) => shared.dispatch.journal.commit(batch).await,
-                None => Ok(()),
+                None => shared.still_at(id, version).await,
             };
             let go_on = written.is_ok();
             // The caller may have left; the task stays.
@@ -345,6 +345,14 @@ impl Shared {
             shared.unfinished().remove(&id);
         });
         acceptance_of_caller
+    }
+
+    /// Checks that nobody has ended a task since its record was read.
+    async fn still_at(&self, id: TaskId, version: Version) -> Result<(), CommitError> {
+        match self.store.get(key(&id)).await? {
+            Some(record) if record.version == version => Ok(()),
+            _ => Err(StoreError::Conflict(key(&id)).into()),
+        }
     }
 
     /// Carries a task out; `None` when the coordinator stops before it is over.

@@ -42,6 +42,8 @@ const MIN_JWT_SECRET: usize = 32;
 const SHIPPED_JWT_SECRET: &str = "dev-secret";
 /// Most tasks that may wait for a node.
 const MAX_QUEUE: usize = 1 << 20;
+/// The longest wait for a node that makes sense, in seconds.
+const MAX_WAIT: u64 = 86_400;
 
 /// The settings in force.
 #[derive(Clone, Debug, serde::Deserialize)]
@@ -124,6 +126,9 @@ impl Settings {
         }
         if !(1..=MAX_QUEUE).contains(&self.queue_capacity) {
             return Err(SettingsError(format!("queue_capacity must be 1 to {MAX_QUEUE}")));
+        }
+        if self.max_wait_secs > MAX_WAIT {
+            return Err(SettingsError(format!("max_wait_secs must be at most {MAX_WAIT}")));
         }
         if self.retention_secs == 0 {
             return Err(SettingsError::new("retention_secs must be at least 1"));

@@ -73,7 +73,8 @@ fn server(settings: &Settings, url: &str) -> Result<(String, OpenAiBackend), Fai
             }
             _ => "",
         };
-        Failure::new(Exit::Settings, format!("{url}: {error}{advice}"))
+        // The URL may hold a password.
+        Failure::new(Exit::Settings, format!("the model server: {error}{advice}"))
     })?;
     Ok((url.to_owned(), server))
 }

@@ -92,7 +92,7 @@ impl Window {
 
 /// Returns what one caller can be told by: an IPv4 address, or an IPv6 network of 64 bits, since
 /// a household has as many IPv6 addresses as it likes.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => {

@@ -24,6 +24,8 @@ mod attempts;
 mod record;
 
 use attempts::Attempts;
+#[cfg(feature = "http")]
+pub(crate) use attempts::network;
 use record::{AccountRecord, CredentialRecord, KeyRecord};
 
 /// Account keys that are hashed at a time; each takes 19 MiB.
@@ -79,8 +81,8 @@ pub struct Accounts {
     clock: Arc<dyn Clock>,
     keys: RwLock<HashMap<TokenHash, ApiKey>>,
     attempts: Mutex<Attempts>,
-    hashing: Semaphore,
-    waiting: Semaphore,
+    hashing: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
     /// Held while a key is fetched from the store or revoked, lest a key that is revoked while
     /// it is fetched stays in memory. It also keeps wrong keys from occupying the store.
     changing: tokio::sync::Mutex<()>,
@@ -96,8 +98,8 @@ impl Accounts {
             clock: Arc::new(SystemClock),
             keys: RwLock::new(keys),
             attempts: Mutex::new(Attempts::default()),
-            hashing: Semaphore::new(HASHING),
-            waiting: Semaphore::new(WAITING),
+            hashing: Arc::new(Semaphore::new(HASHING)),
+            waiting: Arc::new(Semaphore::new(WAITING)),
             changing: tokio::sync::Mutex::new(()),
         })
     }
@@ -245,10 +247,17 @@ impl Accounts {
 
     /// Computes the key of the record under which an account key is found.
     async fn credential(&self, key: AccountKey) -> Result<Key, AccountError> {
-        let _place = self.waiting.try_acquire().map_err(|_| AccountError::Overloaded)?;
-        let _turn = self.hashing.acquire().await.map_err(|_| AccountError::Overloaded)?;
+        let overloaded = |_| AccountError::Overloaded;
+        let place =
+            Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| AccountError::Overloaded)?;
+        let turn = Arc::clone(&self.hashing).acquire_owned().await.map_err(overloaded)?;
         let pepper = self.pepper.clone();
-        let index = tokio::task::spawn_blocking(move || key.index(&pepper)).await;
+        // Hashing goes on when its caller leaves, and so does its place among the few.
+        let hash = move || {
+            let _held = (place, turn);
+            key.index(&pepper)
+        };
+        let index = tokio::task::spawn_blocking(hash).await;
         match index {
             Ok(Ok(index)) => Ok(path(CredentialRecord::TYPE, index)),
             _ => Err(AccountError::Overloaded),

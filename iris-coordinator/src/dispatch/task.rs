@@ -326,7 +326,7 @@ impl TaskHandle {
             }
             News::Failed(error) => {
                 self.stage = Stage::Idle;
-                self.run.handle_failed(error);
+                self.run.handle_failed(now, error);
             }
             News::Lost => {
                 self.stage = Stage::Idle;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::proxy::Network;
+use crate::accounts::network;
 
 /// Counts the connections of a server.
 #[derive(Debug)]
@@ -48,7 +49,7 @@ impl Connections {
     pub(super) fn take(self: &Arc<Self>, peer: IpAddr) -> Result<Place, Crowded> {
         let peer = peer.to_canonical();
         let counted = !peer.is_loopback() && !self.proxies.iter().any(|p| p.contains(peer));
-        let address = counted.then_some(peer);
+        let address = counted.then(|| network(peer));
         let mut counts = self.counts();
         if counts.all >= self.limit {
             return Err(Crowded::Everywhere);

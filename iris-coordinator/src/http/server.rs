@@ -149,6 +149,8 @@ impl<L: Listener> Server<L> {
         let finish = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(self.drain, finish).await.is_err() {
             tracing::warn!(connections = tasks.len(), "requests were cut off at the end");
+            // What they were at is settled before the books close.
+            tasks.shutdown().await;
         }
     }
 }

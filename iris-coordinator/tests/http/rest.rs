@@ -53,7 +53,7 @@ async fn nobody_sees_another_accounts_tasks() {
 #[tokio::test]
 async fn task_is_explained_to_whoever_asked_it() {
     let net = Net::start().await;
-    let answer = r#"{"choices":[]}"#;
+    let answer = r#"{"choices":[{"message":{"content":"hi"}}]}"#;
     net.node(vec![Step::whole(answer), Step::Finish("stop")]).await;
     let reply = net.chat("").await;
     let task = reply.header("x-iris-task").unwrap();

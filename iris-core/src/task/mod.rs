@@ -145,7 +145,7 @@ pub enum AttemptEnd {
     Refused,
     /// It neither accepted nor refused in time.
     Unanswered,
-    /// It accepted and then made no progress in time, or was not done when the task's time ran out.
+    /// It accepted and then made no progress in time.
     Stalled,
     /// Its connection was lost for good after it had accepted.
     Lost,
@@ -157,7 +157,7 @@ pub enum AttemptEnd {
     Invalid,
     /// It reported that the request itself is at fault.
     CallersFault,
-    /// The caller gave up, or the task's time ran out before the node had accepted.
+    /// The caller gave up, or the time that the caller had given ran out.
     Stopped,
 }
 

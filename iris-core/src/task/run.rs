@@ -198,7 +198,10 @@ impl TaskRun {
     }
 
     /// Records that the node reported a failure.
-    pub fn handle_failed(&mut self, error: BackendError) {
+    pub fn handle_failed(&mut self, now: Instant, error: BackendError) {
+        if error == BackendError::Timeout && now >= self.deadline {
+            return self.handle_timeout(now);
+        }
         let Phase::Accepted { node, .. } = self.phase else {
             return;
         };
@@ -245,7 +248,15 @@ impl TaskRun {
     /// Acts on whatever was due by `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         if now >= self.deadline {
-            return self.stop(Outcome::Expired, AttemptEnd::Stalled);
+            // A caller's deadline may be short; a node is late by its own limits only.
+            let late = match self.phase {
+                Phase::Accepted { first_chunk, progress, .. } => {
+                    now >= progress || first_chunk.is_some_and(|first| now >= first)
+                }
+                _ => false,
+            };
+            let end = if late { AttemptEnd::Stalled } else { AttemptEnd::Stopped };
+            return self.stop(Outcome::Expired, end);
         }
         match self.phase {
             Phase::Offered { node, until } if now >= until => {
@@ -396,10 +407,10 @@ mod tests {
             assert_eq!(run.poll_action(), Some(Action::Choose));
         }
         accept(&mut run, now, 3);
-        run.handle_failed(BackendError::Failed);
+        run.handle_failed(now, BackendError::Failed);
         assert_eq!(run.poll_action(), Some(Action::Choose));
         accept(&mut run, now, 4);
-        run.handle_failed(BackendError::Failed);
+        run.handle_failed(now, BackendError::Failed);
         let error = TaskError::NodesFailed { attempts: 2 };
         assert_eq!(run.poll_action(), Some(Action::Finish(Outcome::Failed(error))));
     }
@@ -420,12 +431,9 @@ mod tests {
         let now = Instant::now();
         let mut run = start(now);
         accept(&mut run, now, 0);
-        run.handle_failed(BackendError::Rejected {
-            status: 400,
-            code: None,
-            param: None,
-            message: "no".into(),
-        });
+        let rejected =
+            BackendError::Rejected { status: 400, code: None, param: None, message: "no".into() };
+        run.handle_failed(now, rejected);
         assert!(matches!(run.poll_action(), Some(Action::Finish(Outcome::Failed(_)))));
         assert_eq!(run.attempts()[0].end, AttemptEnd::CallersFault);
     }
@@ -515,6 +523,19 @@ mod tests {
     }
 
     #[test]
+    fn short_deadline_of_a_caller_is_not_held_against_the_node() {
+        let now = Instant::now();
+        let deadline = now + Duration::from_millis(300);
+        let mut run = TaskRun::new(now, deadline, 0, true, RetryPolicy::default());
+        run.poll_action();
+        accept(&mut run, now, 0);
+        run.handle_failed(deadline, BackendError::Timeout);
+        assert_eq!(run.poll_action(), Some(Action::Abandon));
+        assert_eq!(run.poll_action(), Some(Action::Finish(Outcome::Expired)));
+        assert_eq!(run.attempts()[0].end, AttemptEnd::Stopped);
+    }
+
+    #[test]
     fn task_that_comes_too_late_is_offered_to_nobody() {
         let now = Instant::now();
         let mut run = TaskRun::new(now, now, 0, true, RetryPolicy::default());
@@ -582,7 +603,7 @@ mod tests {
                     News::Progress => run.handle_progress(now),
                     News::Chunk => run.handle_chunk(now),
                     News::Finished => run.handle_finished(finish()),
-                    News::Failed => run.handle_failed(BackendError::Failed),
+                    News::Failed => run.handle_failed(now, BackendError::Failed),
                     News::Invalid => run.handle_invalid(),
                     News::Lost => run.handle_lost(),
                     News::Cancelled => run.handle_cancelled(),

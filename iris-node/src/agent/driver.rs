@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -390,7 +390,12 @@ impl Driver {
         drop(self.assignments);
         if let Line::Open(mut open) = self.line {
             // The coordinator notices the end of the connection either way.
-            let _ = timeout(CLOSE_LIMIT, open.transport.close()).await;
+            let mut connection = self.connection;
+            let _ = timeout(CLOSE_LIMIT, async {
+                poll_fn(|cx| open.poll_write(cx, &mut connection)).await?;
+                open.transport.close().await
+            })
+            .await;
         }
         self.status.send_replace(Status::Stopped);
     }

@@ -11,7 +11,7 @@ use iris_core::TaskId;
 use iris_core::backend::{Chunk, Finish, Operation, Usage};
 
 use crate::http::error::ApiError;
-use crate::http::json::{Reader, escape_into};
+use crate::http::json::{Kind, Reader, escape_into};
 
 /// A node sent something that is not part of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,12 +49,9 @@ impl Heading<'_> {
 
     /// Makes the body of an answer that was not streamed of a node's `whole`.
     pub(super) fn whole(&self, whole: &[u8]) -> Result<Vec<u8>, InvalidChunk> {
-        let members = members(whole, &["id", "object", "created", "model"])?;
+        let members = members(whole, &["id", "object", "created", "model", "error"])?;
         let mut body = Vec::with_capacity(192 + self.model.len() + members.len());
         self.write(false, &mut body);
-        if members.is_empty() {
-            body.pop();
-        }
         body.extend_from_slice(members);
         body.push(b'}');
         Ok(body)
@@ -104,7 +101,7 @@ impl EventWriter {
             Chunk::Text(text) => self.text(text, out),
             Chunk::Json(json) => {
                 let lines = json.iter().any(|byte| matches!(byte, b'\n' | b'\r'));
-                let forbidden = ["id", "object", "created", "model", "usage"];
+                let forbidden = ["id", "object", "created", "model", "usage", "error"];
                 let members = members(json, &forbidden)?;
                 if lines || members.is_empty() {
                     return Err(InvalidChunk);
@@ -192,7 +189,7 @@ fn members<'a>(json: &'a [u8], forbidden: &[&str]) -> Result<&'a [u8], InvalidCh
     let mut reader = Reader::new(text);
     let mut seen: [&str; 8] = [""; 8];
     let mut count = 0;
-    let mut clean = true;
+    let (mut clean, mut has_choice) = (true, false);
     let read = reader.object(|reader, name| {
         // An unknown member may occur twice; those that clients read may not.
         let known = ["choices", "usage", "system_fingerprint", "service_tier"];
@@ -203,9 +200,15 @@ fn members<'a>(json: &'a [u8], forbidden: &[&str]) -> Result<&'a [u8], InvalidCh
             count %= seen.len();
         }
         clean &= !forbidden.contains(&name.as_ref());
+        if name == "choices" && reader.kind()? == Kind::Array {
+            return reader.array(|reader| {
+                has_choice = true;
+                reader.skip().map(drop)
+            });
+        }
         reader.skip().map(drop)
     });
-    if read.is_err() || reader.end().is_err() || !clean {
+    if read.is_err() || reader.end().is_err() || !clean || !has_choice {
         return Err(InvalidChunk);
     }
     let trimmed = json.trim_ascii();
@@ -297,22 +300,24 @@ mod tests {
 
     #[test]
     fn chunks_that_would_forge_an_event_are_invalid() {
-        assert!(json_chunk(r#"{"choices":[]}"#).is_ok());
+        assert!(json_chunk(r#"{"choices":[{}]}"#).is_ok());
         for bad in [
+            r#"{"choices":[]}"#,
+            r#"{"choices":[{}],"error":{}}"#,
             "",
             "{}",
             "[]",
             "7",
-            r#"{"choices":[]"#,
-            r#"{"choices":[]}}"#,
-            r#"{"choices":[]} {"#,
-            "{\"choices\":\n[]}",
-            "{\"choices\":[]}\n\ndata: [DONE]\n\n",
-            r#"{"choices":[],"id":"x"}"#,
-            r#"{"choices":[],"\u0069d":"x"}"#,
-            r#"{"choices":[],"model":"x"}"#,
-            r#"{"choices":[],"usage":{}}"#,
-            r#"{"choices":[],"choices":[]}"#,
+            r#"{"choices":[{}]"#,
+            r#"{"choices":[{}]}}"#,
+            r#"{"choices":[{}]} {"#,
+            "{\"choices\":\n[{}]}",
+            "{\"choices\":[{}]}\n\ndata: [DONE]\n\n",
+            r#"{"choices":[{}],"id":"x"}"#,
+            r#"{"choices":[{}],"\u0069d":"x"}"#,
+            r#"{"choices":[{}],"model":"x"}"#,
+            r#"{"choices":[{}],"usage":{}}"#,
+            r#"{"choices":[{}],"choices":[{}]}"#,
         ] {
             assert_eq!(json_chunk(bad), Err(InvalidChunk), "{bad}");
         }
@@ -323,17 +328,27 @@ mod tests {
 
     #[test]
     fn whole_answer_gets_its_envelope() {
-        let body = heading(Operation::Chat).whole(b" {\"choices\":[], \"usage\":{}}\n").unwrap();
+        let body = heading(Operation::Chat).whole(b" {\"choices\":[{}], \"usage\":{}}\n").unwrap();
         let body: Value = serde_json::from_slice(&body).unwrap();
         let id = format!("chatcmpl-{}", TaskId::from_bytes([1; 16]));
         assert_eq!(
             body,
             json!({"id": id, "object": "chat.completion", "created": 7, "model": "org/\"m\"",
-                "choices": [], "usage": {}})
+                "choices": [{}], "usage": {}})
         );
-        let empty = heading(Operation::Completion).whole(b"{}").unwrap();
-        assert_eq!(serde_json::from_slice::<Value>(&empty).unwrap()["object"], "text_completion");
-        for bad in ["", "[]", "{", "{}{}", r#"{"model":"x"}"#, "\u{feff}{}"] {
+        let text = heading(Operation::Completion).whole(br#"{"choices":[{}]}"#).unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&text).unwrap()["object"], "text_completion");
+        for bad in [
+            "",
+            "[]",
+            "{",
+            "{}{}",
+            "{}",
+            r#"{"choices":[]}"#,
+            r#"{"error":{}}"#,
+            r#"{"model":"x"}"#,
+            "\u{feff}{}",
+        ] {
             assert_eq!(heading(Operation::Chat).whole(bad.as_bytes()), Err(InvalidChunk), "{bad}");
         }
     }

@@ -35,21 +35,22 @@ impl Model {
     }
 
     pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, EngineError> {
-        read(|| Self::assemble(Cursor::new(bytes), shimmytok::Tokenizer::from_bytes(bytes)))
+        read(|| Self::assemble(Cursor::new(bytes), || shimmytok::Tokenizer::from_bytes(bytes)))
     }
 
     pub(super) fn open(path: &Path) -> Result<Self, EngineError> {
         let file = BufReader::new(File::open(path)?);
-        read(|| Self::assemble(file, shimmytok::Tokenizer::from_gguf_file(path)))
+        read(|| Self::assemble(file, || shimmytok::Tokenizer::from_gguf_file(path)))
     }
 
     fn assemble<R: Read + Seek>(
         reader: R,
-        tokenizer: Result<shimmytok::Tokenizer, shimmytok::Error>,
+        tokenizer: impl FnOnce() -> Result<shimmytok::Tokenizer, shimmytok::Error>,
     ) -> Result<Self, EngineError> {
+        // This reader bounds lengths and nesting; the tokenizer's does not and comes after it.
         let mut weights = Weights::new(reader)?;
         let config = Config::read(weights.metadata())?;
-        let tokenizer = Tokenizer::new(tokenizer?)?;
+        let tokenizer = Tokenizer::new(tokenizer()?)?;
         let network = Network::read(config, &mut weights)?;
         if network.vocabulary < tokenizer.size() {
             return Err(EngineError::malformed("it has fewer embeddings than tokens"));

@@ -13,7 +13,6 @@ pub(super) struct EventReader {
     operation: Operation,
     reason: Option<String>,
     usage: Usage,
-    has_text: bool,
     has_other_choices: bool,
     has_told_server: bool,
 }
@@ -35,7 +34,6 @@ impl EventReader {
             operation,
             reason: None,
             usage: Usage { prompt_tokens: 0, completion_tokens: 0 },
-            has_text: false,
             has_other_choices: false,
             has_told_server: false,
         }
@@ -67,7 +65,6 @@ impl EventReader {
             is_plain &= !choice.has_extras;
             text = choice.text;
         }
-        self.has_text |= text.is_some() || !is_plain;
         match text {
             _ if !is_plain => Ok(Step::Chunk(Chunk::Json(self.rewrite(data)?.into()))),
             Some(text) => Ok(Step::Chunk(Chunk::Text(text.into_owned()))),
@@ -77,16 +74,13 @@ impl EventReader {
 
     /// Returns how the answer ended, or `None` if it was cut off.
     ///
-    /// `said_done` tells whether the server marked the end; without the mark, only an answer whose
-    /// single choice has given its reason is known to be complete.
+    /// An answer is complete when its first choice has given its reason; some servers mark the
+    /// end of a stream that they broke off themselves. `said_done` tells whether the server marked
+    /// the end; without the mark, further choices may be missing something.
     pub(super) fn finish(&self, said_done: bool) -> Option<Finish> {
-        let is_complete = if said_done {
-            self.has_text || self.reason.is_some()
-        } else {
-            self.reason.is_some() && !self.has_other_choices
-        };
-        let reason = || self.reason.clone().unwrap_or_else(|| "stop".to_owned());
-        is_complete.then(|| Finish { reason: reason(), usage: self.usage })
+        let reason = self.reason.clone()?;
+        let is_complete = said_done || !self.has_other_choices;
+        is_complete.then_some(Finish { reason, usage: self.usage })
     }
 
     /// Leaves out of an event what the gateway writes itself: the envelope, and the role and the
@@ -272,7 +266,7 @@ mod tests {
         assert_eq!(cut.finish(true), None);
         cut.read(chat(r#"{"index":0,"delta":{"content":"a"}}"#, "").as_bytes()).unwrap();
         assert_eq!(cut.finish(false), None);
-        assert_eq!(cut.finish(true).unwrap().reason, "stop");
+        assert_eq!(cut.finish(true), None, "servers also say so when they break off");
 
         let mut several = reader();
         several.read(chat(r#"{"index":1,"delta":{"content":"a"}}"#, "").as_bytes()).unwrap();
