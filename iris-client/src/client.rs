@@ -138,7 +138,7 @@ impl Client {
             let delay = retry::delay(&error, attempt).filter(|_| call.repeatable);
             match delay {
                 Some(delay) if delay < deadline.saturating_duration_since(Instant::now()) => {
-                    sleep(delay).await
+                    sleep(delay).await;
                 }
                 _ => return Err(error),
             }

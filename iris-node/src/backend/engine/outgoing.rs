@@ -91,15 +91,16 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::unnecessary_wraps, reason = "it is what a channel carries")]
     fn text() -> Item {
         Ok(Chunk::Text("x".into()))
     }
 
     #[test]
     fn a_slow_reader_stalls_the_writer_and_loses_nothing() {
-        let (outgoing, mut receiver) = channel(Instant::now() + Duration::from_secs(60));
+        let (outgoing, mut receiver) = channel(Instant::now() + Duration::from_mins(1));
         let writer = thread::spawn(move || {
-            (0..BUFFER * 3).map(|_| outgoing.send(text())).filter(Result::is_ok).count()
+            (0..BUFFER * 3).filter(|_| outgoing.send(text()).is_ok()).count()
         });
         let read = std::iter::from_fn(|| receiver.blocking_recv()).count();
         assert_eq!((read, writer.join().unwrap()), (BUFFER * 3, BUFFER * 3));
@@ -115,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_reader_who_leaves_stops_the_writer() {
-        let (outgoing, receiver) = channel(Instant::now() + Duration::from_secs(60));
+        let (outgoing, receiver) = channel(Instant::now() + Duration::from_mins(1));
         assert_eq!(outgoing.check(), Ok(()));
         drop(receiver);
         assert_eq!((outgoing.check(), outgoing.send(text())), (Err(Gone), Err(Gone)));

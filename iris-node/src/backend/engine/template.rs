@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn templates_read_the_date_they_are_given() {
         let template = template(Some("Today is {{ strftime_now('%d %b %Y') }}."));
-        let now = UNIX_EPOCH + Duration::from_secs(1_709_164_800);
+        let now = UNIX_EPOCH + Duration::from_hours(474_768);
         let prompt = template.render(conversation(&[("user", "Hi")], false), now);
         assert_eq!(prompt.unwrap(), "Today is 29 Feb 2024.");
     }
