@@ -31,6 +31,8 @@ const IDEMPOTENCY: &str = "idempotency";
 const AT_WORK: usize = 256;
 /// How many durable tasks may be unfinished.
 const UNFINISHED: usize = 100_000;
+/// How many bytes their sealed prompts may have together, not counting the last one.
+const HELD: usize = 256 << 20;
 /// How long a task waits before it asks for a node again when none was there.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How many old records are deleted in one commit.
@@ -57,6 +59,8 @@ struct Shared {
 
 /// A task that is not over.
 struct Progress {
+    /// Length of the sealed prompt, which is held in memory.
+    bytes: usize,
     /// Cancelled by the caller.
     cancel: CancellationToken,
     /// Cancelled when its driver has ended.
@@ -153,7 +157,7 @@ impl Inference {
         idempotency_key: Option<&str>,
     ) -> Result<rest::InferenceStatus, InferenceError> {
         let shared = &self.shared;
-        if shared.unfinished().len() >= UNFINISHED || shared.suspended.is_cancelled() {
+        if shared.is_full() || shared.suspended.is_cancelled() {
             return Err(InferenceError::Full);
         }
         let id = TaskId::from_bytes(iris_crypto::random_bytes());
@@ -326,7 +330,8 @@ impl Shared {
         acceptance: Option<Batch>,
     ) -> oneshot::Receiver<Result<(), CommitError>> {
         let (cancel, over) = (CancellationToken::new(), CancellationToken::new());
-        let progress = Progress { cancel: cancel.clone(), over: over.clone(), node: None };
+        let bytes = record.body.as_ref().map_or(0, |body| body.0.len());
+        let progress = Progress { bytes, cancel: cancel.clone(), over: over.clone(), node: None };
         self.unfinished().insert(id, progress);
         let (accepted, acceptance_of_caller) = oneshot::channel();
         let shared = Arc::clone(self);
@@ -548,6 +553,13 @@ impl Shared {
                 message: error.to_string(),
             }),
         }
+    }
+
+    /// Returns whether as many tasks are unfinished as there is room for.
+    fn is_full(&self) -> bool {
+        let unfinished = self.unfinished();
+        unfinished.len() >= UNFINISHED
+            || unfinished.values().map(|progress| progress.bytes).sum::<usize>() >= HELD
     }
 
     fn seal(&self, place: &Key, text: &[u8]) -> Sealed {

@@ -455,7 +455,10 @@ impl Dispatch {
         let able = floor.registry.groups(demand).filter(|group| group.refusal.is_none());
         let able: usize = able.map(|group| group.free() + group.occupied() as usize).sum();
         if able == 0 {
-            return Some(TaskError::NoNodeAble { model, needs: needs(demand, explanation) });
+            let needs = needs(demand, explanation);
+            let lacks = |reason| explanation.skipped.iter().any(|(known, _)| *known == reason);
+            let too_long = lacks(Reason::ContextTooShort);
+            return Some(TaskError::NoNodeAble { model, needs, too_long });
         }
         let tried = |id: &&NodeId| floor.registry.refusal(id, demand) == Some(Reason::AlreadyTried);
         if able > demand.exclude.iter().filter(tried).count() {

@@ -238,6 +238,9 @@ impl From<TaskError> for ApiError {
                     .with_code("shutting_down")
                     .with_retry(Retry::After(NODE_BACK_SECS))
             }
+            TaskError::NoNodeAble { too_long: true, .. } => Self::bad_request(message)
+                .with_code("context_length_exceeded")
+                .with_param("messages"),
             TaskError::NoNodeAble { .. } => Self::bad_request(message).with_code("no_node_able"),
             TaskError::Busy { retry_after_secs } => Self::too_many(message, retry_after_secs),
             TaskError::NodesFailed { .. } => {
@@ -298,6 +301,7 @@ mod tests {
     #[test]
     fn every_end_of_a_task_has_its_status() {
         let model = || "m".to_owned();
+        let able = |too_long| TaskError::NoNodeAble { model: model(), needs: model(), too_long };
         let rejected = |status| TaskError::Rejected {
             status,
             code: Some("context_length_exceeded".to_owned()),
@@ -311,7 +315,8 @@ mod tests {
             (rejected(429), 400, "context_length_exceeded"),
             (TaskError::ModelNotFound { model: model() }, 404, "model_not_found"),
             (TaskError::NoNodeOnline { model: model() }, 503, "no_node_online"),
-            (TaskError::NoNodeAble { model: model(), needs: model() }, 400, "no_node_able"),
+            (able(false), 400, "no_node_able"),
+            (able(true), 400, "context_length_exceeded"),
             (TaskError::Busy { retry_after_secs: 3 }, 429, "rate_limit_exceeded"),
             (TaskError::NodesFailed { attempts: 2 }, 502, "nodes_failed"),
             (TaskError::Interrupted, 502, "interrupted"),

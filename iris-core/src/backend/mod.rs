@@ -29,6 +29,13 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Called when the agent starts and every few seconds after that; must not load a model.
     fn models(&self) -> BoxFuture<'_, Result<Vec<ModelOffer>, BackendError>>;
 
+    /// Returns whether a request may make the server load a model that it listed, since some
+    /// servers list what they could load. Such a model is not tried out before it is asked for.
+    /// Called after [`models`](Self::models). Default: no.
+    fn may_load(&self) -> bool {
+        false
+    }
+
     /// Starts one generation and yields its chunks in order.
     ///
     /// The model is not contacted before the first poll. The stream ends after

@@ -97,6 +97,9 @@ pub enum TaskError {
         model: String,
         /// What is missing.
         needs: String,
+        /// Whether the request is too long for them.
+        #[serde(default)]
+        too_long: bool,
     },
     /// The coordinator is about to stop; try again in a moment.
     #[error("the coordinator is restarting; try again in a moment")]

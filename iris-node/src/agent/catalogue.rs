@@ -106,6 +106,9 @@ impl Catalogue {
         let trials = async {
             for offer in self.offers() {
                 let Some(backend) = self.backend(&offer.name) else { continue };
+                if backend.may_load() {
+                    continue;
+                }
                 let rate = speed::measure(&*backend, &offer.name, TRIAL_LIMIT).await;
                 if let Some(rate) = rate {
                     info!(model = %offer.name, speed = %rate, "model measured");

@@ -54,6 +54,10 @@ impl Backend for OpenAiBackend {
         probe::models(&self.server).boxed()
     }
 
+    fn may_load(&self) -> bool {
+        self.server.seen.lock().unwrap_or_else(PoisonError::into_inner).may_load()
+    }
+
     fn generate(
         &self,
         request: GenerateRequest,

@@ -33,6 +33,13 @@ pub(super) struct Seen {
     pub(super) slots: Option<u32>,
 }
 
+impl Seen {
+    /// Returns whether the list may hold models that are not loaded.
+    pub(super) fn may_load(self) -> bool {
+        self.kind == Some(Kind::Plain)
+    }
+}
+
 /// A kind of server, known by the list that it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {

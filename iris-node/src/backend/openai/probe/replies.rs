@@ -156,6 +156,10 @@ pub(super) struct OllamaModel {
 impl OllamaRunningModel {
     pub(super) fn offer(self, model: &OllamaModel) -> Option<ModelOffer> {
         let can = |name: &str| model.capabilities.iter().any(|capability| capability == name);
+        // Models for embeddings are listed too.
+        if !model.capabilities.is_empty() && !can("completion") {
+            return None;
+        }
         let mut offer = offer(&self.model, self.context_length)?;
         offer.parameters = self.details.parameter_size.as_deref().and_then(parameters);
         offer.quantization = known(self.details.quantization_level);
