@@ -11,8 +11,6 @@ import sys
 import tomllib
 from collections import defaultdict
 
-# Cargo's own name for its default registry, whatever mirror serves it.
-REGISTRY = "registry+https://github.com/rust-lang/crates.io-index"
 TOKEN = re.compile(r"\(|\)|[^\s()]+")
 
 
@@ -125,9 +123,14 @@ def wildcards(packages):
 
 
 def sources(packages):
+    """All from one registry, and none from a repository or a folder outside of the workspace."""
+    found = {package["source"] for package in packages} - {None}
+    registries = {source for source in found if source.startswith("registry+")}
     for package in packages:
-        if package["source"] not in (None, REGISTRY):
+        if package["source"] in found - registries:
             yield f"{title(package)} comes from {package['source']}"
+    if len(registries) > 1:
+        yield f"packages come from {len(registries)} registries: {sorted(registries)}"
 
 
 def title(package):
