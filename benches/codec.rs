@@ -32,6 +32,7 @@ fn task_assign(criterion: &mut Criterion) {
         prompt_tokens: 1500,
         hop_epoch: 3,
         body_bytes: 6000,
+        begun: None,
     });
     criterion.bench_function("TASK_ASSIGN encode", |bencher| {
         bencher.iter(|| black_box(&message).encode());

@@ -99,6 +99,7 @@ async fn main() -> Result<(), AnyError> {
         body: r#"{"model":"mirror","messages":[{"role":"user","content":"hello"}]}"#.into(),
         stream: true,
         time_left: Duration::from_secs(10),
+        begun: None,
     };
     conformance::backend::run_all(&mirror, example).await;
     println!("The backend keeps its contract.");

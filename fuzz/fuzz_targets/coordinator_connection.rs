@@ -76,6 +76,7 @@ fn task(id: u64) -> TaskAssign {
         prompt_tokens: 1,
         hop_epoch: 0,
         body_bytes: 1,
+        begun: None,
     }
 }
 

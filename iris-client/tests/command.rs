@@ -197,8 +197,17 @@ async fn a_task_is_explained_in_sentences() {
     let coordinator = Scripted::always(move || json(200, &[], &explanation)).await;
     let ran = run(&coordinator.url, &["task", "explain", TASK]).await;
     let lines = format!("{NODE}: It was the best.\n4 more: no_free_slot\n");
-    assert_eq!((ran.code, ran.out), (Some(0), lines), "{}", ran.err);
+    assert_eq!((ran.code, &ran.out), (Some(0), &lines), "{}", ran.err);
     assert_eq!(coordinator.seen()[0].call, format!("GET /inference/{TASK}/explain"));
+
+    let reasons = r#""reasons":[{"node":"abcdefghijklmnopqrstuvwx27","reason":"chosen","sentence":"Good."}]"#;
+    let choice = format!(r#""node":"abcdefghijklmnopqrstuvwx27",{reasons},"skipped":[]"#);
+    let twice = format!(r#"{{"task":"{TASK}",{choice},"earlier":[{{{choice}}}]}}"#);
+    let coordinator = Scripted::always(move || json(200, &[], &twice)).await;
+    let ran = run(&coordinator.url, &["task", "explain", TASK]).await;
+    let choice = "abcdefghijklmnopqrstuvwx27: Good.\n";
+    let between = "That node did not stay with it. The next choice:\n";
+    assert_eq!(ran.out, [choice, between, choice].concat(), "{}", ran.err);
 }
 
 #[tokio::test]

@@ -249,8 +249,7 @@ impl Coordinator {
 
     /// Returns why a recent task of `account` went where it went.
     pub fn explanation(&self, task: &TaskId, account: &AccountId) -> Option<rest::Explanation> {
-        let explanation = self.inner.dispatch.explanation(task, account)?;
-        Some(rest::Explanation::new(*task, &explanation))
+        rest::Explanation::new(*task, &self.inner.dispatch.explanations(task, account))
     }
 
     /// Returns what was counted and what is held now.

@@ -101,7 +101,7 @@ impl Abilities {
     pub const VISION: Self = Self(1 << 2);
     /// Returns log probabilities.
     pub const LOGPROBS: Self = Self(1 << 3);
-    /// Continues an assistant message that the request ends with.
+    /// Goes on from the beginning of an answer that another server wrote.
     pub const CONTINUE: Self = Self(1 << 4);
 
     const NAMES: [(&'static str, Self); 5] = [
@@ -115,6 +115,11 @@ impl Abilities {
     /// Returns the set with the members of both.
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// Returns the set without the members of `other`.
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     /// Returns whether every member of `other` is in this set.

@@ -96,6 +96,7 @@ pub async fn measure(
         body: Bytes::from(body.to_string()),
         stream: true,
         time_left: limit,
+        begun: None,
     });
     let mut watch = Stopwatch::default();
     let trial = async {

@@ -25,6 +25,7 @@ fn request(operation: Operation, body: &Value, stream: bool) -> GenerateRequest 
         body: Bytes::from(body.to_string()),
         stream,
         time_left: Duration::from_mins(1),
+        begun: None,
     }
 }
 

@@ -180,6 +180,7 @@ async fn finish(engine: &Engine, body: &serde_json::Value) -> (String, Finish) {
         body: body.to_string().into(),
         stream: true,
         time_left: Duration::from_mins(1),
+        begun: None,
     };
     let mut text = String::new();
     let mut answer = engine.generate(request);

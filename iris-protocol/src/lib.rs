@@ -48,6 +48,10 @@
 //! possible before the acceptance, an answer only after it. The payloads of the `BODY` frames add
 //! up to exactly `body_bytes`, and the one that completes them is marked as the last.
 //!
+//! A task whose node was lost amid a streamed answer goes on at another one that has the
+//! capability `continue`: `begun` in `TASK_ASSIGN` says how many bytes at the end of the prompt
+//! are the beginning of the answer, and the node sends what follows them.
+//!
 //! `STREAM` frames are numbered from 0 without a gap. A piece of content that exceeds one frame
 //! goes on in the next, marked by the flag of every frame but its last. `TASK_RESULT` and
 //! `TASK_ERROR` say how many frames came before, which is also their own number; only an error

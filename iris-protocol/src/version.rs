@@ -42,6 +42,9 @@ pub type Capability = Label<{ crate::limits::MAX_CAPABILITY_LEN }>;
 /// Answers `CLASSIFY_ASSIGN`.
 pub const CLASSIFY: &str = "classify";
 
+/// Goes on from the beginning of an answer: reads `begun` in `TASK_ASSIGN`.
+pub const CONTINUE: &str = "continue";
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -123,6 +123,7 @@ fn coordinator_messages() -> Vec<CoordinatorMessage> {
             prompt_tokens: 12,
             hop_epoch: 2,
             body_bytes: 345,
+            begun: Some(BegunSize { bytes: 20, tokens: 4 }),
         }),
         CoordinatorMessage::TaskCancel(ABOUT),
         CoordinatorMessage::Rekey(Rekey { epoch: 3, enc: hop.enc, proof: FixedBytes([9; 64]) }),

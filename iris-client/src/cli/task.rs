@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use iris_core::{ModelName, TaskId};
 use iris_protocol::rest::{
-    Explanation, InferenceRequest, InferenceStatus, NodeReason, SkipCount, TaskState,
+    Choice, Explanation, InferenceRequest, InferenceStatus, NodeReason, SkipCount, TaskState,
 };
 
 use super::args::{Json, TaskCommand};
@@ -108,10 +108,22 @@ fn print_explanation(
     if format.json {
         return Ok(output.json(explanation)?);
     }
-    for NodeReason { node, sentence, .. } in &explanation.reasons {
+    for Choice { reasons, skipped, .. } in &explanation.earlier {
+        print_choice(reasons, skipped, output)?;
+        output.line("That node did not stay with it. The next choice:")?;
+    }
+    print_choice(&explanation.reasons, &explanation.skipped, output)
+}
+
+fn print_choice(
+    reasons: &[NodeReason],
+    skipped: &[SkipCount],
+    output: &mut Output,
+) -> Result<(), Failure> {
+    for NodeReason { node, sentence, .. } in reasons {
         output.line(&format!("{node}: {sentence}"))?;
     }
-    for SkipCount { reason, count } in &explanation.skipped {
+    for SkipCount { reason, count } in skipped {
         output.line(&format!("{count} more: {reason}"))?;
     }
     Ok(())

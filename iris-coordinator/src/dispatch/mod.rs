@@ -21,11 +21,12 @@ use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::journal::Journal;
-use crate::link::NodeLink;
+use crate::link::{NodeLink, within};
 use crate::settlement::Settlement;
 
 mod lease;
 mod models;
+mod passed;
 mod stats;
 mod task;
 
@@ -208,6 +209,8 @@ impl Dispatch {
         let mut floor = self.floor();
         let Some(node) = floor.registry.node(seat) else { return };
         let slots = slots.unwrap_or(node.profile().slots);
+        let continues = floor.links.get(&seat).is_some_and(|link| link.continues);
+        let models = models.map(|models| within(continues, models));
         let models = models.unwrap_or_else(|| node.profile().models.clone());
         let news = floor.models.see(&models, self.clock.calendar());
         floor.registry.update(seat, slots, models);
@@ -338,11 +341,11 @@ impl Dispatch {
         self.floor().queue.len()
     }
 
-    /// Returns why `task` went where it went, if it is a recent one of `account`.
-    pub(crate) fn explanation(&self, task: &TaskId, account: &AccountId) -> Option<Explanation> {
+    /// Returns why `task` went where it went, each time, if it is a recent one of `account`.
+    pub(crate) fn explanations(&self, task: &TaskId, account: &AccountId) -> Vec<Explanation> {
         let explanations = self.explanations.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = explanations.iter().rev().find(|e| e.task == *task && e.account == *account);
-        found.map(|explained| explained.explanation.clone())
+        let found = explanations.iter().filter(|e| e.task == *task && e.account == *account);
+        found.map(|explained| explained.explanation.clone()).collect()
     }
 
     pub(crate) fn explain(&self, task: TaskId, account: AccountId, explanation: Explanation) {

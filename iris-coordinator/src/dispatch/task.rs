@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use iris_core::backend::{Chunk, Operation, Usage};
+use iris_core::backend::{Begun, Chunk, Operation, Usage};
 use iris_core::demand::Demand;
 use iris_core::model::Abilities;
 use iris_core::queue::Priority;
@@ -15,6 +15,7 @@ use iris_core::tier::Tier;
 use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use tokio::time::Sleep;
 
+use super::passed::PassedOn;
 use super::{Acquired, Dispatch, Lease, Ticketed};
 use crate::link::{News, Work, fits};
 use crate::settlement::Settlement;
@@ -74,11 +75,16 @@ impl TaskRequest {
         }
     }
 
-    fn demand(&self) -> Demand {
+    /// Returns what a node has to have, for the answer from its start or from where it stands.
+    fn demand(&self, begun: Option<&Begun>) -> Demand {
+        let (written, more) = begun.map_or((0, Abilities::NONE), |begun| {
+            (begun.tokens, Abilities::CONTINUE)
+        });
+        let answer = self.max_tokens.max(written);
         Demand {
             model: self.model.clone(),
-            context_tokens: self.prompt_tokens.saturating_add(self.max_tokens),
-            abilities: self.abilities,
+            context_tokens: self.prompt_tokens.saturating_add(answer),
+            abilities: self.abilities.union(more),
             min_tier: Tier::Basic,
             exclude: Vec::new(),
         }
@@ -99,7 +105,8 @@ impl fmt::Debug for TaskRequest {
 /// What happens to a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TaskEvent {
-    /// A node accepted it; when it comes again, another one did.
+    /// A node accepted it; when it comes again, another one did, and goes on from the chunks so
+    /// far. A whole answer comes anew.
     Accepted {
         /// The node that works on it from now on.
         node: NodeId,
@@ -123,6 +130,10 @@ pub struct TaskHandle {
     submitted: Instant,
     submitted_at: Timestamp,
     first_chunk: Option<Duration>,
+    /// What the caller has of a streamed answer.
+    passed: PassedOn,
+    /// The same as it was when the current node was chosen, if that one has to go on from it.
+    begun: Option<Begun>,
     /// The node that was asked last.
     asked: Option<NodeId>,
     /// Whether the current attempt has delivered its whole answer.
@@ -156,7 +167,7 @@ impl TaskHandle {
         let retry = dispatch.settings.retry;
         let deadline = submitted + limit;
         Self {
-            demand: request.demand(),
+            demand: request.demand(None),
             run: TaskRun::new(submitted, deadline, request.prompt_tokens, request.stream, retry),
             asked: None,
             whole: false,
@@ -165,6 +176,8 @@ impl TaskHandle {
             submitted,
             submitted_at: dispatch.clock.calendar(),
             first_chunk: None,
+            passed: PassedOn::default(),
+            begun: None,
             settlement: None,
             books,
             request,
@@ -193,7 +206,8 @@ impl TaskHandle {
         loop {
             while let Some(action) = self.run.poll_action() {
                 match action {
-                    Action::Choose => self.choose(),
+                    Action::Choose => self.choose(None),
+                    Action::Continue => self.choose(Some(self.passed.begun())),
                     Action::Abandon => self.abandon(),
                     Action::Finish(outcome) => {
                         self.end(&outcome);
@@ -219,6 +233,7 @@ impl TaskHandle {
     /// For a reader that finds the last [`Chunk`] to be malformed and has passed nothing of it on;
     /// the end follows, or another node.
     pub fn reject_answer(&mut self) {
+        self.passed.remove_last();
         self.run.handle_invalid_chunk();
     }
 
@@ -232,9 +247,14 @@ impl TaskHandle {
         self.settlement.take()
     }
 
-    fn choose(&mut self) {
-        if !fits(self.request.body.len()) {
+    fn choose(&mut self, begun: Option<Begun>) {
+        let written = begun.as_ref().map_or(0, |begun| begun.text.len());
+        if !fits(self.request.body.len() + written) {
             return self.run.handle_no_node(too_large());
+        }
+        if begun != self.begun {
+            self.demand = self.request.demand(begun.as_ref());
+            self.begun = begun;
         }
         self.demand.exclude.clear();
         self.demand.exclude.extend_from_slice(self.run.tried());
@@ -262,7 +282,7 @@ impl TaskHandle {
         self.run.handle_offered(now, lease.node);
         (self.asked, self.whole) = (Some(lease.node), false);
         let left = self.request.time_limit.saturating_sub(now - self.submitted);
-        if let Some(work) = Work::offer(lease, &self.request, left) {
+        if let Some(work) = Work::offer(lease, &self.request, self.begun.as_ref(), left) {
             self.stage = Stage::Working(work);
         } else {
             self.stage = Stage::Idle;
@@ -310,7 +330,8 @@ impl TaskHandle {
             News::Chunk(chunk) => {
                 self.whole = !self.request.stream;
                 self.first_chunk.get_or_insert_with(|| now - self.submitted);
-                self.run.handle_chunk(now);
+                let passed = self.passed.add(self.request.operation, &chunk);
+                self.run.handle_chunk(now, passed);
                 return Some(TaskEvent::Chunk(chunk));
             }
             News::Invalid => self.run.handle_invalid(),
@@ -406,7 +427,7 @@ impl Drop for TaskHandle {
             match action {
                 Action::Abandon => self.abandon(),
                 Action::Finish(outcome) => self.end(&outcome),
-                Action::Choose => {}
+                Action::Choose | Action::Continue => {}
             }
         }
     }

@@ -2,6 +2,7 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
+use iris_core::model::{Abilities, ModelOffer};
 use iris_core::registry::NodeProfile;
 use iris_core::store::{Document, Expect, Key, Store, Write};
 use iris_core::{AccountId, NodeId, Timestamp};
@@ -13,7 +14,7 @@ use iris_protocol::limits::Limits;
 use iris_protocol::message::{Challenge, ErrorCode, Hop, NodeRegister, SessionId};
 use iris_protocol::text::{Bytes32, Label};
 use iris_protocol::transport::TransportError;
-use iris_protocol::version::{NEWEST, OLDEST};
+use iris_protocol::version::{CONTINUE, NEWEST, OLDEST};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -86,7 +87,7 @@ impl Door {
             max_version: NEWEST,
             nonce: Bytes32::from(nonce),
             coordinator: Bytes32::from(*self.identity.public().as_bytes()),
-            capabilities: Vec::new(),
+            capabilities: Label::lossy(CONTINUE).into_iter().collect(),
         };
         let now = self.dispatch.clock.now();
         let mut connection = CoordinatorConnection::new(now, self.limits, challenge);
@@ -216,12 +217,13 @@ impl Door {
         let (commands, receiver) = mpsc::unbounded_channel();
         let text = |label: Option<&str>| label.unwrap_or_default().to_owned();
         let register = &arrival.register;
+        let continues = register.capabilities.iter().any(|named| named.as_str() == CONTINUE);
         let profile = NodeProfile {
             id: node,
             owner,
             name: text(register.name.as_ref().map(Label::as_str)),
             slots: register.slots,
-            models: register.models.clone(),
+            models: within(continues, register.models.clone()),
         };
         let agent_version = text(register.agent_version.as_ref().map(Label::as_str));
         let connected = self.dispatch.clock.calendar();
@@ -232,6 +234,7 @@ impl Door {
                 session,
                 agent_version,
                 connected,
+                continues,
                 identity,
                 window: self.limits.window,
                 commands,
@@ -245,6 +248,16 @@ impl Door {
             Session::new(Arc::clone(&self.dispatch), link, Arc::clone(&self.identity), self.limits);
         tokio::spawn(session.run(arrival, receiver));
     }
+}
+
+/// Takes from what a node offers the abilities that its version of the protocol does not carry.
+pub(crate) fn within(continues: bool, mut models: Vec<ModelOffer>) -> Vec<ModelOffer> {
+    if !continues {
+        for offer in &mut models {
+            offer.abilities = offer.abilities.without(Abilities::CONTINUE);
+        }
+    }
+    models
 }
 
 /// Checks a node's certificate.

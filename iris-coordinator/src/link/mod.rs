@@ -26,7 +26,7 @@ mod handshake;
 mod session;
 mod work;
 
-pub(crate) use handshake::Door;
+pub(crate) use handshake::{Door, within};
 pub use handshake::LinkError;
 pub(crate) use work::{News, Work, fits};
 
@@ -44,6 +44,8 @@ pub(crate) struct NodeLink {
     pub(crate) session: SessionId,
     pub(crate) agent_version: String,
     pub(crate) connected: Timestamp,
+    /// Whether the node can be told of the beginning of an answer.
+    pub(crate) continues: bool,
     identity: PublicIdentity,
     window: Window,
     commands: mpsc::UnboundedSender<Command>,

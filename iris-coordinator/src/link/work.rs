@@ -3,12 +3,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use iris_core::backend::{BackendError, Chunk, Finish};
+use iris_core::backend::{BackendError, Begun, Chunk, Finish};
 use iris_core::{AssignmentId, NodeId};
 use iris_crypto::hop::{ChunkOpener, ChunkSealer, HopError};
 use iris_protocol::frame::{Content, DataFrame, HEADER_LEN, Header, Part};
 use iris_protocol::limits::{MAX_BODY, MAX_CONTENT, SEAL_OVERHEAD};
-use iris_protocol::message::TaskAssign;
+use iris_protocol::message::{BegunSize, TaskAssign};
 use tokio::sync::mpsc;
 
 use super::{Command, NodeLink, Report};
@@ -54,8 +54,14 @@ pub(crate) enum News {
 }
 
 impl Work {
-    /// Offers a task to the node of `lease`; `None` when its session has ended.
-    pub(crate) fn offer(lease: Lease, request: &TaskRequest, time_left: Duration) -> Option<Self> {
+    /// Offers a task to the node of `lease`, with the beginning of its answer if there is one;
+    /// `None` when its session has ended.
+    pub(crate) fn offer(
+        lease: Lease,
+        request: &TaskRequest,
+        begun: Option<&Begun>,
+        time_left: Duration,
+    ) -> Option<Self> {
         let link = Arc::clone(&lease.link);
         let (report, reports) = mpsc::channel(link.window.frames as usize + SPARE_REPORTS);
         // The lock is the node's own. Numbers ascend in the order in which they are sent.
@@ -73,8 +79,16 @@ impl Work {
             prompt_tokens: request.prompt_tokens,
             hop_epoch: keys.epoch,
             body_bytes: 0,
+            begun: match begun {
+                Some(begun) => Some(begun_size(begun)?),
+                None => None,
+            },
         };
-        let body = seal_body(channel.sealer, assignment, &request.body).ok()?;
+        let body = match begun {
+            Some(begun) => Bytes::from([&request.body, begun.text.as_bytes()].concat()),
+            None => request.body.clone(),
+        };
+        let body = seal_body(channel.sealer, assignment, &body).ok()?;
         let length: usize = body.iter().map(|frame| frame.len() - HEADER_LEN).sum();
         let task = TaskAssign { body_bytes: u32::try_from(length).ok()?, ..task };
         // Where the session has ended, the lease returns with the command and ends here.
@@ -166,6 +180,11 @@ impl Work {
             });
         }
     }
+}
+
+fn begun_size(begun: &Begun) -> Option<BegunSize> {
+    let bytes = u32::try_from(begun.text.len()).ok()?;
+    Some(BegunSize { bytes, tokens: begun.tokens })
 }
 
 /// Returns whether a prompt of `length` bytes can travel to a node.

@@ -68,6 +68,34 @@ pub struct GenerateRequest {
     pub stream: bool,
     /// Time left for the whole generation.
     pub time_left: Duration,
+    /// The beginning of the answer, which another backend wrote; only ever set for a streamed
+    /// request and a model that is offered with [`Abilities::CONTINUE`].
+    ///
+    /// [`Abilities::CONTINUE`]: crate::model::Abilities::CONTINUE
+    pub begun: Option<Begun>,
+}
+
+/// The beginning of an answer that its caller has already.
+///
+/// A backend that goes on from it yields what follows and nothing of the beginning, as if it had
+/// written all of it: limits of length count the whole answer, and so does [`Finish::usage`].
+/// What it cannot go on from it refuses with [`BackendError::Rejected`].
+#[derive(Clone, PartialEq, Eq)]
+pub struct Begun {
+    /// The text of the first choice so far; never empty.
+    pub text: String,
+    /// How many tokens that is at least: the pieces in which it came.
+    pub tokens: u32,
+}
+
+impl fmt::Debug for Begun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Answers never reach logs.
+        f.debug_struct("Begun")
+            .field("text", &format_args!("{} bytes", self.text.len()))
+            .field("tokens", &self.tokens)
+            .finish()
+    }
 }
 
 impl fmt::Debug for GenerateRequest {
@@ -79,6 +107,7 @@ impl fmt::Debug for GenerateRequest {
             .field("body", &format_args!("{} bytes", self.body.len()))
             .field("stream", &self.stream)
             .field("time_left", &self.time_left)
+            .field("begun", &self.begun)
             .finish()
     }
 }
@@ -117,7 +146,8 @@ pub struct Finish {
     /// Why the first choice ended: `stop`, `length`, `tool_calls` or `content_filter`, or what
     /// else the server says.
     pub reason: String,
-    /// Tokens read and written; zero where the server does not count.
+    /// Tokens read and written; zero where the server does not count. Of an answer that went on
+    /// from a [`Begun`] one, the beginning counts as written.
     pub usage: Usage,
 }
 

@@ -21,8 +21,9 @@ pub use script::{Gate, Script, Step};
 ///
 /// It refuses bodies that are not JSON objects and models it does not offer; every other request
 /// gets the [`Script`] that the given function makes of it. Time is not looked at: a script that
-/// waits for a [`Gate`] waits until the gate opens or the stream is dropped. Clones share their
-/// [`Counts`].
+/// waits for a [`Gate`] waits until the gate opens or the stream is dropped. A request whose answer
+/// is begun gets what the script says beyond the beginning; a script that begins otherwise fails.
+/// Clones share their [`Counts`].
 #[derive(Clone)]
 pub struct ScriptedBackend {
     offers: Vec<ModelOffer>,
@@ -88,6 +89,7 @@ impl ScriptedBackend {
         }
         let run = Run {
             steps: (self.answer)(request).steps,
+            begun: request.begun.as_ref().map_or_else(String::new, |begun| begun.text.clone()),
             usage: Usage::default(),
             tally: Tally::start(&self.counts),
         };
@@ -140,6 +142,8 @@ pub struct Counts {
 /// A script being carried out.
 struct Run {
     steps: VecDeque<Step>,
+    /// What is left of the beginning that the caller has already.
+    begun: String,
     usage: Usage,
     tally: Tally,
 }
@@ -177,20 +181,40 @@ impl Run {
             match step {
                 Step::Wait(gate) => gate.opened().await,
                 Step::Open(gate) => gate.open(),
+                Step::Chunk(Chunk::Text(text)) => {
+                    self.usage.completion_tokens += 1;
+                    let Some(new) = self.beyond(&text) else {
+                        return Err(self.fail(BackendError::Failed));
+                    };
+                    if !new.is_empty() {
+                        return Ok(Chunk::Text(new));
+                    }
+                }
                 Step::Chunk(chunk) => {
-                    match chunk {
-                        Chunk::Text(_) => self.usage.completion_tokens += 1,
-                        Chunk::Finished(_) => self.tally.end(|counts| counts.finished += 1),
-                        Chunk::Json(_) | Chunk::Whole(_) => {}
+                    if let Chunk::Finished(_) = chunk {
+                        self.tally.end(|counts| counts.finished += 1);
                     }
                     return Ok(chunk);
                 }
-                Step::Error(error) => {
-                    self.tally.end(|counts| counts.failed += 1);
-                    return Err(error);
-                }
+                Step::Error(error) => return Err(self.fail(error)),
             }
         }
+    }
+
+    /// Returns what of `text` the caller does not have; `None` when the beginning is another.
+    fn beyond(&mut self, text: &str) -> Option<String> {
+        let known = text.len().min(self.begun.len());
+        let same = text.as_bytes()[..known] == self.begun.as_bytes()[..known];
+        // Two texts that are the same up to the end of one have a character end there.
+        same.then(|| {
+            self.begun.drain(..known);
+            text[known..].to_owned()
+        })
+    }
+
+    fn fail(&mut self, error: BackendError) -> BackendError {
+        self.tally.end(|counts| counts.failed += 1);
+        error
     }
 }
 
@@ -304,7 +328,9 @@ mod tests {
     use futures::executor::block_on;
 
     use super::*;
+    use crate::backend::Begun;
     use crate::conformance;
+    use crate::model::Abilities;
 
     fn request(stream: bool) -> GenerateRequest {
         let body = json!({
@@ -322,6 +348,7 @@ mod tests {
             body: body.to_string().into(),
             stream,
             time_left: Duration::from_mins(1),
+            begun: None,
         }
     }
 
@@ -334,6 +361,19 @@ mod tests {
         block_on(conformance::backend::run_all(&echo(), request(true)));
         let saying = ScriptedBackend::saying("m".parse().unwrap(), ["a", "b"]);
         block_on(conformance::backend::run_all(&saying, request(true)));
+        let mut offer = ModelOffer::new("m".parse().unwrap(), 10);
+        offer.abilities = Abilities::CONTINUE;
+        let script = Script::saying(["€ one", " ", "two"]);
+        let continuing = ScriptedBackend::new([offer], move |_| script.clone());
+        block_on(conformance::backend::run_all(&continuing, request(true)));
+    }
+
+    #[test]
+    fn script_that_begins_otherwise_cannot_go_on() {
+        let begun = Begun { text: "say this".to_owned(), tokens: 2 };
+        let request = GenerateRequest { begun: Some(begun), ..request(true) };
+        let chunks: Vec<_> = block_on(echo().generate(request).collect());
+        assert_eq!(chunks, [Err(BackendError::Failed)]);
     }
 
     #[test]

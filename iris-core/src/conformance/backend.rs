@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
 use serde_json::{Map, Value};
 
-use crate::backend::{Backend, BackendError, Chunk, GenerateRequest, Operation};
-use crate::model::ModelName;
+use crate::backend::{Backend, BackendError, Begun, Chunk, GenerateRequest, Operation};
+use crate::model::{Abilities, ModelName};
 
 type Answer = BoxStream<'static, Result<Chunk, BackendError>>;
 
@@ -26,6 +26,7 @@ pub async fn run_all(backend: &dyn Backend, request: GenerateRequest) {
     malformed_body_is_the_callers_fault(backend, request).await;
     dropped_answers_leave_it_usable(backend, request).await;
     answers_two_at_a_time(backend, request).await;
+    begun_answer_goes_on(backend, request).await;
 }
 
 /// Checks that the request's model is listed, exactly once.
@@ -114,22 +115,60 @@ pub async fn answers_two_at_a_time(backend: &dyn Backend, request: &GenerateRequ
     finish_stream(&mut first).await;
 }
 
+/// Checks that an answer which was cut after any of its chunks goes on from there, if the model
+/// is offered with [`Abilities::CONTINUE`].
+///
+/// What is said then is compared only where the request gets the same answer twice; its form is
+/// always checked. Answers of which not every chunk is text cannot be cut, and pass.
+pub async fn begun_answer_goes_on(backend: &dyn Backend, request: &GenerateRequest) {
+    let offers = backend.models().await.expect("models() must succeed");
+    let offer = offers.iter().find(|offer| offer.name == request.model);
+    if !offer.is_some_and(|offer| offer.abilities.contains(Abilities::CONTINUE)) {
+        return;
+    }
+    let request = with_stream(request, true);
+    let first = finish_stream(&mut backend.generate(request.clone())).await;
+    let second = finish_stream(&mut backend.generate(request.clone())).await;
+    for cut in 1..=first.len() {
+        let Some(begun) = first[..cut].iter().cloned().collect::<Option<Vec<_>>>() else {
+            return;
+        };
+        let tokens = u32::try_from(begun.len()).expect("an answer is not that long");
+        let text = begun.concat();
+        let begun = Begun { text: text.clone(), tokens };
+        let request = GenerateRequest { begun: Some(begun), ..request.clone() };
+        let rest = finish_stream(&mut backend.generate(request)).await;
+        if first == second {
+            let whole: String = first.iter().flatten().cloned().collect();
+            let rest: String = rest.into_iter().flatten().collect();
+            assert_eq!(text + &rest, whole, "an answer cut after {cut} chunks goes on from there");
+        }
+    }
+}
+
 fn with_stream(request: &GenerateRequest, stream: bool) -> GenerateRequest {
     GenerateRequest { stream, ..request.clone() }
 }
 
-async fn finish_stream(answer: &mut Answer) {
+/// Reads a streamed answer to its end and returns its texts; `None` stands for a JSON step.
+async fn finish_stream(answer: &mut Answer) -> Vec<Option<String>> {
+    let mut texts = Vec::new();
     loop {
         match answer.next().await {
-            Some(Ok(Chunk::Text(text))) => assert!(!text.is_empty(), "a text is never empty"),
+            Some(Ok(Chunk::Text(text))) => {
+                assert!(!text.is_empty(), "a text is never empty");
+                texts.push(Some(text));
+            }
             Some(Ok(Chunk::Json(json))) => {
                 let step = check_json(&json);
                 assert!(!step.contains_key("usage"), "usage belongs into Finished");
+                texts.push(None);
             }
             Some(Ok(Chunk::Whole(_))) => panic!("a streamed answer has no Whole"),
             Some(Ok(Chunk::Finished(finish))) => {
                 assert!(!finish.reason.is_empty(), "an answer ends for a reason");
-                return stays_ended(answer).await;
+                stays_ended(answer).await;
+                return texts;
             }
             Some(Err(error)) => panic!("the request can be answered, but: {error:?}"),
             None => panic!("an answer never ends without Finished or an error"),
@@ -166,21 +205,35 @@ mod tests {
     use crate::model::ModelOffer;
 
     fn check(script: Script) {
+        let offer = ModelOffer::new("m".parse().expect("valid"), 10);
+        check_with(ScriptedBackend::new([offer], move |_| script.clone()));
+    }
+
+    fn check_with(backend: ScriptedBackend) {
         let model: ModelName = "m".parse().expect("valid");
-        let offer = ModelOffer::new(model.clone(), 10);
-        let backend = ScriptedBackend::new([offer], move |_| script.clone());
         let body = Bytes::from_static(br#"{"model":"m","messages":[]}"#);
         let time_left = Duration::from_secs(1);
         let operation = Operation::Chat;
         block_on(run_all(
             &backend,
-            GenerateRequest { operation, model, body, stream: true, time_left },
+            GenerateRequest { operation, model, body, stream: true, time_left, begun: None },
         ));
     }
 
     #[test]
     fn answer_without_faults_passes() {
         check(Script::new().text("a").json(&json!({"choices": []})).text("b"));
+    }
+
+    #[test]
+    #[should_panic(expected = "an answer cut after 1 chunks goes on from there")]
+    fn answer_that_begins_anew_is_found() {
+        let mut offer = ModelOffer::new("m".parse().expect("valid"), 10);
+        offer.abilities = Abilities::CONTINUE;
+        check_with(ScriptedBackend::new([offer], |request| {
+            let begun = request.begun.as_ref().map_or("", |begun| &begun.text);
+            Script::saying([begun, "a", "b"])
+        }));
     }
 
     #[test]

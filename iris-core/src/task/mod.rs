@@ -7,7 +7,7 @@ use crate::id::NodeId;
 
 mod run;
 
-pub use run::{Action, RetryPolicy, TaskRun};
+pub use run::{Action, Passed, RetryPolicy, TaskRun};
 
 /// Where a task is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -116,7 +116,8 @@ pub enum TaskError {
         /// How many nodes had accepted it.
         attempts: u32,
     },
-    /// The node failed after it had answered a part; what was received stays valid.
+    /// The node failed after it had answered a part, and no other could go on from there; what
+    /// was received stays valid.
     #[error("the node that answered was lost before the answer was complete")]
     Interrupted,
 }

@@ -47,15 +47,30 @@ pub enum Action {
     /// [`handle_offered`](TaskRun::handle_offered) or
     /// [`handle_no_node`](TaskRun::handle_no_node).
     Choose,
+    /// The same for an answer whose caller has a part of its text already: choose a node that
+    /// can go on from there.
+    Continue,
     /// Tell the node of the current attempt to stop, and forget the attempt.
     Abandon,
     /// Write the end down and answer the caller. Comes exactly once, and last.
     Finish(Outcome),
 }
 
+/// What a chunk that was passed on means for whichever node comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passed {
+    /// It said nothing, so another node may begin anew after it.
+    Nothing,
+    /// It was plain text; another node can go on from the text so far.
+    Text,
+    /// It was more than another node can be told, so only this one can end the answer.
+    Other,
+}
+
 /// Carries one task to exactly one end.
 ///
-/// The driver calls [`poll_action`](Self::poll_action) until it returns `None`, then waits for
+/// A streamed answer that loses its node is continued by the alternate if all that was passed on
+/// is text; what the caller has then stays as it is. The driver calls [`poll_action`](Self::poll_action) until it returns `None`, then waits for
 /// whichever comes first: news of the current attempt, the caller's leaving, or
 /// [`poll_timeout`](Self::poll_timeout); reports it by the `handle_*` method of that name; and
 /// starts over. News that comes after the end changes nothing.
@@ -72,6 +87,11 @@ pub struct TaskRun {
     offers: u32,
     accepted: u32,
     chunks: u64,
+    texts: u64,
+    others: u64,
+    last: Passed,
+    /// Whether the node that works now goes on from what another wrote.
+    continues: bool,
     ended: Option<TaskState>,
 }
 
@@ -107,6 +127,10 @@ impl TaskRun {
             offers: 0,
             accepted: 0,
             chunks: 0,
+            texts: 0,
+            others: 0,
+            last: Passed::Nothing,
+            continues: false,
             ended: None,
         };
         run.handle_timeout(now);
@@ -136,7 +160,7 @@ impl TaskRun {
         if matches!(self.phase, Phase::Choosing) {
             self.tried.push(node);
             self.offers += 1;
-            let upload = self.policy.accept_per_token.saturating_mul(self.prompt_tokens);
+            let upload = self.policy.accept_per_token.saturating_mul(self.tokens_to_read());
             let until = now + self.policy.accept_within + upload;
             self.phase = Phase::Offered { node, until };
         }
@@ -147,7 +171,7 @@ impl TaskRun {
     /// When nodes had been tried, their failing is the better answer.
     pub fn handle_no_node(&mut self, why: TaskError) {
         if matches!(self.phase, Phase::Choosing) {
-            let error = if self.accepted > 0 { self.nodes_failed() } else { why };
+            let error = if self.accepted > 0 { self.given_up() } else { why };
             self.end(Outcome::Failed(error));
         }
     }
@@ -156,8 +180,9 @@ impl TaskRun {
     pub fn handle_accepted(&mut self, now: Instant) {
         if let Phase::Offered { node, .. } = self.phase {
             self.accepted += 1;
+            self.continues = self.is_begun();
             let first = self.policy.first_chunk_base
-                + self.policy.first_chunk_per_token.saturating_mul(self.prompt_tokens);
+                + self.policy.first_chunk_per_token.saturating_mul(self.tokens_to_read());
             self.phase = Phase::Accepted {
                 node,
                 first_chunk: self.streamed.then_some(now + first),
@@ -181,9 +206,12 @@ impl TaskRun {
     }
 
     /// Records that a chunk came and was passed on.
-    pub fn handle_chunk(&mut self, now: Instant) {
+    pub fn handle_chunk(&mut self, now: Instant, passed: Passed) {
         if let Phase::Accepted { first_chunk, progress, .. } = &mut self.phase {
             self.chunks += 1;
+            self.texts += u64::from(passed == Passed::Text);
+            self.others += u64::from(passed == Passed::Other);
+            self.last = passed;
             *first_chunk = None;
             *progress = now + self.policy.progress_within;
         }
@@ -207,7 +235,13 @@ impl TaskRun {
         };
         if let BackendError::Rejected { status, code, param, message } = error {
             self.attempts.push(Attempt { node, end: AttemptEnd::CallersFault });
-            self.end(Outcome::Failed(TaskError::Rejected { status, code, param, message }));
+            // A request that was half answered is sound; this node could not go on from there.
+            let error = if self.continues {
+                TaskError::Interrupted
+            } else {
+                TaskError::Rejected { status, code, param, message }
+            };
+            self.end(Outcome::Failed(error));
         } else {
             self.fail_over(node, error.into());
         }
@@ -215,7 +249,10 @@ impl TaskRun {
 
     /// Records that the last chunk turned out to be none before the caller saw it.
     pub fn handle_invalid_chunk(&mut self) {
+        let last = std::mem::replace(&mut self.last, Passed::Nothing);
         self.chunks = self.chunks.saturating_sub(1);
+        self.texts = self.texts.saturating_sub(u64::from(last == Passed::Text));
+        self.others = self.others.saturating_sub(u64::from(last == Passed::Other));
         self.handle_invalid();
     }
 
@@ -301,33 +338,46 @@ impl TaskRun {
         self.attempts.push(Attempt { node, end });
         if self.offers_left() {
             self.phase = Phase::Choosing;
-            self.actions.push_back(Action::Choose);
+            let next = if self.is_begun() { Action::Continue } else { Action::Choose };
+            self.actions.push_back(next);
         } else {
-            let error = self.nodes_failed();
-            self.end(Outcome::Failed(error));
+            self.give_up();
         }
     }
 
     /// Moves on after a failure of a node that had accepted.
     fn fail_over(&mut self, node: NodeId, end: AttemptEnd) {
-        if self.streamed && self.chunks > 0 {
-            self.attempts.push(Attempt { node, end });
-            self.end(Outcome::Failed(TaskError::Interrupted));
-        } else if self.accepted < self.policy.max_accepted || end == AttemptEnd::Refused {
+        let alternate = self.accepted < self.policy.max_accepted || end == AttemptEnd::Refused;
+        if alternate && !(self.streamed && self.others > 0) {
             self.try_another(node, end);
         } else {
             self.attempts.push(Attempt { node, end });
-            let error = self.nodes_failed();
-            self.end(Outcome::Failed(error));
+            self.give_up();
         }
+    }
+
+    fn give_up(&mut self) {
+        let error = self.given_up();
+        self.end(Outcome::Failed(error));
+    }
+
+    /// Returns whether the caller has a part of the answer.
+    const fn is_begun(&self) -> bool {
+        self.streamed && self.texts + self.others > 0
+    }
+
+    /// Returns what a node has to read first: the prompt, and what was written so far.
+    fn tokens_to_read(&self) -> u32 {
+        self.prompt_tokens.saturating_add(u32::try_from(self.texts).unwrap_or(u32::MAX))
     }
 
     fn offers_left(&self) -> bool {
         self.offers < self.policy.max_offers
     }
 
-    const fn nodes_failed(&self) -> TaskError {
+    const fn given_up(&self) -> TaskError {
         match self.accepted {
+            _ if self.is_begun() => TaskError::Interrupted,
             // Nobody failed; nobody would have it.
             0 => TaskError::Busy { retry_after_secs: 1 },
             attempts => TaskError::NodesFailed { attempts },
@@ -390,7 +440,7 @@ mod tests {
         let now = Instant::now();
         let mut run = start(now);
         accept(&mut run, now, 0);
-        run.handle_chunk(now);
+        run.handle_chunk(now, Passed::Text);
         run.handle_finished(finish());
         assert_eq!(run.poll_action(), Some(Action::Finish(Outcome::Finished(finish()))));
         assert_eq!(run.state(), TaskState::Finished);
@@ -416,14 +466,73 @@ mod tests {
     }
 
     #[test]
-    fn node_lost_after_a_chunk_leaves_a_typed_partial_answer() {
+    fn node_lost_after_more_than_text_leaves_a_typed_partial_answer() {
         let now = Instant::now();
         let mut run = start(now);
         accept(&mut run, now, 0);
-        run.handle_chunk(now);
+        run.handle_chunk(now, Passed::Other);
         run.handle_lost();
         let outcome = Outcome::Failed(TaskError::Interrupted);
         assert_eq!(run.poll_action(), Some(Action::Finish(outcome)));
+    }
+
+    #[test]
+    fn answer_of_text_goes_on_elsewhere_once_and_begins_anew_while_nothing_was_said() {
+        let now = Instant::now();
+        let mut run = start(now);
+        accept(&mut run, now, 0);
+        run.handle_chunk(now, Passed::Nothing);
+        run.handle_failed(now, BackendError::Failed);
+        assert_eq!(run.poll_action(), Some(Action::Choose));
+
+        let mut run = start(now);
+        accept(&mut run, now, 0);
+        run.handle_chunk(now, Passed::Text);
+        run.handle_lost();
+        assert_eq!(run.poll_action(), Some(Action::Continue));
+        run.handle_offered(now, node(1));
+        run.handle_refused();
+        assert_eq!(run.poll_action(), Some(Action::Continue));
+        accept(&mut run, now, 2);
+        run.handle_failed(now, BackendError::Failed);
+        let interrupted = Action::Finish(Outcome::Failed(TaskError::Interrupted));
+        assert_eq!(run.poll_action(), Some(interrupted));
+    }
+
+    #[test]
+    fn chunk_that_turned_out_to_be_none_is_not_in_the_way_of_going_on() {
+        let now = Instant::now();
+        let mut run = start(now);
+        accept(&mut run, now, 0);
+        run.handle_chunk(now, Passed::Text);
+        run.handle_chunk(now, Passed::Other);
+        run.handle_invalid_chunk();
+        assert_eq!(run.poll_action(), Some(Action::Abandon));
+        assert_eq!(run.poll_action(), Some(Action::Continue));
+    }
+
+    #[test]
+    fn answer_that_nobody_can_continue_is_a_partial_one_and_no_fault_of_the_caller() {
+        let now = Instant::now();
+        let rejected =
+            BackendError::Rejected { status: 400, code: None, param: None, message: "no".into() };
+        let interrupted = Action::Finish(Outcome::Failed(TaskError::Interrupted));
+        let begun = || {
+            let mut run = start(now);
+            accept(&mut run, now, 0);
+            run.handle_chunk(now, Passed::Text);
+            run.handle_lost();
+            assert_eq!(run.poll_action(), Some(Action::Continue));
+            run
+        };
+        let mut run = begun();
+        run.handle_no_node(TaskError::ShuttingDown);
+        assert_eq!(run.poll_action(), Some(interrupted.clone()));
+        let mut run = begun();
+        accept(&mut run, now, 1);
+        run.handle_failed(now, rejected);
+        assert_eq!(run.poll_action(), Some(interrupted));
+        assert_eq!(run.attempts()[1].end, AttemptEnd::CallersFault);
     }
 
     #[test]
@@ -516,7 +625,7 @@ mod tests {
             run.handle_timeout(later);
         }
         assert_eq!(run.poll_action(), None, "100 s of progress are no stall");
-        run.handle_chunk(later);
+        run.handle_chunk(later, Passed::Other);
         run.handle_invalid_chunk();
         assert_eq!(run.poll_action(), Some(Action::Abandon));
         assert_eq!(run.poll_action(), Some(Action::Choose), "the caller has seen nothing yet");
@@ -542,16 +651,72 @@ mod tests {
         assert_eq!(run.poll_action(), Some(Action::Finish(Outcome::Expired)));
     }
 
+    /// Reads along, and sees to it that every node begins where the caller's text ends.
+    #[derive(Default)]
+    struct Caller {
+        /// Words that are numbered by their place in the answer; no node sees another's.
+        text: Vec<usize>,
+        /// Where the node that works now is in the answer.
+        place: usize,
+        letter: u8,
+        open: bool,
+        ends: usize,
+    }
+
+    impl Caller {
+        fn drain(&mut self, run: &mut TaskRun, now: Instant) {
+            while let Some(action) = run.poll_action() {
+                assert_eq!(self.ends, 0, "nothing comes after the end");
+                match action {
+                    Action::Choose | Action::Continue => {
+                        let goes_on = action == Action::Continue;
+                        self.place = if goes_on { self.text.len() } else { 0 };
+                        if !run.streamed {
+                            self.text.clear();
+                        }
+                        run.handle_offered(now, node(self.letter));
+                        self.letter += 1;
+                        self.open = true;
+                    }
+                    Action::Abandon => assert!(std::mem::take(&mut self.open)),
+                    Action::Finish(outcome) => {
+                        self.ends += 1;
+                        assert_eq!(run.state(), outcome.state());
+                        let whole: Vec<usize> = (0..self.text.len()).collect();
+                        assert_eq!(self.text, whole, "each word once and in its place");
+                    }
+                }
+            }
+        }
+
+        fn chunk(&mut self, run: &mut TaskRun, now: Instant, passed: Passed) {
+            if matches!(run.phase, Phase::Accepted { .. }) && passed == Passed::Text {
+                self.text.push(self.place);
+                self.place += 1;
+            }
+            run.handle_chunk(now, passed);
+        }
+
+        /// Finds that a chunk is none before anything of it is passed on.
+        fn refuse(&mut self, run: &mut TaskRun, now: Instant) {
+            if matches!(run.phase, Phase::Accepted { .. }) {
+                run.handle_chunk(now, Passed::Other);
+                run.handle_invalid_chunk();
+            }
+        }
+    }
+
     #[derive(Clone, Copy, Debug)]
     enum News {
         NoNode,
         Accepted,
         Refused,
         Progress,
-        Chunk,
+        Chunk(Passed),
         Finished,
         Failed,
         Invalid,
+        InvalidChunk,
         Lost,
         Cancelled,
         Timeout,
@@ -560,59 +725,58 @@ mod tests {
     fn news() -> impl Strategy<Value = News> {
         use News::*;
         proptest::sample::select(vec![
-            NoNode, Accepted, Accepted, Refused, Progress, Chunk, Finished, Failed, Invalid, Lost,
-            Cancelled, Timeout,
+            NoNode,
+            Accepted,
+            Accepted,
+            Accepted,
+            Refused,
+            Progress,
+            Chunk(Passed::Nothing),
+            Chunk(Passed::Text),
+            Chunk(Passed::Text),
+            Chunk(Passed::Other),
+            Finished,
+            Failed,
+            Invalid,
+            InvalidChunk,
+            Lost,
+            Cancelled,
+            Timeout,
         ])
     }
 
     proptest! {
         #[test]
-        fn whatever_happens_there_is_exactly_one_end(
+        fn whatever_happens_there_is_exactly_one_end_and_each_word_comes_once(
             history in proptest::collection::vec((news(), 0_u64..20), 0..80),
             streamed in proptest::bool::ANY,
         ) {
             let mut now = Instant::now();
             let deadline = now + Duration::from_mins(5);
             let mut run = TaskRun::new(now, deadline, 10, streamed, RetryPolicy::default());
-            let (mut ends, mut letter, mut open) = (0, 0, None);
-            let mut drain = |run: &mut TaskRun, now: Instant| {
-                while let Some(action) = run.poll_action() {
-                    assert_eq!(ends, 0, "nothing comes after the end");
-                    match action {
-                        Action::Choose => {
-                            run.handle_offered(now, node(letter));
-                            letter += 1;
-                            open = Some(());
-                        }
-                        Action::Abandon => assert!(open.take().is_some()),
-                        Action::Finish(outcome) => {
-                            ends += 1;
-                            assert_eq!(run.state(), outcome.state());
-                        }
-                    }
-                }
-                ends
-            };
-            drain(&mut run, now);
+            let mut caller = Caller::default();
+            caller.drain(&mut run, now);
             for (news, seconds) in history {
                 now += Duration::from_secs(seconds);
                 match news {
-                    News::NoNode => run.handle_no_node(TaskError::Interrupted),
+                    News::NoNode => run.handle_no_node(TaskError::ShuttingDown),
                     News::Accepted => run.handle_accepted(now),
                     News::Refused => run.handle_refused(),
                     News::Progress => run.handle_progress(now),
-                    News::Chunk => run.handle_chunk(now),
+                    News::Chunk(passed) => caller.chunk(&mut run, now, passed),
                     News::Finished => run.handle_finished(finish()),
                     News::Failed => run.handle_failed(now, BackendError::Failed),
                     News::Invalid => run.handle_invalid(),
+                    News::InvalidChunk => caller.refuse(&mut run, now),
                     News::Lost => run.handle_lost(),
                     News::Cancelled => run.handle_cancelled(),
                     News::Timeout => run.handle_timeout(now),
                 }
-                drain(&mut run, now);
+                caller.drain(&mut run, now);
             }
             run.handle_timeout(deadline);
-            prop_assert_eq!(drain(&mut run, deadline), 1);
+            caller.drain(&mut run, deadline);
+            prop_assert_eq!(caller.ends, 1);
             prop_assert!(run.tried().len() <= 8);
             prop_assert_eq!(run.poll_timeout(), None);
         }

@@ -2,9 +2,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use iris_core::backend::Begun;
 use iris_crypto::hop::{Channel, ChunkSealer};
 use iris_protocol::frame::DataFrame;
-use iris_protocol::message::TaskAssign;
+use iris_protocol::message::{BegunSize, TaskAssign};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -64,15 +65,34 @@ impl Prompt {
         Ok(last)
     }
 
-    /// Returns the prompt and what seals its answer.
+    /// Returns what the prompt holds and what seals its answer; `None` when it does not hold
+    /// what the task says.
     ///
     /// # Panics
     /// If nothing was received yet.
-    pub(super) fn open(self) -> (TaskAssign, Bytes, ChunkSealer) {
+    pub(super) fn open(self) -> Option<Opened> {
         let channel = self.channels.into_iter().next();
         let channel = channel.expect("a part of the prompt has opened");
-        (self.task, self.body.into(), channel.sealer)
+        let mut body = Bytes::from(self.body);
+        let begun = match self.task.begun {
+            None => None,
+            Some(BegunSize { bytes, tokens }) => {
+                let request = body.len().checked_sub(bytes as usize).filter(|length| *length > 0)?;
+                let text = String::from_utf8(body.split_off(request).into()).ok()?;
+                Some(Begun { text, tokens })
+            }
+        };
+        Some(Opened { task: self.task, body, begun, sealer: channel.sealer })
     }
+}
+
+/// A prompt that is complete.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) task: TaskAssign,
+    pub(super) body: Bytes,
+    pub(super) begun: Option<Begun>,
+    pub(super) sealer: ChunkSealer,
 }
 
 /// A generation and the output of it that waits for room in the connection's window.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use iris_core::ModelName;
 use iris_core::backend::{Backend, BackendError};
-use iris_core::model::{ModelOffer, TokenRate};
+use iris_core::model::{Abilities, ModelOffer, TokenRate};
 use iris_protocol::limits::MAX_MODELS;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
@@ -56,6 +56,12 @@ impl Catalogue {
     pub(super) fn offers(&self) -> Vec<ModelOffer> {
         let listed = self.locked();
         listed.offers.values().map(|(offer, _)| offer.clone()).collect()
+    }
+
+    /// Returns whether the model is offered with `abilities`.
+    pub(super) fn offers_model(&self, model: &ModelName, abilities: Abilities) -> bool {
+        let listed = self.locked();
+        listed.offers.get(model).is_some_and(|(offer, _)| offer.abilities.contains(abilities))
     }
 
     /// Returns the backend that has the model.

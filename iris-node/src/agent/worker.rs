@@ -84,11 +84,12 @@ impl Worker {
     }
 
     async fn generate(&mut self, request: GenerateRequest) -> Result<Finish, BackendError> {
-        let model = request.model.clone();
+        let (model, is_whole) = (request.model.clone(), request.begun.is_none());
         let answer = self.backend.generate(request);
         let mut watch = Stopwatch::default();
         let finish = self.pass_on(answer, &mut watch).await?;
-        if let Some(rate) = watch.rate(finish.usage.completion_tokens) {
+        // The tokens of an answer that was begun elsewhere say nothing about this backend.
+        if is_whole && let Some(rate) = watch.rate(finish.usage.completion_tokens) {
             self.catalogue.record(&model, rate);
         }
         Ok(finish)

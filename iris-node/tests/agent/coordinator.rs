@@ -288,6 +288,7 @@ impl Coordinator {
             prompt_tokens: 10,
             hop_epoch: self.epoch,
             body_bytes: u32::try_from(body.len() + 2 * TAG_LEN).unwrap(),
+            begun: None,
         };
         (task, frames.into())
     }

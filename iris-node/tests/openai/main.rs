@@ -38,6 +38,7 @@ fn request(stream: bool) -> GenerateRequest {
         body: body.to_string().into(),
         stream,
         time_left: AMPLE,
+        begun: None,
     }
 }
 

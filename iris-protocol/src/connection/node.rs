@@ -368,6 +368,9 @@ impl NodeConnection {
         match message {
             CoordinatorMessage::HeartbeatAck(Empty {}) => self.spend(now).map(|()| None),
             CoordinatorMessage::TaskAssign(task) => {
+                if task.begun.is_some_and(|begun| !(1..task.body_bytes).contains(&begun.bytes)) {
+                    return Err(Violation::Length(task.assignment));
+                }
                 let held = self.open(task.assignment, task.hop_epoch, task.body_bytes, false)?;
                 Ok(held.then_some(NodeEvent::Assigned(task)))
             }

@@ -153,6 +153,23 @@ pub struct TaskAssign {
     pub hop_epoch: u32,
     /// Length of all payloads of the `BODY` frames together, 1 to 32 MiB.
     pub body_bytes: u32,
+    /// Set when the caller has the beginning of the answer already, which another node wrote.
+    /// Only for nodes that have the capability [`CONTINUE`](crate::version::CONTINUE), and models
+    /// that are offered with the ability of that name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<BegunSize>,
+}
+
+/// How much of an answer its caller has already.
+///
+/// The text itself ends the prompt: what the `BODY` frames carry, opened, is the request and right
+/// behind it these bytes. The node answers with what follows them and nothing of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BegunSize {
+    /// Length of the text in bytes of UTF-8; at least 1, and less than the prompt's.
+    pub bytes: u32,
+    /// How many tokens that is at least, for limits that count tokens.
+    pub tokens: u32,
 }
 
 /// Asks a node how difficult a task is.

@@ -18,7 +18,7 @@ mod json;
 mod node;
 
 pub use coordinator::{
-    Challenge, ClassifyAssign, CoordinatorMessage, ErrorCode, ErrorMessage, Hop, RegisterAck,
+    BegunSize, Challenge, ClassifyAssign, CoordinatorMessage, ErrorCode, ErrorMessage, Hop, RegisterAck,
     Rekey, Resumed, TaskAssign, Window,
 };
 pub use json::JsonError;

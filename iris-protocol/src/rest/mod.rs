@@ -23,7 +23,7 @@ pub use account::{AccountCreated, KeyCreated, KeyRequest, KeyScope};
 pub use inference::{
     InferenceError, InferenceRequest, InferenceResult, InferenceStatus, Input, InputError,
 };
-pub use node::{Explanation, Health, NodeList, NodeReason, NodeSummary, SkipCount};
+pub use node::{Choice, Explanation, Health, NodeList, NodeReason, NodeSummary, SkipCount};
 pub use secret::Secret;
 
 pub use iris_core::task::TaskState;

@@ -45,16 +45,39 @@ pub struct Explanation {
     pub reasons: Vec<NodeReason>,
     /// The nodes that were never looked at one by one.
     pub skipped: Vec<SkipCount>,
+    /// The choices before this one, of nodes that refused, failed or were lost; the first comes
+    /// first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<Choice>,
+}
+
+/// Why a task once went to a node that it did not stay at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    /// The node that was chosen.
+    pub node: Option<NodeId>,
+    /// The nodes that were compared, the chosen one first; a few.
+    pub reasons: Vec<NodeReason>,
+    /// The nodes that were never looked at one by one.
+    pub skipped: Vec<SkipCount>,
 }
 
 impl Explanation {
-    /// Makes the explanation of `task` out of what its scheduler returned.
-    pub fn new(task: TaskId, explanation: &iris_core::explain::Explanation) -> Self {
+    /// Makes the explanation of `task` out of what its scheduler returned, choice by choice;
+    /// `None` when nothing was chosen yet.
+    pub fn new(task: TaskId, choices: &[iris_core::explain::Explanation]) -> Option<Self> {
+        let mut earlier: Vec<_> = choices.iter().map(Choice::from).collect();
+        let Choice { node, reasons, skipped } = earlier.pop()?;
+        Some(Self { task, node, reasons, skipped, earlier })
+    }
+}
+
+impl From<&iris_core::explain::Explanation> for Choice {
+    fn from(explanation: &iris_core::explain::Explanation) -> Self {
         let chosen = |(_, reason): &&(NodeId, Reason)| *reason == Reason::Chosen;
         let mut compared = explanation.compared.clone();
         compared.sort_by_key(|entry| !chosen(&entry));
         Self {
-            task,
             node: compared.iter().find(chosen).map(|(node, _)| *node),
             reasons: compared.into_iter().map(NodeReason::from).collect(),
             skipped: explanation.skipped.iter().copied().map(SkipCount::from).collect(),

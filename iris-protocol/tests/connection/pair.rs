@@ -59,6 +59,7 @@ pub(crate) fn task(id: u64) -> TaskAssign {
         prompt_tokens: 3,
         hop_epoch: 0,
         body_bytes: 6,
+        begun: None,
     }
 }
 

@@ -9,7 +9,7 @@ use iris_protocol::connection::{
 };
 use iris_protocol::frame::{Acks, Content, Frame, Header, Utf8};
 use iris_protocol::message::{
-    About, ClassifyAssign, ClassifyResult, CoordinatorMessage, Empty, ErrorCode, NodeHeartbeat,
+    About, BegunSize, ClassifyAssign, ClassifyResult, CoordinatorMessage, Empty, ErrorCode, NodeHeartbeat,
     NodeMessage, RefuseReason, Rekey, TaskError, TaskRefuse,
 };
 
@@ -238,6 +238,11 @@ fn a_node_refuses_a_coordinator_that_breaks_the_rules() {
     );
     let empty = iris_protocol::message::TaskAssign { body_bytes: 0, ..task(2) };
     assert_eq!(to_node([offered(empty)]), Err(Violation::Length(AssignmentId(2))));
+    for bytes in [0, 6] {
+        let begun = Some(BegunSize { bytes, tokens: 1 });
+        let begun = iris_protocol::message::TaskAssign { begun, ..task(2) };
+        assert_eq!(to_node([offered(begun)]), Err(Violation::Length(AssignmentId(2))));
+    }
     let future = iris_protocol::message::TaskAssign { hop_epoch: 1, ..task(2) };
     assert_eq!(to_node([offered(future)]), Err(Violation::Epoch));
     let rekey =

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use iris_core::AssignmentId;
 use iris_core::backend::GenerateRequest;
+use iris_core::model::Abilities;
 use iris_protocol::connection::SendError;
 use iris_protocol::frame::{DataFrame, Part};
 use iris_protocol::message::{RefuseReason, TaskAssign};
@@ -15,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
 use super::{Driver, LONGEST_TASK};
-use crate::agent::assignment::{Assignment, Prompt, Running, Stage};
+use crate::agent::assignment::{Assignment, Opened, Prompt, Running, Stage};
 use crate::agent::worker::{CREDIT, Output, Run, Worker};
 use crate::slots::Slot;
 
@@ -45,7 +46,8 @@ impl Driver {
         if self.drain_until.is_some() {
             return Err(RefuseReason::Draining);
         }
-        if self.core.catalogue.backend(&task.model).is_none() {
+        let needs = if task.begun.is_some() { Abilities::CONTINUE } else { Abilities::NONE };
+        if !self.core.catalogue.offers_model(&task.model, needs) {
             return Err(RefuseReason::ModelNotFound);
         }
         self.slots.take().ok_or(RefuseReason::Busy)
@@ -79,7 +81,9 @@ impl Driver {
             return Ok(());
         };
         let deadline = prompt.deadline;
-        let (task, body, sealer) = prompt.open();
+        let Some(Opened { task, body, begun, sealer }) = prompt.open() else {
+            return self.connection.refuse(assignment, RefuseReason::BadRequest);
+        };
         let Some(backend) = self.core.catalogue.backend(&task.model) else {
             return self.connection.refuse(assignment, RefuseReason::ModelNotFound);
         };
@@ -104,6 +108,7 @@ impl Driver {
             body,
             stream: task.enable_streaming,
             time_left: deadline.saturating_duration_since(Instant::now()),
+            begun,
         };
         debug!(%assignment, task = %task.task, ?request, "accepted");
         let running = Running {

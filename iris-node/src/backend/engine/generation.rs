@@ -7,6 +7,7 @@ use iris_core::backend::{BackendError, Chunk, Finish, GenerateRequest, Operation
 use iris_core::model::TokenRate;
 use serde_json::{Value, json};
 
+use super::beginning::Beginning;
 use super::cache::Cache;
 use super::model::Model;
 use super::outgoing::{Gone, Outgoing};
@@ -77,40 +78,58 @@ fn answer(
     let room = context - prompt.len();
     let limit = max_tokens.map_or(room, |most| most.min(room));
 
-    let mut cache = Cache::new(&model.network.config, prompt.len(), context)?;
+    let begun = request.begun.as_ref().map_or("", |begun| &begun.text);
+    if begun.len() / model.tokenizer.longest() >= context {
+        return Err(too_long(context, "messages").into());
+    }
+    let mut beginning = Beginning::read(begun, &model.tokenizer, limit);
+    let read = beginning.tokens.len();
+
+    let mut cache = Cache::new(&model.network.config, prompt.len() + read, context)?;
     let mut scores = Vec::new();
-    for step in prompt.chunks(PROMPT_STEP) {
+    for step in prompt.chunks(PROMPT_STEP).chain(beginning.tokens.chunks(PROMPT_STEP)) {
         outgoing.check()?;
         scores = model.network.forward(step, &mut cache)?;
     }
 
     let mut sampler = Sampler::new(sampling, &prompt);
     let mut outlet = Outlet::new(stops);
-    let mut writer = Writer { request, outgoing, whole: String::new() };
-    let mut written = 0;
+    let mut writer = Writer { request, outgoing, whole: String::new(), known: begun.len() };
+    for token in &beginning.tokens {
+        sampler.take(*token);
+        writer.write(outlet.push(&model.tokenizer.piece(*token)))?;
+    }
+    let (mut written, mut last) = (read, None);
     let started = Instant::now();
     let reason = loop {
-        let token = sampler.choose(scores).ok_or(BackendError::Failed)?;
-        if model.tokenizer.is_end(token) {
-            break "stop";
-        }
-        written += 1;
-        writer.write(outlet.push(&model.tokenizer.piece(token)))?;
         if outlet.stopped() {
             break "stop";
         }
         if written == limit {
             break "length";
         }
-        outgoing.check()?;
-        scores = model.network.forward(&[token], &mut cache)?;
+        if let Some(last) = last {
+            outgoing.check()?;
+            scores = model.network.forward(&[last], &mut cache)?;
+        }
+        let scores = std::mem::take(&mut scores);
+        let token = sampler.choose(scores, |token| beginning.allows(token, &model.tokenizer));
+        let token = token.ok_or(BackendError::Failed)?;
+        if beginning.is_over() && model.tokenizer.is_end(token) {
+            break "stop";
+        }
+        written += 1;
+        last = Some(token);
+        let piece = model.tokenizer.piece(token);
+        beginning.advance(&piece);
+        writer.write(outlet.push(&piece))?;
     };
     writer.write(outlet.finish())?;
     let count = |tokens| u32::try_from(tokens).unwrap_or(u32::MAX);
     let usage = Usage { prompt_tokens: count(prompt.len()), completion_tokens: count(written) };
     let elapsed = started.elapsed();
     writer.finish(reason, usage)?;
-    Ok((usage.completion_tokens, elapsed))
+    Ok((count(written - read), elapsed))
 }
 
 /// Turns a prompt into tokens that leave room for at least one more.
@@ -161,16 +180,28 @@ struct Writer<'a> {
     request: &'a GenerateRequest,
     outgoing: &'a Outgoing,
     whole: String,
+    /// How many bytes of what comes the caller has already.
+    known: usize,
 }
 
 impl Writer<'_> {
-    fn write(&mut self, text: String) -> Result<(), Gone> {
+    fn write(&mut self, mut text: String) -> Result<(), Gone> {
+        if self.known > 0 {
+            text = self.beyond_known(text);
+        }
         if !self.request.stream {
             self.whole += &text;
         } else if !text.is_empty() {
             self.outgoing.send(Ok(Chunk::Text(text)))?;
         }
         Ok(())
+    }
+
+    fn beyond_known(&mut self, mut text: String) -> String {
+        let known = text.floor_char_boundary(self.known);
+        self.known -= known;
+        text.drain(..known);
+        text
     }
 
     fn finish(self, reason: &str, usage: Usage) -> Result<(), Gone> {

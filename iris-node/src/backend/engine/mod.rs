@@ -9,6 +9,10 @@
 //! Between two tokens a generation looks whether somebody still waits for it, so a dropped
 //! stream frees its slot after at most one token, or 32 tokens of a prompt.
 //!
+//! An answer that another node began is continued from its tokens, with their count, penalties and
+//! draws as if they had been written here: where both nodes run the same file and nothing is left
+//! to chance, the whole is the text that one of them would have written.
+//!
 //! What the engine cannot honour it refuses with [`BackendError::Rejected`]: several answers
 //! (`n`), log probabilities, schemas, forced tool calls, images. Tools reach the model's
 //! template, and what the model writes comes back as text. Answers are deterministic unless a
@@ -35,6 +39,7 @@ use self::model::Model;
 use self::outgoing::Item;
 use self::workers::Workers;
 
+mod beginning;
 mod cache;
 mod calendar;
 mod config;

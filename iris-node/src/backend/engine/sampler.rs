@@ -64,18 +64,46 @@ impl Sampler {
         }
     }
 
-    /// Chooses a token by the model's scores; `None` when no score is a number.
-    pub(super) fn choose(&mut self, mut scores: Vec<f32>) -> Option<u32> {
+    /// Chooses a token by the model's scores, among those that are `allowed`; `None` when no
+    /// score of one is a number.
+    ///
+    /// What is not allowed is looked for only when the first choice is not, so that the choice
+    /// among all tokens costs and draws nothing more.
+    pub(super) fn choose(
+        &mut self,
+        mut scores: Vec<f32>,
+        allowed: impl Fn(u32) -> bool,
+    ) -> Option<u32> {
         self.penalize(&mut scores);
-        let token = if self.sampling.temperature == 0.0 {
-            likeliest(&scores)?
-        } else {
-            self.draw(&scores)?
-        };
+        let mut token = self.pick(&scores)?;
+        if !allowed(token) {
+            for (token, score) in (0..).zip(&mut scores) {
+                if !allowed(token) {
+                    *score = f32::NAN;
+                }
+            }
+            token = self.pick(&scores)?;
+        }
+        self.note(token);
+        Some(token)
+    }
+
+    /// Takes in a token that was chosen elsewhere.
+    pub(super) fn take(&mut self, token: u32) {
+        if self.sampling.temperature > 0.0 {
+            self.random.random::<f32>();
+        }
+        self.note(token);
+    }
+
+    fn pick(&mut self, scores: &[f32]) -> Option<u32> {
+        if self.sampling.temperature == 0.0 { likeliest(scores) } else { self.draw(scores) }
+    }
+
+    fn note(&mut self, token: u32) {
         self.history.push(token);
         let count = self.counts.entry(token).or_default();
         *count = count.saturating_add(1);
-        Some(token)
     }
 
     fn penalize(&self, scores: &mut [f32]) {
@@ -149,7 +177,7 @@ mod tests {
 
     fn drawn(sampling: Sampling, scores: &[f32], times: usize) -> Vec<u32> {
         let mut sampler = Sampler::new(sampling, &[]);
-        (0..times).map(|_| sampler.choose(scores.to_vec()).unwrap()).collect()
+        (0..times).map(|_| sampler.choose(scores.to_vec(), |_| true).unwrap()).collect()
     }
 
     fn warm(seed: u64) -> Sampling {
@@ -159,8 +187,8 @@ mod tests {
     #[test]
     fn without_temperature_the_first_of_the_best_wins() {
         assert_eq!(drawn(Sampling::default(), &[0.0, 2.0, f32::NAN, 2.0], 2), [1, 1]);
-        assert_eq!(Sampler::new(Sampling::default(), &[]).choose(vec![f32::NAN]), None);
-        assert_eq!(Sampler::new(warm(1), &[]).choose(vec![f32::NAN]), None);
+        assert_eq!(Sampler::new(Sampling::default(), &[]).choose(vec![f32::NAN], |_| true), None);
+        assert_eq!(Sampler::new(warm(1), &[]).choose(vec![f32::NAN], |_| true), None);
     }
 
     #[test]
@@ -186,11 +214,33 @@ mod tests {
     }
 
     #[test]
+    fn only_what_is_allowed_is_chosen() {
+        let scores = vec![3.0, 2.0, 1.0];
+        for sampling in [Sampling::default(), warm(1)] {
+            let mut sampler = Sampler::new(sampling, &[]);
+            assert_eq!(sampler.choose(scores.clone(), |token| token == 2), Some(2));
+            assert_eq!(sampler.choose(scores.clone(), |_| false), None);
+        }
+    }
+
+    #[test]
+    fn what_was_chosen_elsewhere_leaves_the_sampler_as_if_it_had_chosen_it() {
+        let sampling = Sampling { frequency_penalty: 0.5, ..warm(3) };
+        let scores = [1.0, 1.5, 0.5];
+        let whole = drawn(sampling, &scores, 40);
+        let mut sampler = Sampler::new(sampling, &[]);
+        whole[..20].iter().for_each(|token| sampler.take(*token));
+        let rest: Vec<u32> =
+            (0..20).map(|_| sampler.choose(scores.to_vec(), |_| true).unwrap()).collect();
+        assert_eq!(rest, whole[20..]);
+    }
+
+    #[test]
     fn penalties_turn_to_other_tokens() {
         let scores = [2.0, 1.9];
         let repeat = Sampling { repeat_penalty: Some(1.5), ..Sampling::default() };
         assert_eq!(drawn(repeat, &scores, 2), [0, 1]);
-        assert_eq!(Sampler::new(repeat, &[0]).choose(scores.to_vec()), Some(1));
+        assert_eq!(Sampler::new(repeat, &[0]).choose(scores.to_vec(), |_| true), Some(1));
         let presence = Sampling { presence_penalty: 0.5, ..Sampling::default() };
         assert_eq!(drawn(presence, &scores, 4), [0, 1, 0, 0]);
         let frequency = Sampling { frequency_penalty: 0.5, ..Sampling::default() };

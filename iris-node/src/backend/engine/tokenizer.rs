@@ -90,6 +90,27 @@ impl Tokenizer {
 
     /// Turns a prompt into tokens; markers in it count as the tokens that they name.
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, shimmytok::Error> {
+        let mut tokens = self.encode_marked(text)?;
+        let start = self.inner.bos_token();
+        if self.adds_start && tokens.first() != Some(&start) {
+            tokens.insert(0, start);
+        }
+        Ok(tokens)
+    }
+
+    /// Returns tokens whose pieces make up a part of an answer; none when it cannot be told how
+    /// it was spelt.
+    pub(super) fn spell(&self, text: &str) -> Vec<u32> {
+        // Some vocabularies put a space before whatever they are given.
+        let forms = [Some(text), text.strip_prefix(' ')].into_iter().flatten();
+        let spelt = forms.filter_map(|form| self.encode_marked(form).ok());
+        let pieces = |tokens: &[u32]| -> Vec<u8> {
+            tokens.iter().flat_map(|token| self.piece(*token)).collect()
+        };
+        spelt.into_iter().find(|tokens| pieces(tokens) == text.as_bytes()).unwrap_or_default()
+    }
+
+    fn encode_marked(&self, text: &str) -> Result<Vec<u32>, shimmytok::Error> {
         let mut tokens = Vec::new();
         let (mut rest, mut plain) = (text, 0);
         while let Some(next) = rest[plain..].chars().next() {
@@ -104,10 +125,6 @@ impl Tokenizer {
             }
         }
         self.encode_plain(rest, &mut tokens)?;
-        let start = self.inner.bos_token();
-        if self.adds_start && tokens.first() != Some(&start) {
-            tokens.insert(0, start);
-        }
         Ok(tokens)
     }
 

@@ -10,11 +10,12 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::poll_fn;
 use futures::stream::{self, BoxStream, StreamExt};
-use iris_core::backend::{BackendError, Chunk, Finish, GenerateRequest, Operation};
+use iris_core::backend::{BackendError, Chunk, Finish, GenerateRequest, Usage};
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use serde_json::value::RawValue;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
+use super::begun::Seam;
 use super::event::usage;
 use super::failure;
 use super::object::{Members, ObjectWriter, Text, on_one_line};
@@ -50,7 +51,14 @@ async fn answer(
     request: &GenerateRequest,
     deadline: Instant,
 ) -> Result<BoxStream<'static, Item>, BackendError> {
-    let body = prepare(request)?;
+    let says_continue = match request.begun {
+        Some(_) => server.says_continue().ok_or(BackendError::Unavailable)?,
+        None => false,
+    };
+    let Some(body) = prepare(request, says_continue)? else {
+        let finish = Finish { reason: "length".to_owned(), usage: Usage::default() };
+        return Ok(stream::iter([Ok(Chunk::Finished(finish))]).boxed());
+    };
     let accepted = if request.stream { "text/event-stream" } else { "application/json" };
     let sent = server
         .post(request.operation)
@@ -76,8 +84,16 @@ async fn answer(
             BackendError::Malformed
         });
     }
-    let streamed = Streamed::new(response, request.operation, deadline);
-    Ok(stream::unfold(Some(streamed), |streamed| async move { streamed?.next().await }).boxed())
+    let mut reader = EventReader::new(request.operation);
+    if request.begun.is_some() {
+        reader.leave_out_server();
+    }
+    let streamed = Streamed::new(response, reader, deadline);
+    let chunks = stream::unfold(Some(streamed), |streamed| async move { streamed?.next().await });
+    Ok(match &request.begun {
+        Some(begun) => Seam::new(begun).join(chunks.boxed()),
+        None => chunks.boxed(),
+    })
 }
 
 fn is_json(response: &reqwest::Response) -> bool {
@@ -122,11 +138,11 @@ struct Streamed {
 }
 
 impl Streamed {
-    fn new(response: reqwest::Response, operation: Operation, deadline: Instant) -> Self {
+    fn new(response: reqwest::Response, reader: EventReader, deadline: Instant) -> Self {
         Self {
             body: response.bytes_stream().boxed(),
             events: SseReader::default(),
-            reader: EventReader::new(operation),
+            reader,
             deadline: Box::pin(sleep_until(deadline)),
         }
     }

@@ -11,6 +11,7 @@ use futures::stream::BoxStream;
 use iris_core::backend::{Backend, BackendError, Chunk, GenerateRequest};
 use iris_core::model::ModelOffer;
 
+mod begun;
 mod event;
 mod failure;
 mod generation;

@@ -31,12 +31,18 @@ const MAX_MODELS: usize = 1000;
 pub(super) struct Seen {
     kind: Option<Kind>,
     pub(super) slots: Option<u32>,
+    says_continue: bool,
 }
 
 impl Seen {
     /// Returns whether the list may hold models that are not loaded.
     pub(super) fn may_load(self) -> bool {
         self.kind == Some(Kind::Plain)
+    }
+
+    /// Returns whether a request has to say that its last message goes on, if that is known.
+    pub(super) fn says_continue(self) -> Option<bool> {
+        self.kind.map(|_| self.says_continue)
     }
 }
 
@@ -60,6 +66,8 @@ impl Kind {
 struct Facts {
     offers: Vec<ModelOffer>,
     slots: Option<u32>,
+    /// Whether a request has to say that its last message goes on.
+    says_continue: bool,
 }
 
 /// Lists the models that are loaded.
@@ -68,7 +76,9 @@ pub(super) async fn models(server: &Server) -> Result<Vec<ModelOffer>, BackendEr
     let facts = timeout(PROBE_TIME, recognise(server, known)).await;
     let facts = facts.unwrap_or(Err(BackendError::Timeout));
     *server.seen.lock().unwrap_or_else(PoisonError::into_inner) = match &facts {
-        Ok((kind, facts)) => Seen { kind: Some(*kind), slots: facts.slots },
+        Ok((kind, Facts { slots, says_continue, .. })) => {
+            Seen { kind: Some(*kind), slots: *slots, says_continue: *says_continue }
+        }
         Err(_) => Seen::default(),
     };
     let (_, Facts { mut offers, .. }) = facts.map_err(|error| server.redacted(error))?;
@@ -112,7 +122,7 @@ async fn ollama(server: &Server) -> Result<Option<Facts>, BackendError> {
         let model = read::<OllamaModel>(response).await?.unwrap_or_default();
         offers.extend(running.offer(&model));
     }
-    Ok(Some(Facts { offers, slots: None }))
+    Ok(Some(Facts { offers, ..Facts::default() }))
 }
 
 async fn llama_cpp(server: &Server) -> Result<Option<Facts>, BackendError> {

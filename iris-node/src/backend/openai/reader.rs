@@ -39,6 +39,11 @@ impl EventReader {
         }
     }
 
+    /// Says nothing of the server's build or service: another one has named its own already.
+    pub(super) const fn leave_out_server(&mut self) {
+        self.has_told_server = true;
+    }
+
     /// Reads the data of one event.
     pub(super) fn read(&mut self, data: &[u8]) -> Result<Step, BackendError> {
         if data.trim_ascii() == b"[DONE]" {

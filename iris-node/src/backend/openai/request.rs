@@ -6,10 +6,11 @@
 use std::fmt;
 
 use bytes::Bytes;
-use iris_core::backend::{BackendError, GenerateRequest};
+use iris_core::backend::{BackendError, GenerateRequest, Operation};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::begun;
 use super::object::{Members, ObjectWriter, Text, depth};
 
 /// Levels of arrays and objects that a body may have.
@@ -56,8 +57,17 @@ const GRAMMARS: [&str; 8] = [
     "structured_outputs",
 ];
 
-/// Returns the body to send for `request`.
-pub(super) fn prepare(request: &GenerateRequest) -> Result<Bytes, BackendError> {
+/// Members that say how long an answer may be.
+const LIMITS: [&str; 3] = ["max_completion_tokens", "max_tokens", "n_predict"];
+
+/// Returns the body to send for `request`; `None` when its answer is as long as it may be already.
+///
+/// An answer that is begun needs `says_continue` where the server has to be told by name that its
+/// last message goes on.
+pub(super) fn prepare(
+    request: &GenerateRequest,
+    says_continue: bool,
+) -> Result<Option<Bytes>, BackendError> {
     if depth(&request.body) > MAX_DEPTH {
         return Err(rejected(None, "the body is nested too deeply"));
     }
@@ -71,6 +81,12 @@ pub(super) fn prepare(request: &GenerateRequest) -> Result<Bytes, BackendError> 
         return Err(rejected(Some(name), "the body has this member twice"));
     }
     check_model(&members, request)?;
+    if let Some(begun) = &request.begun {
+        check_continuable(&members, request)?;
+        if LIMITS.into_iter().any(|name| limit(&members, name).is_some_and(|n| n <= begun.tokens)) {
+            return Ok(None);
+        }
+    }
 
     let mut body = ObjectWriter::with_capacity(request.body.len() + 64);
     for (name, value) in members.iter() {
@@ -80,15 +96,27 @@ pub(super) fn prepare(request: &GenerateRequest) -> Result<Bytes, BackendError> 
         if GRAMMARS.contains(&name) && value.get().len() > MAX_GRAMMAR {
             return Err(rejected(Some(name), "the grammar or schema is too large"));
         }
-        match name {
-            "messages" => check_messages(value)?,
-            "n_predict" => {
-                body.member(name, bounded_predict(value).to_string().as_bytes());
-                continue;
-            }
-            _ => {}
+        if name == "messages" {
+            check_messages(value)?;
         }
-        body.member(name, value.get().as_bytes());
+        match (name, &request.begun) {
+            ("messages", Some(begun)) if request.operation == Operation::Chat => {
+                body.member(name, &with_answer(value, &begun.text)?);
+            }
+            ("prompt", Some(begun)) if request.operation == Operation::Completion => {
+                body.member(name, &with_text(value, &begun.text)?);
+            }
+            ("add_generation_prompt" | "continue_final_message", Some(_)) => {}
+            (name, begun) if LIMITS.contains(&name) => {
+                let written = begun.as_ref().map_or(0, |begun| begun.tokens);
+                body.member(name, &rest_of(name, value, written));
+            }
+            _ => body.member(name, value.get().as_bytes()),
+        }
+    }
+    if request.begun.is_some() && says_continue && request.operation == Operation::Chat {
+        body.member("continue_final_message", b"true");
+        body.member("add_generation_prompt", b"false");
     }
     if request.stream {
         body.member("stream", b"true");
@@ -96,7 +124,82 @@ pub(super) fn prepare(request: &GenerateRequest) -> Result<Bytes, BackendError> 
     } else {
         body.member("stream", b"false");
     }
-    Ok(body.finish().into())
+    Ok(Some(body.finish().into()))
+}
+
+/// Refuses requests whose answer is more than one text that goes on from any place.
+fn check_continuable(members: &Members<'_>, request: &GenerateRequest) -> Result<(), BackendError> {
+    if !request.stream {
+        return Err(rejected(None, "an answer that is not streamed cannot be continued"));
+    }
+    let one_text = |name: &&str| match members.get(name).map_or("null", RawValue::get) {
+        "null" | "false" | "\"\"" => true,
+        "1" => matches!(*name, "n" | "best_of"),
+        value => *name == "response_format" && is_plain_text(value),
+    };
+    let others = ["n", "best_of", "echo", "suffix", "use_beam_search"];
+    let fault = others.iter().chain(&GRAMMARS).find(|name| !one_text(name));
+    match fault {
+        Some(name) => Err(rejected(Some(name), "such an answer cannot be continued elsewhere")),
+        None => Ok(()),
+    }
+}
+
+fn is_plain_text(format: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Format<'a> {
+        #[serde(borrow, rename = "type")]
+        kind: Text<'a>,
+    }
+    serde_json::from_str(format).is_ok_and(|Format { kind: Text(kind) }| kind == "text")
+}
+
+/// Adds the beginning of the answer to a chat.
+fn with_answer(messages: &RawValue, answer: &str) -> Result<Vec<u8>, BackendError> {
+    let (answer, _) = begun::split(answer);
+    let fault = || rejected(Some("messages"), "the answer to this chat cannot be continued");
+    let last = serde_json::from_str::<Vec<Role<'_>>>(messages.get());
+    let last = last.map_err(|_| fault())?.pop().ok_or_else(fault)?;
+    // Two messages by the assistant in a row mean something else to every server.
+    if last.role.is_some_and(|Text(role)| role == "assistant") {
+        return Err(fault());
+    }
+    let open = messages.get().trim_end().strip_suffix(']').ok_or_else(fault)?;
+    if answer.is_empty() {
+        return Ok(messages.get().into());
+    }
+    let message = serde_json::json!({ "role": "assistant", "content": answer });
+    Ok(format!("{open},{message}]").into())
+}
+
+#[derive(serde::Deserialize)]
+struct Role<'a> {
+    #[serde(borrow, default)]
+    role: Option<Text<'a>>,
+}
+
+/// Adds the beginning of the answer to a text that is being completed.
+fn with_text(prompt: &RawValue, answer: &str) -> Result<Vec<u8>, BackendError> {
+    let (answer, _) = begun::split(answer);
+    let prompt: String = serde_json::from_str(prompt.get())
+        .map_err(|_| rejected(Some("prompt"), "only one text can be completed elsewhere"))?;
+    Ok(serde_json::Value::String(prompt + answer).to_string().into())
+}
+
+/// Returns a limit of the answer's length; `None` where there is none.
+fn limit(members: &Members<'_>, name: &str) -> Option<u32> {
+    members.get(name)?.get().parse().ok()
+}
+
+/// Returns what a limit leaves to an answer of which `written` tokens are there.
+fn rest_of(name: &str, value: &RawValue, written: u32) -> Vec<u8> {
+    if name == "n_predict" {
+        return (bounded_predict(value) - written.min(MAX_PREDICT - 1)).to_string().into();
+    }
+    match value.get().parse::<u32>() {
+        Ok(limit) if written > 0 => limit.saturating_sub(written).to_string().into(),
+        _ => value.get().into(),
+    }
 }
 
 fn check_model(members: &Members<'_>, request: &GenerateRequest) -> Result<(), BackendError> {
@@ -248,7 +351,7 @@ impl<'de> Visitor<'de> for Walk {
 mod tests {
     use std::time::Duration;
 
-    use iris_core::backend::Operation;
+    use iris_core::backend::Begun;
 
     use super::*;
 
@@ -259,8 +362,88 @@ mod tests {
             body: Bytes::copy_from_slice(body.as_bytes()),
             stream,
             time_left: Duration::from_secs(1),
+            begun: None,
         };
-        prepare(&request).map(|body| String::from_utf8(body.to_vec()).unwrap())
+        let body = prepare(&request, false)?.expect("nothing is begun");
+        Ok(String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    fn continued(
+        operation: Operation,
+        members: &str,
+        text: &str,
+        says_continue: bool,
+    ) -> Result<Option<String>, BackendError> {
+        let request = GenerateRequest {
+            operation,
+            model: "m".parse().unwrap(),
+            body: format!(r#"{{"model":"m",{members}}}"#).into(),
+            stream: true,
+            time_left: Duration::from_secs(1),
+            begun: Some(Begun { text: text.to_owned(), tokens: 4 }),
+        };
+        let body = prepare(&request, says_continue)?;
+        let end = r#","stream":true,"stream_options":{"include_usage":true}}"#;
+        Ok(body.map(|body| {
+            let body = std::str::from_utf8(&body).unwrap();
+            let members = body.strip_prefix(r#"{"model":"m","#).unwrap();
+            members.strip_suffix(end).unwrap().to_owned()
+        }))
+    }
+
+    const CHAT: &str = r#""messages":[ {"role":"user","content":"Hi"} ]"#;
+
+    #[test]
+    fn begun_answer_becomes_the_last_message_and_keeps_its_last_space_back() {
+        let last = r#","messages":[ {"role":"user","content":"Hi"} ,{"content":"a \"b\"","role":"assistant"}]"#;
+        let sent = continued(Operation::Chat, CHAT, "a \"b\" \n", false).unwrap().unwrap();
+        assert_eq!(format!(",{sent}"), last);
+        let sent = continued(Operation::Chat, CHAT, "a \"b\"", true).unwrap().unwrap();
+        let named = r#","continue_final_message":true,"add_generation_prompt":false"#;
+        assert_eq!(format!(",{sent}"), format!("{last}{named}"));
+        let sent = continued(Operation::Chat, CHAT, " \n", false).unwrap().unwrap();
+        assert_eq!(sent, CHAT, "white space alone is no message");
+        let sent = continued(Operation::Completion, r#""prompt":"On\u0063e ""#, "upon ", true);
+        assert_eq!(sent.unwrap().unwrap(), r#""prompt":"Once upon""#);
+    }
+
+    #[test]
+    fn limits_count_what_was_begun() {
+        for (limits, left) in [
+            (r#""max_tokens":10"#, Some(r#""max_tokens":6"#)),
+            (r#""max_completion_tokens":5"#, Some(r#""max_completion_tokens":1"#)),
+            (r#""n_predict":-1"#, Some(r#""n_predict":32764"#)),
+            (r#""max_tokens":null"#, Some(r#""max_tokens":null"#)),
+            (r#""max_tokens":4"#, None),
+            (r#""n_predict":3"#, None),
+        ] {
+            let sent = continued(Operation::Completion, &format!(r#""prompt":"",{limits}"#), "a", false);
+            let expected = left.map(|left| format!(r#""prompt":"a",{left}"#));
+            assert_eq!(sent.unwrap(), expected, "{limits}");
+        }
+    }
+
+    #[test]
+    fn answers_that_are_more_than_one_text_cannot_be_continued() {
+        let param = |operation, members: &str| match continued(operation, members, "a", true) {
+            Err(BackendError::Rejected { status: 400, param, .. }) => param,
+            Ok(_) => None,
+            other => panic!("{members} gave {other:?}"),
+        };
+        for (member, param_at_fault) in [
+            (r#""n":2"#, Some("n")),
+            (r#""n":1,"echo":false,"response_format":{"type":"text"},"suffix":null"#, None),
+            (r#""response_format":{"type":"json_object"}"#, Some("response_format")),
+            (r#""grammar":"root ::= x""#, Some("grammar")),
+            (r#""echo":true"#, Some("echo")),
+        ] {
+            let members = format!("{CHAT},{member}");
+            assert_eq!(param(Operation::Chat, &members).as_deref(), param_at_fault, "{member}");
+        }
+        let own = r#""messages":[{"role":"user","content":"Hi"},{"role":"assistant","content":"So"}]"#;
+        assert_eq!(param(Operation::Chat, own).as_deref(), Some("messages"));
+        assert_eq!(param(Operation::Chat, r#""messages":[]"#).as_deref(), Some("messages"));
+        assert_eq!(param(Operation::Completion, r#""prompt":["a"]"#).as_deref(), Some("prompt"));
     }
 
     fn refused_param(body: &str) -> Option<String> {

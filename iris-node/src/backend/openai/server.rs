@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use iris_core::backend::{BackendError, Operation};
@@ -194,6 +194,12 @@ impl Server {
     pub(super) fn post_json(&self, path: &str, body: String) -> reqwest::RequestBuilder {
         let request = self.client.post(endpoint(&self.root, path));
         request.header(reqwest::header::CONTENT_TYPE, "application/json").body(body)
+    }
+
+    /// Returns whether the server has to be told by name that its last message goes on; `None`
+    /// while it is not known what server it is.
+    pub(super) fn says_continue(&self) -> Option<bool> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).says_continue()
     }
 
     /// Takes this server's address and key out of what it says.

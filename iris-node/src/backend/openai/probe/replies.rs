@@ -121,7 +121,7 @@ impl From<LmStudioOld> for Facts {
             Some(offer)
         });
         // It works on one request after the other.
-        Self { offers: offers.collect(), slots: Some(1) }
+        Self { offers: offers.collect(), slots: Some(1), ..Self::default() }
     }
 }
 
@@ -179,6 +179,9 @@ pub(super) struct LlamaCppProps {
     model_path: String,
     #[serde(default)]
     modalities: LlamaCppModalities,
+    /// Such as `b5300-0123abc`.
+    #[serde(default)]
+    build_info: String,
 }
 
 #[derive(Deserialize)]
@@ -201,11 +204,20 @@ impl LlamaCppProps {
             offer.abilities = Abilities::JSON_SCHEMA
                 .union(Abilities::TOOLS)
                 .union(Abilities::LOGPROBS)
-                .union(Abilities::CONTINUE)
+                .union(granted(continues(&self.build_info), Abilities::CONTINUE))
                 .union(granted(self.modalities.vision, Abilities::VISION));
         }
-        Facts { slots: Some(self.total_slots), ..facts }
+        // Newer builds repeat a last message that they were not told to continue.
+        Facts { slots: Some(self.total_slots), says_continue: true, ..facts }
     }
+}
+
+/// Returns whether a build of llama.cpp goes on from a last message by the assistant.
+fn continues(build_info: &str) -> bool {
+    let number = build_info.strip_prefix('b').and_then(|rest| rest.split('-').next());
+    // Who builds from a copy without its history gets the number 0 or 1. What tells nothing is
+    // from before such numbers were told.
+    number.and_then(|number| number.parse().ok()).is_some_and(|n: u32| n <= 1 || n >= 5300)
 }
 
 /// Any server, `/v1/models`, with what vLLM, llama.cpp and hosted services add to it.
@@ -246,17 +258,22 @@ impl From<ModelList> for Facts {
             let status = model.status.as_ref().and_then(|status| status.value.as_deref());
             status.is_none_or(|status| status == "loaded")
         };
+        let mut says_continue = false;
         let offers = list.data.into_iter().filter(loaded).filter_map(|model| {
             let context = model.max_model_len.or(model.context_length).unwrap_or(0);
             let mut offer = offer(&model.id, context)?;
             let counted = model.meta.and_then(|meta| meta.n_params);
             offer.parameters = counted.or_else(|| parameters_in(&model.id));
             if model.owned_by.as_deref() == Some("vllm") {
-                offer.abilities = Abilities::JSON_SCHEMA.union(Abilities::LOGPROBS);
+                offer.abilities = Abilities::JSON_SCHEMA
+                    .union(Abilities::LOGPROBS)
+                    .union(Abilities::CONTINUE);
+                says_continue = true;
             }
             Some(offer)
         });
-        Self { offers: offers.collect(), slots: None }
+        let offers = offers.collect();
+        Self { offers, slots: None, says_continue }
     }
 }
 
@@ -392,7 +409,18 @@ mod tests {
         let offer = &facts.offers[0];
         assert_eq!((offer.context_length, offer.parameters), (2048, Some(134_515_008)));
         assert_eq!(offer.quantization.as_deref(), Some("Q8_0"));
+        assert!(offer.abilities.contains(Abilities::CONTINUE) && facts.says_continue);
         assert_eq!(facts.slots, Some(3));
+    }
+
+    #[test]
+    fn builds_of_llama_cpp_that_begin_a_new_message_are_known() {
+        for build in ["b5300-c0ffee", "b9021", "b0-unknown", "b1-0123abc"] {
+            assert!(continues(build), "{build}");
+        }
+        for build in ["", "unknown", "b4719-d7b31a9d", "b5299"] {
+            assert!(!continues(build), "{build}");
+        }
     }
 
     #[test]
@@ -409,6 +437,8 @@ mod tests {
         let [vllm, bare] = &facts.offers[..] else { panic!("{facts:?}") };
         assert_eq!((vllm.context_length, vllm.parameters), (40960, Some(8_000_000_000)));
         assert_eq!((bare.name.as_str(), bare.context_length), ("bare", 0));
+        assert!(vllm.abilities.contains(Abilities::CONTINUE) && facts.says_continue);
+        assert!(!bare.abilities.contains(Abilities::CONTINUE));
     }
 
     #[test]
