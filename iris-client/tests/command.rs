@@ -200,7 +200,8 @@ async fn a_task_is_explained_in_sentences() {
     assert_eq!((ran.code, &ran.out), (Some(0), &lines), "{}", ran.err);
     assert_eq!(coordinator.seen()[0].call, format!("GET /inference/{TASK}/explain"));
 
-    let reasons = r#""reasons":[{"node":"abcdefghijklmnopqrstuvwx27","reason":"chosen","sentence":"Good."}]"#;
+    let reasons =
+        r#""reasons":[{"node":"abcdefghijklmnopqrstuvwx27","reason":"chosen","sentence":"Good."}]"#;
     let choice = format!(r#""node":"abcdefghijklmnopqrstuvwx27",{reasons},"skipped":[]"#);
     let twice = format!(r#"{{"task":"{TASK}",{choice},"earlier":[{{{choice}}}]}}"#);
     let coordinator = Scripted::always(move || json(200, &[], &twice)).await;

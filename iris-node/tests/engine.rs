@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use iris_core::backend::{Backend, BackendError, Chunk, Finish, GenerateRequest, Operation};
+use iris_core::backend::{Backend, BackendError, Begun, Chunk, Finish, GenerateRequest, Operation};
 use iris_core::model::Abilities;
 use iris_node::backend::engine::{BUNDLED_MODEL, Engine, EngineSettings};
 use serde_json::{Value, json};
@@ -145,6 +145,104 @@ async fn a_cut_answer_continues_where_it_ended() {
     let messages = body["messages"].as_array_mut().unwrap();
     messages.push(json!({"role": "assistant", "content": begun}));
     assert_eq!(chat(&engine, &body).await.unwrap().0, rest);
+}
+
+/// Streams what follows the beginning of an answer.
+async fn rest(
+    engine: &Engine,
+    body: &Value,
+    begun: &[String],
+) -> Result<(String, Finish), BackendError> {
+    let tokens = u32::try_from(begun.len()).unwrap();
+    let begun = Some(Begun { text: begun.concat(), tokens });
+    let mut text = String::new();
+    let request = GenerateRequest { begun, ..request(Operation::Chat, body, true) };
+    for chunk in chunks(engine, request).await? {
+        match chunk {
+            Chunk::Text(part) => text += &part,
+            Chunk::Finished(finish) => return Ok((text, finish)),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    panic!("the stream ended without an end");
+}
+
+/// Streams a chat and returns its pieces and its end.
+async fn pieces(engine: &Engine, body: &Value) -> (Vec<String>, Finish) {
+    let mut pieces = Vec::new();
+    for chunk in chunks(engine, request(Operation::Chat, body, true)).await.unwrap() {
+        match chunk {
+            Chunk::Text(part) => pieces.push(part),
+            Chunk::Finished(finish) => return (pieces, finish),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    panic!("the stream ended without an end");
+}
+
+#[tokio::test]
+async fn an_answer_cut_anywhere_goes_on_as_if_nothing_had_happened() {
+    let engine = engine();
+    let prompts = include_str!("data/prompts.jsonl").lines().enumerate();
+    let (mut cuts, mut same) = (0, 0);
+    for (number, prompt) in prompts.map(|(n, line)| (n, serde_json::from_str(line).unwrap())) {
+        let prompt: Value = prompt;
+        let body = json!({"messages": prompt["messages"], "max_tokens": 160});
+        let (pieces, finish) = pieces(&engine, &body).await;
+        // Every tenth answer is cut after each of its pieces, the others in their middle.
+        let places = if number % 10 == 0 {
+            (1..=pieces.len()).collect()
+        } else {
+            vec![pieces.len().div_ceil(2)]
+        };
+        for place in places {
+            let (text, end) = rest(&engine, &body, &pieces[..place]).await.unwrap();
+            cuts += 1;
+            same += i32::from(text == pieces[place..].concat() && end == finish);
+        }
+    }
+    println!("{same} of {cuts} cut answers end as the uncut ones, with the same usage");
+    assert!(cuts > 200, "the fixture has longer answers");
+    assert_eq!(same, cuts);
+}
+
+#[tokio::test]
+async fn stops_limits_and_draws_count_what_was_begun() {
+    let engine = engine();
+    let settings = [
+        json!({"stop": ["runs a model"]}),
+        json!({"stop": ["Iris net", "never said"]}),
+        json!({"max_tokens": 12}),
+        json!({"temperature": 1.5, "seed": 7}),
+        json!({"temperature": 0.7, "seed": 3, "frequency_penalty": 1.0, "top_p": 0.9}),
+        json!({"presence_penalty": 1.5, "repeat_penalty": 1.3}),
+    ];
+    for setting in settings {
+        let mut body = question("What is a node?");
+        body.as_object_mut().unwrap().extend(setting.as_object().unwrap().clone());
+        let (pieces, finish) = pieces(&engine, &body).await;
+        for place in 1..=pieces.len() {
+            let (text, end) = rest(&engine, &body, &pieces[..place]).await.unwrap();
+            let whole = pieces[..place].concat() + &text;
+            assert_eq!(whole, pieces.concat(), "{setting} after {place}");
+            assert_eq!(end, finish, "{setting} after {place}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_another_model_began_is_gone_on_from_as_well() {
+    let engine = engine();
+    let body = question("What is a node?");
+    for begun in ["A nod", "Ein Knoten ist ", "€ é \u{fffd}", " A node", "<|end|>"] {
+        let (text, finish) = rest(&engine, &body, &[begun.to_owned()]).await.unwrap();
+        assert!(["stop", "length"].contains(&finish.reason.as_str()), "{begun:?} {text:?}");
+        assert!(!text.starts_with(begun), "{begun:?} comes once: {text:?}");
+    }
+    let (text, _) = rest(&engine, &body, &["A nod".to_owned()]).await.unwrap();
+    assert!(text.starts_with("e is a machine"), "{text:?}");
+    let long = rest(&engine, &body, &["x ".repeat(100_000)]).await;
+    assert!(matches!(long, Err(BackendError::Rejected { status: 400, .. })), "{long:?}");
 }
 
 #[tokio::test]

@@ -77,9 +77,8 @@ impl TaskRequest {
 
     /// Returns what a node has to have, for the answer from its start or from where it stands.
     fn demand(&self, begun: Option<&Begun>) -> Demand {
-        let (written, more) = begun.map_or((0, Abilities::NONE), |begun| {
-            (begun.tokens, Abilities::CONTINUE)
-        });
+        let (written, more) =
+            begun.map_or((0, Abilities::NONE), |begun| (begun.tokens, Abilities::CONTINUE));
         let answer = self.max_tokens.max(written);
         Demand {
             model: self.model.clone(),

@@ -26,8 +26,8 @@ mod handshake;
 mod session;
 mod work;
 
-pub(crate) use handshake::{Door, within};
 pub use handshake::LinkError;
+pub(crate) use handshake::{Door, within};
 pub(crate) use work::{News, Work, fits};
 
 pub(crate) type BoxTransport = Pin<Box<dyn Transport>>;

@@ -77,7 +77,8 @@ impl Prompt {
         let begun = match self.task.begun {
             None => None,
             Some(BegunSize { bytes, tokens }) => {
-                let request = body.len().checked_sub(bytes as usize).filter(|length| *length > 0)?;
+                let request =
+                    body.len().checked_sub(bytes as usize).filter(|length| *length > 0)?;
                 let text = String::from_utf8(body.split_off(request).into()).ok()?;
                 Some(Begun { text, tokens })
             }

@@ -18,7 +18,9 @@ use iris_protocol::connection::{
 };
 use iris_protocol::frame::{Header, Part};
 use iris_protocol::limits::Limits;
-use iris_protocol::message::{Challenge, Hop, NodeRegister, Rekey, SessionId, TaskAssign};
+use iris_protocol::message::{
+    BegunSize, Challenge, Hop, NodeRegister, Rekey, SessionId, TaskAssign,
+};
 use iris_protocol::text::{Bytes32, Bytes64};
 use iris_protocol::transport::{Transport, memory};
 use iris_protocol::version::{NEWEST, OLDEST};
@@ -257,6 +259,19 @@ impl Coordinator {
         self.offer(task, prompt).await
     }
 
+    /// Offers a task whose prompt ends with `begun`, and says that so much of it is an answer's
+    /// beginning.
+    pub(crate) async fn assign_begun(
+        &mut self,
+        model: &str,
+        begun: &[u8],
+        bytes: u32,
+    ) -> AssignmentId {
+        let (mut task, prompt) = self.task_ending(model, begun);
+        task.begun = Some(BegunSize { bytes, tokens: 1 });
+        self.offer(task, prompt).await
+    }
+
     async fn offer(&mut self, task: TaskAssign, prompt: Vec<Bytes>) -> AssignmentId {
         let assignment = task.assignment;
         self.connection().assign(task, prompt).unwrap();
@@ -266,11 +281,16 @@ impl Coordinator {
 
     /// Makes a task with the frames of its prompt: two, so that parts are met everywhere.
     fn task(&mut self, model: &str) -> (TaskAssign, Vec<Bytes>) {
+        self.task_ending(model, b"")
+    }
+
+    fn task_ending(&mut self, model: &str, end: &[u8]) -> (TaskAssign, Vec<Bytes>) {
         let body = format!(r#"{{"model":"{model}","stream":true,"messages":[]}}"#);
+        let body = [body.as_bytes(), end].concat();
         let assignment = AssignmentId(self.next);
         self.next += 1;
         let mut channel = self.root.as_mut().unwrap().channel(assignment.0).unwrap();
-        let (head, tail) = body.as_bytes().split_at(10);
+        let (head, tail) = body.split_at(10);
         let frames = [(0, head, false), (1, tail, true)].map(|(seq, text, last)| {
             let header = Header::body(assignment, seq, last).encode();
             let mut frame = header.to_vec();

@@ -8,7 +8,7 @@ use futures::stream::{self, BoxStream};
 use iris_core::backend::{
     Backend, BackendError, Chunk, Counts, Gate, GenerateRequest, Script, ScriptedBackend, Step,
 };
-use iris_core::model::ModelOffer;
+use iris_core::model::{Abilities, ModelOffer};
 use iris_protocol::connection::CoordinatorEvent;
 use iris_protocol::limits::Limits;
 use iris_protocol::message::{RefuseReason, TaskRefuse, Window};
@@ -92,6 +92,44 @@ async fn what_a_node_cannot_do_it_refuses_by_reason() {
     assert_eq!(backend.counts().started, 0);
     coordinator.assign("m").await;
     assert_eq!(coordinator.answer().await.pieces, ["0 "]);
+}
+
+/// Makes a backend that can go on from what another wrote.
+fn continuing(texts: usize) -> ScriptedBackend {
+    let mut offer = ModelOffer::new("m".parse().unwrap(), 4096);
+    offer.abilities = Abilities::CONTINUE;
+    ScriptedBackend::new([offer], move |_| Script::saying(numbers(texts)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_begun_answer_goes_on_behind_its_beginning() {
+    let backend = continuing(6);
+    let (mut coordinator, _agent) = online(&backend, 1).await;
+    coordinator.assign_begun("m", b"0 1 2", 5).await;
+    let answer = coordinator.answer().await;
+    assert_eq!(answer.pieces, [" ", "3 ", "4 ", "5 "]);
+    assert_eq!(answer.usage.unwrap().completion_tokens, 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_beginning_that_is_none_is_refused_and_harms_nobody() {
+    let backend = continuing(2);
+    let (mut coordinator, _agent) = online(&backend, 1).await;
+    // Not text, a part of a character, no request left, more than there is.
+    let body = u32::try_from(r#"{"model":"m","stream":true,"messages":[]}"#.len()).unwrap();
+    for (begun, bytes) in [(&b"\xff"[..], 1), ("€".as_bytes(), 2), (b"0 ", body + 2), (b"0 ", 60)]
+    {
+        coordinator.assign_begun("m", begun, bytes).await;
+        assert_eq!(refusal(&mut coordinator).await, RefuseReason::BadRequest);
+    }
+    assert_eq!(backend.counts().started, 0);
+    coordinator.assign("m").await;
+    assert_eq!(coordinator.answer().await.pieces, ["0 ", "1 "]);
+
+    let unable = saying(3);
+    let (mut coordinator, _agent) = online(&unable, 1).await;
+    coordinator.assign_begun("m", b"0 ", 2).await;
+    assert_eq!(refusal(&mut coordinator).await, RefuseReason::ModelNotFound);
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use futures::{FutureExt, StreamExt, stream};
 use iris_core::backend::{
-    Backend, BackendError, Chunk, Finish, Gate, GenerateRequest, Operation, Usage,
+    Backend, BackendError, Begun, Chunk, Finish, Gate, GenerateRequest, Operation, Usage,
 };
 use iris_core::conformance;
+use iris_core::model::Abilities;
 use iris_node::backend::openai::OpenAiBackend;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -24,7 +25,7 @@ use tokio::time::timeout;
 mod server;
 
 use server::{
-    ModelServer, Stopped, delta, event, event_stream, events, honest, reply, stalling, text,
+    Asked, ModelServer, Stopped, delta, event, event_stream, events, honest, reply, stalling, text,
 };
 
 /// More time than any of these exchanges needs.
@@ -417,6 +418,67 @@ async fn kind_of_server_is_found_out_once_and_again_when_it_changes() {
     *kind.lock().unwrap() = "none";
     assert_eq!(backend.models().await, Err(BackendError::Unavailable));
     assert_eq!(backend.slots(), None);
+}
+
+/// Answers like llama.cpp, which goes on from a last message by the assistant if it is told to.
+fn llama_cpp(asked: &Asked) -> Response {
+    const WORDS: [&str; 4] = ["one, ", "two,", " ", "three"];
+    match &*asked.path {
+        "/props" => {
+            let settings = json!({"n_ctx": 512});
+            let props = json!({"default_generation_settings": settings, "total_slots": 1,
+                "build_info": "b5300-0123abc"});
+            return reply(200, props.to_string());
+        }
+        "/v1/chat/completions" => {}
+        _ => return honest(asked),
+    }
+    let body = asked.json();
+    let last = body["messages"].as_array().and_then(|messages| messages.last());
+    let begun = last.filter(|last| last["role"] == "assistant");
+    if body["model"] != "m" || body["stream"] != true {
+        return honest(asked);
+    }
+    let begun = begun.map_or("", |last| last["content"].as_str().unwrap());
+    let whole = WORDS.concat();
+    let rest = match body["continue_final_message"].as_bool() {
+        Some(true) => whole.strip_prefix(begun).expect("it wrote the beginning itself"),
+        _ => &whole,
+    };
+    let mut chunks = vec![delta(&json!({"role": "assistant", "content": null}), &Value::Null)];
+    chunks.extend(rest.split_inclusive(' ').map(text));
+    chunks.push(delta(&json!({}), &json!("stop")));
+    for chunk in &mut chunks {
+        chunk["system_fingerprint"] = json!("b5300-0123abc");
+    }
+    events(&chunks)
+}
+
+#[tokio::test]
+async fn begun_answer_goes_on_at_servers_that_can() {
+    let server = ModelServer::start(|asked| llama_cpp(&asked)).await;
+    let backend = server.backend();
+    let begun = |text: &str| {
+        let begun = Some(Begun { text: text.to_owned(), tokens: 2 });
+        GenerateRequest { begun, ..request(true) }
+    };
+    let early: Vec<_> = backend.generate(begun("one, ")).collect().await;
+    assert_eq!(early, [Err(BackendError::Unavailable)], "it is not known yet what server it is");
+    assert!(backend.models().await.unwrap()[0].abilities.contains(Abilities::CONTINUE));
+    for (known, rest) in [
+        ("one, ", &["two, ", "three"][..]),
+        ("one, two,", &[" ", "three"]),
+        ("one, two, ", &["three"]),
+        ("one, two, three", &[]),
+    ] {
+        let chunks: Vec<_> = backend.generate(begun(known)).collect().await;
+        let mut expected: Vec<_> = rest.iter().map(|text| Ok(said(text))).collect();
+        expected.push(Ok(finished("stop", 0, 0)));
+        assert_eq!(chunks, expected, "{known:?}");
+    }
+    let sent = server.asked().last().unwrap().json();
+    let last = json!({"role": "assistant", "content": "one, two, three"});
+    assert_eq!((&sent["messages"][1], &sent["continue_final_message"]), (&last, &json!(true)));
 }
 
 #[tokio::test]

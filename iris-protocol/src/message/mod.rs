@@ -18,8 +18,8 @@ mod json;
 mod node;
 
 pub use coordinator::{
-    BegunSize, Challenge, ClassifyAssign, CoordinatorMessage, ErrorCode, ErrorMessage, Hop, RegisterAck,
-    Rekey, Resumed, TaskAssign, Window,
+    BegunSize, Challenge, ClassifyAssign, CoordinatorMessage, ErrorCode, ErrorMessage, Hop,
+    RegisterAck, Rekey, Resumed, TaskAssign, Window,
 };
 pub use json::JsonError;
 pub use node::{

@@ -9,8 +9,8 @@ use iris_protocol::connection::{
 };
 use iris_protocol::frame::{Acks, Content, Frame, Header, Utf8};
 use iris_protocol::message::{
-    About, BegunSize, ClassifyAssign, ClassifyResult, CoordinatorMessage, Empty, ErrorCode, NodeHeartbeat,
-    NodeMessage, RefuseReason, Rekey, TaskError, TaskRefuse,
+    About, BegunSize, ClassifyAssign, ClassifyResult, CoordinatorMessage, Empty, ErrorCode,
+    NodeHeartbeat, NodeMessage, RefuseReason, Rekey, TaskError, TaskRefuse,
 };
 
 use crate::pair::{KEY, Pair, SIGNATURE, body, challenge, chunk, data, register, result, task};

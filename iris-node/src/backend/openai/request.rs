@@ -417,7 +417,8 @@ mod tests {
             (r#""max_tokens":4"#, None),
             (r#""n_predict":3"#, None),
         ] {
-            let sent = continued(Operation::Completion, &format!(r#""prompt":"",{limits}"#), "a", false);
+            let sent =
+                continued(Operation::Completion, &format!(r#""prompt":"",{limits}"#), "a", false);
             let expected = left.map(|left| format!(r#""prompt":"a",{left}"#));
             assert_eq!(sent.unwrap(), expected, "{limits}");
         }
@@ -440,7 +441,8 @@ mod tests {
             let members = format!("{CHAT},{member}");
             assert_eq!(param(Operation::Chat, &members).as_deref(), param_at_fault, "{member}");
         }
-        let own = r#""messages":[{"role":"user","content":"Hi"},{"role":"assistant","content":"So"}]"#;
+        let own =
+            r#""messages":[{"role":"user","content":"Hi"},{"role":"assistant","content":"So"}]"#;
         assert_eq!(param(Operation::Chat, own).as_deref(), Some("messages"));
         assert_eq!(param(Operation::Chat, r#""messages":[]"#).as_deref(), Some("messages"));
         assert_eq!(param(Operation::Completion, r#""prompt":["a"]"#).as_deref(), Some("prompt"));

@@ -265,9 +265,8 @@ impl From<ModelList> for Facts {
             let counted = model.meta.and_then(|meta| meta.n_params);
             offer.parameters = counted.or_else(|| parameters_in(&model.id));
             if model.owned_by.as_deref() == Some("vllm") {
-                offer.abilities = Abilities::JSON_SCHEMA
-                    .union(Abilities::LOGPROBS)
-                    .union(Abilities::CONTINUE);
+                offer.abilities =
+                    Abilities::JSON_SCHEMA.union(Abilities::LOGPROBS).union(Abilities::CONTINUE);
                 says_continue = true;
             }
             Some(offer)
