@@ -103,11 +103,11 @@ impl Tokenizer {
     pub(super) fn spell(&self, text: &str) -> Vec<u32> {
         // Some vocabularies put a space before whatever they are given.
         let forms = [Some(text), text.strip_prefix(' ')].into_iter().flatten();
-        let spelt = forms.filter_map(|form| self.encode_marked(form).ok());
+        let mut spelt = forms.filter_map(|form| self.encode_marked(form).ok());
         let pieces = |tokens: &[u32]| -> Vec<u8> {
             tokens.iter().flat_map(|token| self.piece(*token)).collect()
         };
-        spelt.into_iter().find(|tokens| pieces(tokens) == text.as_bytes()).unwrap_or_default()
+        spelt.find(|tokens| pieces(tokens) == text.as_bytes()).unwrap_or_default()
     }
 
     fn encode_marked(&self, text: &str) -> Result<Vec<u32>, shimmytok::Error> {
