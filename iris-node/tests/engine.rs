@@ -221,7 +221,7 @@ async fn stops_limits_and_draws_count_what_was_begun() {
         let mut body = question("What is a node?");
         body.as_object_mut().unwrap().extend(setting.as_object().unwrap().clone());
         let (pieces, finish) = pieces(&engine, &body).await;
-        for place in 1..=pieces.len() {
+        for place in (1..=pieces.len()).step_by(4) {
             let (text, end) = rest(&engine, &body, &pieces[..place]).await.unwrap();
             let whole = pieces[..place].concat() + &text;
             assert_eq!(whole, pieces.concat(), "{setting} after {place}");

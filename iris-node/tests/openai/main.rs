@@ -481,6 +481,58 @@ async fn begun_answer_goes_on_at_servers_that_can() {
     assert_eq!((&sent["messages"][1], &sent["continue_final_message"]), (&last, &json!(true)));
 }
 
+/// Measures a model server of yours:
+/// `IRIS_TEST_MODEL_SERVER=http://127.0.0.1:8080 cargo test -p iris-node --test openai -- --ignored
+/// --nocapture`. Its model must be in memory; at temperature 0 it should say the same twice.
+#[tokio::test]
+#[ignore = "needs a model server"]
+async fn real_server_goes_on_from_any_place() {
+    let Ok(url) = std::env::var("IRIS_TEST_MODEL_SERVER") else { return };
+    let backend = OpenAiBackend::builder(url).build().unwrap();
+    let offer = backend.models().await.unwrap().remove(0);
+    let (mut cuts, mut same, mut alike) = (0, 0, 0);
+    let prompts: Vec<Value> = include_str!("../data/prompts.jsonl")
+        .lines()
+        .step_by(5)
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    for prompt in &prompts {
+        let body = json!({"model": offer.name, "messages": prompt["messages"],
+            "temperature": 0, "max_tokens": 120});
+        let request = GenerateRequest {
+            model: offer.name.clone(),
+            body: body.to_string().into(),
+            ..request(true)
+        };
+        let (whole, usage) = read(&backend, request.clone()).await;
+        let (again, _) = read(&backend, request.clone()).await;
+        alike += i32::from(whole == again);
+        for place in 1..=whole.len() {
+            let tokens = u32::try_from(place).unwrap();
+            let begun = Some(Begun { text: whole[..place].concat(), tokens });
+            let (rest, end) = read(&backend, GenerateRequest { begun, ..request.clone() }).await;
+            cuts += 1;
+            same += i32::from(rest.concat() == whole[place..].concat() && end == usage);
+        }
+    }
+    println!("{alike} of {} prompts answered alike twice", prompts.len());
+    println!("{same} of {cuts} cut answers end as the uncut ones, with the same usage");
+}
+
+/// Reads a streamed answer of plain text.
+async fn read(backend: &OpenAiBackend, request: GenerateRequest) -> (Vec<String>, Usage) {
+    let mut texts = Vec::new();
+    let mut answer = backend.generate(request);
+    while let Some(chunk) = answer.next().await {
+        match chunk.unwrap() {
+            Chunk::Text(text) => texts.push(text),
+            Chunk::Finished(finish) => return (texts, finish.usage),
+            Chunk::Json(_) | Chunk::Whole(_) => {}
+        }
+    }
+    panic!("the answer has no end");
+}
+
 #[tokio::test]
 async fn unknown_servers_models_have_the_configured_context() {
     let server = ModelServer::start(|asked| honest(&asked)).await;
