@@ -25,6 +25,7 @@ use iris_protocol::limits::Limits;
 use iris_protocol::rest::KeyScope;
 use live::caller::{self, Request};
 use live::child::{Child, end_with_parent};
+use live::dice::Dice;
 use live::{Live, MODEL, echo, settlements, until};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -34,7 +35,6 @@ const STORE: &str = "IRIS_TEST_STORE";
 const COORDINATOR: &str = "IRIS_TEST_COORDINATOR";
 const NODE_KEY: &str = "IRIS_TEST_NODE_KEY";
 const WORDS: &str = "IRIS_TEST_WORDS";
-const SEED: &str = "IRIS_TEST_SEED";
 
 const KILLS: usize = 50;
 
@@ -374,23 +374,4 @@ async fn node_until_it_is_killed() {
     let node = live::join(backend, 1, connector).await;
     println!("online");
     node.await.unwrap();
-}
-
-/// Draws numbers from a seed that is printed, by `SplitMix64`.
-struct Dice(u64);
-
-impl Dice {
-    fn seeded() -> Self {
-        let seed = std::env::var(SEED).ok().map(|seed| seed.parse().unwrap());
-        let seed = seed.unwrap_or_else(|| u64::from_be_bytes(iris_crypto::random_bytes()));
-        println!("{SEED}={seed}");
-        Self(seed)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((z ^ (z >> 31)) % bound as u64).unwrap()
-    }
 }

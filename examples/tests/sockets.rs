@@ -142,6 +142,31 @@ async fn slow_reader_slows_its_own_stream_only() {
     live.is_idle().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn caller_who_reads_nothing_is_left_and_what_it_asked_for_is_cancelled() {
+    const PIECE: usize = 16 << 10;
+    let _quiet = QUIET.lock().await;
+    let settings = ServerSettings::default().with_stall(Duration::from_millis(500));
+    let live = Live::start_with(Arc::new(MemoryStore::new()), settings, |builder| builder).await;
+    let endless = Script::saying(std::iter::repeat_n("x".repeat(PIECE), 2000));
+    let backend = scripted(endless);
+    let _node = live.join(backend.clone(), 1).await;
+    let mut reply = live.send(live.chat("hi", true)).await;
+    until("the node is free", || backend.counts().cancelled == 1).await;
+    live.is_idle().await;
+    assert_eq!(live.coordinator.stats().cancelled, 1);
+    // What lies in the buffers can still be read, and then the answer breaks off.
+    let broken = loop {
+        match reply.word().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("it ends as if it were complete"),
+            Err(error) => break error,
+        }
+    };
+    println!("{broken}");
+    assert_eq!(live.settlements().await[0].state, TaskState::Cancelled);
+}
+
 /// A backend that counts what it has said.
 #[derive(Clone, Debug)]
 struct Counting {

@@ -147,7 +147,11 @@ fuzz_target!(|steps: Vec<Step>| {
                 continue;
             }
         };
-        if node.handle_frame(now, frame).is_err() {
+        let heard = match node.handle_frame(now, frame) {
+            Ok(Some(NodeEvent::Answered(ack))) => node.enter(now, &ack).map(drop),
+            heard => heard.map(drop),
+        };
+        if heard.is_err() {
             node.disconnect();
             connect(&mut node, now);
         }

@@ -265,8 +265,11 @@ impl Coordinator {
         }
     }
 
-    /// Returns whether the store answers.
+    /// Returns whether the store answers, and took what was last written to it.
     pub async fn is_ready(&self) -> bool {
+        if self.inner.dispatch.journal.is_away() {
+            return false;
+        }
         let key = Key::new(MODEL, "-").expect("a dash is a key segment");
         self.inner.store.get(key).await.is_ok()
     }
@@ -360,7 +363,10 @@ async fn keep_house(coordinator: std::sync::Weak<Inner>, stop: CancellationToken
 impl Dispatch {
     /// Writes a settlement down, which may lag by one group commit.
     pub(crate) fn write_down(&self, settlement: &Settlement) {
-        self.record(Batch::new().put(settlement.key(), settlement.document()));
+        let row = Batch::new().put(settlement.key(), settlement.document());
+        if let Err(error) = self.journal.record_surely(row) {
+            tracing::error!(%error, "a settlement was lost");
+        }
     }
 
     /// Credits a deed that does not follow from a settlement.

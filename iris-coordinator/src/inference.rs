@@ -160,6 +160,9 @@ impl Inference {
         if shared.is_full() || shared.suspended.is_cancelled() {
             return Err(InferenceError::Full);
         }
+        if shared.dispatch.journal.is_away() {
+            return Err(InferenceError::Store);
+        }
         let id = TaskId::from_bytes(iris_crypto::random_bytes());
         let created = shared.dispatch.clock.calendar();
         let limit = request.deadline.unwrap_or(TIME_LIMIT).min(TIME_LIMIT);
@@ -594,6 +597,7 @@ const fn is_worth_another_try(outcome: &Outcome) -> bool {
                 | TaskError::NoNodeAble { .. }
                 | TaskError::Busy { .. }
                 | TaskError::ShuttingDown
+                | TaskError::BooksFull
         )
     )
 }

@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use iris_core::store::{Batch, Store, StoreError};
@@ -128,6 +128,27 @@ impl Journal {
         )
     }
 
+    /// Hands `batch` over like [`record`](Self::record), and keeps it beside a full queue until
+    /// there is room.
+    ///
+    /// For rows whose number is bounded elsewhere, such as those of work that
+    /// [`is_behind`](Self::is_behind) lets nobody begin.
+    pub(crate) fn record_surely(&self, batch: Batch) -> Result<(), RecordError> {
+        match self.entries.try_send(Entry::Rows(Rows { batch, answer: None })) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Closed(_)) => Err(RecordError::Closed),
+            Err(TrySendError::Full(entry)) => {
+                let entries = self.entries.clone();
+                tokio::spawn(async move {
+                    if entries.send(entry).await.is_err() {
+                        tracing::error!("a record was lost: the journal closed before it had room");
+                    }
+                });
+                Ok(())
+            }
+        }
+    }
+
     /// Hands `batch` over like [`record`](Self::record), but waits while the queue is full.
     pub async fn record_when_free(&self, batch: Batch) -> Result<(), RecordError> {
         let entry = Entry::Rows(Rows { batch, answer: None });
@@ -178,6 +199,17 @@ impl Journal {
         &self.stats
     }
 
+    /// Returns whether the store was away when it was last written to. It is tried again every
+    /// second, whether or not there is something to write.
+    pub fn is_away(&self) -> bool {
+        self.stats.away.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether the queue is more than half full: what makes more rows should not begin.
+    pub fn is_behind(&self) -> bool {
+        self.waiting() > self.entries.max_capacity() / 2
+    }
+
     /// Returns how many batches wait in the queue.
     pub fn waiting(&self) -> usize {
         self.entries.max_capacity() - self.entries.capacity()
@@ -202,6 +234,7 @@ pub struct JournalStats {
     failures: AtomicU64,
     refused: AtomicU64,
     lost: AtomicU64,
+    away: AtomicBool,
 }
 
 impl JournalStats {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use iris_coordinator::Coordinator;
-use iris_coordinator::http::{Server, TlsReloader};
+use iris_coordinator::http::{Server, TlsReloader, raise_file_limit};
 use tokio_util::sync::CancellationToken;
 
 use books::Books;
@@ -53,6 +53,7 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
 async fn serve(settings: &Settings) -> Result<(), Failure> {
     let signals = Signals::listen()
         .map_err(|error| Failure::new(Exit::Work, format!("signals cannot be heard: {error}")))?;
+    raise_file_limit();
     for name in settings.unused() {
         tracing::warn!("{name} is set and has no effect in this version");
     }

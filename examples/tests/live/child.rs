@@ -16,7 +16,25 @@ pub(crate) struct Child {
 impl Child {
     /// Runs the ignored test `part` of this binary, with `settings` in its environment.
     pub(crate) fn start(part: &str, settings: &[(&str, &str)]) -> Self {
-        let mut process = Command::new(std::env::current_exe().unwrap())
+        Self::run(&mut Command::new(std::env::current_exe().unwrap()), part, settings)
+    }
+
+    /// The same in surroundings that a shell has prepared by `setup`, itself run by `wrapper`.
+    pub(crate) fn start_within(
+        wrapper: &[&str],
+        setup: &str,
+        part: &str,
+        settings: &[(&str, &str)],
+    ) -> Self {
+        let script = format!("{setup} exec \"$0\" \"$@\"");
+        let mut words = wrapper.iter().chain(&["sh", "-c", &script]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).arg(std::env::current_exe().unwrap());
+        Self::run(&mut command, part, settings)
+    }
+
+    fn run(command: &mut Command, part: &str, settings: &[(&str, &str)]) -> Self {
+        let mut process = command
             .args(["--exact", part, "--ignored", "--nocapture"])
             .envs(settings.iter().copied())
             .stdin(Stdio::piped())
@@ -45,6 +63,26 @@ impl Child {
             panic!("the child ended without saying {word:?}");
         };
         tokio::time::timeout(SOON, said).await.unwrap_or_else(|_| panic!("waited for {word:?}"))
+    }
+
+    /// Waits for the next line that the child says; `None` when it has ended.
+    pub(crate) async fn line(&mut self) -> Option<String> {
+        self.lines.recv().await
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Sends a signal, such as `STOP`.
+    pub(crate) fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.pid());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success(), "{kill}");
+    }
+
+    /// Returns whether the child has not ended.
+    pub(crate) fn lives(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_none()
     }
 
     /// Kills the child by SIGKILL and waits until it is gone.

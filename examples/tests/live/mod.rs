@@ -26,6 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) mod caller;
 pub(crate) mod child;
+pub(crate) mod dice;
 
 use caller::{Reply, Request};
 

@@ -140,6 +140,9 @@ impl Dispatch {
     /// A slot that falls free goes to whoever waits for it, under the lock. So a node that is
     /// free now is one that nobody in line can use, and whoever comes may take it.
     pub(crate) fn acquire(self: &Arc<Self>, demand: &Demand, priority: Priority) -> Acquired {
+        if self.journal.is_behind() {
+            return Acquired::Never(TaskError::BooksFull);
+        }
         let now = self.clock.now();
         let mut floor = self.floor();
         if floor.draining {

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
+use iris_core::store::StoreError;
 use iris_core::task::TaskError;
 use iris_protocol::openai::ErrorBody;
 
@@ -19,6 +20,8 @@ const SERVER_ERROR: &str = "server_error";
 
 /// Seconds after which a node that is away may be back.
 const NODE_BACK_SECS: u32 = 10;
+/// Seconds after which books that cannot be written are worth another try.
+const BOOKS_BACK_SECS: u32 = 10;
 
 /// Why a request is refused, and how to say so.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -238,6 +241,11 @@ impl From<TaskError> for ApiError {
                     .with_code("shutting_down")
                     .with_retry(Retry::After(NODE_BACK_SECS))
             }
+            TaskError::BooksFull => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER_ERROR, message)
+                    .with_code("books_full")
+                    .with_retry(Retry::After(BOOKS_BACK_SECS))
+            }
             TaskError::NoNodeAble { too_long: true, .. } => Self::bad_request(message)
                 .with_code("context_length_exceeded")
                 .with_param("messages"),
@@ -269,6 +277,9 @@ impl From<AccountError> for ApiError {
             AccountError::Label => Self::bad_request(message).with_param("label"),
             AccountError::TooManyKeys => Self::conflict(message),
             AccountError::Overloaded => Self::unavailable(message),
+            AccountError::Store(StoreError::Unavailable(_)) => {
+                Self::unavailable("The coordinator's books cannot be read or written for now.")
+            }
             AccountError::Store(error) => {
                 tracing::error!(%error, "the store failed");
                 Self::internal()
@@ -318,6 +329,7 @@ mod tests {
             (able(false), 400, "no_node_able"),
             (able(true), 400, "context_length_exceeded"),
             (TaskError::Busy { retry_after_secs: 3 }, 429, "rate_limit_exceeded"),
+            (TaskError::BooksFull, 503, "books_full"),
             (TaskError::NodesFailed { attempts: 2 }, 502, "nodes_failed"),
             (TaskError::Interrupted, 502, "interrupted"),
         ];

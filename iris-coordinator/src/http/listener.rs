@@ -2,6 +2,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 
+use iris_protocol::transport::tcp;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -24,10 +25,13 @@ impl Listener for TcpListener {
     type Io = TcpStream;
 
     async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
-        let (stream, peer) = TcpListener::accept(self).await?;
-        // Small writes that wait for acknowledgements stall streams by 40 ms.
-        stream.set_nodelay(true)?;
-        Ok((stream, peer))
+        loop {
+            let (stream, peer) = TcpListener::accept(self).await?;
+            // A socket that cannot be set up has lost its peer already.
+            if tcp::prepare(&stream, tcp::PATIENCE).is_ok() {
+                return Ok((stream, peer));
+            }
+        }
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {

@@ -20,6 +20,7 @@ mod body;
 mod connect;
 mod connections;
 mod cors;
+mod descriptors;
 mod error;
 mod json;
 mod linger;
@@ -33,6 +34,7 @@ mod server;
 mod settings;
 mod tls;
 
+pub use descriptors::raise_file_limit;
 pub use listener::Listener;
 pub use proxy::{Network, NetworkError};
 pub use server::{ServeError, Server};

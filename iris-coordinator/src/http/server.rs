@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::ConnectInfo;
@@ -17,6 +17,7 @@ use http::header::UPGRADE;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use iris_protocol::transport::tcp::Patient;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -24,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::connections::{Connections, Crowded, Place};
+use super::descriptors;
 use super::linger::{Lingering, Unread};
 use super::listener::Listener;
 use super::router_with;
@@ -39,6 +41,8 @@ const MAX_BUFFER: usize = 64 << 10;
 const TLS_CHECK: Duration = Duration::from_secs(30);
 /// How long the server waits after it could not accept, such as for want of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// How often that is said.
+const COMPLAIN_AGAIN: Duration = Duration::from_secs(10);
 /// Connections that are told at a time that there is no place for them.
 const REFUSING: usize = 64;
 /// How long such a connection may take to listen.
@@ -85,7 +89,7 @@ impl Server {
     /// Listens as `settings` say; connections wait until [`run`](Self::run) is called.
     pub async fn bind(
         coordinator: Coordinator,
-        settings: ServerSettings,
+        mut settings: ServerSettings,
     ) -> Result<Self, ServeError> {
         let address = settings.listen;
         let guarded = settings.tls.is_some() || !settings.api.trusted_proxies.is_empty();
@@ -94,6 +98,11 @@ impl Server {
         }
         let listen = |cause| ServeError::Listen { address, cause };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
+        let room = descriptors::room();
+        if room < settings.max_connections {
+            tracing::warn!(connections = room, "the limit of open files bounds the connections");
+            settings.max_connections = room;
+        }
         Ok(Self::over(listener, coordinator, settings)?)
     }
 }
@@ -130,13 +139,17 @@ impl<L: Listener> Server<L> {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let mut tls_check = tokio::time::interval(TLS_CHECK);
+        let mut complained: Option<Instant> = None;
         loop {
             tokio::select! {
                 () = &mut shutdown => break,
                 accepted = self.listener.accept() => match accepted {
                     Ok((io, peer)) => self.shared.begin(io, peer, &stop, &mut tasks),
                     Err(error) => {
-                        tracing::warn!(%error, "no connection can be accepted");
+                        if complained.is_none_or(|at| at.elapsed() >= COMPLAIN_AGAIN) {
+                            tracing::warn!(%error, "no connection can be accepted");
+                            complained = Some(Instant::now());
+                        }
                         tokio::time::sleep(ACCEPT_AGAIN).await;
                     }
                 },
@@ -169,6 +182,7 @@ struct Shared {
     connections: Arc<Connections>,
     refusing: Arc<Semaphore>,
     first_request: Duration,
+    stall: Duration,
 }
 
 impl Shared {
@@ -191,6 +205,7 @@ impl Shared {
             connections: Arc::new(connections),
             refusing: Arc::new(Semaphore::new(REFUSING)),
             first_request: settings.first_request,
+            stall: settings.stall,
         })
     }
 
@@ -204,6 +219,7 @@ impl Shared {
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let io = Patient::new(io, self.stall);
         match self.connections.take(peer.ip()) {
             Ok(place) => {
                 // A token of its own keeps connections from sharing a lock.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::HeaderValue;
+use iris_protocol::transport::tcp::PATIENCE;
 
 use super::proxy::Network;
 
@@ -101,6 +102,7 @@ pub struct ServerSettings {
     pub(super) max_connections_per_address: usize,
     pub(super) first_request: Duration,
     pub(super) idle: Duration,
+    pub(super) stall: Duration,
     pub(super) drain: Duration,
 }
 
@@ -122,6 +124,7 @@ impl ServerSettings {
             max_connections_per_address: 512,
             first_request: Duration::from_secs(5),
             idle: Duration::from_secs(75),
+            stall: PATIENCE,
             drain: Duration::from_secs(30),
         }
     }
@@ -162,6 +165,13 @@ impl ServerSettings {
     /// Sets how long a connection may be silent between requests. Default: 75 s.
     pub const fn with_idle(mut self, timeout: Duration) -> Self {
         self.idle = timeout;
+        self
+    }
+
+    /// Sets how long a caller or a node may take nothing of what is written to it; then it is
+    /// left, and what a caller asked for is cancelled. Reading slowly is no fault. Default: 60 s.
+    pub const fn with_stall(mut self, timeout: Duration) -> Self {
+        self.stall = timeout;
         self
     }
 

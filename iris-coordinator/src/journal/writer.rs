@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use iris_core::store::{Batch, Expect, Key, Store, StoreError};
+use iris_core::store::{Batch, Document, Expect, Key, Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -57,6 +57,10 @@ impl Writer {
                 () = self.closing.cancelled(), if !self.entries.is_closed() => {
                     // What is queued can still be received.
                     self.entries.close();
+                    continue;
+                }
+                () = sleep(Self::LAST_PAUSE), if self.stats.away.load(Ordering::Relaxed) => {
+                    self.look_for_store().await;
                     continue;
                 }
             };
@@ -123,6 +127,7 @@ impl Writer {
                 return Ok(());
             }
             let outcome = self.store.commit(merged(part)).await;
+            self.note(&outcome);
             let Err(StoreError::Unavailable(why)) = &outcome else {
                 return outcome;
             };
@@ -133,6 +138,21 @@ impl Writer {
             }
             sleep(pause).await;
             pause = Self::LAST_PAUSE.min(pause * 2);
+        }
+    }
+
+    /// Finds out whether a store that was away takes rows again, though none wait.
+    async fn look_for_store(&self) {
+        // A row that comes and goes in one commit is written all the same.
+        let key = Key::new("journal", "trial").expect("a word is a key segment");
+        let trial = Batch::new().put(key.clone(), Document::encode(&())).delete(key);
+        self.note(&self.store.commit(trial).await);
+    }
+
+    fn note(&self, outcome: &Result<(), StoreError>) {
+        let away = matches!(outcome, Err(StoreError::Unavailable(_)));
+        if away != self.stats.away.swap(away, Ordering::Relaxed) && !away {
+            tracing::info!("the store takes records again");
         }
     }
 

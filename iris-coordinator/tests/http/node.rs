@@ -174,7 +174,10 @@ impl Agent {
                 let register = self.register(&challenge);
                 self.connection.register(register).unwrap();
             }
-            NodeEvent::Registered { ack, .. } => self.begin(&ack),
+            NodeEvent::Answered(ack) => {
+                self.connection.enter(Instant::now(), &ack).unwrap();
+                self.begin(&ack);
+            }
             NodeEvent::Assigned(assign) => {
                 let id = assign.assignment;
                 let channel = self.root.as_mut().unwrap().channel(id.0).unwrap();

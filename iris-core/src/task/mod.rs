@@ -104,6 +104,9 @@ pub enum TaskError {
     /// The coordinator is about to stop; try again in a moment.
     #[error("the coordinator is restarting; try again in a moment")]
     ShuttingDown,
+    /// The books cannot be written for now, and no work begins that could not be accounted for.
+    #[error("the coordinator's books cannot be written for now; try again in a moment")]
+    BooksFull,
     /// Every node is busy and the queue is full, or the task waited in it for too long.
     #[error("every node that offers the model is busy; try again in {retry_after_secs} s")]
     Busy {
@@ -131,6 +134,7 @@ impl TaskError {
             Self::NoNodeOnline { .. } => "no_node_online",
             Self::NoNodeAble { .. } => "no_node_able",
             Self::ShuttingDown => "shutting_down",
+            Self::BooksFull => "books_full",
             Self::Busy { .. } => "busy",
             Self::NodesFailed { .. } => "nodes_failed",
             Self::Interrupted => "interrupted",

@@ -236,9 +236,11 @@ impl Driver {
                 let register = self.handshake.answer(&challenge, &self.core, &mut self.sealing)?;
                 Ok(self.connection.register(register)?)
             }
-            NodeEvent::Registered { ack, dropped } => {
-                self.drop_all(&dropped);
+            NodeEvent::Answered(ack) => {
+                // Whoever cannot prove itself has no say in what becomes of running work.
                 self.handshake.finish(&ack, &self.core, &mut self.sealing)?;
+                let dropped = self.connection.enter(Instant::now().into_std(), &ack)?;
+                self.drop_all(&dropped);
                 self.registered(ack.session)
             }
             NodeEvent::Assigned(task) => Ok(self.assigned(task)?),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use iris_protocol::rest::Secret;
 use iris_protocol::transport::TransportError;
+use iris_protocol::transport::tcp::{self, PATIENCE, Patient};
 use iris_protocol::transport::websocket::{IntoClientRequest, WebSocket};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
@@ -189,8 +190,9 @@ impl WebSocketConnector {
             let stream = TcpStream::connect((url.bare_host(), url.port))
                 .await
                 .map_err(|error| unreachable(error.to_string()))?;
-            // Small writes must not wait for the other side's delayed acknowledgements.
-            stream.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
+            tcp::prepare(&stream, PATIENCE).map_err(|error| unreachable(error.to_string()))?;
+            // A coordinator that reads nothing holds up answers that another one could take.
+            let stream = Patient::new(stream, PATIENCE);
             if url.tls {
                 self.upgrade(url, &endpoint, self.secure(url, &endpoint, stream).await?).await
             } else {
@@ -205,7 +207,7 @@ impl WebSocketConnector {
         &self,
         url: &CoordinatorUrl,
         endpoint: &Arc<str>,
-        stream: TcpStream,
+        stream: Patient<TcpStream>,
     ) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static, ConnectError> {
         let tls = |cause: String| ConnectError::Tls { endpoint: Arc::clone(endpoint), cause };
         let config = match &self.tls {

@@ -219,9 +219,14 @@ impl Coordinator {
         detached.lost
     }
 
-    /// Forgets the session of the connection that was cut.
-    pub(crate) fn forget(&mut self) {
-        self.session = None;
+    /// Forgets the session of the connection that was cut, and returns it.
+    pub(crate) fn forget(&mut self) -> Option<CoordinatorSession> {
+        self.session.take()
+    }
+
+    /// Remembers a session, which the node may resume.
+    pub(crate) fn remember(&mut self, session: Option<CoordinatorSession>) {
+        self.session = session;
     }
 
     pub(crate) fn connection(&mut self) -> &mut CoordinatorConnection {

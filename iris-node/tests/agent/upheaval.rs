@@ -170,6 +170,31 @@ async fn a_coordinator_that_cannot_prove_itself_gets_no_node() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn work_outlives_whoever_cannot_prove_itself() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let backend = scripted(move || Script::new().text("a").wait(&held).text("b"));
+    let (mut coordinator, _agent) = online(&backend, 1).await;
+    coordinator.assign("m").await;
+    let mut answer = Answer::default();
+    coordinator.read(&mut answer, 1).await;
+    coordinator.cut();
+    let session = coordinator.forget();
+    coordinator.forges = true;
+    coordinator.accept().await;
+    assert!(coordinator.is_left().await);
+    coordinator.cut();
+    assert_eq!(backend.counts().running, 1);
+    coordinator.remember(session);
+    coordinator.forges = false;
+    coordinator.accept().await;
+    gate.open();
+    coordinator.read(&mut answer, usize::MAX).await;
+    assert_eq!(answer.pieces, ["a", "b"]);
+    assert_eq!(backend.counts().started, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn another_coordinator_at_the_same_place_is_not_trusted() {
     let backend = ScriptedBackend::saying("m".parse().unwrap(), texts());
     let (mut coordinator, mut agent) = online(&backend, 1).await;

@@ -19,7 +19,8 @@ use crate::message::{
 ///
 /// Lives as long as the agent and outlasts its sockets. Order of calls: [`connect`](Self::connect)
 /// when a transport is open; [`NodeEvent::Challenged`] asks for [`register`](Self::register),
-/// [`NodeEvent::Registered`] opens everything else; [`disconnect`](Self::disconnect) after a
+/// [`NodeEvent::Answered`] for a check of its proof and [`enter`](Self::enter), which opens
+/// everything else; [`disconnect`](Self::disconnect) after a
 /// [`Violation`] or when the transport has ended, and so on from the start. Answers may be
 /// [sent](Self::stream) at any time; without a connection they wait within the window.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ enum Phase {
     Challenged,
     /// The answer is out.
     Registering,
+    /// The coordinator's answer is with the caller.
+    Answered,
     Registered,
 }
 
@@ -56,13 +59,9 @@ enum Phase {
 pub enum NodeEvent {
     /// The coordinator wants proof; [`NodeConnection::register`] is due.
     Challenged(Challenge),
-    /// The node is registered, once the caller has checked the coordinator's proof.
-    Registered {
-        /// The terms.
-        ack: Box<RegisterAck>,
-        /// Assignments that do not go on; their work is to be stopped.
-        dropped: Vec<AssignmentId>,
-    },
+    /// The coordinator lets the node in on these terms. The caller checks its proof, and then
+    /// [`NodeConnection::enter`] is due; until then nothing has changed.
+    Answered(Box<RegisterAck>),
     /// The coordinator offers a task.
     Assigned(TaskAssign),
     /// The coordinator asks how difficult a task is.
@@ -199,6 +198,38 @@ impl NodeConnection {
         Ok(())
     }
 
+    /// Registers on the terms of a coordinator that has proven itself, and sends again what it
+    /// lacks.
+    ///
+    /// Returns the assignments that do not go on; their work is to be stopped. A violation is for
+    /// [`disconnect`](Self::disconnect), as one of [`handle_frame`](Self::handle_frame).
+    ///
+    /// # Panics
+    ///
+    /// Unless [`NodeEvent::Answered`] was the last event.
+    pub fn enter(
+        &mut self,
+        now: Instant,
+        ack: &RegisterAck,
+    ) -> Result<Vec<AssignmentId>, Violation> {
+        assert_eq!(self.phase, Phase::Answered, "only an answered node enters");
+        let same = self.session == Some(ack.session);
+        self.window = ack.window;
+        self.limits.heartbeat = ack.heartbeat();
+        self.limits.lost = ack.lost();
+        self.session = Some(ack.session);
+        self.epoch = ack.hop.epoch;
+        self.heartbeat = now + self.limits.heartbeat;
+        self.phase = Phase::Registered;
+        if !same {
+            self.highest = None;
+        }
+        let resumed = |id: &AssignmentId| same && ack.resumed.iter().any(|r| r.assignment == *id);
+        let dropped = self.drop_all(|id, outbox| !resumed(id) || !outbox.is_resumable());
+        self.send_again(ack)?;
+        Ok(dropped)
+    }
+
     /// Sends a heartbeat; also right away when models or slots have changed.
     pub fn heartbeat(&mut self, heartbeat: NodeHeartbeat) -> Result<(), SendError> {
         self.send_registered(&NodeMessage::NodeHeartbeat(heartbeat))
@@ -308,14 +339,14 @@ impl NodeConnection {
                 Ok(Some(NodeEvent::Challenged(challenge)))
             }
             (Phase::Registering, CoordinatorMessage::RegisterAck(ack)) => {
-                self.handle_ack(now, ack).map(Some)
+                self.handle_ack(ack).map(Some)
             }
             (Phase::Registered, message) => self.handle_registered(now, message),
             (_, message) => Err(Violation::OutOfOrder(message.name())),
         }
     }
 
-    fn handle_ack(&mut self, now: Instant, ack: Box<RegisterAck>) -> Result<NodeEvent, Violation> {
+    fn handle_ack(&mut self, ack: Box<RegisterAck>) -> Result<NodeEvent, Violation> {
         let window = ack.window;
         let fits = (1..=MAX_WINDOW.frames).contains(&window.frames)
             && (1..=MAX_WINDOW.bytes).contains(&window.bytes)
@@ -327,24 +358,11 @@ impl NodeConnection {
         if !ack.version.is_supported() {
             return Err(Violation::Version);
         }
-        let same = self.session == Some(ack.session);
-        if same && ack.hop.epoch <= self.epoch {
+        if self.session == Some(ack.session) && ack.hop.epoch <= self.epoch {
             return Err(Violation::Epoch);
         }
-        self.window = window;
-        self.limits.heartbeat = ack.heartbeat();
-        self.limits.lost = ack.lost();
-        self.session = Some(ack.session);
-        self.epoch = ack.hop.epoch;
-        self.heartbeat = now + self.limits.heartbeat;
-        self.phase = Phase::Registered;
-        if !same {
-            self.highest = None;
-        }
-        let resumed = |id: &AssignmentId| same && ack.resumed.iter().any(|r| r.assignment == *id);
-        let dropped = self.drop_all(|id, outbox| !resumed(id) || !outbox.is_resumable());
-        self.send_again(&ack)?;
-        Ok(NodeEvent::Registered { ack, dropped })
+        self.phase = Phase::Answered;
+        Ok(NodeEvent::Answered(ack))
     }
 
     fn send_again(&mut self, ack: &RegisterAck) -> Result<(), Violation> {

@@ -12,6 +12,8 @@ use crate::frame::Frame;
 
 pub mod memory;
 #[cfg(feature = "websocket")]
+pub mod tcp;
+#[cfg(feature = "websocket")]
 pub mod websocket;
 
 /// Anything that carries frames both ways.

@@ -142,10 +142,10 @@ impl Pair {
         };
         self.epoch += 1;
         let resumption = self.coordinator.welcome(self.now, welcome, session);
-        let Some(NodeEvent::Registered { dropped, .. }) = self.node_hears() else {
+        let Some(NodeEvent::Answered(ack)) = self.node_hears() else {
             panic!("no acknowledgement")
         };
-        (resumption, dropped)
+        (resumption, self.node.enter(self.now, &ack).unwrap())
     }
 
     /// Breaks the connection: what was on its way is gone. The node comes back at once.
