@@ -507,10 +507,12 @@ impl Shared {
         }
         while let Err(error) = self.dispatch.journal.commit(batch.clone()).await {
             tracing::error!(%error, task = %id, "the end of a task could not be written down");
-            // A conflict says that an earlier attempt, reported as failed, was applied after all;
-            // a closed journal leaves the task to the next start.
-            if matches!(error, CommitError::Closed | CommitError::Store(StoreError::Conflict(_))) {
-                return;
+            match error {
+                // An earlier attempt, reported as failed, was applied after all.
+                CommitError::Store(StoreError::Conflict(_)) => break,
+                // The task is left to the next start.
+                CommitError::Closed => return,
+                CommitError::Store(_) => {}
             }
             tokio::time::sleep(ASK_AGAIN).await;
         }

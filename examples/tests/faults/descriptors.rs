@@ -101,8 +101,8 @@ async fn connection(network: &Network) -> BufReader<TcpStream> {
 }
 
 async fn spent(mut reply: caller::Reply) -> BufReader<TcpStream> {
-    assert_eq!(reply.status, 200, "{:?}", reply.text().await);
-    reply.text().await.unwrap();
+    let text = reply.text().await.unwrap();
+    assert_eq!(reply.status, 200, "{text}");
     reply.into_connection()
 }
 

@@ -21,7 +21,7 @@ const THERE: &str = "10.77.0.2";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cable_that_is_pulled_harms_no_answer_for_a_moment_and_ends_it_by_type_for_longer() {
-    let able = "ip link set lo up && ip link add a type veth peer name b";
+    let able = "ip link set lo up && ip link add name cable type veth peer name other";
     let able = Command::new("unshare").args(["-n", "sh", "-c", able]).output();
     if !able.is_ok_and(|output| output.status.success()) {
         return skip("a cut network", "This user may not make networks, or there is no iproute2.");
@@ -76,7 +76,7 @@ impl Apart {
         let server_address = format!("http://{}", server.says("address ").await);
         let pid = server.pid().to_string();
         let there = ["nsenter", "-t", &pid, "-n"];
-        run(&format!("ip link add cable type veth peer name cable netns {pid}"));
+        run(&format!("ip link add name cable type veth peer name cable netns {pid}"));
         run(&format!("ip addr add {HERE}/24 dev cable && ip link set cable up"));
         let far = format!("ip addr add {THERE}/24 dev cable && ip link set cable up");
         run(&format!("{} sh -c '{far}'", there.join(" ")));

@@ -176,7 +176,10 @@ impl Network {
                         return;
                     }
                 }
-                Ok(mut reply) => last = format!("{}: {:?}", reply.status, reply.text().await),
+                Ok(mut reply) => {
+                    let text = reply.text().await;
+                    last = format!("{}: {text:?}", reply.status);
+                }
                 Err(error) => last = error.to_string(),
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

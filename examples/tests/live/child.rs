@@ -27,7 +27,8 @@ impl Child {
         settings: &[(&str, &str)],
     ) -> Self {
         let script = format!("{setup} exec \"$0\" \"$@\"");
-        let mut words = wrapper.iter().chain(&["sh", "-c", &script]);
+        let shell = ["sh", "-c", &script];
+        let mut words = wrapper.iter().chain(&shell);
         let mut command = Command::new(words.next().unwrap());
         command.args(words).arg(std::env::current_exe().unwrap());
         Self::run(&mut command, part, settings)
