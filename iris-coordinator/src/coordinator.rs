@@ -105,6 +105,12 @@ impl Builder {
         self
     }
 
+    /// Writes the books within `limits`. While its queue is more than half full, no work begins.
+    pub const fn with_journal_limits(mut self, limits: JournalLimits) -> Self {
+        self.journal = limits;
+        self
+    }
+
     /// Lets at most `capacity` tasks wait for a node; further ones are told to come back.
     /// Default: 1024.
     pub const fn with_queue_capacity(mut self, capacity: usize) -> Self {
@@ -362,7 +368,13 @@ async fn keep_house(coordinator: std::sync::Weak<Inner>, stop: CancellationToken
 
 impl Dispatch {
     /// Writes a settlement down, which may lag by one group commit.
+    ///
+    /// While the books cannot be written, tasks that no node worked on are left out of them: such
+    /// rows have no bound, and settle nothing.
     pub(crate) fn write_down(&self, settlement: &Settlement) {
+        if settlement.attempts.is_empty() && self.journal.is_behind() {
+            return;
+        }
         let row = Batch::new().put(settlement.key(), settlement.document());
         if let Err(error) = self.journal.record_surely(row) {
             tracing::error!(%error, "a settlement was lost");

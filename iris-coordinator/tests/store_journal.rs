@@ -183,6 +183,39 @@ async fn whoever_waits_for_a_store_that_is_away_is_told_and_leaves_no_row_behind
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_is_back_is_found_within_a_second_though_nothing_waits() {
+    let (bench, journal) = start(Bench::open());
+    assert!(!journal.is_away());
+    bench.fail(1000, &StoreError::Unavailable("disk full".to_owned()));
+    journal.commit(put("awaited")).await.unwrap_err();
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert!(journal.is_away(), "nobody waits for a row, and the store is away all the same");
+    bench.failures.lock().unwrap().clear();
+    tokio::time::sleep(Duration::from_millis(1001)).await;
+    assert!(!journal.is_away());
+    assert_eq!(bench.version("awaited").await, None);
+    assert!(bench.store.get(Key::new("journal", "trial").unwrap()).await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_is_more_than_half_full_is_behind() {
+    let bench = Bench::with_permits(0);
+    let limits = JournalLimits { queue: 4, rows: 1, ..JournalLimits::default() };
+    let journal = Journal::start(Arc::clone(&bench) as Arc<dyn Store>, limits);
+    journal.record(put("in work")).unwrap();
+    while journal.waiting() > 0 {
+        tokio::task::yield_now().await;
+    }
+    for (id, behind) in [("a", false), ("b", false), ("c", true)] {
+        journal.record(put(id)).unwrap();
+        assert_eq!(journal.is_behind(), behind, "{id}");
+    }
+    bench.permits.add_permits(4);
+    journal.flush().await;
+    assert!(!journal.is_behind());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_queue_refuses_or_makes_wait() {
     let bench = Bench::with_permits(0);
     let limits = JournalLimits { queue: 2, rows: 1, ..JournalLimits::default() };

@@ -28,6 +28,16 @@ impl Link {
 pub trait Connector: Send + Sync + 'static {
     /// Opens a connection, in a time that the implementation bounds.
     fn connect(&self) -> BoxFuture<'_, Result<Link, ConnectError>>;
+
+    /// Hears that whoever was reached at `endpoint` did not let the node in, or was not to be
+    /// trusted; `for_good` when another try there is in vain.
+    ///
+    /// Returns whether the next connection may lead to somebody else, for whose sake the agent
+    /// goes on. Default: no.
+    fn turned_away(&self, endpoint: &str, for_good: bool) -> bool {
+        let _ = (endpoint, for_good);
+        false
+    }
 }
 
 impl<F, Opening> Connector for F

@@ -67,6 +67,8 @@ pub(super) struct Driver {
     due: Instant,
     /// When the agent stops, finished or not; set once it drains.
     drain_until: Option<Instant>,
+    /// Whether the coordinator of this connection has let the node in.
+    entered: bool,
     /// Whether the models changed since they were last told.
     untold: bool,
     /// Events taken in since the last write.
@@ -117,6 +119,7 @@ impl Driver {
             timer: Box::pin(sleep(Duration::ZERO)),
             due: now,
             drain_until: None,
+            entered: false,
             untold: false,
             burst: 0,
             core,
@@ -141,7 +144,8 @@ impl Driver {
             self.set_timer();
             let event = std::future::poll_fn(|cx| self.poll_event(cx, shutdown.as_mut())).await;
             if let Err(error) = self.handle(event) {
-                if error.is_final() {
+                let elsewhere = self.is_turned_away(&error);
+                if error.is_final() && !elsewhere {
                     break Err(error);
                 }
                 self.reconnect(error);
@@ -152,6 +156,15 @@ impl Driver {
         };
         self.close().await;
         outcome
+    }
+
+    /// Tells the connector of a coordinator that was reached and did not let the node in;
+    /// returns whether there is another one to try.
+    fn is_turned_away(&self, error: &AgentError) -> bool {
+        let reached = matches!(self.line, Line::Open(_));
+        reached
+            && !self.entered
+            && self.connector.turned_away(self.handshake.endpoint(), error.is_final())
     }
 
     /// Takes in what is ready, up to a bound, before it writes, so that many small answers share
@@ -285,6 +298,7 @@ impl Driver {
     fn open(&mut self, link: Link) {
         debug!(endpoint = &*link.endpoint, "connection open");
         self.handshake.begin(link.endpoint);
+        self.entered = false;
         self.connection.connect(Instant::now().into_std());
         self.line = Line::Open(Open { transport: link.transport, unflushed: false });
     }
@@ -292,6 +306,7 @@ impl Driver {
     fn registered(&mut self, session: SessionId) -> Result<(), AgentError> {
         info!(%session, endpoint = self.handshake.endpoint(), "registered");
         self.backoff.reset();
+        self.entered = true;
         if self.drain_until.is_some() {
             self.connection.drain()?;
             self.heartbeat()?;

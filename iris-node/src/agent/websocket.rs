@@ -1,7 +1,8 @@
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::str::FromStr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -138,12 +139,22 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
-/// Connects to a coordinator over WebSocket, at the first of its URLs that answers.
+/// Connects to a coordinator over WebSocket, at the first of its URLs that answers and lets the
+/// node in.
 #[derive(Clone, Debug)]
 pub struct WebSocketConnector {
     urls: Vec<CoordinatorUrl>,
     key: Secret,
     tls: Tls,
+    turns: Arc<Mutex<Turns>>,
+}
+
+/// Which URL is next.
+#[derive(Debug, Default)]
+struct Turns {
+    first: usize,
+    /// The URLs whose last answer was that the node need not come again.
+    closed: BTreeSet<usize>,
 }
 
 #[derive(Clone)]
@@ -165,10 +176,15 @@ impl fmt::Debug for Tls {
 impl WebSocketConnector {
     /// Connects to `url`, with a node key of the account that owns the node.
     pub fn new(url: CoordinatorUrl, key: impl Into<Secret>) -> Self {
-        Self { urls: vec![url], key: key.into(), tls: Tls::Platform(Arc::default()) }
+        Self {
+            urls: vec![url],
+            key: key.into(),
+            tls: Tls::Platform(Arc::default()),
+            turns: Arc::default(),
+        }
     }
 
-    /// Adds a URL to try when those before it do not answer.
+    /// Adds a URL to try when those before it do not answer or turn the node away.
     pub fn or(mut self, url: CoordinatorUrl) -> Self {
         self.urls.push(url);
         self
@@ -180,6 +196,10 @@ impl WebSocketConnector {
         let config = builder().with_root_certificates(roots).with_no_client_auth();
         self.tls = Tls::Own(Arc::new(config));
         self
+    }
+
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn open(&self, url: &CoordinatorUrl) -> Result<Link, ConnectError> {
@@ -264,8 +284,13 @@ impl Connector for WebSocketConnector {
     fn connect(&self) -> BoxFuture<'_, Result<Link, ConnectError>> {
         Box::pin(async {
             let mut worst = None;
-            for url in &self.urls {
-                match self.open(url).await {
+            let first = self.turns().first;
+            for turn in 0..self.urls.len() {
+                let number = (first + turn) % self.urls.len();
+                let opened = self.open(&self.urls[number]).await;
+                let closed = opened.as_ref().is_err_and(ConnectError::is_final);
+                self.turns().note(number, closed);
+                match opened {
                     Ok(link) => return Ok(link),
                     // As long as one URL may answer later, the attempt is worth repeating.
                     Err(error) => worst = Some(prefer(worst, error)),
@@ -273,6 +298,26 @@ impl Connector for WebSocketConnector {
             }
             Err(worst.expect("a connector has at least one URL"))
         })
+    }
+
+    fn turned_away(&self, endpoint: &str, for_good: bool) -> bool {
+        let Some(number) = self.urls.iter().position(|url| url.to_string() == endpoint) else {
+            return false;
+        };
+        let mut turns = self.turns();
+        turns.first = (number + 1) % self.urls.len();
+        turns.note(number, for_good);
+        turns.closed.len() < self.urls.len()
+    }
+}
+
+impl Turns {
+    fn note(&mut self, number: usize, closed: bool) {
+        if closed {
+            self.closed.insert(number);
+        } else {
+            self.closed.remove(&number);
+        }
     }
 }
 
@@ -368,5 +413,54 @@ mod tests {
         assert!(request.to_ascii_lowercase().contains("authorization: bearer iris_secret"));
         // The first address may be up again later.
         assert!(matches!(opened.map(|_| ()), Err(ConnectError::Unreachable { .. })));
+    }
+
+    #[tokio::test]
+    async fn the_next_address_is_tried_when_one_turns_the_node_away() {
+        let (first, second) = (door().await, door().await);
+        let connector = WebSocketConnector::new(first.parse().unwrap(), "iris_secret")
+            .or(second.parse().unwrap());
+        let reached = async || connector.connect().await.unwrap().endpoint;
+        let ends_with = |endpoint: &str, url: &str| endpoint.contains(url.trim_start_matches("ws"));
+        let at = reached().await;
+        assert!(ends_with(&at, &first), "{at}");
+        assert!(connector.turned_away(&at, true), "the other one may let it in");
+        let at = reached().await;
+        assert!(ends_with(&at, &second), "{at}");
+        assert!(ends_with(&reached().await, &second), "it stays where it was not turned away");
+        assert!(connector.turned_away(&at, false));
+        let at = reached().await;
+        assert!(ends_with(&at, &first), "a try that may help is made");
+        assert!(connector.turned_away(&at, true));
+        let at = reached().await;
+        assert!(!connector.turned_away(&at, true), "both want it no more");
+    }
+
+    /// Opens WebSockets and says nothing on them.
+    async fn door() -> String {
+        use iris_protocol::transport::websocket::accept_key;
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut open = Vec::new();
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = vec![0; 4096];
+                let length = stream.read(&mut request).await.unwrap();
+                let request = String::from_utf8_lossy(&request[..length]).into_owned();
+                let name = "sec-websocket-key: ";
+                let from = request.to_ascii_lowercase().find(name).unwrap() + name.len();
+                let key = &request[from..from + 24];
+                let reply = format!(
+                    "HTTP/1.1 101 x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                     sec-websocket-accept: {}\r\n\r\n",
+                    accept_key(key.as_bytes())
+                );
+                stream.write_all(reply.as_bytes()).await.unwrap();
+                open.push(stream);
+            }
+        });
+        format!("ws://{address}")
     }
 }

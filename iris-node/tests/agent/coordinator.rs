@@ -64,12 +64,17 @@ pub(crate) struct Answer {
 impl Coordinator {
     /// Makes a coordinator, and what connects agents to it.
     pub(crate) fn new() -> (Self, impl Connector) {
+        Self::behind("memory")
+    }
+
+    /// Makes a coordinator at `endpoint`, and what connects agents to it.
+    pub(crate) fn behind(endpoint: &'static str) -> (Self, impl Connector) {
         let (sender, lines) = mpsc::unbounded_channel();
         let connector = move || {
             let (near, far) = memory::pair(4);
             let sent = sender.send(Box::pin(far) as Line);
             std::future::ready(match sent {
-                Ok(()) => Ok(Link::new("memory", near)),
+                Ok(()) => Ok(Link::new(endpoint, near)),
                 Err(_) => Err(ConnectError::Unreachable {
                     endpoint: "memory".into(),
                     cause: "the test is over".to_owned(),

@@ -1,10 +1,12 @@
 //! Connections that break, coordinators that lie, agents that leave.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use iris_core::backend::{Gate, Script, ScriptedBackend};
 use iris_crypto::Identity;
-use iris_node::agent::ConnectError;
+use iris_node::agent::{ConnectError, Connector, Link};
 use iris_protocol::connection::CoordinatorEvent;
 use iris_protocol::limits::Limits;
 use iris_protocol::message::{ErrorCode, RefuseReason, Window};
@@ -206,6 +208,39 @@ async fn another_coordinator_at_the_same_place_is_not_trusted() {
     coordinator.challenge_in_vain().await;
     let wanted = Status::Offline { cause: Some(AgentError::WrongCoordinator { expected, found }) };
     agent.becomes(|status| *status == wanted).await;
+}
+
+/// A way to a first coordinator, and to a second one once that has turned the node away.
+struct Doors<A, B>(A, B, AtomicBool);
+
+impl<A: Connector, B: Connector> Connector for Doors<A, B> {
+    fn connect(&self) -> BoxFuture<'_, Result<Link, ConnectError>> {
+        if self.2.load(Ordering::Relaxed) { self.1.connect() } else { self.0.connect() }
+    }
+
+    fn turned_away(&self, endpoint: &str, _for_good: bool) -> bool {
+        self.2.store(true, Ordering::Relaxed);
+        endpoint == "first"
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn coordinator_that_wants_no_node_leaves_it_to_the_next() {
+    let backend = ScriptedBackend::saying("m".parse().unwrap(), texts());
+    let (mut first, to_first) = Coordinator::behind("first");
+    let (mut second, to_second) = Coordinator::behind("second");
+    let doors = Doors(to_first, to_second, AtomicBool::new(false));
+    let mut agent = Running::new(builder(&backend).build(), doors);
+    first.challenge().await;
+    first.connection().reject(ErrorCode::Forbidden, None);
+    first.flush().await;
+    second.accept().await;
+    agent.becomes(|status| matches!(status, Status::Online { .. })).await;
+    // Whoever has let it in decides alone.
+    second.connection().reject(ErrorCode::Replaced, None);
+    second.flush().await;
+    let ended = agent.ended().await;
+    assert_eq!(ended, Err(AgentError::Closed { code: ErrorCode::Replaced, message: None }));
 }
 
 #[tokio::test(start_paused = true)]

@@ -54,19 +54,20 @@ impl Location {
     pub(super) fn connect_reader(&self) -> Result<Connection, OpenError> {
         let connection =
             self.connect(OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|error| unusable(&error))?;
-        connection.execute_batch("PRAGMA cache_size = -8192").map_err(|error| unusable(&error))?;
+        connection.execute_batch("PRAGMA cache_size = -2048").map_err(|error| unusable(&error))?;
         Ok(connection)
     }
 
     /// A larger log than usual is folded in less often, so that pages written many times over
-    /// are copied once; the limit gives space back after a burst.
+    /// are copied once; the limit gives space back after a burst. The caches hold what one log
+    /// changes; what is older the system keeps, without the process growing with its books.
     const WRITER_SETTINGS: &str = "
         PRAGMA journal_mode = WAL;
         PRAGMA synchronous = FULL;
         PRAGMA fullfsync = ON;
         PRAGMA wal_autocheckpoint = 4000;
         PRAGMA journal_size_limit = 67108864;
-        PRAGMA cache_size = -65536;
+        PRAGMA cache_size = -16384;
         PRAGMA trusted_schema = OFF;
     ";
 
