@@ -53,7 +53,10 @@ struct Serving {
 
 impl Serving {
     fn start(folder: &TempDir) -> Self {
-        let mut command = command(folder, "serve --listen 127.0.0.1:0");
+        Self::run(&mut command(folder, "serve --listen 127.0.0.1:0"))
+    }
+
+    fn run(command: &mut Command) -> Self {
         let mut child = command.stderr(Stdio::inherit()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
@@ -91,6 +94,20 @@ impl Drop for Serving {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn opens_as_many_files_as_it_may() {
+    let folder = TempDir::new().unwrap();
+    let mut lowered = Command::new("/bin/sh");
+    lowered.args(["-c", "ulimit -Hn 300; ulimit -Sn 100; exec \"$0\" \"$@\""]);
+    lowered.arg(env!("CARGO_BIN_EXE_iris-coordinator")).args(["--listen", "127.0.0.1:0"]);
+    lowered.current_dir(folder.path()).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped());
+    let serving = Serving::run(&mut lowered);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", serving.child.id())).unwrap();
+    let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    assert_eq!(files.split_whitespace().next(), Some("300"), "{files}");
 }
 
 #[test]
