@@ -137,7 +137,7 @@ pub enum BuildError {
 
 /// Accepts the address itself, the one that OpenAI-compatible programs use (`/v1`) and the one
 /// that nodes use (`ws://.../nodes/connect`).
-fn normalize(text: &str) -> Result<Url, BuildError> {
+pub(crate) fn normalize(text: &str) -> Result<Url, BuildError> {
     // An address with a password in it must not be repeated in an error.
     let invalid = || BuildError::InvalidUrl(text.rsplit('@').next().unwrap_or("").to_owned());
     let text = text.trim();

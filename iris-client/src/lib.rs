@@ -33,6 +33,9 @@ pub mod cli;
 mod client;
 mod error;
 mod head;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod properties;
 mod retry;
 #[cfg(feature = "cli")]
 mod settings;

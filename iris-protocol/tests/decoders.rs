@@ -18,6 +18,8 @@ use iris_protocol::text::FixedBytes;
 use iris_protocol::version::Version;
 use proptest::prelude::*;
 
+mod properties;
+
 /// Texts that look like messages often enough to get past the first check.
 fn message_text() -> impl Strategy<Value = Vec<u8>> {
     let vectors = ["node", "coordinator"].into_iter().flat_map(|side| {
@@ -88,4 +90,83 @@ proptest! {
             while node.poll_transmit().or_else(|| coordinator.poll_transmit()).is_some() {}
         }
     }
+
+    #[test]
+    fn names_and_ids_are_refused_or_have_one_spelling(text in almost_name()) {
+        properties::text(&text);
+    }
+
+    #[test]
+    fn bodies_and_answers_settle_at_the_first_reading(json in almost_body()) {
+        properties::rest(json.as_bytes());
+    }
+}
+
+/// Texts of the lengths and characters of names, ids and opaque bytes.
+fn almost_name() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "[a-z2-7]{25,27}",
+        "[0-9a-f]{31,33}",
+        "[A-Za-z0-9_-]{42,44}",
+        "[A-Za-z0-9_-]{85,87}",
+        "\\PC{0,70}",
+        "[a \u{202e}\u{feff}\u{e9}\n]{0,8}",
+        any::<String>(),
+    ]
+}
+
+/// Objects of members that the APIs know, with values of every kind.
+fn almost_body() -> impl Strategy<Value = String> {
+    const NAMES: [&str; 30] = [
+        "model",
+        "messages",
+        "prompt",
+        "role",
+        "content",
+        "name",
+        "tool_calls",
+        "function",
+        "arguments",
+        "stream",
+        "stop",
+        "choices",
+        "delta",
+        "index",
+        "usage",
+        "prompt_tokens",
+        "error",
+        "message",
+        "code",
+        "type",
+        "data",
+        "id",
+        "status",
+        "created",
+        "deadline_ms",
+        "account_key",
+        "scope",
+        "nodes",
+        "slots",
+        "extra",
+    ];
+    let leaf = prop_oneof![
+        Just(serde_json::Value::Null),
+        any::<bool>().prop_map(Into::into),
+        any::<i64>().prop_map(Into::into),
+        any::<u64>().prop_map(Into::into),
+        any::<f64>().prop_map(Into::into),
+        "[a-z]{0,6}".prop_map(Into::into),
+        prop::sample::select(vec!["user", "inference", "finished", "function"])
+            .prop_map(Into::into),
+    ];
+    let value = leaf.prop_recursive(4, 40, 6, |inner| {
+        let member = (prop::sample::select(NAMES.to_vec()), inner.clone());
+        prop_oneof![
+            prop::collection::vec(inner, 0..3).prop_map(Into::into),
+            prop::collection::vec(member, 0..6).prop_map(|members| {
+                members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+            }),
+        ]
+    });
+    value.prop_map(|value| value.to_string())
 }

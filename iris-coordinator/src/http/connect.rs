@@ -64,7 +64,7 @@ async fn admit(api: Arc<Api>, upgrade: OnUpgrade, owner: AccountId, place: Optio
 }
 
 /// Checks the opening handshake of RFC 6455 and returns the answer to its key.
-fn websocket_key(request: &Request) -> Result<HeaderValue, ApiError> {
+pub(super) fn websocket_key(request: &Request) -> Result<HeaderValue, ApiError> {
     let headers = request.headers();
     let opens = request.method() == Method::GET
         && has_token(headers, CONNECTION, "upgrade")

@@ -28,6 +28,9 @@ mod listener;
 mod metrics;
 mod observe;
 mod openai;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod properties;
 mod proxy;
 mod rest;
 mod server;

@@ -179,7 +179,7 @@ fn task_id(text: &str) -> Result<TaskId, ApiError> {
     text.parse().map_err(|_| no_such_task())
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     let Some(value) = headers.get(rest::IDEMPOTENCY_KEY) else { return Ok(None) };
     let text = value.to_str().ok().filter(|t| (1..=MAX_IDEMPOTENCY_KEY).contains(&t.len()));
     let refused = || {

@@ -51,6 +51,9 @@ mod connector;
 mod driver;
 mod error;
 mod handshake;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod properties;
 mod sealing;
 mod websocket;
 mod worker;

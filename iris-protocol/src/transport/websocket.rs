@@ -124,6 +124,7 @@ fn error(cause: Error) -> TransportError {
 #[cfg(test)]
 mod tests {
     use futures::{SinkExt, StreamExt};
+    use proptest::prelude::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
@@ -234,5 +235,35 @@ mod tests {
     #[test]
     fn the_accept_key_is_the_standards_example() {
         assert_eq!(accept_key(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    /// Pieces of frames, masked with zeros, and what is none.
+    fn almost_frames() -> impl Strategy<Value = Vec<u8>> {
+        let opcode =
+            prop::sample::select(vec![0x00, 0x01, 0x02, 0x80, 0x81, 0x82, 0x88, 0x89, 0xc1]);
+        let frame =
+            (opcode, prop::collection::vec(any::<u8>(), 0..20)).prop_map(|(first, text)| {
+                let length = 0x80 | u8::try_from(text.len()).unwrap();
+                [&[first, length, 0, 0, 0, 0][..], &text].concat()
+            });
+        let junk = prop::collection::vec(any::<u8>(), 0..30);
+        prop::collection::vec(prop_oneof![4 => frame, 1 => junk], 0..6)
+            .prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_end_in_an_error_after_frames_within_the_bounds(bytes in almost_frames()) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let (mut raw, far) = duplex(bytes.len() + 64 * KIB);
+                raw.write_all(&bytes).await.unwrap();
+                raw.shutdown().await.unwrap();
+                let mut server = WebSocket::server_from_upgraded(far).await;
+                while let Some(Ok(frame)) = server.next().await {
+                    assert!(frame.len() <= MAX_FRAME);
+                }
+            });
+        }
     }
 }

@@ -31,6 +31,8 @@ use crate::clock::{Clock, SystemClock};
 use crate::dispatch::{ModelSummary, TaskEvent, TaskHandle, TaskRequest};
 
 mod envelope;
+#[cfg(any(test, fuzzing))]
+pub(super) mod properties;
 mod request;
 mod stream;
 

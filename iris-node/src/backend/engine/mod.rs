@@ -49,6 +49,9 @@ mod matrix;
 mod model;
 mod network;
 mod outgoing;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod properties;
 mod request;
 mod rope;
 mod sampler;

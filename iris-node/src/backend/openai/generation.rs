@@ -102,7 +102,7 @@ fn is_json(response: &reqwest::Response) -> bool {
 }
 
 /// Takes the envelope off a whole answer and reads how it ended.
-fn whole(body: &[u8]) -> Result<(Bytes, Finish), BackendError> {
+pub(super) fn whole(body: &[u8]) -> Result<(Bytes, Finish), BackendError> {
     let members = Members::parse(body).map_err(|_| BackendError::Malformed)?;
     if failure::is_report(body) {
         return Err(failure::of_event(body));

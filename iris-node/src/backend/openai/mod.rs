@@ -37,6 +37,9 @@ mod failure;
 mod generation;
 mod object;
 mod probe;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod properties;
 mod reader;
 mod request;
 mod server;

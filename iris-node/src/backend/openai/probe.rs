@@ -166,6 +166,25 @@ async fn read<T: DeserializeOwned>(
     Ok(serde_json::from_slice(&body).ok())
 }
 
+/// Returns what is offered in `json`, read as the list of each kind of server.
+#[cfg(any(test, fuzzing))]
+pub(super) fn offers_in(json: &[u8]) -> Vec<ModelOffer> {
+    fn facts<T: DeserializeOwned + Into<Facts>>(json: &[u8]) -> Vec<ModelOffer> {
+        serde_json::from_slice::<T>(json).map(|list| list.into().offers).unwrap_or_default()
+    }
+    let mut offers = facts::<LmStudio>(json);
+    offers.extend(facts::<LmStudioOld>(json));
+    offers.extend(facts::<ModelList>(json));
+    if let (Ok(props), Ok(list)) = (serde_json::from_slice(json), serde_json::from_slice(json)) {
+        offers.extend(LlamaCppProps::facts(props, list).offers);
+    }
+    if let Ok(running) = serde_json::from_slice::<OllamaRunning>(json) {
+        let model = serde_json::from_slice(json).unwrap_or_default();
+        offers.extend(running.models.into_iter().filter_map(|running| running.offer(&model)));
+    }
+    offers
+}
+
 /// Names the abilities that `yes` grants.
 fn granted(yes: bool, ability: Abilities) -> Abilities {
     if yes { ability } else { Abilities::NONE }

@@ -24,7 +24,7 @@ const MAX_PREDICT: u32 = 32_768;
 
 /// Members that choose cache slots, adapters, templates or processors of the server, or hand it
 /// objects to unpickle.
-const SERVER_CONTROL: [&str; 19] = [
+pub(super) const SERVER_CONTROL: [&str; 19] = [
     "action",
     "cache_prompt",
     "chat_template",

@@ -241,7 +241,7 @@ pub(super) async fn read_refusal(response: reqwest::Response) -> BackendError {
     failure::of_status(status, &body)
 }
 
-fn root_of(base_url: &str) -> Result<Url, OpenAiSetupError> {
+pub(super) fn root_of(base_url: &str) -> Result<Url, OpenAiSetupError> {
     let mut url = Url::parse(base_url.trim()).map_err(|_| OpenAiSetupError::Url)?;
     let is_bare = url.username().is_empty()
         && url.password().is_none()
