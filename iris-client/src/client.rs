@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iris_protocol::openai::{
-    ChatCompletion, ChatRequest, Message, Model, ModelList, StreamOptions,
+    ChatCompletion, ChatRequest, Message, Model, ModelList, StreamOptions, count_values,
 };
 use iris_protocol::rest;
 use reqwest::header::{self, HeaderMap, HeaderValue};
@@ -23,6 +23,8 @@ use crate::tasks::Tasks;
 
 /// The longest answer that is read, in bytes.
 pub(crate) const MAX_ANSWER: usize = 64 << 20;
+/// Most values of an answer; the log probabilities of a long one are a million.
+const MAX_VALUES: usize = 1 << 21;
 /// How much of a refusal is read, in bytes.
 const MAX_REFUSAL: usize = 64 << 10;
 
@@ -149,7 +151,7 @@ impl Client {
     async fn exchange(&self, call: &Call) -> Result<(Vec<u8>, HeaderMap), ClientError> {
         let mut response = self.send(call).await?;
         let body = self.read(&mut response, MAX_ANSWER).await?;
-        if body.len() > MAX_ANSWER {
+        if body.len() > MAX_ANSWER || count_values(&body) > MAX_VALUES {
             let reason = "it is too long".to_owned();
             let request_id = Head::read(response.headers()).request_id;
             return Err(ClientError::Malformed { reason, request_id });

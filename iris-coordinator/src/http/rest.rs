@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use iris_core::TaskId;
+use iris_protocol::openai::count_values;
 use iris_protocol::rest::{self, Health, InferenceRequest, KeyRequest, NodeList};
 use serde::de::DeserializeOwned;
 
@@ -26,6 +27,8 @@ pub(super) const OPENAPI: &str = include_str!("openapi.json");
 const MAX_IDEMPOTENCY_KEY: usize = 255;
 /// Longest body of a request about accounts.
 const SMALL_BODY: usize = 4 << 10;
+/// Most values of one body; tools and their schemas have a few thousand.
+const MAX_VALUES: usize = 1 << 17;
 
 type Reply = Result<Response, ApiError>;
 
@@ -196,6 +199,9 @@ async fn read_json<T: DeserializeOwned>(
     limit: usize,
 ) -> Result<T, ApiError> {
     let body = body::read(headers, body, limit, api.settings.body_timeout).await?;
+    if count_values(&body) > MAX_VALUES {
+        return Err(ApiError::bad_request("The request body holds too many values."));
+    }
     check_object(&body)?;
     serde_json::from_slice(&body).map_err(|error| {
         // Only what is wrong, since the rest of the message could repeat a secret.

@@ -14,6 +14,7 @@ mod request;
 mod stream;
 mod text;
 mod usage;
+mod values;
 
 pub use answer::{AssistantMessage, ChatCompletion, Choice};
 pub use error::{ErrorBody, ErrorDetail};
@@ -23,6 +24,7 @@ pub use request::{ChatRequest, Stop, StreamOptions};
 pub use stream::{ChatCompletionChunk, ChunkChoice, Delta, FunctionCallDelta, ToolCallDelta};
 pub use text::{Completion, CompletionChoice};
 pub use usage::{CompletionTokensDetails, PromptTokensDetails, Usage};
+pub use values::count_values;
 
 use std::fmt;
 

@@ -2,11 +2,14 @@
 //! refused, and what it does not know is ignored.
 
 use iris_core::backend::{BackendError, Operation};
+use iris_protocol::openai::count_values;
 use serde_json::{Map, Value};
 
 use super::sampler::Sampling;
 use super::template::Conversation;
 
+/// Most values of a body; a prompt of tokens has one for each.
+const MAX_VALUES: usize = 1 << 18;
 const MAX_STOPS: usize = 16;
 const MAX_STOP_LEN: usize = 1024;
 /// OpenAI's default for text completions.
@@ -31,8 +34,12 @@ pub(super) enum Prompt {
 impl Request {
     /// Reads a body, or says which part of it cannot be honoured.
     pub(super) fn read(operation: Operation, body: &[u8]) -> Result<Self, BackendError> {
+        if count_values(body) > MAX_VALUES {
+            return Err(refused(None, "the body holds too many values"));
+        }
+        // The parser's own words may quote the prompt.
         let body: Map<String, Value> = serde_json::from_slice(body)
-            .map_err(|error| refused(None, format!("the body is not a JSON object: {error}")))?;
+            .map_err(|_| refused(None, "the body is not a JSON object"))?;
         let body = Body(body);
         body.refuse_unsupported()?;
         let (prompt, default_tokens) = match operation {

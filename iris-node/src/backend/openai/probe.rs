@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use iris_core::backend::BackendError;
 use iris_core::model::{Abilities, ModelOffer};
+use iris_protocol::openai::count_values;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
@@ -22,6 +23,9 @@ const PROBE_TIME: Duration = Duration::from_secs(10);
 
 /// Bytes that a list may have.
 const MAX_LIST: usize = 8 << 20;
+
+/// Values that a list may have; hosted services describe a model in up to a hundred.
+const MAX_VALUES: usize = 1 << 17;
 
 /// Models that one server may offer.
 const MAX_MODELS: usize = 1000;
@@ -143,7 +147,7 @@ async fn model_list(server: &Server) -> Result<ModelList, BackendError> {
             error => error,
         });
     }
-    let body = read_body(response, MAX_LIST).await?;
+    let body = read_list(response).await?;
     serde_json::from_slice(&body).map_err(|_| BackendError::Malformed)
 }
 
@@ -162,8 +166,14 @@ async fn read<T: DeserializeOwned>(
     if response.status().as_u16() != 200 {
         return Ok(None);
     }
-    let body = read_body(response, MAX_LIST).await?;
+    let body = read_list(response).await?;
     Ok(serde_json::from_slice(&body).ok())
+}
+
+/// Reads a list that does not grow beyond its bytes when it is read.
+async fn read_list(response: reqwest::Response) -> Result<Vec<u8>, BackendError> {
+    let body = read_body(response, MAX_LIST).await?;
+    if count_values(&body) > MAX_VALUES { Err(BackendError::Malformed) } else { Ok(body) }
 }
 
 /// Returns what is offered in `json`, read as the list of each kind of server.
