@@ -44,6 +44,7 @@ pub use server::{ServeError, Server};
 pub use settings::{ApiSettings, ServerSettings, TlsFiles};
 pub use tls::{TlsError, TlsReloader};
 
+use body::Bodies;
 use error::ApiError;
 use metrics::Metrics;
 
@@ -58,7 +59,8 @@ pub fn router(coordinator: Coordinator) -> Router {
 /// Returns the whole API; see [`router`].
 pub fn router_with(coordinator: Coordinator, settings: ApiSettings) -> Router {
     let metrics = Metrics::new(coordinator.clone());
-    let api = Arc::new(Api { coordinator, settings, metrics });
+    let bodies = Bodies::new(&settings);
+    let api = Arc::new(Api { coordinator, settings, metrics, bodies });
     let observe = axum::middleware::from_fn_with_state(Arc::clone(&api), observe::observe);
     Router::new()
         .route("/v1/chat/completions", post(openai::chat))
@@ -88,6 +90,7 @@ struct Api {
     coordinator: Coordinator,
     settings: ApiSettings,
     metrics: Metrics,
+    bodies: Bodies,
 }
 
 fn json_response(value: &impl Serialize) -> Response {

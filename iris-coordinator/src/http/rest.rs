@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, HeaderName};
@@ -17,7 +18,7 @@ use super::auth::{ASK, LOOK, OPERATE};
 use super::error::ApiError;
 use super::observe::RequestContext;
 use super::openai::check_object;
-use super::{Api, body, json_response};
+use super::{Api, json_response};
 use crate::inference::InferenceError;
 
 /// The API's description for programs.
@@ -31,6 +32,9 @@ const SMALL_BODY: usize = 4 << 10;
 const MAX_VALUES: usize = 1 << 17;
 
 type Reply = Result<Response, ApiError>;
+
+/// The task that a path names; its text need not be one.
+type TaskPath = Result<Path<String>, PathRejection>;
 
 /// `POST /inference`.
 pub(super) async fn submit(State(api): State<Arc<Api>>, request: Request) -> Reply {
@@ -48,24 +52,16 @@ pub(super) async fn submit(State(api): State<Arc<Api>>, request: Request) -> Rep
 }
 
 /// `GET /inference/{id}`.
-pub(super) async fn status(
-    State(api): State<Arc<Api>>,
-    headers: HeaderMap,
-    Path(id): Path<String>,
-) -> Reply {
+pub(super) async fn status(State(api): State<Arc<Api>>, headers: HeaderMap, id: TaskPath) -> Reply {
     let account = api.key(&headers, ASK).await?.account;
-    let status = api.coordinator.inference().status(account, task_id(&id)?).await?;
+    let status = api.coordinator.inference().status(account, task_id(id)?).await?;
     Ok(json_response(&status))
 }
 
 /// `DELETE /inference/{id}`.
-pub(super) async fn cancel(
-    State(api): State<Arc<Api>>,
-    headers: HeaderMap,
-    Path(id): Path<String>,
-) -> Reply {
+pub(super) async fn cancel(State(api): State<Arc<Api>>, headers: HeaderMap, id: TaskPath) -> Reply {
     let account = api.key(&headers, ASK).await?.account;
-    let status = api.coordinator.inference().cancel(account, task_id(&id)?).await?;
+    let status = api.coordinator.inference().cancel(account, task_id(id)?).await?;
     Ok(json_response(&status))
 }
 
@@ -73,10 +69,10 @@ pub(super) async fn cancel(
 pub(super) async fn explain(
     State(api): State<Arc<Api>>,
     headers: HeaderMap,
-    Path(id): Path<String>,
+    id: TaskPath,
 ) -> Reply {
     let account = api.key(&headers, ASK).await?.account;
-    let explanation = api.coordinator.explanation(&task_id(&id)?, &account);
+    let explanation = api.coordinator.explanation(&task_id(id)?, &account);
     Ok(json_response(&explanation.ok_or_else(no_such_task)?))
 }
 
@@ -178,7 +174,8 @@ fn no_such_task() -> ApiError {
 }
 
 /// An id that cannot be one is the id of no task.
-fn task_id(text: &str) -> Result<TaskId, ApiError> {
+fn task_id(path: TaskPath) -> Result<TaskId, ApiError> {
+    let Path(text) = path.map_err(|_| no_such_task())?;
     text.parse().map_err(|_| no_such_task())
 }
 
@@ -198,7 +195,7 @@ async fn read_json<T: DeserializeOwned>(
     body: Body,
     limit: usize,
 ) -> Result<T, ApiError> {
-    let body = body::read(headers, body, limit, api.settings.body_timeout).await?;
+    let body = api.bodies.read(headers, body, limit).await?;
     if count_values(&body) > MAX_VALUES {
         return Err(ApiError::bad_request("The request body holds too many values."));
     }

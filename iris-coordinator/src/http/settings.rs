@@ -16,6 +16,7 @@ pub struct ApiSettings {
     pub(super) cors_origins: Vec<HeaderValue>,
     pub(super) trusted_proxies: Vec<Network>,
     pub(super) body_limit: usize,
+    pub(super) body_memory: usize,
     pub(super) body_timeout: Duration,
     pub(super) time_limit: Duration,
     pub(super) keep_alive: Duration,
@@ -28,6 +29,7 @@ impl Default for ApiSettings {
             cors_origins: Vec::new(),
             trusted_proxies: Vec::new(),
             body_limit: 32 << 20,
+            body_memory: 512 << 20,
             body_timeout: Duration::from_mins(1),
             time_limit: Duration::from_mins(10),
             keep_alive: Duration::from_secs(15),
@@ -60,6 +62,13 @@ impl ApiSettings {
     /// node.
     pub const fn with_body_limit(mut self, bytes: usize) -> Self {
         self.body_limit = bytes;
+        self
+    }
+
+    /// Sets how many bytes the long request bodies, those beyond 64 KiB, may have together while
+    /// they come in, wait and are worked on; further ones get 503. Default: 512 MiB.
+    pub const fn with_body_memory(mut self, bytes: usize) -> Self {
+        self.body_memory = bytes;
         self
     }
 

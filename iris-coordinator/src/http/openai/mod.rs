@@ -26,7 +26,7 @@ use self::stream::{Events, Opening};
 use super::auth::{ASK, LOOK};
 use super::error::ApiError;
 use super::observe::{RequestContext, Streamed, size_class};
-use super::{Api, body, json_response};
+use super::{Api, json_response};
 use crate::clock::{Clock, SystemClock};
 use crate::dispatch::{ModelSummary, TaskEvent, TaskHandle, TaskRequest};
 
@@ -95,7 +95,7 @@ async fn generate(
     let (head, body) = request.into_parts();
     let account = api.key(&head.headers, ASK).await?.account;
     let settings = &api.settings;
-    let body = body::read(&head.headers, body, settings.body_limit, settings.body_timeout).await?;
+    let body = api.bodies.read(&head.headers, body, settings.body_limit).await?;
     let asked = Asked::read(operation, &body)?;
     tracing::debug!(
         task = %context.id,
