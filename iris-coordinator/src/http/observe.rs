@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use http::header::HeaderName;
+use http::header::{CONNECTION, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue};
 use iris_core::TaskId;
 use iris_protocol::rest::REQUEST_ID;
@@ -48,6 +48,7 @@ pub(super) async fn observe(
         caller: Caller::find(&api.settings.trusted_proxies, peer, request.headers()),
     };
     let origin = cors::allowed_origin(&api.settings.cors_origins, request.headers());
+    let chunked = request.headers().contains_key(TRANSFER_ENCODING);
     let method = request.method().clone();
     let path = request.extensions().get::<MatchedPath>().cloned();
     let mut response = if cors::is_preflight(&request) && origin.is_some() {
@@ -62,6 +63,11 @@ pub(super) async fn observe(
     identify(headers, context.id, took);
     if let Some(origin) = origin {
         cors::allow(headers, origin);
+    }
+    if chunked {
+        // Such a request may have named a length too, by which something in between may have
+        // found another end of it. What would follow is nobody's request.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if response.extensions().get::<Streamed>().is_none() {
         tracing::debug!(
