@@ -15,6 +15,9 @@ const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['
      + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}\
      {% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
+/// Steps that one prompt may take to write; a long conversation takes a hundred thousand.
+const MAX_STEPS: u64 = 10_000_000;
+
 /// Marks the end of a message that the model continues; no caller can write it.
 const END_MARK: char = '\u{fdd0}';
 
@@ -43,6 +46,7 @@ impl Template {
         let mut environment = Environment::new();
         // What Python's template engine does by default for chat templates.
         let blocks = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_fuel(Some(MAX_STEPS));
         environment.set_syntax(blocks.expect("the default delimiters are sound"));
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -148,6 +152,14 @@ mod tests {
         assert_eq!(template.render(talk, UNIX_EPOCH).unwrap(), "<s>HI [{\"type\": \"function\"}]");
         let refused = template.render(conversation(&[("system", "x")], false), UNIX_EPOCH);
         assert_eq!(refused.unwrap_err(), "System role not supported");
+    }
+
+    #[test]
+    fn templates_that_would_not_end_are_stopped() {
+        let nested = "{% for i in range(9999) %}{% for j in range(9999) %}{% for k in range(9999) \
+             %}{{ '' }}{% endfor %}{% endfor %}{% endfor %}";
+        let talk = conversation(&[("user", "Hi")], false);
+        assert!(template(Some(nested)).render(talk, UNIX_EPOCH).is_err());
     }
 
     #[test]
