@@ -44,14 +44,19 @@ impl FromStr for ModelName {
     }
 }
 
-/// Returns whether `c` could hide or reorder the text around it in a log or on a page.
+/// Returns whether `c` could hide or reorder the text around it in a log or on a page, or tell two
+/// names apart that look the same.
+///
+/// All that Unicode lets a program ignore, but for the selectors of an emoji's form.
 pub fn is_invisible(c: char) -> bool {
     c.is_control()
         || matches!(
             c,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
-                | '\u{e0000}'..='\u{e007f}'
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+                | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}'
+                | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+                | '\u{e0000}'..='\u{e0fff}'
         )
 }
 
@@ -231,7 +236,9 @@ mod tests {
 
     #[test]
     fn names_that_could_forge_a_log_line_are_refused() {
-        for bad in ["", " a", "a\n", "a\u{202e}b", "a\0", &"x".repeat(201)] {
+        for bad in
+            ["", " a", "a\n", "a\u{202e}b", "a\0", "a\u{3164}", "a\u{e0100}", &"x".repeat(201)]
+        {
             assert_eq!(bad.parse::<ModelName>(), Err(ModelNameError), "{bad:?}");
         }
         assert!("org/Model-7B:q4@latest".parse::<ModelName>().is_ok());
