@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use super::begun::Seam;
 use super::event::usage;
 use super::failure;
-use super::object::{Members, ObjectWriter, Text, on_one_line};
+use super::object::{Members, ObjectWriter, Text, passed_on};
 use super::reader::{EventReader, Step};
 use super::request::prepare;
 use super::server::{MAX_ANSWER, Server, of_transport, read_body, read_refusal};
@@ -126,7 +126,8 @@ pub(super) fn whole(body: &[u8]) -> Result<(Bytes, Finish), BackendError> {
             json.member(name, value.get().as_bytes());
         }
     }
-    Ok((on_one_line(json.finish()).into(), Finish { reason, usage }))
+    let json = passed_on(json.finish()).ok_or(BackendError::Malformed)?;
+    Ok((json, Finish { reason, usage }))
 }
 
 /// An answer that is being streamed.

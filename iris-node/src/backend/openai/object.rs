@@ -3,11 +3,15 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use bytes::Bytes;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// The members of one JSON object, in order, their values unparsed.
 pub(super) struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+/// Levels of arrays and objects that are passed on; the coordinator reads no deeper.
+pub(super) const MAX_DEPTH: usize = 64;
 
 /// More members than any request or answer has.
 const MAX_MEMBERS: usize = 256;
@@ -92,12 +96,17 @@ impl ObjectWriter {
 }
 
 /// Removes the space around tokens if `json` spans lines, so that it fits on one.
-pub(super) fn on_one_line(mut json: Vec<u8>) -> Vec<u8> {
+fn on_one_line(mut json: Vec<u8>) -> Vec<u8> {
     if json.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
         let mut strings = Strings::default();
         json.retain(|byte| strings.contain(*byte) || !byte.is_ascii_whitespace());
     }
     json
+}
+
+/// Returns an answer's JSON in the form in which it is passed on: on one line and not too deep.
+pub(super) fn passed_on(json: Vec<u8>) -> Option<Bytes> {
+    (depth(&json) <= MAX_DEPTH).then(|| on_one_line(json).into())
 }
 
 /// Returns how deeply arrays and objects are nested in `json`, which need not be valid.

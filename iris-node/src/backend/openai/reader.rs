@@ -1,11 +1,12 @@
 //! From the events of a streamed answer to chunks.
 
+use bytes::Bytes;
 use iris_core::backend::{BackendError, Chunk, Finish, Operation, Usage};
 use serde_json::value::RawValue;
 
 use super::event::{Event, is_envelope};
 use super::failure;
-use super::object::{Members, ObjectWriter, on_one_line};
+use super::object::{Members, ObjectWriter, passed_on};
 
 /// Reads one streamed answer, event by event.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ impl EventReader {
             text = choice.text;
         }
         match text {
-            _ if !is_plain => Ok(Step::Chunk(Chunk::Json(self.rewrite(data)?.into()))),
+            _ if !is_plain => Ok(Step::Chunk(Chunk::Json(self.rewrite(data)?))),
             Some(text) => Ok(Step::Chunk(Chunk::Text(text.into_owned()))),
             None => Ok(Step::Skip),
         }
@@ -90,7 +91,7 @@ impl EventReader {
 
     /// Leaves out of an event what the gateway writes itself: the envelope, and the role and the
     /// end of the first choice.
-    fn rewrite(&self, data: &[u8]) -> Result<Vec<u8>, BackendError> {
+    fn rewrite(&self, data: &[u8]) -> Result<Bytes, BackendError> {
         let event = Members::parse(data).map_err(|_| BackendError::Malformed)?;
         let mut json = ObjectWriter::with_capacity(data.len());
         let choices = event.get("choices").map_or("null", RawValue::get);
@@ -100,7 +101,7 @@ impl EventReader {
                 json.member(name, value.get().as_bytes());
             }
         }
-        Ok(on_one_line(json.finish()))
+        passed_on(json.finish()).ok_or(BackendError::Malformed)
     }
 
     fn rewrite_choices(&self, choices: &str) -> Result<Vec<u8>, BackendError> {

@@ -11,16 +11,17 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 use serde_json::value::RawValue;
 
 use super::begun;
-use super::object::{Members, ObjectWriter, Text, depth};
-
-/// Levels of arrays and objects that a body may have.
-const MAX_DEPTH: usize = 64;
+use super::object::{MAX_DEPTH, Members, ObjectWriter, Text, depth};
 
 /// Bytes that a grammar or schema may have; compiling one costs the server far more.
 const MAX_GRAMMAR: usize = 64 * 1024;
 
 /// Tokens that `n_predict` may ask for; without a limit llama.cpp generates for ever.
 const MAX_PREDICT: u32 = 32_768;
+
+/// Answers to one prompt that a request may ask for, as with OpenAI; servers make room for all of
+/// them before they write the first.
+const MAX_CHOICES: f64 = 128.0;
 
 /// Members that choose cache slots, adapters, templates or processors of the server, or hand it
 /// objects to unpickle.
@@ -96,8 +97,12 @@ pub(super) fn prepare(
         if GRAMMARS.contains(&name) && value.get().len() > MAX_GRAMMAR {
             return Err(rejected(Some(name), "the grammar or schema is too large"));
         }
-        if name == "messages" {
-            check_messages(value)?;
+        match name {
+            "messages" => check_messages(value)?,
+            "n" | "best_of" if is_beyond_choices(value) => {
+                return Err(rejected(Some(name), "at most 128 answers can be asked for"));
+            }
+            _ => {}
         }
         match (name, &request.begun) {
             ("messages", Some(begun)) if request.operation == Operation::Chat => {
@@ -218,6 +223,11 @@ fn check_messages(messages: &RawValue) -> Result<(), BackendError> {
         return Err(rejected(Some("messages"), "media must be given inline, as a data: URI"));
     }
     Ok(())
+}
+
+/// Some servers take `"1e9"` for a number too.
+fn is_beyond_choices(value: &RawValue) -> bool {
+    value.get().trim_matches('"').trim().parse().is_ok_and(|count: f64| count > MAX_CHOICES)
 }
 
 fn bounded_predict(value: &RawValue) -> u32 {
@@ -537,5 +547,10 @@ mod tests {
         assert_eq!(refused_param(&deep), None);
         let grammar = format!(r#"{{"model":"m","grammar":"{}"}}"#, "x".repeat(MAX_GRAMMAR));
         assert_eq!(refused_param(&grammar).as_deref(), Some("grammar"));
+        for count in ["129", "1e9", "1e400", "\"1000000000\"", "4294967296"] {
+            let body = format!(r#"{{"model":"m","n":{count}}}"#);
+            assert_eq!(refused_param(&body).as_deref(), Some("n"), "{count}");
+        }
+        assert!(prepared(r#"{"model":"m","n":128,"best_of":null}"#, true).is_ok());
     }
 }
