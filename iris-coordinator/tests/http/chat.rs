@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::node::SOON;
 use super::*;
 
-const ANSWER: &str = r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"hello","refusal":null},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}"#;
+pub(crate) const ANSWER: &str = r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"hello","refusal":null},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}"#;
 
 fn deltas(reply: &Reply) -> String {
     let events = reply.events();

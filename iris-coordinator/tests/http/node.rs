@@ -74,6 +74,7 @@ impl Node {
         let (cancelled_sender, cancelled) = mpsc::unbounded_channel();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let stream = TcpStream::connect(server).await.unwrap();
+        stream.set_nodelay(true).unwrap();
         let mut request = format!("ws://{server}/nodes/connect").into_client_request().unwrap();
         let authorization = format!("Bearer {key}").parse().unwrap();
         request.headers_mut().insert("authorization", authorization);
@@ -101,6 +102,9 @@ impl Node {
         self.gate.send_replace(true);
     }
 }
+
+/// How long a node that hears nothing waits before it looks whether a heartbeat is due.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 
 struct Agent {
     identity: Identity,
@@ -152,6 +156,10 @@ impl Agent {
                     if event.is_some_and(|event| self.handle(event)) {
                         return;
                     }
+                }
+                () = tokio::time::sleep(HEARTBEAT) => {
+                    let due = self.connection.handle_timeout(Instant::now()).unwrap();
+                    due.map(|event| self.handle(event));
                 }
                 changed = opened.changed(), if waits => {
                     // The test is over when the gate is gone.
