@@ -13,6 +13,7 @@ use iris_crypto::hello::{Hello, Welcome as SignedWelcome, sign_welcome, verify_h
 use iris_crypto::hop::{ChunkOpener, TAG_LEN};
 use iris_crypto::{HopRoot, Identity, PublicIdentity, Signature, SignedCertificate};
 use iris_node::agent::{ConnectError, Connector, Link};
+use iris_protocol::Frame;
 use iris_protocol::connection::{
     CoordinatorConnection, CoordinatorEvent, CoordinatorSession, Welcome,
 };
@@ -361,6 +362,18 @@ impl Coordinator {
                 return Some(event);
             }
         }
+    }
+
+    /// Sends a frame of the test's own, whatever the protocol says.
+    pub(crate) async fn say(&mut self, frame: Frame) {
+        // The node may have left already.
+        let _ = self.try_say(frame).await;
+    }
+
+    /// Sends a frame of the test's own; false when the node has left.
+    pub(crate) async fn try_say(&mut self, frame: Frame) -> bool {
+        let (line, _) = self.line.as_mut().unwrap();
+        line.send(frame).await.is_ok()
     }
 
     /// Answers the node's next heartbeat, which acknowledges everything that has ended.

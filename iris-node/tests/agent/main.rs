@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod coordinator;
+mod hostile;
 mod socket;
 mod upheaval;
 mod work;

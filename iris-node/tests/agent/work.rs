@@ -25,7 +25,7 @@ fn numbers(texts: usize) -> Vec<String> {
     (0..texts).map(|n| format!("{n} ")).collect()
 }
 
-async fn refusal(coordinator: &mut Coordinator) -> RefuseReason {
+pub(crate) async fn refusal(coordinator: &mut Coordinator) -> RefuseReason {
     let event = coordinator.next().await;
     let CoordinatorEvent::Refused(TaskRefuse { reason, .. }) = event else { panic!("{event:?}") };
     reason
