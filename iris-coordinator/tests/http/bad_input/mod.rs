@@ -136,3 +136,43 @@ async fn body_that_never_comes_is_given_up() {
     let reply = tokio::time::timeout(SOON, client::read(&mut stream)).await.unwrap();
     assert_eq!((reply.status, reply.error_code()), (408, json!("body_timeout")));
 }
+
+#[tokio::test]
+async fn bodies_of_more_values_than_any_task_has_are_refused() {
+    let net = Net::start().await;
+    let with = |count: usize| {
+        let zeros = vec!["0"; count].join(",");
+        format!(r#"{{"model":"m","prompt":"hi, [{{","x":[{zeros}]}}"#)
+    };
+    let reply = net.post("/inference", &with(131_072)).await;
+    assert_eq!((reply.status, reply.error_code()), (400, json!(null)));
+    assert_eq!(net.post("/inference", &with(131_000)).await.status, 202);
+}
+
+#[tokio::test]
+async fn long_bodies_that_find_no_room_are_told_to_come_back() {
+    let net = Net::with_api(ApiSettings::default().with_body_memory(200 << 10)).await;
+    let path = "/v1/chat/completions";
+    let long = chat_body(&format!(r#","x":"{}""#, "x".repeat(150 << 10)));
+    let whole = net.post_request(path, &long);
+    let (most, rest) = whole.split_at(whole.len() - 5);
+    let mut held = TcpStream::connect(net.address).await.unwrap();
+    held.write_all(most.as_bytes()).await.unwrap();
+    let refused = async {
+        loop {
+            let reply = net.post(path, &long).await;
+            if reply.status == 503 {
+                return reply;
+            }
+            assert_eq!(reply.status, 404, "what was sent is on its way: {}", reply.text());
+        }
+    };
+    let refused = timeout(SOON, refused).await.unwrap();
+    assert_eq!(refused.error_code(), "unavailable");
+    assert_eq!(refused.header("retry-after"), Some("10"));
+    assert_eq!(net.chat("").await.status, 404, "short ones need no room");
+    held.write_all(rest.as_bytes()).await.unwrap();
+    assert_eq!(client::read(held).await.status, 404);
+    let taken = async { while net.post(path, &long).await.status != 404 {} };
+    timeout(SOON, taken).await.unwrap();
+}
