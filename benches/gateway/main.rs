@@ -20,6 +20,10 @@ mod workload;
 
 use options::Options;
 
+/// The same as the real programs'.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What goes wrong is only ever printed.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 

@@ -89,7 +89,7 @@ async fn what_was_answered_is_settled_and_what_could_not_be_is_not_begun() {
     for _ in 0..10 * QUEUE {
         read(&mut net.ask("m", "hello")).await;
     }
-    assert_eq!(backend.counts().started, answered as u64);
+    assert_eq!(backend.counts().started, answered);
     assert!(!net.coordinator.is_ready().await);
     disk.full.store(false, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_secs(2)).await;

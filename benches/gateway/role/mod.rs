@@ -52,19 +52,21 @@ impl Role {
     /// Plays the role until this process's input ends.
     pub(crate) fn run(&self) -> Result<(), Failure> {
         match self {
-            Self::Mock { pace } => {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(mock::serve(*pace, parent_gone()))
-            }
+            Self::Mock { pace } => one_thread()?.block_on(mock::serve(*pace, parent_gone())),
             Self::Books { folder } => Runtime::new()?.block_on(coordinator::open_account(folder)),
             Self::Coordinator { folder } => {
                 Runtime::new()?.block_on(coordinator::serve(folder, parent_gone()))
             }
+            // As many threads as the real programs have.
             Self::Node { coordinator, server, slots } => {
-                Runtime::new()?.block_on(node::serve(*coordinator, *server, *slots, parent_gone()))
+                one_thread()?.block_on(node::serve(*coordinator, *server, *slots, parent_gone()))
             }
         }
     }
+}
+
+fn one_thread() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 /// Resolves when whoever started this closes its input, or is no more.

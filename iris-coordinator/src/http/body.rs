@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody};
+use axum::body::HttpBody;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
@@ -46,10 +46,10 @@ impl Bodies {
     }
 
     /// Reads a whole body of at most `limit` bytes in time.
-    pub(super) async fn read(
+    pub(super) async fn read<B: HttpBody<Data = Bytes> + Unpin>(
         &self,
         headers: &HeaderMap,
-        body: Body,
+        body: B,
         limit: usize,
     ) -> Result<Bytes, ApiError> {
         let encoding = headers.get(CONTENT_ENCODING);
@@ -64,7 +64,11 @@ impl Bodies {
         collected.unwrap_or_else(|_| Err(ApiError::body_timeout()))
     }
 
-    async fn collect(&self, mut body: Body, limit: usize) -> Result<Bytes, ApiError> {
+    async fn collect<B: HttpBody<Data = Bytes> + Unpin>(
+        &self,
+        mut body: B,
+        limit: usize,
+    ) -> Result<Bytes, ApiError> {
         // Most bodies come in one piece, which is passed on without a copy.
         let first = next(&mut body).await?.unwrap_or_default();
         if first.len() > limit {
@@ -111,7 +115,7 @@ impl Bodies {
     }
 }
 
-async fn next(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
+async fn next<B: HttpBody<Data = Bytes> + Unpin>(body: &mut B) -> Result<Option<Bytes>, ApiError> {
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| ApiError::bad_request("The request body broke off."))?;
         if let Ok(data) = frame.into_data() {
@@ -123,6 +127,7 @@ async fn next(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
     use futures::stream;
 
     use super::*;

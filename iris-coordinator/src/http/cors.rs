@@ -1,7 +1,6 @@
 //! Lets web pages of named origins call the API, and no others.
 
 use axum::body::Body;
-use axum::extract::Request;
 use axum::response::Response;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -28,7 +27,7 @@ pub(super) fn allowed_origin(origins: &[HeaderValue], headers: &HeaderMap) -> Op
 }
 
 /// Returns whether a browser asks here whether it may ask.
-pub(super) fn is_preflight(request: &Request) -> bool {
+pub(super) fn is_preflight<B>(request: &http::Request<B>) -> bool {
     request.method() == Method::OPTIONS
         && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }

@@ -58,13 +58,14 @@ pub fn router(coordinator: Coordinator) -> Router {
 
 /// Returns the whole API; see [`router`].
 pub fn router_with(coordinator: Coordinator, settings: ApiSettings) -> Router {
-    let metrics = Metrics::new(coordinator.clone());
-    let bodies = Bodies::new(&settings);
-    let api = Arc::new(Api { coordinator, settings, metrics, bodies });
-    let observe = axum::middleware::from_fn_with_state(Arc::clone(&api), observe::observe);
+    routes(Api::new(coordinator, settings))
+}
+
+fn routes(api: Arc<Api>) -> Router {
+    let observe = axum::middleware::from_fn_with_state(Arc::clone(&api), observe::layer);
     Router::new()
-        .route("/v1/chat/completions", post(openai::chat))
-        .route("/v1/completions", post(openai::completion))
+        .route(openai::CHAT, post(openai::chat))
+        .route(openai::COMPLETIONS, post(openai::completion))
         .route("/v1/models", get(openai::models))
         .route("/v1/models/{*id}", get(openai::model_by_name))
         .route("/inference", post(rest::submit))
@@ -91,6 +92,14 @@ struct Api {
     settings: ApiSettings,
     metrics: Metrics,
     bodies: Bodies,
+}
+
+impl Api {
+    fn new(coordinator: Coordinator, settings: ApiSettings) -> Arc<Self> {
+        let metrics = Metrics::new(coordinator.clone());
+        let bodies = Bodies::new(&settings);
+        Arc::new(Self { coordinator, settings, metrics, bodies })
+    }
 }
 
 fn json_response(value: &impl Serialize) -> Response {

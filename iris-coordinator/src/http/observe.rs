@@ -3,6 +3,7 @@
 //! Log lines hold ids, statuses, times and sizes in coarse steps; never a prompt, a key or a
 //! caller's whole address.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,11 +36,19 @@ pub(super) struct RequestContext {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Streamed;
 
-/// Surrounds a request with what every request has.
-pub(super) async fn observe(
-    State(api): State<Arc<Api>>,
-    mut request: Request,
-    next: Next,
+/// Surrounds a request that the router found the handler of with what every request has.
+pub(super) async fn layer(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let path = request.extensions().get::<MatchedPath>().cloned();
+    let path = path.as_ref().map_or("", MatchedPath::as_str);
+    observe(&api, path, request, |request| next.run(request)).await
+}
+
+/// Surrounds `answer` with what every request has; `path` is for the log.
+pub(super) async fn observe<B, F: Future<Output = Response>>(
+    api: &Api,
+    path: &str,
+    mut request: http::Request<B>,
+    answer: impl FnOnce(http::Request<B>) -> F,
 ) -> Response {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0);
     let context = RequestContext {
@@ -50,12 +59,11 @@ pub(super) async fn observe(
     let origin = cors::allowed_origin(&api.settings.cors_origins, request.headers());
     let chunked = request.headers().contains_key(TRANSFER_ENCODING);
     let method = request.method().clone();
-    let path = request.extensions().get::<MatchedPath>().cloned();
     let mut response = if cors::is_preflight(&request) && origin.is_some() {
         cors::preflight()
     } else {
         request.extensions_mut().insert(context);
-        next.run(request).await
+        answer(request).await
     };
     let took = context.since.elapsed();
     api.metrics.answered(response.status(), took);
@@ -73,7 +81,7 @@ pub(super) async fn observe(
         tracing::debug!(
             request = %context.id,
             %method,
-            path = path.as_ref().map_or("", MatchedPath::as_str),
+            path,
             status = response.status().as_u16(),
             took_ms = took.as_millis(),
             "answered"

@@ -12,11 +12,14 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::ConnectInfo;
+use axum::response::{IntoResponse, Response};
 use axum::routing::future::RouteFuture;
+use futures::future::{BoxFuture, Either};
 use http::header::UPGRADE;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use iris_core::backend::Operation;
 use iris_protocol::transport::tcp::Patient;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -26,11 +29,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::connections::{Connections, Crowded, Place};
 use super::descriptors;
-use super::linger::{Lingering, Unread};
+use super::linger::{Lingering, Unread, Watched};
 use super::listener::Listener;
-use super::router_with;
+use super::observe::observe;
 use super::settings::ServerSettings;
 use super::tls::{Tls, TlsError, TlsReloader};
+use super::{Api, openai, routes};
 use crate::Coordinator;
 
 /// Longest head of a request; it may have 100 headers.
@@ -176,6 +180,7 @@ impl<L> fmt::Debug for Server<L> {
 
 /// What all connections share.
 struct Shared {
+    api: Arc<Api>,
     router: Router,
     http: http1::Builder,
     tls: Option<Arc<Tls>>,
@@ -198,8 +203,10 @@ impl Shared {
             settings.max_connections_per_address,
             settings.api.trusted_proxies.clone(),
         );
+        let api = Api::new(coordinator, settings.api);
         Ok(Self {
-            router: router_with(coordinator, settings.api),
+            router: routes(Arc::clone(&api)),
+            api,
             http,
             tls,
             connections: Arc::new(connections),
@@ -260,6 +267,7 @@ impl Shared {
         let unread = Unread::default();
         let io = TokioIo::new(Lingering::new(io, unread.clone()));
         let service = Service {
+            api: Arc::clone(&self.api),
             router: self.router.clone(),
             peer,
             spoken: Arc::clone(&spoken),
@@ -306,6 +314,7 @@ impl Shared {
 
 /// Answers the requests of one connection.
 struct Service {
+    api: Arc<Api>,
     router: Router,
     peer: SocketAddr,
     /// Whether a whole request head has come.
@@ -315,9 +324,9 @@ struct Service {
 }
 
 impl hyper::service::Service<hyper::Request<Incoming>> for Service {
-    type Response = axum::response::Response;
+    type Response = Response;
     type Error = Infallible;
-    type Future = RouteFuture<Infallible>;
+    type Future = Either<RouteFuture<Infallible>, BoxFuture<'static, Result<Response, Infallible>>>;
 
     fn call(&self, mut request: hyper::Request<Incoming>) -> Self::Future {
         self.spoken.store(true, Ordering::Relaxed);
@@ -327,8 +336,23 @@ impl hyper::service::Service<hyper::Request<Incoming>> for Service {
             request.extensions_mut().insert(Arc::clone(&self.place));
         }
         let request = request.map(|body| self.unread.watch(body));
-        tower::Service::call(&mut self.router.clone(), request)
+        match openai::operation(&request) {
+            // Nearly all requests are of this kind, and the router costs them as much as reading
+            // them does.
+            Some((operation, path)) => {
+                let api = Arc::clone(&self.api);
+                Either::Right(Box::pin(async move {
+                    let answer = |request| generate(&api, operation, request);
+                    Ok(observe(&api, path, request, answer).await)
+                }))
+            }
+            None => Either::Left(tower::Service::call(&mut self.router.clone(), request)),
+        }
     }
+}
+
+async fn generate(api: &Api, operation: Operation, request: http::Request<Watched>) -> Response {
+    openai::generate(api, operation, request).await.into_response()
 }
 
 /// Tells a caller that there is no place for it.

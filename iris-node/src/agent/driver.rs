@@ -29,6 +29,9 @@ mod work;
 
 /// How many events are taken in before what they brought about is written.
 const BURST: usize = 64;
+/// How long an acceptance may wait for the first part of its answer to go with it: with a server
+/// that answers at once, half of what is written then needs no write of its own.
+const HOLD: Duration = Duration::from_millis(1);
 /// The longest time that a task may ask for.
 const LONGEST_TASK: Duration = Duration::from_hours(24);
 /// How long an orderly end of a connection may take.
@@ -73,6 +76,8 @@ pub(super) struct Driver {
     untold: bool,
     /// Events taken in since the last write.
     burst: usize,
+    /// Until when acceptances wait; set while one does.
+    hold: Option<Instant>,
 }
 
 /// The way to the coordinator.
@@ -122,6 +127,7 @@ impl Driver {
             entered: false,
             untold: false,
             burst: 0,
+            hold: None,
             core,
             connector,
             status,
@@ -184,7 +190,8 @@ impl Driver {
                 self.burst += 1;
                 return Poll::Ready(event);
             }
-            if let Line::Open(open) = &mut self.line
+            if !self.holds_back()
+                && let Line::Open(open) = &mut self.line
                 && let Poll::Ready(Err(error)) = open.poll_write(cx, &mut self.connection)
             {
                 return Poll::Ready(Event::Lost(error.into()));
@@ -193,6 +200,15 @@ impl Driver {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Returns whether what there is to write is left to wait for more.
+    fn holds_back(&mut self) -> bool {
+        let waits = self.connection.can_wait() && self.hold.is_some_and(|end| Instant::now() < end);
+        if !waits {
+            self.hold = None;
+        }
+        waits
     }
 
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
@@ -392,9 +408,10 @@ impl Driver {
 
     fn set_timer(&mut self) {
         let connection = self.connection.poll_timeout().map(Instant::from_std);
-        let next = [connection, self.drain_until].into_iter().flatten().min();
+        let next = [connection, self.drain_until, self.hold].into_iter().flatten().min();
         let next = next.unwrap_or_else(|| Instant::now() + LONGEST_TASK);
-        if next != self.due || self.timer.is_elapsed() {
+        // A timer that is early costs less than one that is moved with every frame.
+        if next < self.due || self.timer.is_elapsed() {
             self.due = next;
             self.timer.as_mut().reset(next);
         }

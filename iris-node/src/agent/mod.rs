@@ -60,6 +60,8 @@ mod worker;
 
 pub use connector::{ConnectError, Connector, Link};
 pub use error::AgentError;
+#[cfg(feature = "openai")]
+pub(crate) use websocket::platform_trust;
 pub use websocket::{CoordinatorUrl, UrlError, WebSocketConnector};
 
 use catalogue::Catalogue;

@@ -234,7 +234,7 @@ impl WebSocketConnector {
             Tls::Own(config) => Arc::clone(config),
             Tls::Platform(known) => {
                 if known.get().is_none() {
-                    let config = platform_config().map_err(|error| tls(error.to_string()))?;
+                    let config = platform_trust().map_err(|error| tls(error.to_string()))?;
                     known.get_or_init(|| config);
                 }
                 Arc::clone(known.get().expect("it was just set"))
@@ -335,7 +335,8 @@ fn builder() -> rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier> {
         .expect("ring has the ciphers of TLS 1.2 and 1.3")
 }
 
-fn platform_config() -> Result<Arc<ClientConfig>, rustls::Error> {
+/// Returns a configuration that trusts the certificates that the machine trusts.
+pub(crate) fn platform_trust() -> Result<Arc<ClientConfig>, rustls::Error> {
     let config = builder().with_platform_verifier()?.with_no_client_auth();
     Ok(Arc::new(config))
 }

@@ -33,6 +33,8 @@ pub struct NodeConnection {
     heartbeat: Instant,
     allowance: Allowance,
     outgoing: VecDeque<Frame>,
+    /// Whether something waits to be sent that somebody waits for.
+    urgent: bool,
     session: Option<SessionId>,
     epoch: u32,
     window: Window,
@@ -108,6 +110,7 @@ impl NodeConnection {
             heartbeat: now,
             allowance: Allowance::new(now, limits.heartbeat),
             outgoing: VecDeque::new(),
+            urgent: false,
             session: None,
             epoch: 0,
             window: limits.window,
@@ -177,7 +180,15 @@ impl NodeConnection {
 
     /// Returns the next frame to send.
     pub fn poll_transmit(&mut self) -> Option<Frame> {
-        self.outgoing.pop_front()
+        let frame = self.outgoing.pop_front();
+        self.urgent &= frame.is_some();
+        frame
+    }
+
+    /// Returns whether all that waits to be sent may wait a millisecond longer, for a part of an
+    /// answer to go with it. So it is with acceptances, for which coordinators allow seconds.
+    pub const fn can_wait(&self) -> bool {
+        !self.urgent
     }
 
     /// Answers the challenge. The connection itself fills in what there is to resume.
@@ -242,7 +253,10 @@ impl NodeConnection {
             return Err(SendError::OutOfOrder);
         }
         outbox.stage = Stage::Accepted;
-        self.send_registered(&NodeMessage::TaskAccept(About { assignment }))
+        let urgent = self.urgent;
+        let sent = self.send_registered(&NodeMessage::TaskAccept(About { assignment }));
+        self.urgent = urgent;
+        sent
     }
 
     /// Turns an assignment down, which thereby ends. What still comes of its prompt is dropped.
@@ -285,7 +299,7 @@ impl NodeConnection {
         let outbox = self.outboxes.get_mut(&data.header.assignment).ok_or(SendError::Gone)?;
         outbox.push(&data, frame.clone(), self.window)?;
         if self.phase == Phase::Registered {
-            self.outgoing.push_back(Frame::Binary(frame));
+            self.push(Frame::Binary(frame));
         }
         Ok(())
     }
@@ -373,6 +387,7 @@ impl NodeConnection {
                 .ok_or(Violation::UnknownAssignment(resumed.assignment))?;
             let frames =
                 outbox.from(resumed.next).ok_or(Violation::AckBeyondEnd(resumed.assignment))?;
+            self.urgent = true;
             self.outgoing.extend(frames);
         }
         Ok(())
@@ -504,7 +519,7 @@ impl NodeConnection {
             outbox.finish(frames, frame.clone())?;
         }
         if self.phase == Phase::Registered {
-            self.outgoing.push_back(frame);
+            self.push(frame);
         }
         Ok(())
     }
@@ -531,6 +546,11 @@ impl NodeConnection {
     }
 
     fn send(&mut self, message: &NodeMessage) {
-        self.outgoing.push_back(message.encode());
+        self.push(message.encode());
+    }
+
+    fn push(&mut self, frame: Frame) {
+        self.urgent = true;
+        self.outgoing.push_back(frame);
     }
 }

@@ -6,13 +6,12 @@
 
 use std::sync::Arc;
 
-use axum::Extension;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Method};
 use iris_core::backend::{Chunk, Operation};
 use iris_core::queue::Priority;
 use iris_core::task::Outcome;
@@ -38,25 +37,39 @@ mod stream;
 
 pub(super) use request::check_object;
 
+/// Where chats are asked for.
+pub(super) const CHAT: &str = "/v1/chat/completions";
+/// Where texts are asked to be completed.
+pub(super) const COMPLETIONS: &str = "/v1/completions";
 /// Header that says who can read the request: the coordinator's own endpoint is open.
 const PRIVACY: &str = "x-iris-privacy";
 
 /// `POST /v1/chat/completions`.
 pub(super) async fn chat(
     State(api): State<Arc<Api>>,
-    Extension(context): Extension<RequestContext>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    generate(api, context, Operation::Chat, request).await
+    generate(&api, Operation::Chat, request).await
 }
 
 /// `POST /v1/completions`.
 pub(super) async fn completion(
     State(api): State<Arc<Api>>,
-    Extension(context): Extension<RequestContext>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    generate(api, context, Operation::Completion, request).await
+    generate(&api, Operation::Completion, request).await
+}
+
+/// Returns what a request asks models for, if it does that.
+pub(super) fn operation<B>(request: &http::Request<B>) -> Option<(Operation, &'static str)> {
+    if request.method() != Method::POST {
+        return None;
+    }
+    match request.uri().path() {
+        CHAT => Some((Operation::Chat, CHAT)),
+        COMPLETIONS => Some((Operation::Completion, COMPLETIONS)),
+        _ => None,
+    }
 }
 
 /// `GET /v1/models`.
@@ -86,13 +99,17 @@ fn model(summary: &ModelSummary) -> Model {
     Model::new(summary.name.as_str(), summary.first_offered.as_secs(), "iris")
 }
 
-async fn generate(
-    api: Arc<Api>,
-    context: RequestContext,
+/// Answers a request that [`observe`](super::observe::observe) has given its context.
+pub(super) async fn generate<B>(
+    api: &Api,
     operation: Operation,
-    request: Request,
-) -> Result<Response, ApiError> {
+    request: http::Request<B>,
+) -> Result<Response, ApiError>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
     let (head, body) = request.into_parts();
+    let context = *head.extensions.get::<RequestContext>().ok_or_else(ApiError::internal)?;
     let account = api.key(&head.headers, ASK).await?.account;
     let settings = &api.settings;
     let body = api.bodies.read(&head.headers, body, settings.body_limit).await?;
@@ -125,7 +142,7 @@ async fn generate(
     });
     if asked.stream {
         let writer = EventWriter::new(heading, asked.include_usage);
-        streamed(&api, &context, handle, writer).await
+        streamed(api, &context, handle, writer).await
     } else {
         whole(handle, heading).await
     }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
-use super::{Driver, LONGEST_TASK};
+use super::{Driver, HOLD, LONGEST_TASK};
 use crate::agent::assignment::{Assignment, Opened, Prompt, Running, Stage};
 use crate::agent::worker::{CREDIT, Output, Run, Worker};
 use crate::slots::Slot;
@@ -88,6 +88,7 @@ impl Driver {
             return self.connection.refuse(assignment, RefuseReason::ModelNotFound);
         };
         self.connection.accept(assignment)?;
+        self.hold.get_or_insert_with(|| Instant::now() + HOLD);
         self.runs += 1;
         let run = Run(self.runs);
         let credit = Arc::new(Semaphore::new(CREDIT));

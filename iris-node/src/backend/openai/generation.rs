@@ -3,25 +3,27 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
+use ::http::header::CONTENT_TYPE;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::poll_fn;
 use futures::stream::{self, BoxStream, StreamExt};
+use hyper::body::{Body, Incoming};
 use iris_core::backend::{BackendError, Chunk, Finish, GenerateRequest, Usage};
-use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use serde_json::value::RawValue;
-use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
 
 use super::begun::Seam;
 use super::event::usage;
 use super::failure;
+use super::http::{Answer, next_bytes, read_body};
 use super::object::{Members, ObjectWriter, Text, passed_on};
 use super::reader::{EventReader, Step};
 use super::request::prepare;
-use super::server::{MAX_ANSWER, Server, of_transport, read_body, read_refusal};
+use super::server::{MAX_ANSWER, Server, read_refusal};
 use super::sse::{EventTooLong, SseReader};
 
 type Item = Result<Chunk, BackendError>;
@@ -59,14 +61,7 @@ async fn answer(
         let finish = Finish { reason: "length".to_owned(), usage: Usage::default() };
         return Ok(stream::iter([Ok(Chunk::Finished(finish))]).boxed());
     };
-    let accepted = if request.stream { "text/event-stream" } else { "application/json" };
-    let sent = server
-        .post(request.operation)
-        .header(CONTENT_TYPE, "application/json")
-        .header(ACCEPT, accepted)
-        .body(body)
-        .send();
-    let response = sent.await.map_err(|error| of_transport(&error))?;
+    let response = server.ask(request, body).await?;
     if response.status().as_u16() != 200 {
         return Err(read_refusal(response).await);
     }
@@ -88,7 +83,7 @@ async fn answer(
     if request.begun.is_some() {
         reader.leave_out_server();
     }
-    let streamed = Streamed::new(response, reader, deadline);
+    let streamed = Box::new(Streamed::new(response, reader, deadline));
     let chunks = stream::unfold(Some(streamed), |streamed| async move { streamed?.next().await });
     Ok(match &request.begun {
         Some(begun) => Seam::new(begun).join(chunks.boxed()),
@@ -96,7 +91,7 @@ async fn answer(
     })
 }
 
-fn is_json(response: &reqwest::Response) -> bool {
+fn is_json(response: &Answer) -> bool {
     let content_type = response.headers().get(CONTENT_TYPE);
     content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/json"))
 }
@@ -132,23 +127,23 @@ pub(super) fn whole(body: &[u8]) -> Result<(Bytes, Finish), BackendError> {
 
 /// An answer that is being streamed.
 struct Streamed {
-    body: BoxStream<'static, reqwest::Result<Bytes>>,
+    body: Incoming,
     events: SseReader,
     reader: EventReader,
     deadline: Pin<Box<Sleep>>,
 }
 
 impl Streamed {
-    fn new(response: reqwest::Response, reader: EventReader, deadline: Instant) -> Self {
+    fn new(response: Answer, reader: EventReader, deadline: Instant) -> Self {
         Self {
-            body: response.bytes_stream().boxed(),
+            body: response.into_body(),
             events: SseReader::default(),
             reader,
             deadline: Box::pin(sleep_until(deadline)),
         }
     }
 
-    async fn next(mut self) -> Option<(Item, Option<Self>)> {
+    async fn next(mut self: Box<Self>) -> Option<(Item, Option<Box<Self>>)> {
         match self.chunk().await {
             Ok(chunk) => Some((Ok(chunk), Some(self))),
             Err(End::Done) => Some((self.finish(true, BackendError::Failed), self.release())),
@@ -177,10 +172,12 @@ impl Streamed {
             if self.deadline.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Err(End::Cut(BackendError::Timeout)));
             }
-            self.body.poll_next_unpin(cx).map(|bytes| match bytes {
-                Some(Ok(bytes)) => Ok(bytes),
-                Some(Err(_)) | None => Err(End::Cut(BackendError::Failed)),
-            })
+            while let Some(Ok(frame)) = ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                if let Ok(bytes) = frame.into_data() {
+                    return Poll::Ready(Ok(bytes));
+                }
+            }
+            Poll::Ready(Err(End::Cut(BackendError::Failed)))
         })
         .await
     }
@@ -191,9 +188,10 @@ impl Streamed {
     }
 
     /// Lets the server end its answer, so that the connection can carry the next one.
-    fn release(mut self) -> Option<Self> {
-        if self.body.next().now_or_never().is_none() {
-            tokio::spawn(async move { tokio::time::timeout(RELEASE_TIME, self.body.next()).await });
+    fn release(self: Box<Self>) -> Option<Box<Self>> {
+        let Self { mut body, .. } = *self;
+        if next_bytes(&mut body).now_or_never().is_none() {
+            tokio::spawn(async move { timeout(RELEASE_TIME, next_bytes(&mut body)).await });
         }
         None
     }

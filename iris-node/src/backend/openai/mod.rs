@@ -35,6 +35,7 @@ mod begun;
 mod event;
 mod failure;
 mod generation;
+mod http;
 mod object;
 mod probe;
 #[cfg(any(test, fuzzing))]

@@ -12,7 +12,8 @@ use iris_protocol::openai::count_values;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::server::{Server, of_transport, read_body, read_refusal};
+use super::http::{Answer, read_body};
+use super::server::{Server, read_refusal};
 
 mod replies;
 
@@ -122,7 +123,7 @@ async fn ollama(server: &Server) -> Result<Option<Facts>, BackendError> {
     let mut offers = Vec::new();
     for running in running.models.into_iter().take(MAX_MODELS) {
         let asked = serde_json::json!({ "model": running.model }).to_string();
-        let response = server.post_json("api/show", asked).send().await;
+        let response = server.post_json("api/show", asked).await?;
         let model = read::<OllamaModel>(response).await?.unwrap_or_default();
         offers.extend(running.offer(&model));
     }
@@ -137,7 +138,7 @@ async fn llama_cpp(server: &Server) -> Result<Option<Facts>, BackendError> {
 }
 
 async fn model_list(server: &Server) -> Result<ModelList, BackendError> {
-    let response = server.get("v1/models").send().await.map_err(|error| of_transport(&error))?;
+    let response = server.get("v1/models").await?;
     if response.status().as_u16() != 200 {
         return Err(match read_refusal(response).await {
             // Whatever the server has against the question, nothing can be asked of it.
@@ -156,13 +157,10 @@ async fn native<T: DeserializeOwned>(
     server: &Server,
     path: &str,
 ) -> Result<Option<T>, BackendError> {
-    read(server.get(path).send().await).await
+    read(server.get(path).await?).await
 }
 
-async fn read<T: DeserializeOwned>(
-    response: reqwest::Result<reqwest::Response>,
-) -> Result<Option<T>, BackendError> {
-    let response = response.map_err(|error| of_transport(&error))?;
+async fn read<T: DeserializeOwned>(response: Answer) -> Result<Option<T>, BackendError> {
     if response.status().as_u16() != 200 {
         return Ok(None);
     }
@@ -171,7 +169,7 @@ async fn read<T: DeserializeOwned>(
 }
 
 /// Reads a list that does not grow beyond its bytes when it is read.
-async fn read_list(response: reqwest::Response) -> Result<Vec<u8>, BackendError> {
+async fn read_list(response: Answer) -> Result<Vec<u8>, BackendError> {
     let body = read_body(response, MAX_LIST).await?;
     if count_values(&body) > MAX_VALUES { Err(BackendError::Malformed) } else { Ok(body) }
 }

@@ -1,17 +1,21 @@
 //! The server behind the backend: where it is, how it is reached, what it was told to offer.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use iris_core::backend::{BackendError, Operation};
+use ::http::header::InvalidHeaderValue;
+use ::http::{HeaderValue, Uri};
+use bytes::Bytes;
+use iris_core::backend::{BackendError, GenerateRequest, Operation};
 use iris_core::model::Abilities;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use reqwest::{Client, Url};
+use url::Url;
 
+use super::http::{Answer, Http, read_body};
 use super::probe::Seen;
 use super::{OpenAiBackend, failure};
+use crate::agent::platform_trust;
 
 /// Bytes that a whole answer may have.
 pub(super) const MAX_ANSWER: usize = 64 << 20;
@@ -85,9 +89,9 @@ impl OpenAiBackendBuilder {
         let authority = root.port().map_or(host.to_owned(), |port| format!("{host}:{port}"));
         let secrets = [self.api_key.clone(), Some(authority)];
         let server = Server {
-            client: self.client(&root)?,
-            chat: endpoint(&root, "v1/chat/completions"),
-            completions: endpoint(&root, "v1/completions"),
+            http: self.http(&root)?,
+            chat: endpoint(&root, "v1/chat/completions").ok_or(OpenAiSetupError::Url)?,
+            completions: endpoint(&root, "v1/completions").ok_or(OpenAiSetupError::Url)?,
             root,
             secrets: secrets.into_iter().flatten().filter(|secret| !secret.is_empty()).collect(),
             context_length: self.context_length,
@@ -97,41 +101,20 @@ impl OpenAiBackendBuilder {
         Ok(OpenAiBackend { server: Arc::new(server) })
     }
 
-    fn client(&self, root: &Url) -> Result<Client, OpenAiSetupError> {
-        let mut headers = HeaderMap::new();
-        if let Some(key) = &self.api_key {
-            let mut value = HeaderValue::try_from(format!("Bearer {key}"))
-                .map_err(|_| OpenAiSetupError::ApiKey)?;
+    fn http(&self, root: &Url) -> Result<Http, OpenAiSetupError> {
+        let bearer = |key: &String| -> Result<_, InvalidHeaderValue> {
+            let mut value = HeaderValue::try_from(format!("Bearer {key}"))?;
             value.set_sensitive(true);
-            headers.insert(AUTHORIZATION, value);
-        }
-        let localhost = [
-            SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            SocketAddr::from((Ipv6Addr::LOCALHOST, 0)),
-        ];
-        let client = Client::builder()
-            .user_agent(concat!("iris-node/", env!("CARGO_PKG_VERSION")))
-            .default_headers(headers)
-            .connect_timeout(self.connect_timeout)
-            .http1_only()
-            .tcp_nodelay(true)
-            // Node and uvicorn servers close idle connections after five seconds.
-            .pool_idle_timeout(Duration::from_secs(4))
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .no_proxy()
-            // Whatever a resolver says, this name means this machine.
-            .resolve_to_addrs("localhost", &localhost);
-        let client = if root.scheme() == "https" {
-            // The client takes its roots of trust from the system, but no provider of its own.
-            // An embedder's earlier choice of provider stands.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-            client
-        } else {
-            client.tls_backend_preconfigured(without_trust()?)
+            Ok(value)
         };
-        client.build().map_err(|_| OpenAiSetupError::Tls)
+        let authorization = self.api_key.as_ref().map(bearer).transpose();
+        let authorization = authorization.map_err(|_| OpenAiSetupError::ApiKey)?;
+        let tls = if root.scheme() == "https" {
+            platform_trust().map(Arc::unwrap_or_clone).map_err(|_| OpenAiSetupError::Tls)?
+        } else {
+            without_trust()?
+        };
+        Ok(Http::new(tls, self.connect_timeout, authorization))
     }
 }
 
@@ -169,10 +152,10 @@ pub enum OpenAiSetupError {
 
 /// A server, and what was learnt about it.
 pub(super) struct Server {
-    client: Client,
+    http: Http,
     root: Url,
-    chat: Url,
-    completions: Url,
+    chat: Uri,
+    completions: Uri,
     secrets: Vec<String>,
     pub(super) context_length: u32,
     pub(super) abilities: Abilities,
@@ -180,20 +163,29 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn post(&self, operation: Operation) -> reqwest::RequestBuilder {
-        self.client.post(match operation {
-            Operation::Chat => self.chat.clone(),
-            Operation::Completion => self.completions.clone(),
-        })
+    /// Sends `body` in place of the request's own.
+    pub(super) async fn ask(
+        &self,
+        request: &GenerateRequest,
+        body: Bytes,
+    ) -> Result<Answer, BackendError> {
+        let uri = match request.operation {
+            Operation::Chat => &self.chat,
+            Operation::Completion => &self.completions,
+        };
+        self.http.post(uri.clone(), body, request.stream).await
     }
 
-    pub(super) fn get(&self, path: &str) -> reqwest::RequestBuilder {
-        self.client.get(endpoint(&self.root, path))
+    pub(super) async fn get(&self, path: &str) -> Result<Answer, BackendError> {
+        self.http.get(self.endpoint(path)?).await
     }
 
-    pub(super) fn post_json(&self, path: &str, body: String) -> reqwest::RequestBuilder {
-        let request = self.client.post(endpoint(&self.root, path));
-        request.header(reqwest::header::CONTENT_TYPE, "application/json").body(body)
+    pub(super) async fn post_json(&self, path: &str, body: String) -> Result<Answer, BackendError> {
+        self.http.post(self.endpoint(path)?, body.into(), false).await
+    }
+
+    fn endpoint(&self, path: &str) -> Result<Uri, BackendError> {
+        endpoint(&self.root, path).ok_or(BackendError::Unavailable)
     }
 
     /// Returns whether the server has to be told by name that its last message goes on; `None`
@@ -214,30 +206,10 @@ impl fmt::Debug for Server {
     }
 }
 
-/// Tells what a failed exchange means.
-pub(super) fn of_transport(error: &reqwest::Error) -> BackendError {
-    if error.is_connect() { BackendError::Unavailable } else { BackendError::Failed }
-}
-
-/// Reads the rest of `response`, up to `limit` bytes.
-pub(super) async fn read_body(
-    mut response: reqwest::Response,
-    limit: usize,
-) -> Result<Vec<u8>, BackendError> {
-    let mut body = Vec::new();
-    while let Some(bytes) = response.chunk().await.map_err(|error| of_transport(&error))? {
-        if body.len() + bytes.len() > limit {
-            return Err(BackendError::Malformed);
-        }
-        body.extend_from_slice(&bytes);
-    }
-    Ok(body)
-}
-
 /// Reads what a refusal says; a body that breaks off says nothing.
-pub(super) async fn read_refusal(response: reqwest::Response) -> BackendError {
-    let status = response.status().as_u16();
-    let body = read_body(response, MAX_ERROR).await.unwrap_or_default();
+pub(super) async fn read_refusal(answer: Answer) -> BackendError {
+    let status = answer.status().as_u16();
+    let body = read_body(answer, MAX_ERROR).await.unwrap_or_default();
     failure::of_status(status, &body)
 }
 
@@ -256,10 +228,10 @@ pub(super) fn root_of(base_url: &str) -> Result<Url, OpenAiSetupError> {
     Ok(url)
 }
 
-fn endpoint(root: &Url, path: &str) -> Url {
+fn endpoint(root: &Url, path: &str) -> Option<Uri> {
     let mut url = root.clone();
     url.set_path(&format!("{}{path}", root.path()));
-    url
+    Uri::try_from(url.as_str()).ok()
 }
 
 fn is_loopback(url: &Url) -> bool {
@@ -295,7 +267,7 @@ mod tests {
             ("http://127.0.0.1:1234/v1/", "http://127.0.0.1:1234/v1/chat/completions"),
             (" http://[::1]/api/v1\n", "http://[::1]/api/v1/chat/completions"),
         ] {
-            assert_eq!(build(given).unwrap().server.chat.as_str(), chat);
+            assert_eq!(build(given).unwrap().server.chat, chat);
         }
     }
 

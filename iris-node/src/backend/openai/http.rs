@@ -1,0 +1,148 @@
+//! The HTTP client towards a model server: connections that are kept, and nothing else.
+//!
+//! This is hyper's own client. Redirects, retries, cookies and proxies must not happen on the way
+//! to a model server, and layers for them cost a request more than asking for it does.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use std::{io, vec};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
+use http::{HeaderValue, Method, Request, Response, Uri};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::Name;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use iris_core::backend::BackendError;
+use rustls::ClientConfig;
+use tower_service::Service;
+
+/// How long an unused connection is kept: node and uvicorn servers close theirs after five
+/// seconds.
+const IDLE: Duration = Duration::from_secs(4);
+const AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("iris-node/", env!("CARGO_PKG_VERSION")));
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
+
+/// What a server answered; the body is still on its way.
+pub(super) type Answer = Response<Incoming>;
+
+/// Asks one server.
+#[derive(Debug)]
+pub(super) struct Http {
+    client: Client<HttpsConnector<HttpConnector<Resolver>>, Full<Bytes>>,
+    authorization: Option<HeaderValue>,
+}
+
+impl Http {
+    pub(super) fn new(
+        tls: ClientConfig,
+        connect_timeout: Duration,
+        authorization: Option<HeaderValue>,
+    ) -> Self {
+        let mut tcp = HttpConnector::new_with_resolver(Resolver);
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(connect_timeout));
+        let tls = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .build(tls.enable_http1().wrap_connector(tcp));
+        Self { client, authorization }
+    }
+
+    pub(super) async fn get(&self, uri: Uri) -> Result<Answer, BackendError> {
+        self.send(Method::GET, uri, JSON, Bytes::new()).await
+    }
+
+    /// Sends a JSON body; the answer may be `streamed`.
+    pub(super) async fn post(
+        &self,
+        uri: Uri,
+        body: Bytes,
+        streamed: bool,
+    ) -> Result<Answer, BackendError> {
+        self.send(Method::POST, uri, if streamed { EVENTS } else { JSON }, body).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        uri: Uri,
+        accept: HeaderValue,
+        body: Bytes,
+    ) -> Result<Answer, BackendError> {
+        let mut request = Request::new(Full::new(body));
+        let headers = request.headers_mut();
+        headers.reserve(5);
+        if method == Method::POST {
+            headers.insert(CONTENT_TYPE, JSON);
+        }
+        headers.insert(ACCEPT, accept);
+        headers.insert(USER_AGENT, AGENT);
+        if let Some(authorization) = &self.authorization {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        self.client.request(request).await.map_err(|error| {
+            if error.is_connect() { BackendError::Unavailable } else { BackendError::Failed }
+        })
+    }
+}
+
+/// Reads the rest of `answer`, up to `limit` bytes.
+pub(super) async fn read_body(answer: Answer, limit: usize) -> Result<Vec<u8>, BackendError> {
+    let mut incoming = answer.into_body();
+    let mut body = Vec::new();
+    while let Some(bytes) = next_bytes(&mut incoming).await? {
+        if body.len() + bytes.len() > limit {
+            return Err(BackendError::Malformed);
+        }
+        body.extend_from_slice(&bytes);
+    }
+    Ok(body)
+}
+
+/// Returns the next part of a body; `None` at its end.
+pub(super) async fn next_bytes(body: &mut Incoming) -> Result<Option<Bytes>, BackendError> {
+    while let Some(frame) = body.frame().await {
+        if let Ok(bytes) = frame.map_err(|_| BackendError::Failed)?.into_data() {
+            return Ok(Some(bytes));
+        }
+    }
+    Ok(None)
+}
+
+/// Finds servers by name. Whatever a system's resolver says, `localhost` means this machine.
+#[derive(Clone, Copy, Debug)]
+struct Resolver;
+
+impl Service<Name> for Resolver {
+    type Response = vec::IntoIter<SocketAddr>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        Box::pin(async move {
+            let found = if name.as_str() == "localhost" {
+                vec![(Ipv4Addr::LOCALHOST, 0).into(), (Ipv6Addr::LOCALHOST, 0).into()]
+            } else {
+                tokio::net::lookup_host((name.as_str(), 0)).await?.collect()
+            };
+            Ok(found.into_iter())
+        })
+    }
+}
