@@ -183,10 +183,11 @@ impl Run {
                 Step::Open(gate) => gate.open(),
                 Step::Chunk(Chunk::Text(text)) => {
                     self.usage.completion_tokens += 1;
+                    let begun = !self.begun.is_empty();
                     let Some(new) = self.beyond(&text) else {
                         return Err(self.fail(BackendError::Failed));
                     };
-                    if !new.is_empty() {
+                    if !(begun && new.is_empty()) {
                         return Ok(Chunk::Text(new));
                     }
                 }
