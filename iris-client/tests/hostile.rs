@@ -187,8 +187,8 @@ async fn numbers_at_their_limits_are_read_or_refused() {
 
 /// Answers every connection with `answer`, again and again, whatever it asks.
 async fn raw(answer: &'static [u8], again: &'static [u8]) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let url = format!("http://{}", listener.local_addr().expect("it is bound"));
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {

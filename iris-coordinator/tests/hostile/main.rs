@@ -107,7 +107,7 @@ async fn bodies_that_trickle_in_take_what_they_send_and_no_more() {
         let (address, head) = (target.address, head.clone());
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(head.as_bytes()).await.unwrap();
-        stream.write_all(&[b'x'; 32 << 10]).await.unwrap();
+        stream.write_all("x".repeat(32 << 10).as_bytes()).await.unwrap();
         trickle.spawn(async move {
             while stream.write_all(b"x").await.is_ok() {
                 sleep(Duration::from_millis(20)).await;

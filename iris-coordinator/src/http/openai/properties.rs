@@ -201,7 +201,7 @@ mod tests {
                 r#""stream_options":{"include_usage":true}"#,
             ]), 0..4),
         ) {
-            let rest: String = members.iter().map(|member| format!(",{member}")).collect();
+            let rest = [&[""], &members[..]].concat().join(",");
             let body = format!(r#"{{"model":"m","prompt":"a","messages":[{{"content":"b"}}]{rest}}}"#);
             request(body.as_bytes());
         }

@@ -125,10 +125,10 @@ async fn frames_that_are_none_close_the_connection() {
     let negative = [&[0x82, 0xff][..], &((1_u64 << 20) + 1).to_be_bytes(), &mask].concat();
     let mut fragments = frame(0x02, 0xfe, &[]);
     drop(fragments.splice(2..2, 60_000_u16.to_be_bytes()));
-    fragments.extend([0; 60_000]);
-    let mut next = fragments.clone();
-    next[0] = 0x00;
-    let fragments = [fragments, next.repeat(20)].concat();
+    fragments.resize(fragments.len() + 60_000, 0);
+    let mut more = fragments.clone();
+    more[0] = 0x00;
+    let fragments = [fragments, more.repeat(20)].concat();
     for (what, bytes) in [
         ("a compressed frame", frame(0xc1, 0x80, &[])),
         ("a reserved bit", frame(0xa1, 0x80, &[])),
