@@ -10,11 +10,9 @@ use tokio::time::timeout;
 use crate::Failure;
 
 /// How long a part may take until it is ready.
-const START_LIMIT: Duration = Duration::from_secs(20);
+const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long a part may take to end once it was asked to.
-const STOP_LIMIT: Duration = Duration::from_secs(5);
-/// Linux accounts CPU time in hundredths of a second, on every architecture.
-const TICK: Duration = Duration::from_millis(10);
+const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// This program in one of its roles. Killed when dropped.
 #[derive(Debug)]
@@ -48,21 +46,35 @@ impl Child {
         Ok(Self { name, process, ready })
     }
 
+    /// Takes over a process that is no role of this program and reads no input.
+    pub(crate) const fn foreign(name: &'static str, process: Process) -> Self {
+        Self { name, process, ready: String::new() }
+    }
+
+    /// Returns whether the process has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> Result<bool, Failure> {
+        Ok(self.process.try_wait()?.is_some())
+    }
+
     /// Returns the CPU time that the process has used, in user and kernel mode.
     pub(crate) fn cpu(&self) -> Result<Duration, Failure> {
-        let stat = self.read("stat")?;
-        // The second field is a file's name and may hold anything, but is closed by the last ')'.
-        let (_, fields) = stat.rsplit_once(')').ok_or("an unknown form of /proc/PID/stat")?;
-        let mut ticks = fields.split_whitespace().skip(11).map(str::parse::<u32>);
-        match (ticks.next(), ticks.next()) {
-            (Some(Ok(user)), Some(Ok(kernel))) => Ok(TICK * (user + kernel)),
-            _ => Err("an unknown form of /proc/PID/stat".into()),
+        let folder = self.path("task")?;
+        let mut used = Duration::ZERO;
+        for thread in std::fs::read_dir(&folder).map_err(|error| format!("{folder}: {error}"))? {
+            // A thread may end while this reads.
+            let Ok(stat) = std::fs::read_to_string(thread?.path().join("schedstat")) else {
+                continue;
+            };
+            let nanos = stat.split_whitespace().next().and_then(|field| field.parse().ok());
+            used += Duration::from_nanos(nanos.ok_or("an unknown form of schedstat")?);
         }
+        Ok(used)
     }
 
     /// Returns how much memory of the process is resident, in KiB.
     pub(crate) fn resident_kib(&self) -> Result<u64, Failure> {
-        let status = self.read("status")?;
+        let path = self.path("status")?;
+        let status = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
         Ok(number.ok_or("an unknown form of /proc/PID/status")?.parse()?)
@@ -80,9 +92,13 @@ impl Child {
         }
     }
 
-    fn read(&self, file: &str) -> Result<String, Failure> {
+    /// Ends the process, whatever it is doing.
+    pub(crate) async fn kill(mut self) -> Result<(), Failure> {
+        Ok(self.process.kill().await?)
+    }
+
+    fn path(&self, file: &str) -> Result<String, Failure> {
         let id = self.process.id().ok_or_else(|| format!("the {} has ended", self.name))?;
-        let path = format!("/proc/{id}/{file}");
-        std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}").into())
+        Ok(format!("/proc/{id}/{file}"))
     }
 }

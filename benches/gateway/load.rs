@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use crate::Failure;
 use crate::figures::Figures;
-use crate::request::{Connection, Question, Target};
+use crate::request::{Connection, Question, Reply, Target};
 
 /// Connections of a load with a fixed rate; requests that find none free wait, and their waiting
 /// counts.
@@ -34,7 +34,8 @@ pub(crate) struct Load {
     pub(crate) first: bool,
 }
 
-/// What is counted: everything that ends from `begin` up to `end`.
+/// What is counted: everything that ends from `begin` up to `end`. The times of a load with a
+/// fixed rate are those of all requests that were due in it, however late they ended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
     /// When the load starts, which gives everything time to warm up.
@@ -99,7 +100,7 @@ impl Load {
 
 /// Says when each request is due, from a thread of its own: the timers of the runtime are exact to
 /// a millisecond only.
-fn clockwork(rate: u32, window: Window) -> mpsc::Receiver<Instant> {
+pub(crate) fn clockwork(rate: u32, window: Window) -> mpsc::Receiver<Instant> {
     let (sender, due) = mpsc::channel(OPEN_QUEUE);
     std::thread::spawn(move || {
         let mut next = window.start;
@@ -127,7 +128,7 @@ impl Worker {
     async fn closed(mut self, start: Instant) -> Result<Figures, Failure> {
         tokio::time::sleep_until(start.into()).await;
         while Instant::now() < self.window.end {
-            self.ask(Duration::ZERO).await?;
+            self.ask(None).await?;
         }
         Ok(self.counted)
     }
@@ -136,12 +137,13 @@ impl Worker {
         loop {
             let next = due.lock().await.recv().await;
             let Some(next) = next else { return Ok(self.counted) };
-            self.ask(next.elapsed()).await?;
+            self.ask(Some(next)).await?;
         }
     }
 
-    /// Asks once, `late` after the request was due.
-    async fn ask(&mut self, late: Duration) -> Result<(), Failure> {
+    /// Asks once; `due` is when that should have happened, where it was set.
+    async fn ask(&mut self, due: Option<Instant>) -> Result<(), Failure> {
+        let late = due.map_or(Duration::ZERO, |due| due.elapsed());
         let (window, chunks) = (self.window, &mut self.counted.chunks);
         let arrived = |moment, words| {
             if window.contains(moment) {
@@ -149,12 +151,18 @@ impl Worker {
             }
         };
         match self.connection.ask(&self.load.question, arrived).await {
-            Ok(answer) if self.window.contains(Instant::now()) => {
-                self.counted.answers += 1;
-                let time = if self.load.first { answer.first } else { answer.whole };
-                self.counted.times.push(late + time);
+            Ok(Reply::Answer(answer)) => {
+                let ended = self.window.contains(Instant::now());
+                self.counted.answers += u32::from(ended);
+                if due.map_or(ended, |due| self.window.contains(due)) {
+                    let time = if self.load.first { answer.first } else { answer.whole };
+                    self.counted.times.0.push(late + time);
+                }
             }
-            Ok(_) => {}
+            Ok(Reply::Busy(_)) => {
+                self.counted.failures += 1;
+                self.counted.fault.get_or_insert_with(|| "429: all slots are taken".to_owned());
+            }
             Err(failure) => {
                 self.counted.failures += 1;
                 self.counted.fault.get_or_insert_with(|| failure.to_string());

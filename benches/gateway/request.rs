@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -19,6 +19,8 @@ use crate::Failure;
 pub(crate) const INSTANT: &str = "instant";
 /// The model that says one word in a set time.
 pub(crate) const PACED: &str = "paced";
+/// The model that takes a set time for an answer.
+pub(crate) const BUSY: &str = "busy";
 /// One token. Nothing else in an answer holds its last byte.
 pub(crate) const WORD: &str = " word~";
 const MARK: u8 = b'~';
@@ -58,6 +60,14 @@ impl Question {
 
 /// What came of one request.
 #[derive(Clone, Copy, Debug)]
+pub(crate) enum Reply {
+    Answer(Answer),
+    /// All nodes are busy; the caller may come back after so long.
+    Busy(Duration),
+}
+
+/// The times of a complete answer.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Answer {
     /// From the request to the end of the answer.
     pub(crate) whole: Duration,
@@ -89,7 +99,7 @@ impl Connection {
         &mut self,
         question: &Question,
         arrived: impl FnMut(Instant, u32),
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Reply, Failure> {
         timeout(ANSWER_LIMIT, self.exchange(question, arrived)).await?
     }
 
@@ -97,11 +107,14 @@ impl Connection {
         &mut self,
         question: &Question,
         mut arrived: impl FnMut(Instant, u32),
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Reply, Failure> {
         self.sender.ready().await?;
         let asked = Instant::now();
         let response = self.sender.send_request(self.request(question)).await?;
         let status = response.status();
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            return busy(response).await;
+        }
         if status != StatusCode::OK {
             return Err(refusal(status, response.into_body()).await);
         }
@@ -118,10 +131,20 @@ impl Connection {
         }
         match first {
             Some(first) if words == question.words => {
-                Ok(Answer { whole: asked.elapsed(), first: first.duration_since(asked) })
+                let whole = asked.elapsed();
+                Ok(Reply::Answer(Answer { whole, first: first.duration_since(asked) }))
             }
             _ => Err(format!("an answer had {words} words of {}", question.words).into()),
         }
+    }
+
+    /// Returns the figures for operators of the coordinator at the other end.
+    pub(crate) async fn metrics(&mut self) -> Result<String, Failure> {
+        let mut request = Request::new(Full::default());
+        *request.uri_mut() = Uri::from_static("/metrics");
+        request.headers_mut().insert(HOST, self.host.clone());
+        let response = self.sender.send_request(request).await?;
+        Ok(String::from_utf8(response.into_body().collect().await?.to_bytes().into())?)
     }
 
     fn request(&self, question: &Question) -> Request<Full<Bytes>> {
@@ -136,6 +159,14 @@ impl Connection {
         }
         request
     }
+}
+
+/// Reads a refusal to its end, so that the connection can be used again.
+async fn busy(response: Response<Incoming>) -> Result<Reply, Failure> {
+    let after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let after = after.and_then(|text| text.parse().ok()).ok_or("a 429 has no Retry-After")?;
+    response.into_body().collect().await?;
+    Ok(Reply::Busy(Duration::from_secs(after)))
 }
 
 async fn refusal(status: StatusCode, body: Incoming) -> Failure {

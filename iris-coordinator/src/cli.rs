@@ -161,6 +161,10 @@ struct SettingFlags {
     /// How long somebody who waits for an answer waits for a node [default: 10]
     #[arg(long, global = true, value_name = "SECONDS")]
     max_wait: Option<String>,
+    /// How many times as long as a task usually takes somebody may expect to wait for a node; who
+    /// would wait longer is told at once when to come back [default: 2]
+    #[arg(long, global = true, value_name = "TIMES")]
+    patience: Option<String>,
     /// How long results of durable tasks are kept [default: 86400]
     #[arg(long, global = true, value_name = "SECONDS")]
     retention: Option<String>,
@@ -187,6 +191,7 @@ impl SettingFlags {
             ("open_registration", self.open_registration.then(|| true.into())),
             ("queue_capacity", text(&self.queue_capacity)),
             ("max_wait_secs", text(&self.max_wait)),
+            ("patience", text(&self.patience)),
             ("retention_secs", text(&self.retention)),
             ("log_format", text(&self.log_format)),
             ("log_level", text(&self.log_level)),

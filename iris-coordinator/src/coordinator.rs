@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
+use iris_core::admission::AdmissionPolicy;
 use iris_core::registry::{Node, Registry};
 use iris_core::reputation::{MemoryLedger, ReputationEvent, ReputationLedger};
 use iris_core::scheduler::{Balanced, Scheduler};
@@ -63,7 +64,7 @@ pub struct Builder {
     limits: Limits,
     journal: JournalLimits,
     queue_capacity: usize,
-    max_wait: Duration,
+    admission: AdmissionPolicy,
     retention: Duration,
 }
 
@@ -120,7 +121,15 @@ impl Builder {
 
     /// Lets an interactive task wait at most `wait` for a node. Default: 10 s.
     pub const fn with_max_wait(mut self, wait: Duration) -> Self {
-        self.max_wait = wait;
+        self.admission.longest = wait;
+        self
+    }
+
+    /// Lets an interactive task wait only if its turn is expected within `times` times what a
+    /// task of its model usually takes; whoever would wait longer is told at once when to come
+    /// back. Default: 2. More make the line longer, and nothing faster.
+    pub const fn with_patience(mut self, times: u32) -> Self {
+        self.admission.patience = times;
         self
     }
 
@@ -138,7 +147,7 @@ impl Builder {
         let settings = DispatchSettings {
             retry: self.retry,
             queue_capacity: self.queue_capacity,
-            max_wait: self.max_wait,
+            admission: self.admission,
         };
         let seed = u64::from_le_bytes(iris_crypto::random_bytes());
         let mut ledger = self.ledger;
@@ -200,7 +209,7 @@ impl Coordinator {
             limits: Limits::default(),
             journal: JournalLimits::default(),
             queue_capacity: 1024,
-            max_wait: Duration::from_secs(10),
+            admission: AdmissionPolicy::default(),
             retention: Duration::from_hours(24),
         }
     }
@@ -267,6 +276,8 @@ impl Coordinator {
             slots: nodes.iter().map(|(slots, _)| u64::from(*slots)).sum(),
             slots_in_use: nodes.iter().map(|(_, in_use)| u64::from(*in_use)).sum(),
             queued: dispatch.queued(),
+            rows: dispatch.journal.stats().rows(),
+            commits: dispatch.journal.stats().commits(),
             ..dispatch.counters.stats()
         }
     }

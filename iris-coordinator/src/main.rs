@@ -81,6 +81,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let coordinator = Coordinator::builder(Arc::new(store), identity, secret)
         .with_queue_capacity(settings.queue_capacity)
         .with_max_wait(settings.max_wait())
+        .with_patience(settings.patience)
         .with_retention(settings.retention())
         .build()
         .await

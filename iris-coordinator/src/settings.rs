@@ -17,7 +17,7 @@ use serde::de::{Deserialize, Deserializer, Error};
 use tracing_subscriber::EnvFilter;
 
 /// Environment variables, and whether their values are lists with commas.
-const ENVIRONMENT: [(&str, &str, bool); 16] = [
+const ENVIRONMENT: [(&str, &str, bool); 17] = [
     ("database_url", "DATABASE_URL", false),
     ("private_key_path", "COORDINATOR_PRIVATE_KEY_PATH", false),
     ("secret_path", "COORDINATOR_SECRET_PATH", false),
@@ -29,6 +29,7 @@ const ENVIRONMENT: [(&str, &str, bool); 16] = [
     ("open_registration", "IRIS_OPEN_REGISTRATION", false),
     ("queue_capacity", "IRIS_QUEUE_CAPACITY", false),
     ("max_wait_secs", "IRIS_MAX_WAIT_SECS", false),
+    ("patience", "IRIS_PATIENCE", false),
     ("retention_secs", "IRIS_RETENTION_SECS", false),
     ("log_format", "IRIS_LOG_FORMAT", false),
     ("log_level", "RUST_LOG", false),
@@ -44,6 +45,8 @@ const SHIPPED_JWT_SECRET: &str = "dev-secret";
 const MAX_QUEUE: usize = 1 << 20;
 /// The longest wait for a node that makes sense, in seconds.
 const MAX_WAIT: u64 = 86_400;
+/// The most times that a wait may be as long as a task.
+const MAX_PATIENCE: u32 = 1000;
 
 /// The settings in force.
 #[derive(Clone, Debug, serde::Deserialize)]
@@ -62,6 +65,7 @@ pub(crate) struct Settings {
     open_registration: bool,
     pub(crate) queue_capacity: usize,
     max_wait_secs: u64,
+    pub(crate) patience: u32,
     retention_secs: u64,
     pub(crate) log_format: LogFormat,
     pub(crate) log_level: String,
@@ -96,6 +100,7 @@ impl Settings {
             .set_default("open_registration", false)?
             .set_default("queue_capacity", 1024)?
             .set_default("max_wait_secs", 10)?
+            .set_default("patience", 2)?
             .set_default("retention_secs", 24 * 60 * 60)?
             .set_default("log_format", "text")?
             .set_default("log_level", "info")?;
@@ -129,6 +134,9 @@ impl Settings {
         }
         if self.max_wait_secs > MAX_WAIT {
             return Err(SettingsError(format!("max_wait_secs must be at most {MAX_WAIT}")));
+        }
+        if self.patience > MAX_PATIENCE {
+            return Err(SettingsError(format!("patience must be at most {MAX_PATIENCE}")));
         }
         if self.retention_secs == 0 {
             return Err(SettingsError::new("retention_secs must be at least 1"));
@@ -243,6 +251,7 @@ impl fmt::Display for Settings {
         writeln!(f, "open_registration = {}", self.open_registration)?;
         writeln!(f, "queue_capacity = {}", self.queue_capacity)?;
         writeln!(f, "max_wait_secs = {}", self.max_wait_secs)?;
+        writeln!(f, "patience = {}", self.patience)?;
         writeln!(f, "retention_secs = {}", self.retention_secs)?;
         writeln!(f, "log_format = \"{format}\"")?;
         writeln!(f, "log_level = {}", quoted(&self.log_level))?;
@@ -395,6 +404,7 @@ mod tests {
             ("a.toml", "listen = 'localhost'", "listen"),
             ("a.toml", "queue_capacity = 0", "queue_capacity"),
             ("a.toml", "queue_capacity = -1", "queue_capacity"),
+            ("a.toml", "patience = 1001", "patience"),
             ("a.toml", "retention_secs = 0", "retention_secs"),
             ("a.toml", "log_level = 'a=b=c'", "log_level"),
             ("a.toml", "log_format = 'xml'", "log_format"),

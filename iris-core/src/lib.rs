@@ -6,6 +6,7 @@
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 
+pub mod admission;
 pub mod backend;
 pub mod demand;
 pub mod explain;

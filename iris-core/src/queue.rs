@@ -1,6 +1,6 @@
 //! Tasks that wait for a free node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::demand::Demand;
@@ -40,7 +40,15 @@ pub struct WaitQueue {
     capacity: usize,
     len: usize,
     next_number: u64,
-    lines: BTreeMap<ModelName, BTreeMap<Ticket, Demand>>,
+    lines: BTreeMap<ModelName, Line>,
+}
+
+/// Those who wait for one model.
+#[derive(Debug, Default)]
+struct Line {
+    tasks: BTreeMap<Ticket, Demand>,
+    /// Those that an interactive task passes which comes now: they count as later than it.
+    passed: BTreeSet<Ticket>,
 }
 
 /// Says that the queue is full.
@@ -67,7 +75,11 @@ impl WaitQueue {
         let ticket = Ticket { due: now + priority.handicap(), number: self.next_number };
         self.next_number += 1;
         self.len += 1;
-        self.lines.entry(demand.model.clone()).or_default().insert(ticket, demand);
+        let line = self.lines.entry(demand.model.clone()).or_default();
+        if ticket.due > now {
+            line.passed.insert(ticket);
+        }
+        line.tasks.insert(ticket, demand);
         Ok(ticket)
     }
 
@@ -76,8 +88,9 @@ impl WaitQueue {
         let Some(line) = self.lines.get_mut(model) else {
             return false;
         };
-        let removed = line.remove(&ticket).is_some();
-        if line.is_empty() {
+        let removed = line.tasks.remove(&ticket).is_some();
+        line.passed.remove(&ticket);
+        if line.tasks.is_empty() {
             self.lines.remove(model);
         }
         self.len -= usize::from(removed);
@@ -86,12 +99,21 @@ impl WaitQueue {
 
     /// Iterates over the tasks that wait for `model`, the next one first.
     pub fn line(&self, model: &ModelName) -> impl Iterator<Item = (Ticket, &Demand)> {
-        self.lines.get(model).into_iter().flatten().map(|(ticket, demand)| (*ticket, demand))
+        let line = self.lines.get(model).into_iter().flat_map(|line| &line.tasks);
+        line.map(|(ticket, demand)| (*ticket, demand))
     }
 
-    /// Returns how many tasks wait for `model`.
-    pub fn waiting(&self, model: &ModelName) -> usize {
-        self.lines.get(model).map_or(0, BTreeMap::len)
+    /// Returns how many tasks would be served before one for `model` that came at `now`, which is
+    /// never before the time of an earlier call.
+    pub fn ahead(&mut self, model: &ModelName, now: Instant, priority: Priority) -> usize {
+        let Some(line) = self.lines.get_mut(model) else { return 0 };
+        while line.passed.first().is_some_and(|ticket| ticket.due <= now) {
+            line.passed.pop_first();
+        }
+        match priority {
+            Priority::Interactive => line.tasks.len() - line.passed.len(),
+            Priority::Batch => line.tasks.len(),
+        }
     }
 
     /// Returns how many tasks wait.
@@ -124,6 +146,26 @@ mod tests {
         let latecomer = queue.push(late, Priority::Interactive, demand("m")).unwrap();
         let order: Vec<_> = queue.line(&"m".parse().unwrap()).map(|(ticket, _)| ticket).collect();
         assert_eq!(order, [interactive, batch, latecomer]);
+    }
+
+    #[test]
+    fn only_those_who_are_served_before_a_task_are_ahead_of_it() {
+        let (start, model) = (Instant::now(), "m".parse().unwrap());
+        let mut queue = WaitQueue::new(10);
+        let first = queue.push(start, Priority::Batch, demand("m")).unwrap();
+        queue.push(start, Priority::Batch, demand("m")).unwrap();
+        queue.push(start, Priority::Interactive, demand("m")).unwrap();
+        queue.push(start, Priority::Interactive, demand("other")).unwrap();
+        assert_eq!(queue.ahead(&model, start, Priority::Interactive), 1);
+        assert_eq!(queue.ahead(&model, start, Priority::Batch), 3);
+        let aged = start + Duration::from_secs(31);
+        assert_eq!(queue.ahead(&model, aged, Priority::Interactive), 3);
+        queue.remove(&model, first);
+        assert_eq!(queue.ahead(&model, aged, Priority::Interactive), 2);
+        let young = queue.push(aged, Priority::Batch, demand("m")).unwrap();
+        assert_eq!(queue.ahead(&model, aged, Priority::Interactive), 2);
+        queue.remove(&model, young);
+        assert_eq!(queue.ahead(&model, aged, Priority::Batch), 2);
     }
 
     #[test]

@@ -13,16 +13,21 @@ use iris_protocol::rest::KeyScope;
 
 use crate::Failure;
 
-/// Opens an account and prints a caller's and a node's key. A process of its own does this,
-/// because hashing the account's key takes memory that an idle coordinator never had.
-pub(super) async fn open_account(folder: &Path) -> Result<(), Failure> {
+/// Opens an account for nodes and one for each caller, and prints a key of each. A process of its
+/// own does this, because hashing an account's key takes memory that an idle coordinator never had.
+pub(super) async fn open_accounts(folder: &Path, callers: u32) -> Result<(), Failure> {
     let coordinator = compose(folder).await?;
     let accounts = coordinator.accounts();
-    let account = accounts.create_account().await?.account;
-    let caller = accounts.create_key_for(account, KeyScope::Inference, None).await?.key;
-    let node = accounts.create_key_for(account, KeyScope::Node, None).await?.key;
+    let scopes = std::iter::once(KeyScope::Node);
+    let scopes = scopes.chain((0..callers).map(|_| KeyScope::Inference));
+    let mut keys = Vec::new();
+    for scope in scopes {
+        let account = accounts.create_account().await?.account;
+        let key = accounts.create_key_for(account, scope, None).await?.key;
+        keys.push(key.expose().to_owned());
+    }
     coordinator.shutdown().await;
-    println!("{} {}", caller.expose(), node.expose());
+    println!("{}", keys.join(" "));
     Ok(())
 }
 

@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::Failure;
-use crate::request::{INSTANT, PACED, WORD};
+use crate::request::{BUSY, INSTANT, PACED, WORD};
 
 /// What a request asks for, as far as the mock cares.
 #[derive(Debug, Deserialize)]
@@ -38,34 +38,41 @@ impl Asked {
     }
 }
 
-/// Serves on a free port, which it prints, until `stop` resolves. The model [`PACED`] says a word
-/// every `pace` milliseconds, the model [`INSTANT`] as fast as they are read.
-pub(super) async fn serve(pace: u32, stop: impl Future<Output = ()>) -> Result<(), Failure> {
+/// How long the mock takes for what does not come at once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// Between two words of the model [`PACED`].
+    pub(super) pace: Duration,
+    /// Until the model [`BUSY`] answers.
+    pub(super) service: Duration,
+}
+
+/// Serves on a free port, which it prints, until `stop` resolves.
+pub(super) async fn serve(times: Times, stop: impl Future<Output = ()>) -> Result<(), Failure> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     println!("{}", listener.local_addr()?);
-    let pace = Duration::from_millis(pace.into());
     let mut stop = pin!(stop);
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 let (stream, _) = accepted?;
                 stream.set_nodelay(true)?;
-                tokio::spawn(connection(stream, pace));
+                tokio::spawn(connection(stream, times));
             }
             () = &mut stop => return Ok(()),
         }
     }
 }
 
-async fn connection(stream: TcpStream, pace: Duration) {
-    let answer = service_fn(|request| answer(request, pace));
+async fn connection(stream: TcpStream, times: Times) {
+    let answer = service_fn(|request| answer(request, times));
     // A client that goes away ends its own measurement, not the mock's.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
 }
 
 type Answer = Response<Either<Full<Bytes>, Words>>;
 
-async fn answer(request: Request<Incoming>, pace: Duration) -> Result<Answer, hyper::Error> {
+async fn answer(request: Request<Incoming>, times: Times) -> Result<Answer, hyper::Error> {
     let (head, body) = request.into_parts();
     match (head.method, head.uri.path()) {
         (Method::GET, "/v1/models") => Ok(whole(StatusCode::OK, models())),
@@ -73,11 +80,16 @@ async fn answer(request: Request<Incoming>, pace: Duration) -> Result<Answer, hy
             let body = body.collect().await?.to_bytes();
             Ok(match serde_json::from_slice::<Asked>(&body) {
                 Ok(asked) if asked.stream => {
-                    let pace = (asked.model == PACED).then_some(pace);
+                    let pace = (asked.model == PACED).then_some(times.pace);
                     let words = Words::new(asked.words(), pace);
                     response(StatusCode::OK, "text/event-stream", Either::Right(words))
                 }
-                Ok(asked) => whole(StatusCode::OK, completion(asked.words())),
+                Ok(asked) => {
+                    if asked.model == BUSY {
+                        tokio::time::sleep(times.service).await;
+                    }
+                    whole(StatusCode::OK, completion(asked.words()))
+                }
                 Err(_) => whole(StatusCode::BAD_REQUEST, "{}".to_owned()),
             })
         }
@@ -95,11 +107,9 @@ fn response(status: StatusCode, kind: &'static str, body: Either<Full<Bytes>, Wo
 }
 
 fn models() -> String {
-    serde_json::json!({
-        "object": "list",
-        "data": [{ "id": INSTANT, "object": "model" }, { "id": PACED, "object": "model" }],
-    })
-    .to_string()
+    let model = |id| serde_json::json!({ "id": id, "object": "model" });
+    let models = [INSTANT, PACED, BUSY].map(model);
+    serde_json::json!({ "object": "list", "data": models }).to_string()
 }
 
 fn completion(words: u32) -> String {

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Subcommand;
 use tokio::runtime::Runtime;
@@ -11,6 +12,7 @@ use tokio::sync::oneshot;
 use crate::Failure;
 
 mod coordinator;
+mod crowd;
 pub(crate) mod mock;
 mod node;
 
@@ -23,13 +25,17 @@ pub(crate) enum Role {
     #[command(hide = true)]
     Mock {
         #[arg(long)]
-        pace: u32,
+        pace: u64,
+        #[arg(long)]
+        service: u64,
     },
-    /// Opens an account in the books of a coordinator that is not running.
+    /// Opens accounts in the books of a coordinator that is not running.
     #[command(hide = true)]
     Books {
         #[arg(long)]
         folder: PathBuf,
+        #[arg(long)]
+        callers: u32,
     },
     #[command(hide = true)]
     Coordinator {
@@ -46,23 +52,45 @@ pub(crate) enum Role {
         #[arg(long)]
         slots: u32,
     },
+    /// Many nodes that do nothing but stay.
+    #[command(hide = true)]
+    Crowd {
+        #[arg(long)]
+        coordinator: SocketAddr,
+        #[arg(long)]
+        nodes: u32,
+    },
 }
 
 impl Role {
     /// Plays the role until this process's input ends.
     pub(crate) fn run(&self) -> Result<(), Failure> {
         match self {
-            Self::Mock { pace } => one_thread()?.block_on(mock::serve(*pace, parent_gone())),
-            Self::Books { folder } => Runtime::new()?.block_on(coordinator::open_account(folder)),
-            Self::Coordinator { folder } => {
-                Runtime::new()?.block_on(coordinator::serve(folder, parent_gone()))
+            Self::Mock { pace, service } => {
+                let [pace, service] = [*pace, *service].map(Duration::from_millis);
+                one_thread()?.block_on(mock::serve(mock::Times { pace, service }, parent_gone()))
             }
-            // As many threads as the real programs have.
+            Self::Books { folder, callers } => {
+                Runtime::new()?.block_on(coordinator::open_accounts(folder, *callers))
+            }
+            // Coordinator and node have as many threads as the real programs.
+            Self::Coordinator { folder } => {
+                half_the_cores()?.block_on(coordinator::serve(folder, parent_gone()))
+            }
             Self::Node { coordinator, server, slots } => {
                 one_thread()?.block_on(node::serve(*coordinator, *server, *slots, parent_gone()))
             }
+            Self::Crowd { coordinator, nodes } => {
+                one_thread()?.block_on(crowd::stay(*coordinator, *nodes, parent_gone()))
+            }
         }
     }
+}
+
+fn half_the_cores() -> std::io::Result<Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(cores.div_ceil(2)).enable_all().build()
 }
 
 fn one_thread() -> std::io::Result<Runtime> {

@@ -1,10 +1,11 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use iris_core::explain::Explanation;
 use iris_core::queue::Ticket;
-use iris_core::registry::{Candidate, Seat};
+use iris_core::registry::Seat;
 use iris_core::{ModelName, NodeId};
 use tokio::sync::oneshot;
 
@@ -15,34 +16,42 @@ use crate::link::NodeLink;
 #[derive(Debug)]
 pub(crate) struct Lease {
     dispatch: Option<Arc<Dispatch>>,
-    seat: Seat,
+    hold: Hold,
     pub(crate) node: NodeId,
     pub(crate) link: Arc<NodeLink>,
     pub(crate) explanation: Explanation,
 }
 
+/// What slot is reserved, for which model and since when.
+#[derive(Debug)]
+pub(super) struct Hold {
+    pub(super) seat: Seat,
+    pub(super) model: ModelName,
+    pub(super) since: Instant,
+}
+
 impl Lease {
-    pub(super) fn new(
+    pub(super) const fn new(
         dispatch: Arc<Dispatch>,
-        candidate: Candidate,
+        hold: Hold,
+        node: NodeId,
         link: Arc<NodeLink>,
         explanation: Explanation,
     ) -> Self {
-        let (seat, node) = (candidate.seat, candidate.node);
-        Self { dispatch: Some(dispatch), seat, node, link, explanation }
+        Self { dispatch: Some(dispatch), hold, node, link, explanation }
     }
 
     /// Gives the lease up without giving the slot back, which is left to the caller.
     pub(super) fn forget(mut self) -> Seat {
         self.dispatch = None;
-        self.seat
+        self.hold.seat
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(dispatch) = self.dispatch.take() {
-            dispatch.release(self.seat);
+            dispatch.release(self.hold.seat, &self.hold.model, self.hold.since);
         }
     }
 }

@@ -5,8 +5,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use iris_core::admission::{Admission, AdmissionPolicy, Situation};
 use iris_core::demand::Demand;
 use iris_core::explain::{Explanation, Reason};
 use iris_core::model::{Abilities, ModelOffer};
@@ -15,7 +16,7 @@ use iris_core::registry::{Node, NodeProfile, NodeState, Registry, Seat};
 use iris_core::reputation::{Points, ReputationEvent, ReputationLedger};
 use iris_core::scheduler::{Choice, Scheduler};
 use iris_core::store::{Batch, Document};
-use iris_core::task::{RetryPolicy, TaskError, TaskState};
+use iris_core::task::{RetryPolicy, TaskError};
 use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use tokio::sync::oneshot;
 
@@ -30,6 +31,7 @@ mod passed;
 mod stats;
 mod task;
 
+use lease::Hold;
 pub(crate) use lease::{Lease, Ticketed};
 pub(crate) use models::{KnownModels, MODEL, ModelRecord};
 pub(crate) use stats::Counters;
@@ -48,7 +50,7 @@ const EXPLANATIONS: usize = 4096;
 pub(crate) struct DispatchSettings {
     pub(crate) retry: RetryPolicy,
     pub(crate) queue_capacity: usize,
-    pub(crate) max_wait: Duration,
+    pub(crate) admission: AdmissionPolicy,
 }
 
 /// What all tasks and links of a coordinator share.
@@ -72,8 +74,7 @@ struct Floor {
     waiting: HashMap<Ticket, oneshot::Sender<Lease>>,
     links: HashMap<Seat, Arc<NodeLink>>,
     models: KnownModels,
-    /// How long tasks took lately, for estimates.
-    service: Duration,
+    admission: Admission,
     draining: bool,
 }
 
@@ -127,7 +128,7 @@ impl Dispatch {
                 waiting: HashMap::new(),
                 links: HashMap::new(),
                 models: KnownModels::default(),
-                service: Duration::from_secs(1),
+                admission: Admission::new(settings.admission),
                 draining: false,
             }),
             ledger: Mutex::new(ledger),
@@ -138,8 +139,14 @@ impl Dispatch {
     /// Reserves a slot for `demand`, or says how it stands.
     ///
     /// A slot that falls free goes to whoever waits for it, under the lock. So a node that is
-    /// free now is one that nobody in line can use, and whoever comes may take it.
-    pub(crate) fn acquire(self: &Arc<Self>, demand: &Demand, priority: Priority) -> Acquired {
+    /// free now is one that nobody in line can use, and whoever comes may take it. Where none is
+    /// free, an interactive task stands in line only if its turn comes soon.
+    pub(crate) fn acquire(
+        self: &Arc<Self>,
+        demand: &Demand,
+        account: AccountId,
+        priority: Priority,
+    ) -> Acquired {
         if self.journal.is_behind() {
             return Acquired::Never(TaskError::BooksFull);
         }
@@ -152,13 +159,18 @@ impl Dispatch {
             Ok(lease) => return Acquired::Now(lease),
             Err(explanation) => explanation,
         };
-        if let Some(error) = self.hopeless(&floor, demand, &explanation) {
+        if let Some(error) = self.hopeless(&mut floor, demand, account, &explanation, now) {
             return Acquired::Never(error);
         }
+        let situation = floor.situation(demand, account, priority, now);
+        if priority == Priority::Interactive
+            && let Err(retry_after_secs) = floor.admission.admit(&demand.model, situation)
+        {
+            return Acquired::Never(TaskError::Busy { retry_after_secs });
+        }
         let Ok(ticket) = floor.queue.push(now, priority, demand.clone()) else {
-            return Acquired::Never(TaskError::Busy {
-                retry_after_secs: floor.retry_after(demand),
-            });
+            let retry_after_secs = floor.admission.appoint(&demand.model, situation);
+            return Acquired::Never(TaskError::Busy { retry_after_secs });
         };
         let (sender, receiver) = oneshot::channel();
         floor.waiting.insert(ticket, sender);
@@ -167,14 +179,14 @@ impl Dispatch {
     }
 
     /// Says what to tell a task that has waited for `demand` for as long as it may.
-    pub(crate) fn waited_in_vain(&self, demand: &Demand) -> TaskError {
-        let floor = self.floor();
+    pub(crate) fn waited_in_vain(&self, demand: &Demand, account: AccountId) -> TaskError {
+        let mut floor = self.floor();
         let able = floor.registry.iter().any(|(_, node)| {
             let refusal = floor.registry.refusal(&node.profile().id, demand);
             matches!(refusal, None | Some(Reason::NoFreeSlot))
         });
         if able {
-            TaskError::Busy { retry_after_secs: floor.retry_after(demand) }
+            floor.busy(demand, account, self.clock.now())
         } else {
             TaskError::NoNodeOnline { model: demand.model.to_string() }
         }
@@ -233,12 +245,15 @@ impl Dispatch {
     pub(crate) fn leave(&self, seat: Seat) {
         let calendar = self.clock.calendar();
         let mut floor = self.floor();
-        let Floor { registry, models, links, .. } = &mut *floor;
-        if let Some(node) = registry.node(seat) {
-            models.see(&node.profile().models, calendar);
-        }
+        let Floor { registry, models, links, admission, .. } = &mut *floor;
+        let Some(node) = registry.node(seat) else { return };
+        let offers = node.profile().models.clone();
+        models.see(&offers, calendar);
         registry.leave(seat);
         links.remove(&seat);
+        for offer in offers.iter().filter(|offer| !registry.offers(&offer.name)) {
+            admission.forget(&offer.name);
+        }
     }
 
     /// Takes no new task any more.
@@ -249,13 +264,8 @@ impl Dispatch {
     /// Writes a settlement's consequences into the ledger and the registry.
     pub(crate) fn settled(&self, settlement: &Settlement) {
         self.counters.settled(settlement);
-        let took = Duration::from_millis(settlement.took_ms);
         let events: Vec<ReputationEvent> = settlement.deeds().collect();
         self.apply(&events);
-        if settlement.state == TaskState::Finished {
-            let mut floor = self.floor();
-            floor.service = (floor.service * 7 + took) / 8;
-        }
     }
 
     /// Applies events to the ledger, and what comes of them to the registry.
@@ -359,12 +369,16 @@ impl Dispatch {
         explanations.push_back(Explained { task, account, explanation });
     }
 
-    /// Gives a slot back and offers it to whoever waits.
-    fn release(self: &Arc<Self>, seat: Seat) {
+    /// Gives a slot back that was held since `since` and offers it to whoever waits.
+    fn release(self: &Arc<Self>, seat: Seat, model: &ModelName, since: Instant) {
+        let now = self.clock.now();
         let mut floor = self.floor();
         floor.registry.release(seat);
+        if floor.registry.offers(model) {
+            floor.admission.record(model, now.saturating_duration_since(since));
+        }
         if !floor.queue.is_empty() {
-            self.serve_node(&mut floor, seat, self.clock.now());
+            self.serve_node(&mut floor, seat, now);
         }
     }
 
@@ -404,7 +418,7 @@ impl Dispatch {
             choice.chosen.is_some().then_some((ticket, choice))
         });
         let Some((ticket, choice)) = choice else { return false };
-        let Ok(lease) = self.reserve(floor, choice) else { return false };
+        let Ok(lease) = self.reserve(floor, model, choice, now) else { return false };
         floor.queue.remove(model, ticket);
         let returned = match floor.waiting.remove(&ticket) {
             Some(sender) => sender.send(lease).err(),
@@ -425,10 +439,16 @@ impl Dispatch {
         now: Instant,
     ) -> Result<Lease, Explanation> {
         let choice = self.scheduler.choose(&floor.registry, demand, now, self.seed());
-        self.reserve(floor, choice)
+        self.reserve(floor, &demand.model, choice, now)
     }
 
-    fn reserve(self: &Arc<Self>, floor: &mut Floor, choice: Choice) -> Result<Lease, Explanation> {
+    fn reserve(
+        self: &Arc<Self>,
+        floor: &mut Floor,
+        model: &ModelName,
+        choice: Choice,
+        now: Instant,
+    ) -> Result<Lease, Explanation> {
         let Some(candidate) = choice.chosen else {
             return Err(choice.explanation);
         };
@@ -439,15 +459,18 @@ impl Dispatch {
         if !floor.registry.reserve(candidate.seat) {
             return Err(choice.explanation);
         }
-        Ok(Lease::new(Arc::clone(self), candidate, link, choice.explanation))
+        let hold = Hold { seat: candidate.seat, model: model.clone(), since: now };
+        Ok(Lease::new(Arc::clone(self), hold, candidate.node, link, choice.explanation))
     }
 
     /// Says why waiting for `demand` makes no sense; `None` when it does.
     fn hopeless(
         &self,
-        floor: &Floor,
+        floor: &mut Floor,
         demand: &Demand,
+        account: AccountId,
         explanation: &Explanation,
+        now: Instant,
     ) -> Option<TaskError> {
         let model = demand.model.to_string();
         if !floor.registry.offers(&demand.model) {
@@ -470,7 +493,7 @@ impl Dispatch {
         if able > demand.exclude.iter().filter(tried).count() {
             return None;
         }
-        Some(TaskError::Busy { retry_after_secs: floor.retry_after(demand) })
+        Some(floor.busy(demand, account, now))
     }
 
     fn seed(&self) -> u64 {
@@ -484,17 +507,22 @@ impl Dispatch {
 }
 
 impl Floor {
-    /// Estimates when a task that comes now could start: those before it, at the pace of late.
-    fn retry_after(&self, demand: &Demand) -> u32 {
-        let waiting = self.queue.waiting(&demand.model) + 1;
-        let slots: u64 = self
-            .registry
-            .groups(demand)
-            .filter(|group| group.refusal.is_none())
-            .map(|group| group.free() as u64 + u64::from(group.occupied()))
-            .sum();
-        let millis = self.service.as_millis() * waiting as u128 / u128::from(slots.max(1));
-        u32::try_from(millis.div_ceil(1000)).unwrap_or(u32::MAX).clamp(1, 600)
+    fn situation(
+        &mut self,
+        demand: &Demand,
+        account: AccountId,
+        priority: Priority,
+        now: Instant,
+    ) -> Situation {
+        let able = self.registry.groups(demand).filter(|group| group.refusal.is_none());
+        let slots = able.map(|group| group.capacity()).sum();
+        Situation { now, account, ahead: self.queue.ahead(&demand.model, now, priority), slots }
+    }
+
+    /// Sends a task away.
+    fn busy(&mut self, demand: &Demand, account: AccountId, now: Instant) -> TaskError {
+        let situation = self.situation(demand, account, Priority::Interactive, now);
+        TaskError::Busy { retry_after_secs: self.admission.appoint(&demand.model, situation) }
     }
 }
 

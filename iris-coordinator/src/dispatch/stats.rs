@@ -29,6 +29,10 @@ pub struct Stats {
     pub prompt_tokens: u64,
     /// Tokens of answers, as nodes reported them.
     pub completion_tokens: u64,
+    /// Rows that the journal has made durable.
+    pub rows: u64,
+    /// Commits that it took for them, each of which waited for the disk.
+    pub commits: u64,
 }
 
 /// The counts of [`Stats`] that only grow.

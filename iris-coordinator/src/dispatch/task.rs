@@ -257,13 +257,14 @@ impl TaskHandle {
         }
         self.demand.exclude.clear();
         self.demand.exclude.extend_from_slice(self.run.tried());
-        match self.dispatch.acquire(&self.demand, self.request.priority) {
+        let TaskRequest { account, priority, .. } = self.request;
+        match self.dispatch.acquire(&self.demand, account, priority) {
             Acquired::Now(lease) => self.start(lease),
             Acquired::Later(ticketed) => {
                 // Nobody waits in front of a batch task; its deadline is all that ends its wait.
-                let until = match self.request.priority {
+                let until = match priority {
                     Priority::Interactive => {
-                        Some(self.dispatch.clock.now() + self.dispatch.settings.max_wait)
+                        Some(self.dispatch.clock.now() + self.dispatch.settings.admission.longest)
                     }
                     Priority::Batch => None,
                 };
@@ -371,7 +372,7 @@ impl TaskHandle {
             && now >= until
         {
             self.stage = Stage::Idle;
-            self.run.handle_no_node(self.dispatch.waited_in_vain(&self.demand));
+            self.run.handle_no_node(self.dispatch.waited_in_vain(&self.demand, self.request.account));
         }
         Poll::Ready(())
     }

@@ -94,6 +94,8 @@ impl Collector for Counted {
             ("chunks", "Chunks passed on", stats.chunks),
             ("prompt_tokens", "Tokens of prompts", stats.prompt_tokens),
             ("completion_tokens", "Tokens of answers", stats.completion_tokens),
+            ("journal_rows", "Rows made durable", stats.rows),
+            ("journal_commits", "Commits, each of which waits for the disk", stats.commits),
         ];
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value);

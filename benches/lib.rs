@@ -1,0 +1,4 @@
+//! What the small measurements and the table of the network measure alike.
+
+pub mod choice;
+pub mod rows;
