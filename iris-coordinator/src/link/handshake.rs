@@ -99,7 +99,8 @@ impl Door {
         match checked.await {
             Ok((register, certificate)) => {
                 let node = certificate.node_id();
-                self.enter(Arrival { transport, connection, register, certificate }, owner);
+                let arrival = Arrival { transport, connection, register, certificate };
+                self.enter(Box::new(arrival), owner);
                 Ok(node)
             }
             Err(error) => {
@@ -198,16 +199,16 @@ impl Door {
     }
 
     /// Gives an admitted node to the session it resumes, or to a new one.
-    fn enter(&self, mut arrival: Arrival, owner: AccountId) {
+    fn enter(&self, mut arrival: Box<Arrival>, owner: AccountId) {
         let identity = *arrival.certificate.identity();
         let node = identity.node_id();
         let resumes = arrival.register.resume.as_ref().map(|resume| resume.session);
         let known = self.dispatch.link(&node);
         if let Some(link) = known.filter(|link| resumes == Some(link.session)) {
-            let sent = link.commands.send(Command::Attach(Box::new(arrival)));
+            let sent = link.commands.send(Command::Attach(arrival));
             // A session that has ended in this moment gives the node back.
             let Err(mpsc::error::SendError(Command::Attach(returned))) = sent else { return };
-            arrival = *returned;
+            arrival = returned;
         }
         let session = SessionId::from_bytes(iris_crypto::random_bytes());
         let sealing_key = arrival.certificate.sealing_key();

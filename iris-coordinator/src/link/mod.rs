@@ -64,13 +64,9 @@ struct HopKeys {
 /// The channel that carries these has no bound of its own: it holds at most one assignment, one
 /// cancellation and two reports of consumption for each slot of the node.
 enum Command {
-    /// Gives the node an assignment. The lease ends with the node's work, not with its reader's.
-    Assign {
-        task: TaskAssign,
-        body: Vec<Bytes>,
-        report: mpsc::Sender<Report>,
-        lease: Lease,
-    },
+    /// Gives the node an assignment. Boxed, because a channel makes room for 32 commands as soon
+    /// as a node connects.
+    Assign(Box<Assign>),
     /// Takes an assignment back; the slot is free when the node has confirmed it.
     Cancel {
         assignment: AssignmentId,
@@ -88,6 +84,14 @@ enum Command {
     Drain,
     /// The coordinator stops.
     Close,
+}
+
+/// An assignment and who follows it. The lease ends with the node's work, not with its reader's.
+struct Assign {
+    task: TaskAssign,
+    body: Vec<Bytes>,
+    report: mpsc::Sender<Report>,
+    lease: Lease,
 }
 
 /// A node that has proven who it is.

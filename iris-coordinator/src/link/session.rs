@@ -19,7 +19,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::{Instant, Sleep};
 
 use super::handshake::{flush, verify_certificate};
-use super::{Arrival, BoxTransport, Command, HOUR, NodeLink, REKEY_AFTER, Report};
+use super::{Arrival, Assign, BoxTransport, Command, HOUR, NodeLink, REKEY_AFTER, Report};
 use crate::dispatch::{Dispatch, Lease};
 
 /// How many commands or frames are handled before what they caused is written out.
@@ -73,8 +73,11 @@ impl Session {
     }
 
     /// Serves the node until it is gone for good.
-    pub(super) async fn run(mut self, first: Arrival, mut commands: UnboundedReceiver<Command>) {
-        let mut arrival = first;
+    pub(super) async fn run(
+        mut self,
+        mut arrival: Box<Arrival>,
+        mut commands: UnboundedReceiver<Command>,
+    ) {
         let mut kept: Option<CoordinatorSession> = None;
         loop {
             let Some(mut attached) = self.welcome(arrival, kept.take()) else {
@@ -90,10 +93,10 @@ impl Session {
             kept = self.detach(attached, farewell).await;
             tracing::debug!(node = %self.link.node, "node disconnected");
             arrival = match parting {
-                Parting::Attach(arrival) => *arrival,
+                Parting::Attach(arrival) => arrival,
                 Parting::Replaced | Parting::Closed => break,
                 Parting::Lost => match self.wait(&mut commands, &mut kept).await {
-                    Some(arrival) => *arrival,
+                    Some(arrival) => arrival,
                     None => break,
                 },
             };
@@ -102,8 +105,14 @@ impl Session {
     }
 
     /// Registers an arrived node on new keys.
-    fn welcome(&mut self, arrival: Arrival, kept: Option<CoordinatorSession>) -> Option<Attached> {
-        let Arrival { transport, mut connection, register, certificate } = arrival;
+    ///
+    /// What is large is boxed, so that the task of an idle node holds it once.
+    fn welcome(
+        &mut self,
+        arrival: Box<Arrival>,
+        kept: Option<CoordinatorSession>,
+    ) -> Option<Box<Attached>> {
+        let Arrival { transport, mut connection, register, certificate } = *arrival;
         let returns = kept.is_some();
         let epoch = self.link.keys().epoch + u32::from(returns);
         let (hop, proof) = self.rekey(epoch, &certificate, &register.nonce.0)?;
@@ -115,14 +124,14 @@ impl Session {
             self.dispatch.update(self.link.seat, Some(slots), Some(models));
             self.dispatch.set_state(self.link.seat, NodeState::Ready);
         }
-        Some(Attached {
+        Some(Box::new(Attached {
             transport,
             connection,
             certificate,
             node_nonce: register.nonce.0,
             rekey: Box::pin(tokio::time::sleep(REKEY_AFTER)),
             silence: Box::pin(tokio::time::sleep(self.limits.lost)),
-        })
+        }))
     }
 
     /// Agrees on the keys of `epoch` and returns what the node has to know of them.
@@ -197,7 +206,8 @@ impl Session {
     fn handle_command(&mut self, attached: &mut Attached, command: Command) -> Option<Parting> {
         let connection = &mut attached.connection;
         match command {
-            Command::Assign { task, body, report, lease } => {
+            Command::Assign(assign) => {
+                let Assign { task, body, report, lease } = *assign;
                 let assignment = task.assignment;
                 match connection.assign(task, body) {
                     Ok(()) => {
@@ -310,13 +320,12 @@ impl Session {
     /// Keeps what the node may resume and closes the rest, with a last word where there is one.
     async fn detach(
         &mut self,
-        attached: Attached,
+        mut attached: Box<Attached>,
         farewell: Option<ErrorCode>,
     ) -> Option<CoordinatorSession> {
         self.dispatch.set_state(self.link.seat, NodeState::Away);
-        let Attached { mut transport, mut connection, .. } = attached;
         let Some(code) = farewell else {
-            let Detached { session, lost } = connection.detach();
+            let Detached { session, lost } = attached.connection.detach();
             self.lose(&lost);
             return session;
         };
@@ -325,8 +334,9 @@ impl Session {
             let _ = report.try_send(Report::Lost);
         }
         self.leases.clear();
+        let Attached { transport, connection, .. } = &mut *attached;
         connection.reject(code, None);
-        let sent = poll_fn(|cx| flush(&mut transport, &mut connection, cx));
+        let sent = poll_fn(|cx| flush(transport, connection, cx));
         let _ = tokio::time::timeout(self.limits.registration, sent).await;
         None
     }
@@ -344,7 +354,7 @@ impl Session {
                 Command::Attach(arrival) => return Some(arrival),
                 Command::Replace | Command::Close => return None,
                 // The channel is new and holds nothing yet.
-                Command::Assign { report, .. } => drop(report.try_send(Report::Lost)),
+                Command::Assign(assign) => drop(assign.report.try_send(Report::Lost)),
                 Command::Cancel { assignment } => {
                     self.reports.remove(&assignment);
                     self.leases.remove(&assignment);

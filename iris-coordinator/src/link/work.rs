@@ -11,7 +11,7 @@ use iris_protocol::limits::{MAX_BODY, MAX_CONTENT, SEAL_OVERHEAD};
 use iris_protocol::message::{BegunSize, TaskAssign};
 use tokio::sync::mpsc;
 
-use super::{Command, NodeLink, Report};
+use super::{Assign, Command, NodeLink, Report};
 use crate::dispatch::{Lease, TaskRequest};
 
 /// Reports of one assignment that may wait for their reader beside a full window of chunks.
@@ -92,7 +92,8 @@ impl Work {
         let length: usize = body.iter().map(|frame| frame.len() - HEADER_LEN).sum();
         let task = TaskAssign { body_bytes: u32::try_from(length).ok()?, ..task };
         // Where the session has ended, the lease returns with the command and ends here.
-        let sent = link.commands.send(Command::Assign { task, body, report, lease });
+        let sent =
+            link.commands.send(Command::Assign(Box::new(Assign { task, body, report, lease })));
         drop(keys);
         sent.ok()?;
         Some(Self {
