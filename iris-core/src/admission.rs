@@ -4,7 +4,7 @@
 //! and just as many are served as with a short one. So the line is kept short, and whoever is
 //! sent away is told a time that is kept free for them: an appointment.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::id::AccountId;
@@ -20,8 +20,13 @@ const EARLY: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_mins(10);
 /// How many appointments are kept, of all models together.
 const APPOINTMENTS: usize = 16_384;
-/// Whole of a share that is counted in thousandths.
-const WHOLE: u32 = 1000;
+/// Whole of a share that is counted in parts of it.
+const WHOLE: u32 = 1 << 16;
+/// How slowly a share follows what happens: its error stays below the fifth that is left free.
+const SLOWLY: u32 = 64;
+/// The most parts that a second is divided into.
+const PARTS: usize = 32;
+const SECOND: Duration = Duration::from_secs(1);
 
 /// How long tasks in line may expect to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,19 +34,16 @@ pub struct AdmissionPolicy {
     /// A task may stand in line if its turn is expected within so many times what a task of its
     /// model usually takes. Default: 2.
     pub patience: u32,
-    /// It may also if its turn is expected within this time. Default: 100 ms.
+    /// It may also if its turn is expected within this time. Default: 50 ms.
     pub floor: Duration,
-    /// But not if the turn is expected after this time. Default: 10 s.
+    /// The longest that anybody waits, whatever the above allow: half of it for newcomers, all of
+    /// it for those who were told to come. Default: 10 s.
     pub longest: Duration,
 }
 
 impl Default for AdmissionPolicy {
     fn default() -> Self {
-        Self {
-            patience: 2,
-            floor: Duration::from_millis(100),
-            longest: Duration::from_secs(10),
-        }
+        Self { patience: 2, floor: Duration::from_millis(50), longest: Duration::from_secs(10) }
     }
 }
 
@@ -64,13 +66,58 @@ pub struct Admission {
 struct Line {
     /// How long a task held its slot of late.
     service: Option<Duration>,
-    /// When the next appointment can be given.
-    next: Option<Instant>,
-    /// How many of a thousand appointments are missed.
+    calendar: Calendar,
+    /// The share of appointments that are missed.
     missed: u32,
-    open: BTreeMap<(AccountId, u64), Instant>,
-    /// The same in the order in which they were made.
-    order: VecDeque<(AccountId, u64)>,
+    /// Appointments that are neither kept nor missed: whose, when and a number.
+    open: BTreeSet<(AccountId, u64, u64)>,
+    /// The same by time.
+    by_time: BTreeSet<(u64, u64, AccountId)>,
+}
+
+/// Which times are taken.
+///
+/// Whoever is sent away for whole seconds comes back in the same part of a second, so each part
+/// has a row of appointments of its own, and a share of the capacity. Otherwise those who are
+/// sent away one after the other would come back as dense as that.
+#[derive(Debug, Default)]
+struct Calendar {
+    begun: Option<Instant>,
+    /// By part, until when its appointments use its share up.
+    taken: Vec<Instant>,
+}
+
+impl Calendar {
+    /// Returns `time` in milliseconds since the first appointment was made.
+    fn millis(&self, time: Instant) -> u64 {
+        let since = self.begun.map(|begun| time.saturating_duration_since(begun));
+        u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Returns the first time after `soonest` and whole seconds from `now` that is not taken, and
+    /// takes it: one in `every`, in rows of `parts`. `None` when that is too far away.
+    fn take(
+        &mut self,
+        now: Instant,
+        soonest: Duration,
+        every: Duration,
+        parts: usize,
+    ) -> Option<Duration> {
+        let begun = *self.begun.get_or_insert(now);
+        self.taken.resize(PARTS, now);
+        let nanos = now.saturating_duration_since(begun).subsec_nanos() as usize;
+        let taken = &mut self.taken[nanos * parts / 1_000_000_000];
+        let every = every.saturating_mul(u32::try_from(parts).unwrap_or(u32::MAX));
+        // A part's share of one second may be used up at once.
+        let until = taken.checked_sub(SECOND.saturating_sub(every)).unwrap_or(now);
+        let after = until.saturating_duration_since(now).max(soonest);
+        let told = SECOND * u32::try_from(after.as_millis().div_ceil(1000).max(1)).ok()?;
+        if told > LONGEST {
+            return None;
+        }
+        *taken = (*taken).max(now + told) + every;
+        Some(told)
+    }
 }
 
 /// How things stand when a task finds no free slot.
@@ -94,16 +141,8 @@ impl Admission {
 
     /// Takes in that a task of `model` held a slot for `held`.
     pub fn record(&mut self, model: &ModelName, held: Duration) {
-        if let Some(line) = self.models.get_mut(model) {
-            line.record(held);
-        } else {
-            self.models.entry(model.clone()).or_default().record(held);
-        }
-    }
-
-    /// Returns how long tasks of `model` held a slot of late, if one did.
-    pub fn service(&self, model: &ModelName) -> Option<Duration> {
-        self.models.get(model)?.service
+        let line = self.models.entry(model.clone()).or_default();
+        line.service = Some(line.service.map_or(held, |service| (service * 7 + held) / 8));
     }
 
     /// Lets a task into the line for `model`, or says after how many seconds it may come back.
@@ -111,21 +150,20 @@ impl Admission {
     /// As long as no task of the model was measured, all may wait.
     pub fn admit(&mut self, model: &ModelName, situation: Situation) -> Result<(), u32> {
         let Situation { now, account, .. } = situation;
-        let policy = self.policy;
         self.lapse(model, now);
-        let Some(line) = self.models.get_mut(model) else { return Ok(()) };
-        let Some(service) = line.service else { return Ok(()) };
-        let wait = wait(service, situation);
-        let bound = policy.bound(service);
+        let Some(service) = self.models.get(model).and_then(|line| line.service) else {
+            return Ok(());
+        };
+        let (wait, bound) = (wait(service, situation), self.policy.bound(service));
         if wait <= bound {
             // Whoever comes when there is room needs no appointment, but has kept it.
             self.keep(model, account, now);
             return Ok(());
         }
-        // The line is a little longer for those who were told to come, so that they find a place
-        // whoever else came in between.
-        let invited = wait <= bound + bound.min(service.max(policy.floor));
-        if invited && self.keep(model, account, now) {
+        // The line is twice as long for those who were told to come, so that they find a place
+        // whoever else came in between. It is rarely used up, since they come at a slower pace
+        // than they are served.
+        if wait <= 2 * bound && self.keep(model, account, now) {
             return Ok(());
         }
         Err(self.appoint(model, situation))
@@ -135,27 +173,26 @@ impl Admission {
     pub fn appoint(&mut self, model: &ModelName, situation: Situation) -> u32 {
         let Situation { now, account, slots, .. } = situation;
         self.lapse(model, now);
-        let line = match self.models.get_mut(model) {
-            Some(line) => line,
-            None => self.models.entry(model.clone()).or_default(),
-        };
+        let line = self.models.entry(model.clone()).or_default();
         let service = line.service.unwrap_or(UNMEASURED);
         let soonest = wait(service, situation).saturating_sub(self.policy.bound(service));
-        let due = line.next.map_or(now, |next| next.max(now)).max(now + soonest.min(LONGEST));
-        let seconds = (due - now).min(LONGEST).as_millis().div_ceil(1000).max(1);
-        let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
-        let told = now + Duration::from_secs(seconds.into());
         // A fifth of the capacity is left to newcomers, so that a crowd that returns is worked off.
-        let pace = service * 5 / 4 / u32::try_from(slots.max(1)).unwrap_or(u32::MAX);
-        let pace = pace * (WHOLE - line.missed) / WHOLE;
-        if due < now + LONGEST && self.appointments < APPOINTMENTS {
-            line.next = Some(due + pace);
-            line.open.insert((account, self.next_number), told);
-            line.order.push_back((account, self.next_number));
+        let every = service * 5 / 4 / u32::try_from(slots.max(1)).unwrap_or(u32::MAX);
+        let every = every.mul_f64(f64::from(WHOLE - line.missed) / f64::from(WHOLE));
+        // Those who come in one part of a second find places in the part of the line kept for them.
+        let parts = 2000_u128.div_ceil(self.policy.bound(service).as_millis().max(1));
+        let parts = usize::try_from(parts).unwrap_or(PARTS).clamp(1, PARTS);
+        let Some(told) = line.calendar.take(now, soonest, every, parts) else {
+            return u32::try_from(LONGEST.as_secs()).unwrap_or(u32::MAX);
+        };
+        if self.appointments < APPOINTMENTS {
+            let (time, number) = (line.calendar.millis(now + told), self.next_number);
+            line.open.insert((account, time, number));
+            line.by_time.insert((time, number, account));
             self.next_number += 1;
             self.appointments += 1;
         }
-        seconds
+        u32::try_from(told.as_secs()).unwrap_or(u32::MAX)
     }
 
     /// Forgets all about `model`, which nobody offers any more.
@@ -168,11 +205,12 @@ impl Admission {
     /// Returns whether `account` has an appointment for now, which is thereby kept.
     fn keep(&mut self, model: &ModelName, account: AccountId, now: Instant) -> bool {
         let Some(line) = self.models.get_mut(model) else { return false };
-        let mut own = line.open.range((account, 0)..=(account, u64::MAX));
-        let due = own.find(|(_, told)| **told <= now + EARLY).map(|(key, _)| *key);
-        let Some(key) = due else { return false };
-        line.open.remove(&key);
-        line.missed -= line.missed / 16;
+        let until = line.calendar.millis(now + EARLY);
+        let due = line.open.range((account, 0, 0)..=(account, until, u64::MAX)).next().copied();
+        let Some((account, time, number)) = due else { return false };
+        line.open.remove(&(account, time, number));
+        line.by_time.remove(&(time, number, account));
+        line.missed -= line.missed / SLOWLY;
         self.appointments -= 1;
         true
     }
@@ -180,31 +218,23 @@ impl Admission {
     /// Strikes out appointments that were missed.
     fn lapse(&mut self, model: &ModelName, now: Instant) {
         let Some(line) = self.models.get_mut(model) else { return };
-        while let Some(key) = line.order.front() {
-            match line.open.get(key) {
-                Some(told) if *told + GRACE > now => break,
-                Some(_) => {
-                    line.open.remove(key);
-                    line.missed += (WHOLE - line.missed) / 16;
-                    self.appointments -= 1;
-                }
-                None => {}
-            }
-            line.order.pop_front();
+        let Some(past) = now.checked_sub(GRACE) else { return };
+        let past = line.calendar.millis(past);
+        while let Some(&(time, number, account)) = line.by_time.first()
+            && time < past
+        {
+            line.by_time.pop_first();
+            line.open.remove(&(account, time, number));
+            line.missed += (WHOLE - line.missed) / SLOWLY;
+            self.appointments -= 1;
         }
     }
 }
 
 impl AdmissionPolicy {
-    /// Returns how long the wait of the last one in line may be.
+    /// Returns how long the wait of a newcomer may be.
     fn bound(&self, service: Duration) -> Duration {
-        service.saturating_mul(self.patience).max(self.floor).min(self.longest)
-    }
-}
-
-impl Line {
-    fn record(&mut self, held: Duration) {
-        self.service = Some(self.service.map_or(held, |service| (service * 7 + held) / 8));
+        service.saturating_mul(self.patience).max(self.floor).min(self.longest / 2)
     }
 }
 
@@ -248,15 +278,15 @@ mod tests {
     }
 
     #[test]
-    fn short_tasks_may_wait_for_the_floor_and_long_ones_for_the_longest_wait() {
+    fn short_tasks_may_wait_for_the_floor_and_long_ones_for_half_the_longest_wait() {
         let (mut admission, now) = (Admission::new(AdmissionPolicy::default()), Instant::now());
         admission.record(&model(), Duration::from_millis(1));
-        assert_eq!(admission.admit(&model(), at(now, 1, 999)), Ok(()), "100 ms");
-        assert!(admission.admit(&model(), at(now, 1, 1001)).is_err());
+        assert_eq!(admission.admit(&model(), at(now, 1, 499)), Ok(()), "50 ms");
+        assert!(admission.admit(&model(), at(now, 1, 501)).is_err());
         let mut admission = Admission::new(AdmissionPolicy::default());
         admission.record(&model(), Duration::from_secs(60));
-        assert_eq!(admission.admit(&model(), at(now, 1, 1)), Ok(()), "9 s");
-        assert_eq!(admission.admit(&model(), at(now, 1, 2)), Err(5), "15 s, 5 s too many");
+        assert_eq!(admission.admit(&model(), at(now, 1, 0)), Ok(()), "3 s");
+        assert_eq!(admission.admit(&model(), at(now, 1, 1)), Err(4), "9 s, 4 s too many");
     }
 
     #[test]
@@ -290,23 +320,37 @@ mod tests {
     #[test]
     fn appointments_follow_each_other_at_the_pace_of_the_slots() {
         let (mut admission, now) = (experienced(), Instant::now());
-        let told: Vec<u32> =
-            (0..40).map(|number| admission.admit(&model(), at(now, number, 20)).unwrap_err()).collect();
-        // One in 125 ms, eight a second.
-        assert_eq!((told[0], told[8], told[16], told[39]), (1, 1, 2, 5));
+        let told: Vec<u32> = (0..40)
+            .map(|number| admission.admit(&model(), at(now, number, 20)).unwrap_err())
+            .collect();
+        // Eight a second can be served.
+        assert_eq!((told[0], told[7], told[8], told[39]), (1, 1, 2, 5));
+    }
+
+    #[test]
+    fn short_tasks_come_back_spread_over_the_second() {
+        let (mut admission, now) = (Admission::new(AdmissionPolicy::default()), Instant::now());
+        admission.record(&model(), Duration::from_millis(100));
+        // Eighty a second can be served, eight in each tenth of a second.
+        let mut told = |after| {
+            let now = now + Duration::from_millis(after);
+            (0..9).map(|_| admission.admit(&model(), at(now, 1, 50)).unwrap_err()).max()
+        };
+        assert_eq!((told(0), told(100), told(200)), (Some(2), Some(2), Some(2)));
     }
 
     #[test]
     fn missed_appointments_make_room_for_more() {
         let (mut admission, mut now) = (experienced(), Instant::now());
-        for _ in 0..30 {
+        for _ in 0..60 {
             for number in 0..20 {
                 let _ = admission.admit(&model(), at(now, number, 20));
             }
             now += Duration::from_secs(40);
         }
-        let told: Vec<u32> =
-            (0..40).map(|number| admission.admit(&model(), at(now, number, 20)).unwrap_err()).collect();
+        let told: Vec<u32> = (0..40)
+            .map(|number| admission.admit(&model(), at(now, number, 20)).unwrap_err())
+            .collect();
         assert_eq!(told[39], 1, "nobody ever came, so nobody is expected");
     }
 
@@ -320,6 +364,6 @@ mod tests {
         assert!(admission.appointments <= APPOINTMENTS);
         admission.forget(&model());
         assert_eq!(admission.appointments, 0);
-        assert_eq!(admission.service(&model()), None);
+        assert_eq!(admission.admit(&model(), at(now, 1, 2000)), Ok(()), "as if it was new");
     }
 }

@@ -515,7 +515,8 @@ impl Registry {
             bucket.free.swap_remove(position);
             if let Some(&moved) = bucket.free.get(position) {
                 let node = seats[moved.seat as usize].node.as_mut();
-                node.expect("a listed seat is taken").places[moved.offer as usize].position = Some(position);
+                node.expect("a listed seat is taken").places[moved.offer as usize].position =
+                    Some(position);
             }
         }
     }
@@ -618,9 +619,10 @@ mod tests {
             }
             let members: usize =
                 registry.groups(&demand).map(|g| g.free() + g.occupied() as usize).sum();
-            let offering = registry.iter().map(|(_, node)| node).filter(|node| {
-                node.profile.models.iter().any(|offer| offer.name == demand.model)
-            });
+            let offering = registry
+                .iter()
+                .map(|(_, node)| node)
+                .filter(|node| node.profile.models.iter().any(|offer| offer.name == demand.model));
             let offering: Vec<&Node> = offering.collect();
             let working = offering.iter().filter(|node| node.state != NodeState::Draining);
             let slots: u64 = working.map(|node| u64::from(node.profile.slots)).sum();

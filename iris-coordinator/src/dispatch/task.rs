@@ -372,7 +372,8 @@ impl TaskHandle {
             && now >= until
         {
             self.stage = Stage::Idle;
-            self.run.handle_no_node(self.dispatch.waited_in_vain(&self.demand, self.request.account));
+            self.run
+                .handle_no_node(self.dispatch.waited_in_vain(&self.demand, self.request.account));
         }
         Poll::Ready(())
     }
