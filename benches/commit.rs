@@ -21,9 +21,7 @@ fn main() {
     let mut group = criterion.benchmark_group("group commit");
     group.throughput(Throughput::Elements(u64::from(SAMPLE)));
     group.bench_function("settlements", |bencher| {
-        bencher.iter_custom(|samples| {
-            (0..samples).map(|_| runtime.block_on(rows.write())).sum()
-        });
+        bencher.iter_custom(|samples| (0..samples).map(|_| runtime.block_on(rows.write())).sum());
     });
     group.finish();
     criterion.final_summary();

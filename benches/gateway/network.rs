@@ -76,7 +76,8 @@ impl Network {
         let mut ways = vec![(Way::Direct, Target { address: mock.ready.parse()?, key: None })];
         let mut nginx = None;
         if let Some(program) = nginx::find().filter(|_| plan.nginx) {
-            let (child, address) = nginx::start(&program, folder.path(), mock.ready.parse()?).await?;
+            let (child, address) =
+                nginx::start(&program, folder.path(), mock.ready.parse()?).await?;
             nginx = Some(child);
             ways.push((Way::Nginx, Target { address, key: None }));
         }

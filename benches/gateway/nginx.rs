@@ -53,7 +53,8 @@ pub(crate) async fn start(
         }
     }
     let log = std::fs::read_to_string(folder.join("nginx.log")).unwrap_or_default();
-    Err(format!("nginx did not start: {}", log.lines().next_back().unwrap_or("no reason given")).into())
+    Err(format!("nginx did not start: {}", log.lines().next_back().unwrap_or("no reason given"))
+        .into())
 }
 
 async fn answers(child: &mut Child, address: SocketAddr) -> bool {

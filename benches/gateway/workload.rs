@@ -9,8 +9,8 @@ use crate::figures::Figures;
 use crate::load::{Arrival, Load};
 use crate::network::{Network, Plan};
 use crate::options::{Options, Part};
-use crate::report::{Coordinator, Memory};
 use crate::report::row::Row;
+use crate::report::{Coordinator, Memory};
 use crate::request::{INSTANT, PACED, Question, Target};
 
 /// How long a load runs before it is measured.

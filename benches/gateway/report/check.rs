@@ -31,9 +31,9 @@ pub(super) fn check(report: &Report) -> Result<(), Failure> {
         ("commits for each row", 0.2, report.coordinator.map(|c| 1.0 / c.rows_per_commit())),
         ("p99 at twice the capacity, times that at half", 5.0, overload.map(|o| o.ratio())),
     ];
-    let bounds = found.into_iter().filter_map(|(name, most, found)| {
-        Some(Bound { name, most, found: found? })
-    });
+    let bounds = found
+        .into_iter()
+        .filter_map(|(name, most, found)| Some(Bound { name, most, found: found? }));
     let mut broken = Vec::new();
     for Bound { name, most, found } in bounds {
         println!("check: {name}: {found:.2}, at most {most:.2}");

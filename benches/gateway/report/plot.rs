@@ -173,9 +173,8 @@ fn panels(report: &Report) -> Vec<Panel> {
     let steady = report.rows.iter().filter(|row| row.rate.is_some());
     let target = |row: &Row| (row.rate == Some(1000)).then_some(250.0);
     let slowest = |row| group(row, &between, None, &|row, way| row.added(way, 99));
-    let mut first = group(report.row(Part::First), &between, Some(120.0), &|row, way| {
-        row.added(way, 10)
-    });
+    let mut first =
+        group(report.row(Part::First), &between, Some(120.0), &|row, way| row.added(way, 10));
     if let Some(first) = &mut first {
         first.name = "first token, p10".to_owned();
     }
@@ -213,7 +212,9 @@ fn panels(report: &Report) -> Vec<Panel> {
         Panel {
             title: "Requests a second",
             axis: "requests a second",
-            groups: group(report.row(Part::Many), &all, None, &Row::per_second).into_iter().collect(),
+            groups: group(report.row(Part::Many), &all, None, &Row::per_second)
+                .into_iter()
+                .collect(),
         },
         Panel {
             title: "Chunks a second",

@@ -24,8 +24,18 @@ impl Report {
         writeln!(
             f,
             "\n{:<20} {:<7} {:>10} {:>8} {:>8} {:>9} {:>8} {:>8} {:>9} {:>8} {:>7} {:>6}",
-            "load", "by", "per second", "p10 µs", "p50", "p99", "+p10 µs", "+p50", "+p99", "CPU µs",
-            "coord.", "node"
+            "load",
+            "by",
+            "per second",
+            "p10 µs",
+            "p50",
+            "p99",
+            "+p10 µs",
+            "+p50",
+            "+p99",
+            "CPU µs",
+            "coord.",
+            "node"
         )?;
         for row in &self.rows {
             for (way, _) in &row.ways {

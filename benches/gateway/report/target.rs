@@ -58,7 +58,12 @@ impl Report {
         let choices = self.choices.iter().map(|choice| choice.micros);
         most("choosing a node, slowest", "µs", 2.0, choices.reduce(f64::max));
         let overload = self.overload.as_ref();
-        most("p99 at twice the capacity, times", "", 5.0, overload.map(|overload| overload.ratio()));
+        most(
+            "p99 at twice the capacity, times",
+            "",
+            5.0,
+            overload.map(|overload| overload.ratio()),
+        );
         let mut least = |name, unit, bound, found: Option<f64>| {
             targets.extend(found.map(|found| Target { name, unit, bound, found, least: true }));
         };

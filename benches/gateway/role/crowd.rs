@@ -114,11 +114,8 @@ fn registration(challenge: &Challenge) -> Result<NodeRegister, Failure> {
     let now = Timestamp::from_millis(now.try_into()?);
     let certificate =
         SignedCertificate::issue(&identity, Role::Node, sealing.public(), &origin, now, 1);
-    let hello = Hello {
-        challenge: &challenge.nonce.0,
-        origin: &origin,
-        certificate: &certificate.hash(),
-    };
+    let hello =
+        Hello { challenge: &challenge.nonce.0, origin: &origin, certificate: &certificate.hash() };
     let certificate = certificate.encoded().to_vec();
     Ok(NodeRegister {
         version: challenge.max_version,
