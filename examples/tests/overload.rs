@@ -112,7 +112,7 @@ async fn tasks_that_nobody_waits_for_stand_in_line_however_long_it_is() {
 #[tokio::test(start_paused = true)]
 async fn long_tasks_of_one_model_send_nobody_away_from_another() {
     let net = Net::new().await;
-    net.join_as(Identity::generate(), Slow::new("slow", Duration::from_mins(2)), |agent| {
+    net.join_as(Identity::generate(), Slow::new("slow", Duration::from_secs(20)), |agent| {
         agent.with_slots(4)
     })
     .await;
