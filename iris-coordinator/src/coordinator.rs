@@ -24,6 +24,7 @@ use crate::dispatch::{
     Books, Dispatch, DispatchSettings, MODEL, ModelRecord, ModelSummary, Stats, TaskHandle,
     TaskRequest,
 };
+use crate::entropy::Entropy;
 use crate::inference::Inference;
 use crate::journal::{Journal, JournalLimits};
 use crate::link::{Door, LinkError, NodeLink};
@@ -66,6 +67,7 @@ pub struct Builder {
     queue_capacity: usize,
     admission: AdmissionPolicy,
     retention: Duration,
+    entropy: Entropy,
 }
 
 impl Builder {
@@ -139,6 +141,21 @@ impl Builder {
         self
     }
 
+    /// Draws the ids of tasks and the scheduler's seeds from `seed`. Default: from the operating
+    /// system. What others can foresee they can ask for, so this is for simulations alone.
+    #[cfg(feature = "simulation")]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        let dice = crate::simulation::Dice::new(seed);
+        self.entropy = Entropy::Seeded(std::sync::Mutex::new(dice));
+        self
+    }
+
+    /// Returns what connections to nodes are held to.
+    #[cfg(feature = "simulation")]
+    pub(crate) const fn link_limits(&self) -> Limits {
+        self.limits
+    }
+
     /// Reads what the store holds, resumes durable tasks and starts the coordinator.
     ///
     /// Must be called within a tokio runtime, whose tasks it uses from then on.
@@ -149,7 +166,6 @@ impl Builder {
             queue_capacity: self.queue_capacity,
             admission: self.admission,
         };
-        let seed = u64::from_le_bytes(iris_crypto::random_bytes());
         let mut ledger = self.ledger;
         restore_ledger(&*self.store, &mut *ledger).await?;
         let dispatch = Arc::new(Dispatch::new(
@@ -159,7 +175,7 @@ impl Builder {
             Registry::with_tier_policy(self.tiers),
             journal,
             settings,
-            seed,
+            self.entropy,
         ));
         dispatch.restore_models(load_models(&*self.store).await?);
         let identity = Arc::new(self.identity);
@@ -211,6 +227,7 @@ impl Coordinator {
             queue_capacity: 1024,
             admission: AdmissionPolicy::default(),
             retention: Duration::from_hours(24),
+            entropy: Entropy::System,
         }
     }
 
@@ -221,7 +238,7 @@ impl Coordinator {
 
     /// Draws an id for a new task.
     pub fn new_task_id(&self) -> TaskId {
-        TaskId::from_bytes(iris_crypto::random_bytes())
+        self.inner.dispatch.entropy.task_id()
     }
 
     /// Starts a task. Its work is driven by reading the handle's events; dropping the handle

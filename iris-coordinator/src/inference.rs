@@ -163,7 +163,7 @@ impl Inference {
         if shared.dispatch.journal.is_away() {
             return Err(InferenceError::Store);
         }
-        let id = TaskId::from_bytes(iris_crypto::random_bytes());
+        let id = shared.dispatch.entropy.task_id();
         let created = shared.dispatch.clock.calendar();
         let limit = request.deadline.unwrap_or(TIME_LIMIT).min(TIME_LIMIT);
         let model = request.model.clone();
@@ -404,6 +404,7 @@ impl Shared {
             drop((turn, handle));
             // Nodes come back; the deadline ends the wait.
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(ASK_AGAIN) => {}
                 () = cancel.cancelled() => {}
                 () = self.suspended.cancelled() => return None,

@@ -7,12 +7,15 @@ mod accounts;
 mod clock;
 mod coordinator;
 mod dispatch;
+mod entropy;
 #[cfg(feature = "http")]
 pub mod http;
 mod inference;
 pub mod journal;
 mod link;
 mod settlement;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod store;
 
 pub use accounts::{AccountError, Accounts, ApiKey};

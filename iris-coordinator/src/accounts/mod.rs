@@ -151,6 +151,15 @@ impl Accounts {
         Ok(AccountCreated { account, account_key: format!("{}", key.reveal()).into() })
     }
 
+    /// Opens `account` without a key by which its owner would prove it.
+    #[cfg(feature = "simulation")]
+    pub(crate) async fn open_account(&self, account: AccountId) -> Result<(), AccountError> {
+        let record = AccountRecord { created: self.clock.calendar() };
+        let batch =
+            Batch::new().create(path(AccountRecord::TYPE, account), Document::encode(&record));
+        Ok(self.store.commit(batch).await?)
+    }
+
     /// Mints an API key for whoever knows the account key `typed`.
     ///
     /// `caller` is the address that wrong keys are counted by, beside the count over all callers.

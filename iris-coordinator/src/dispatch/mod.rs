@@ -21,6 +21,7 @@ use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
+use crate::entropy::Entropy;
 use crate::journal::Journal;
 use crate::link::{NodeLink, within};
 use crate::settlement::Settlement;
@@ -60,6 +61,7 @@ pub(crate) struct Dispatch {
     pub(crate) counters: Counters,
     pub(crate) journal: Journal,
     pub(crate) settings: DispatchSettings,
+    pub(crate) entropy: Entropy,
     scheduler: Arc<dyn Scheduler>,
     seeds: AtomicU64,
     floor: Mutex<Floor>,
@@ -113,7 +115,7 @@ impl Dispatch {
         registry: Registry,
         journal: Journal,
         settings: DispatchSettings,
-        seed: u64,
+        entropy: Entropy,
     ) -> Self {
         Self {
             clock,
@@ -121,7 +123,8 @@ impl Dispatch {
             journal,
             settings,
             scheduler,
-            seeds: AtomicU64::new(seed),
+            seeds: AtomicU64::new(entropy.seed()),
+            entropy,
             floor: Mutex::new(Floor {
                 registry,
                 queue: WaitQueue::new(settings.queue_capacity),
@@ -304,9 +307,11 @@ impl Dispatch {
         floor.links.get(&floor.registry.seat(node)?).cloned()
     }
 
-    /// Returns the links of all nodes.
+    /// Returns the links of all nodes, in the order of their seats.
     pub(crate) fn links(&self) -> Vec<Arc<NodeLink>> {
-        self.floor().links.values().cloned().collect()
+        let mut links: Vec<_> = self.floor().links.values().cloned().collect();
+        links.sort_unstable_by_key(|link| link.seat);
+        links
     }
 
     /// Returns the models that some node offers now.

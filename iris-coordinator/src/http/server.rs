@@ -146,7 +146,10 @@ impl<L: Listener> Server<L> {
         let mut complained: Option<Instant> = None;
         loop {
             tokio::select! {
+                biased;
                 () = &mut shutdown => break,
+                _ = tls_check.tick() => self.shared.check_tls(),
+                Some(_) = tasks.join_next() => {}
                 accepted = self.listener.accept() => match accepted {
                     Ok((io, peer)) => self.shared.begin(io, peer, &stop, &mut tasks),
                     Err(error) => {
@@ -157,8 +160,6 @@ impl<L: Listener> Server<L> {
                         tokio::time::sleep(ACCEPT_AGAIN).await;
                     }
                 },
-                Some(_) = tasks.join_next() => {}
-                _ = tls_check.tick() => self.shared.check_tls(),
             }
         }
         drop(self.listener);

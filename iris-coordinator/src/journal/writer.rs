@@ -53,12 +53,13 @@ impl Writer {
     pub(super) async fn run(mut self) {
         loop {
             let entry = tokio::select! {
-                entry = self.entries.recv() => entry,
+                biased;
                 () = self.closing.cancelled(), if !self.entries.is_closed() => {
                     // What is queued can still be received.
                     self.entries.close();
                     continue;
                 }
+                entry = self.entries.recv() => entry,
                 () = sleep(Self::LAST_PAUSE), if self.stats.away.load(Ordering::Relaxed) => {
                     self.look_for_store().await;
                     continue;

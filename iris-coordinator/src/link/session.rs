@@ -330,9 +330,7 @@ impl Session {
             return session;
         };
         // Whoever waits for this session's work need not wait for its farewell.
-        for (_, report) in self.reports.drain() {
-            let _ = report.try_send(Report::Lost);
-        }
+        report_lost(&mut self.reports);
         self.leases.clear();
         let Attached { transport, connection, .. } = &mut *attached;
         connection.reject(code, None);
@@ -370,11 +368,8 @@ impl Session {
     }
 
     fn end(self) {
-        let Self { reports, dispatch, link, .. } = self;
-        for report in reports.into_values() {
-            // A full channel ends with its sender, which its reader takes for the same.
-            let _ = report.try_send(Report::Lost);
-        }
+        let Self { mut reports, dispatch, link, .. } = self;
+        report_lost(&mut reports);
         dispatch.leave(link.seat);
     }
 
@@ -401,6 +396,16 @@ impl Session {
         if let Some(reports) = self.reports.remove(&assignment) {
             let _ = reports.try_send(report);
         }
+    }
+}
+
+/// Ends all assignments, in the order in which they were made.
+fn report_lost(reports: &mut HashMap<AssignmentId, mpsc::Sender<Report>>) {
+    let mut ended: Vec<_> = reports.drain().collect();
+    ended.sort_unstable_by_key(|(assignment, _)| *assignment);
+    for (_, report) in ended {
+        // A full channel ends with its sender, which its reader takes for the same.
+        let _ = report.try_send(Report::Lost);
     }
 }
 
