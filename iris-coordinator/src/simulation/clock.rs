@@ -10,6 +10,12 @@ use crate::Clock;
 /// When every simulation begins: a moment of the year 2027.
 const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
+/// Returns the right calendar time of the simulation that runs in this thread, for the programs of
+/// its hosts; outside of one, the moment at which every simulation begins.
+pub fn calendar() -> Timestamp {
+    START.saturating_add(turmoil::sim_elapsed().unwrap_or_default())
+}
+
 /// A host's clock: virtual time, and a calendar that may be wrong.
 #[derive(Clone, Debug)]
 pub(super) struct HostClock {

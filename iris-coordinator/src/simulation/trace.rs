@@ -1,4 +1,4 @@
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,14 +23,16 @@ struct Inner {
     count: u64,
     lines: VecDeque<String>,
     broken: Vec<String>,
+    /// What is broken, without the time.
+    said: BTreeSet<String>,
 }
 
 impl Trace {
     pub(super) fn new() -> Self {
         // The offset basis of FNV-1a.
         let hash = 0xcbf2_9ce4_8422_2325;
-        let (lines, broken) = (VecDeque::new(), Vec::new());
-        let inner = Inner { now: Duration::ZERO, hash, count: 0, lines, broken };
+        let (lines, broken, said) = (VecDeque::new(), Vec::new(), BTreeSet::new());
+        let inner = Inner { now: Duration::ZERO, hash, count: 0, lines, broken, said };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
@@ -39,11 +41,15 @@ impl Trace {
         self.inner().note(who, what);
     }
 
-    /// Declares a promise broken: the run has failed.
+    /// Declares a promise broken: the run has failed. What was said of `who` before is not
+    /// repeated.
     pub fn broken(&self, who: &str, what: impl fmt::Display) {
         let mut inner = self.inner();
-        let line = inner.note(who, format_args!("BROKEN: {what}"));
-        inner.broken.push(line);
+        let what = format!("BROKEN: {what}");
+        if inner.said.insert(format!("{who}: {what}")) {
+            let line = inner.note(who, what);
+            inner.broken.push(line);
+        }
     }
 
     /// Returns the promises that were broken.

@@ -26,11 +26,11 @@ use crate::settlement::{SETTLEMENT, Settlement};
 use crate::{Builder as CoordinatorBuilder, Coordinator};
 
 /// How much virtual time passes at a time; messages travel for at least as long.
-const TICK: Duration = Duration::from_millis(5);
+const TICK: Duration = Duration::from_millis(10);
 /// How often the promises that hold at any time are checked.
-const CHECK_EVERY: Duration = Duration::from_millis(50);
-/// How late evidence may be, beyond the limits of a link.
-const SLACK: Duration = Duration::from_secs(2);
+const CHECK_EVERY: Duration = Duration::from_millis(100);
+/// How late the last word of a node may come, beyond the limits of its link.
+const SLACK: Duration = Duration::from_secs(8);
 
 /// A network that lives in one thread, in virtual time, from a seed.
 ///
@@ -59,7 +59,7 @@ pub struct Builder {
 
 impl Builder {
     /// Sets how long a message takes from host to host, at least and at most. Default: 1 to
-    /// 20 ms. Time moves in steps of 5 ms.
+    /// 20 ms. Time moves in steps of 10 ms.
     pub const fn with_latency(mut self, least: Duration, most: Duration) -> Self {
         self.latency = (least, most);
         self
@@ -240,6 +240,11 @@ impl Simulation {
         self.sim.bounce(host);
     }
 
+    /// Returns whether anything runs on a host.
+    pub fn is_running(&mut self, host: &str) -> bool {
+        self.sim.is_host_running(host)
+    }
+
     /// Asks the coordinator to stop in good order, within a few seconds.
     pub fn stop_coordinator(&mut self) {
         self.trace.note(COORDINATOR, "is stopped");
@@ -339,7 +344,7 @@ impl Simulation {
     fn check_leases(&self) {
         let Some(coordinator) = self.coordinator() else { return };
         let limits = self.host.limits();
-        let dead_after = limits.lost + limits.resume_grace + SLACK;
+        let dead_after = limits.heartbeat + limits.lost + limits.resume_grace + SLACK;
         let by_id = |id| self.nodes.iter().find(|(_, node)| node.id() == id);
         for seen in coordinator.nodes() {
             let Some((name, node)) = by_id(seen.id) else { continue };

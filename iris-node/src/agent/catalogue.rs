@@ -132,6 +132,7 @@ impl Catalogue {
     pub(super) async fn keep_fresh(&self, connection: mpsc::Sender<Signal>) {
         loop {
             tokio::select! {
+                biased;
                 () = sleep(self.interval) => {}
                 () = self.doubted.notified() => sleep(SETTLE).await,
             }

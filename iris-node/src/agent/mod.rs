@@ -147,11 +147,12 @@ impl Agent {
             }
         };
         tokio::select! {
-            () = prepared => {}
+            biased;
             () = &mut shutdown => {
                 self.status.send_replace(Status::Stopped);
                 return Ok(());
             }
+            () = prepared => {}
         }
         let driver = Driver::new(self.core, Arc::new(connector), self.status);
         let signals = driver.signals();

@@ -35,8 +35,8 @@ use crate::simulation::{COORDINATOR, PORT};
 const CONNECT: Duration = Duration::from_secs(5);
 /// How often a node shows that its backend is at work.
 const PROGRESS: Duration = Duration::from_secs(1);
-/// How long a node that freezes is silent.
-const FROZEN: Duration = Duration::from_secs(45);
+/// How many epochs of keys a node remembers.
+const EPOCHS: usize = 2;
 /// How many messages are too many.
 const FLOOD: usize = 200;
 
@@ -47,7 +47,10 @@ pub(super) struct Session {
     connection: NodeConnection,
     nonce: [u8; 32],
     session: Option<SessionId>,
-    root: Option<HopRoot>,
+    /// The keys of the latest epochs; assignments may cross the message that begins one.
+    roots: BTreeMap<u32, HopRoot>,
+    /// How long a node may be silent.
+    lost: Duration,
     work: BTreeMap<AssignmentId, Work>,
     /// Frames beside those of the connection: misbehaviour.
     extra: VecDeque<Frame>,
@@ -74,7 +77,8 @@ impl Session {
             connection: NodeConnection::new(now(), limits),
             nonce: [0; 32],
             session: None,
-            root: None,
+            roots: BTreeMap::new(),
+            lost: limits.lost,
             work: BTreeMap::new(),
             extra: VecDeque::new(),
             cheated: false,
@@ -88,7 +92,7 @@ impl Session {
         self.extra.clear();
         let parting = self.serve(&mut socket).await;
         if let Parting::Freeze = parting {
-            tokio::time::sleep(FROZEN).await;
+            tokio::time::sleep(self.lost * 2).await;
         }
         drop(socket);
         for lost in self.connection.disconnect() {
@@ -181,9 +185,12 @@ impl Session {
     }
 
     fn receive(&mut self, frame: Frame) -> Option<Parting> {
-        match self.connection.handle_frame(now(), frame) {
-            Ok(Some(event)) => self.handle(event),
-            Ok(None) => None,
+        let handled = self.connection.handle_frame(now(), frame);
+        if self.session.is_some() {
+            self.shared.mark_alive();
+        }
+        match handled {
+            Ok(event) => event.and_then(|event| self.handle(event)),
             Err(violation) => {
                 if !self.cheated {
                     let broken = format_args!("the coordinator broke a rule: {violation}");
@@ -195,9 +202,6 @@ impl Session {
     }
 
     fn handle(&mut self, event: NodeEvent) -> Option<Parting> {
-        if self.session.is_some() {
-            self.shared.mark_alive();
-        }
         match event {
             NodeEvent::Challenged(challenge) => {
                 let register = self.register(&challenge);
@@ -208,7 +212,11 @@ impl Session {
                     self.work.remove(&id);
                 }
                 let resumed = self.session == Some(ack.session);
+                if !resumed {
+                    self.roots.clear();
+                }
                 self.session = Some(ack.session);
+                self.lost = ack.lost();
                 self.cheated = !self.shared.plan.is_honest();
                 self.shared.note(if resumed { "resumed" } else { "registered" });
                 self.shared.mark_alive();
@@ -277,7 +285,12 @@ impl Session {
         let proof = Signature::from_bytes(proof.0);
         let proven = verify_welcome(&self.shared.coordinator, &welcome, &proof).is_ok();
         match HopRoot::accept(&self.sealing, &enc.0, &binding) {
-            Ok(root) if proven => self.root = Some(root),
+            Ok(root) if proven => {
+                self.roots.insert(epoch, root);
+                while self.roots.len() > EPOCHS {
+                    self.roots.pop_first();
+                }
+            }
             _ => {
                 self.shared.trace.broken(&self.shared.name, "the coordinator's proof fails");
                 return Some(Parting::Over);
@@ -299,7 +312,11 @@ impl Session {
         if mischief == Some(Mischief::Ignores) {
             return None;
         }
-        let channel = self.root.as_mut()?.channel(id.0).ok()?;
+        let root = self.roots.get_mut(&assign.hop_epoch);
+        let Some(channel) = root.and_then(|root| root.channel(id.0).ok()) else {
+            let _ = self.connection.refuse(id, RefuseReason::StaleKey);
+            return None;
+        };
         self.connection.accept(id).ok()?;
         self.work.insert(id, Work::new(assign, channel, mischief));
         None
