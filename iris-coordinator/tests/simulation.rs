@@ -68,7 +68,8 @@ fn no_mischief_changes_an_answer_or_takes_a_slot_for_good() {
         assert!(liar.offered() > 0, "{mischief:?}");
         let whole = Counting::answer("alice", 30);
         assert!(whole.starts_with(&reply.text), "{mischief:?}: {:?}", reply.text);
-        assert_eq!(reply.end == ReplyEnd::Complete, reply.text == whole, "{mischief:?}");
+        let complete = reply.end == ReplyEnd::Complete;
+        assert!(!complete || reply.text == whole, "{mischief:?}: {:?}", reply.text);
         assert_well(&mut net);
     }
 }

@@ -308,6 +308,13 @@ impl Simulation {
         records.into_iter().filter_map(task).collect()
     }
 
+    /// Returns whether no slot is taken, nobody stands in line and no node works.
+    pub fn is_at_rest(&self) -> bool {
+        let stats = self.coordinator().map(|coordinator| coordinator.stats());
+        stats.is_some_and(|stats| stats.slots_in_use == 0 && stats.queued == 0)
+            && self.nodes.values().all(|node| node.running() == 0)
+    }
+
     /// Checks what must hold once nobody asks for anything any more: no slot is taken, nobody
     /// stands in line, and no node works. What is broken is in the [trace](Self::trace).
     pub fn check_rest(&self) {

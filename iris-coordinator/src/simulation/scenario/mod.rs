@@ -30,8 +30,10 @@ const TROUBLE: Duration = Duration::from_secs(40);
 const CALLERS_LIMIT: Duration = Duration::from_mins(15);
 /// How long durable tasks may take once callers are done.
 const DURABLE_LIMIT: Duration = Duration::from_mins(3);
-/// How long a network comes to rest before it is looked at.
-const REST: Duration = Duration::from_secs(40);
+/// How long the last settlements take to be durable.
+const SETTLED: Duration = Duration::from_secs(3);
+/// How long a network may take to come to rest: longer than any node is waited for.
+const REST: Duration = Duration::from_secs(60);
 
 type Change = Arc<dyn Fn(Builder) -> Builder>;
 type Join = Arc<dyn Fn(&mut Simulation, &mut Dice) -> Vec<String>>;
@@ -192,7 +194,12 @@ impl Scenario {
         while unfinished(net) && net.elapsed() < end {
             net.run_for(Duration::from_secs(1));
         }
-        net.run_for(REST);
+        // What is settled in the end is written down soon after.
+        net.run_for(SETTLED);
+        let end = net.elapsed() + REST;
+        while !net.is_at_rest() && net.elapsed() < end {
+            net.run_for(Duration::from_secs(1));
+        }
         net.check_rest();
         faults
     }
