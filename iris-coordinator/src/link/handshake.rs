@@ -212,7 +212,8 @@ impl Door {
         }
         let session = SessionId::from_bytes(iris_crypto::random_bytes());
         let sealing_key = arrival.certificate.sealing_key();
-        let Ok((_, root)) = HopRoot::initiate(&sealing_key, &Hop::binding(session, 0)) else {
+        // Who waits for the node seals to it before its session has begun.
+        let Ok((enc, root)) = HopRoot::initiate(&sealing_key, &Hop::binding(session, 0)) else {
             return;
         };
         let (commands, receiver) = mpsc::unbounded_channel();
@@ -245,8 +246,8 @@ impl Door {
         if let Some(displaced) = displaced {
             displaced.replace();
         }
-        let session =
-            Session::new(Arc::clone(&self.dispatch), link, Arc::clone(&self.identity), self.limits);
+        let (dispatch, identity) = (Arc::clone(&self.dispatch), Arc::clone(&self.identity));
+        let session = Session::new(dispatch, link, identity, self.limits, enc);
         tokio::spawn(session.run(arrival, receiver));
     }
 }

@@ -31,6 +31,8 @@ pub(super) struct Session {
     link: Arc<NodeLink>,
     identity: Arc<Identity>,
     limits: Limits,
+    /// The encapsulated key of the first epoch, until the node is told of it.
+    first: Option<[u8; 32]>,
     reports: HashMap<AssignmentId, mpsc::Sender<Report>>,
     /// The slots of everything that the node holds, cancelled assignments included.
     leases: HashMap<AssignmentId, Lease>,
@@ -66,10 +68,12 @@ impl Session {
         link: Arc<NodeLink>,
         identity: Arc<Identity>,
         limits: Limits,
+        first: [u8; 32],
     ) -> Self {
         let (reports, leases) = (HashMap::new(), HashMap::new());
         let uncredited_since = dispatch.clock.now();
-        Self { dispatch, link, identity, limits, reports, leases, uncredited_since }
+        let first = Some(first);
+        Self { dispatch, link, identity, limits, first, reports, leases, uncredited_since }
     }
 
     /// Serves the node until it is gone for good.
@@ -104,7 +108,7 @@ impl Session {
         self.end();
     }
 
-    /// Registers an arrived node on new keys.
+    /// Registers an arrived node: on the keys that its link was made with, then on new ones.
     ///
     /// What is large is boxed, so that the task of an idle node holds it once.
     fn welcome(
@@ -115,7 +119,10 @@ impl Session {
         let Arrival { transport, mut connection, register, certificate } = *arrival;
         let returns = kept.is_some();
         let epoch = self.link.keys().epoch + u32::from(returns);
-        let (hop, proof) = self.rekey(epoch, &certificate, &register.nonce.0)?;
+        let (hop, proof) = match self.first.take() {
+            Some(enc) => self.prove(epoch, enc, &register.nonce.0),
+            None => self.rekey(epoch, &certificate, &register.nonce.0)?,
+        };
         let welcome = Welcome { session: self.link.session, node: self.link.node, hop, proof };
         let resumption = connection.welcome(self.dispatch.clock.now(), welcome, kept);
         self.lose(&resumption.lost);
@@ -146,9 +153,16 @@ impl Session {
         let mut keys = self.link.keys();
         keys.epoch = epoch;
         keys.root = root;
+        drop(keys);
+        Some(self.prove(epoch, enc, node_nonce))
+    }
+
+    /// Returns what the node has to know of an epoch.
+    fn prove(&self, epoch: u32, enc: [u8; 32], node_nonce: &[u8; 32]) -> (Hop, Bytes64) {
+        let info = Hop::binding(self.link.session, epoch);
         let signed = SignedWelcome { node_nonce, encapsulated: &enc, session: &info };
         let proof = sign_welcome(&self.identity, &signed);
-        Some((Hop { epoch, enc: Bytes32::from(enc) }, Bytes64::from(*proof.as_bytes())))
+        (Hop { epoch, enc: Bytes32::from(enc) }, Bytes64::from(*proof.as_bytes()))
     }
 
     /// Drives a connection; resolves when it is over.
