@@ -91,6 +91,24 @@ async fn task_waits_for_a_busy_node_and_is_served_when_it_is_free() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn task_that_waits_is_served_by_the_node_that_joins() {
+    let net = Net::new().await;
+    let gate = Gate::new();
+    net.join(scripted(Script::new().wait(&gate).text("done"))).await;
+    let mut first = net.ask("m", "a");
+    assert!(matches!(first.next().await, Some(TaskEvent::Accepted { .. })));
+    let second = tokio::spawn(answer(net.ask("m", "b")));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let other = net.join(echo()).await;
+    assert_eq!(second.await.unwrap(), "b");
+    gate.open();
+    assert_eq!(answer(first).await, "done");
+    let rows = settlements(net).await;
+    let attempts = rows.iter().flat_map(|row| &row.attempts).filter(|a| a.node == other.id);
+    assert_eq!(attempts.map(|a| a.end).collect::<Vec<_>>(), [AttemptEnd::Done]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn interactive_task_waits_ten_seconds_and_then_hears_when_to_come_back() {
     let net = Net::new().await;
     let gate = Gate::new();
