@@ -29,8 +29,8 @@ use crate::{Builder as CoordinatorBuilder, Coordinator};
 const TICK: Duration = Duration::from_millis(10);
 /// How often the promises that hold at any time are checked.
 const CHECK_EVERY: Duration = Duration::from_millis(100);
-/// How late the last word of a node may come, beyond the limits of its link.
-const SLACK: Duration = Duration::from_secs(8);
+/// How long a node may seem dead: as long as its last words and its first ones travel.
+const SLACK: Duration = Duration::from_secs(10);
 
 /// A network that lives in one thread, in virtual time, from a seed.
 ///
@@ -48,6 +48,8 @@ pub struct Simulation {
     /// Runs what is not part of the simulation, such as a look into the store.
     aside: Runtime,
     checked: Duration,
+    /// Nodes that the coordinator knows and that seem dead, since when.
+    suspects: BTreeMap<String, Duration>,
 }
 
 /// Puts a [`Simulation`] together.
@@ -116,6 +118,7 @@ impl Builder {
             trace,
             aside: aside.expect("a runtime without sockets can be built"),
             checked: Duration::ZERO,
+            suspects: BTreeMap::new(),
         };
         simulation.sim.host(COORDINATOR, move || Arc::clone(&host).run());
         simulation
@@ -348,17 +351,25 @@ impl Simulation {
     }
 
     /// Checks that no node holds more than it has room for, nor anything once it is long dead.
-    fn check_leases(&self) {
-        let Some(coordinator) = self.coordinator() else { return };
-        let limits = self.host.limits();
-        let dead_after = limits.heartbeat + limits.lost + limits.resume_grace + SLACK;
-        let by_id = |id| self.nodes.iter().find(|(_, node)| node.id() == id);
-        for seen in coordinator.nodes() {
-            let Some((name, node)) = by_id(seen.id) else { continue };
+    fn check_leases(&mut self) {
+        let Some(coordinator) = self.coordinator() else { return self.suspects.clear() };
+        let (now, limits) = (self.sim.elapsed(), self.host.limits());
+        let dead_after = limits.heartbeat + limits.lost + limits.resume_grace;
+        let known = coordinator.nodes();
+        for (name, node) in &self.nodes {
+            let Some(seen) = known.iter().find(|seen| seen.id == node.id()) else {
+                self.suspects.remove(name);
+                continue;
+            };
             if seen.running > seen.slots {
                 self.trace.broken(name, format_args!("{} of {} slots", seen.running, seen.slots));
             }
-            if self.sim.elapsed() > node.last_alive() + dead_after {
+            if now <= node.last_alive() + dead_after {
+                self.suspects.remove(name);
+                continue;
+            }
+            let since = *self.suspects.entry(name.clone()).or_insert(now);
+            if now > since + SLACK {
                 self.trace.broken(name, format_args!("dead, and holds {}", seen.running));
             }
         }
