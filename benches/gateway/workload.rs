@@ -23,8 +23,8 @@ const SLOTS: u32 = 1000;
 const WORDS: u32 = 16;
 /// Words of a stream that is measured for its first.
 const FEW: u32 = 4;
-/// Words of a paced stream.
-const PACED_WORDS: u32 = 75;
+/// Words of a paced stream: few enough that each turn measures the first of some.
+const PACED_WORDS: u32 = 25;
 
 /// Runs all loads that were asked for, by all ways in turns and all of them in every round, so
 /// that each meets the same weather.

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::{Machine, Report, mib};
 use crate::network::Way;
+use crate::nginx;
 use crate::overload::Level;
 
 impl Report {
@@ -66,7 +67,7 @@ impl Report {
             }
         }
         writeln!(f, "Of streams: chunks per second, times to the first token, CPU of a chunk.")?;
-        if !self.has_nginx() {
+        if !self.has_nginx() && nginx::find().is_none() {
             writeln!(f, "nginx was skipped: it is not installed here.")?;
         }
         Ok(())
