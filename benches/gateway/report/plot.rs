@@ -56,7 +56,7 @@ impl Panel {
 
     fn longest(&self) -> f64 {
         let bars = self.groups.iter().flat_map(|group| &group.bars).map(|(_, value)| *value);
-        bars.chain(self.groups.iter().filter_map(|group| group.target)).fold(1e-9, f64::max)
+        bars.chain(self.groups.iter().filter_map(|group| group.target)).fold(1.0, f64::max)
     }
 
     fn draw(&self, svg: &mut String, left: f64, top: f64, width: f64) {
