@@ -206,16 +206,16 @@ mod tests {
 
     fn check(script: Script) {
         let offer = ModelOffer::new("m".parse().expect("valid"), 10);
-        check_with(ScriptedBackend::new([offer], move |_| script.clone()));
+        check_with(&ScriptedBackend::new([offer], move |_| script.clone()));
     }
 
-    fn check_with(backend: ScriptedBackend) {
+    fn check_with(backend: &ScriptedBackend) {
         let model: ModelName = "m".parse().expect("valid");
         let body = Bytes::from_static(br#"{"model":"m","messages":[]}"#);
         let time_left = Duration::from_secs(1);
         let operation = Operation::Chat;
         block_on(run_all(
-            &backend,
+            backend,
             GenerateRequest { operation, model, body, stream: true, time_left, begun: None },
         ));
     }
@@ -230,7 +230,7 @@ mod tests {
     fn answer_that_begins_anew_is_found() {
         let mut offer = ModelOffer::new("m".parse().expect("valid"), 10);
         offer.abilities = Abilities::CONTINUE;
-        check_with(ScriptedBackend::new([offer], |request| {
+        check_with(&ScriptedBackend::new([offer], |request| {
             let begun = request.begun.as_ref().map_or("", |begun| &begun.text);
             Script::saying([begun, "a", "b"])
         }));

@@ -698,7 +698,7 @@ mod tests {
         }
 
         /// Finds that a chunk is none before anything of it is passed on.
-        fn refuse(&mut self, run: &mut TaskRun, now: Instant) {
+        fn refuse(run: &mut TaskRun, now: Instant) {
             if matches!(run.phase, Phase::Accepted { .. }) {
                 run.handle_chunk(now, Passed::Other);
                 run.handle_invalid_chunk();
@@ -767,7 +767,7 @@ mod tests {
                     News::Finished => run.handle_finished(finish()),
                     News::Failed => run.handle_failed(now, BackendError::Failed),
                     News::Invalid => run.handle_invalid(),
-                    News::InvalidChunk => caller.refuse(&mut run, now),
+                    News::InvalidChunk => Caller::refuse(&mut run, now),
                     News::Lost => run.handle_lost(),
                     News::Cancelled => run.handle_cancelled(),
                     News::Timeout => run.handle_timeout(now),

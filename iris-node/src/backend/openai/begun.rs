@@ -123,10 +123,12 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::unnecessary_wraps, reason = "it is what a stream carries")]
     fn said(text: &str) -> Item {
         Ok(Chunk::Text(text.to_owned()))
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "it is what a stream carries")]
     fn ended(prompt_tokens: u32, completion_tokens: u32) -> Item {
         let usage = Usage { prompt_tokens, completion_tokens };
         Ok(Chunk::Finished(Finish { reason: "stop".to_owned(), usage }))
