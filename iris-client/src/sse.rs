@@ -57,7 +57,10 @@ impl SseParser {
 
     /// Ends the stream and returns the data of an event that lacks its closing empty line.
     pub fn finish(mut self) -> Option<String> {
-        self.end_line();
+        // An empty rest is no line, and would end the event out of reach.
+        if !self.line.is_empty() {
+            self.end_line();
+        }
         self.data.take().map(into_text)
     }
 
@@ -133,7 +136,9 @@ mod tests {
 
     #[test]
     fn an_event_without_its_empty_line_is_there_at_the_end() {
-        assert_eq!(events(&[b"data: a\n\ndata: [DONE]"]), ["a", "[DONE]"]);
+        for end in ["data: [DONE]", "data: [DONE]\n", "data: [DONE]\r\n", "data: [DONE]\n: c"] {
+            assert_eq!(events(&[b"data: a\n\n", end.as_bytes()]), ["a", "[DONE]"], "{end:?}");
+        }
     }
 
     #[test]
