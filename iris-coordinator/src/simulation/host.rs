@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -51,6 +52,21 @@ struct Running {
     stop: CancellationToken,
 }
 
+/// Returns who the coordinator is, in every simulation.
+fn identity() -> Identity {
+    Identity::from_seed(&Secret::from_bytes([0xc0; 32]))
+}
+
+/// Returns the half of [`identity`] that nodes know.
+pub(super) fn public_identity() -> PublicIdentity {
+    identity().public()
+}
+
+/// Returns what protects the coordinator's records.
+pub(super) const fn secret() -> Secret {
+    Secret::from_bytes([0x5e; 32])
+}
+
 impl Host {
     pub(super) fn new(parts: Parts, disk: Disk, trace: Trace, seed: u64) -> Self {
         let clock = HostClock::new(trace.clone());
@@ -78,20 +94,8 @@ impl Host {
         self.running().stop.cancel();
     }
 
-    pub(super) fn identity(&self) -> PublicIdentity {
-        self.own_identity().public()
-    }
-
-    pub(super) fn secret(&self) -> Secret {
-        Secret::from_bytes([0x5e; 32])
-    }
-
-    fn own_identity(&self) -> Identity {
-        Identity::from_seed(&Secret::from_bytes([0xc0; 32]))
-    }
-
     /// Runs the coordinator's program; a crash drops it.
-    pub(super) async fn run(self: Arc<Self>) -> turmoil::Result {
+    pub(super) async fn run(self: Rc<Self>) -> turmoil::Result {
         let starts = self.starts.fetch_add(1, Ordering::Relaxed);
         self.trace.note(COORDINATOR, format_args!("start {starts}"));
         let coordinator = loop {
@@ -120,7 +124,7 @@ impl Host {
 
     fn builder(&self, starts: u32) -> Builder {
         let store = (self.parts.store)(self.disk.clone());
-        let builder = Coordinator::builder(store, self.own_identity(), self.secret())
+        let builder = Coordinator::builder(store, identity(), secret())
             .with_clock(Arc::new(self.clock.clone()))
             .with_seed(self.seed.wrapping_add(u64::from(starts)));
         let builder = (self.parts.coordinator)(builder);

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use super::COORDINATOR;
 use super::caller::Caller;
 use super::dice::Dice;
 use super::disk::Disk;
-use super::host::{Host, Parts};
+use super::host::{self, Host, Parts};
 use super::node::{NodePlan, ScriptedNode};
 use super::trace::Trace;
 use crate::accounts::Accounts;
@@ -38,7 +39,7 @@ const SLACK: Duration = Duration::from_secs(10);
 /// [`run_for`](Self::run_for) and [`run_callers`](Self::run_callers).
 pub struct Simulation {
     sim: turmoil::Sim<'static>,
-    host: Arc<Host>,
+    host: Rc<Host>,
     store: Arc<dyn Store>,
     nodes: BTreeMap<String, ScriptedNode>,
     /// Callers that are not done.
@@ -105,12 +106,12 @@ impl Builder {
             .min_message_latency(self.latency.0)
             .max_message_latency(self.latency.1);
         let disk = Disk::new(dice.fork(), trace.clone());
-        let host = Arc::new(Host::new(self.parts, disk.clone(), trace.clone(), dice.draw()));
+        let host = Rc::new(Host::new(self.parts, disk.clone(), trace.clone(), dice.draw()));
         let store = (host.parts.store)(disk);
         let aside = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let mut simulation = Simulation {
             sim: network.build(),
-            host: Arc::clone(&host),
+            host: Rc::clone(&host),
             store,
             nodes: BTreeMap::new(),
             busy: Arc::default(),
@@ -120,7 +121,7 @@ impl Builder {
             checked: Duration::ZERO,
             suspects: BTreeMap::new(),
         };
-        simulation.sim.host(COORDINATOR, move || Arc::clone(&host).run());
+        simulation.sim.host(COORDINATOR, move || Rc::clone(&host).run());
         simulation
     }
 }
@@ -146,7 +147,7 @@ impl Simulation {
     /// Adds a node on a host of its own. Names are unique among all hosts.
     pub fn node(&mut self, name: &str, plan: NodePlan) -> ScriptedNode {
         let key = self.key(name, KeyScope::Node);
-        let (coordinator, dice) = (self.host.identity(), self.dice.fork());
+        let (coordinator, dice) = (host::public_identity(), self.dice.fork());
         let node = ScriptedNode::new(name, plan, key, coordinator, dice, self.trace.clone());
         let program = node.clone();
         self.sim.host(name, move || program.clone().run());
@@ -378,7 +379,7 @@ impl Simulation {
     /// Mints an API key for an account of its own.
     fn key(&mut self, name: &str, scope: KeyScope) -> String {
         let account = AccountId::from_bytes(self.dice.bytes());
-        let (store, secret) = (Arc::clone(&self.store), self.host.secret());
+        let (store, secret) = (Arc::clone(&self.store), host::secret());
         let clock = Arc::new(self.host.clock.clone());
         let minted = self.aside.block_on(async {
             let accounts = Accounts::load(store, secret).await?.with_clock(clock);

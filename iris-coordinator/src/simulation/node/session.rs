@@ -46,7 +46,7 @@ pub(super) struct Session {
     sealing: SealingKey,
     connection: NodeConnection,
     nonce: [u8; 32],
-    session: Option<SessionId>,
+    resumable: Option<SessionId>,
     /// The keys of the latest epochs; assignments may cross the message that begins one.
     roots: BTreeMap<u32, HopRoot>,
     /// How long a node may be silent.
@@ -76,7 +76,7 @@ impl Session {
             sealing: SealingKey::generate(),
             connection: NodeConnection::new(now(), limits),
             nonce: [0; 32],
-            session: None,
+            resumable: None,
             roots: BTreeMap::new(),
             lost: limits.lost,
             work: BTreeMap::new(),
@@ -186,7 +186,7 @@ impl Session {
 
     fn receive(&mut self, frame: Frame) -> Option<Parting> {
         let handled = self.connection.handle_frame(now(), frame);
-        if self.session.is_some() {
+        if self.resumable.is_some() {
             self.shared.mark_alive();
         }
         match handled {
@@ -211,11 +211,11 @@ impl Session {
                 for id in dropped {
                     self.work.remove(&id);
                 }
-                let resumed = self.session == Some(ack.session);
+                let resumed = self.resumable == Some(ack.session);
                 if !resumed {
                     self.roots.clear();
                 }
-                self.session = Some(ack.session);
+                self.resumable = Some(ack.session);
                 self.lost = ack.lost();
                 self.cheated = !self.shared.plan.is_honest();
                 self.shared.note(if resumed { "resumed" } else { "registered" });
@@ -280,7 +280,7 @@ impl Session {
 
     /// Takes in the keys of an epoch, if the coordinator's proof holds.
     fn take_keys(&mut self, epoch: u32, enc: &Bytes32, proof: &Bytes64) -> Option<Parting> {
-        let binding = Hop::binding(self.session?, epoch);
+        let binding = Hop::binding(self.resumable?, epoch);
         let welcome = Welcome { node_nonce: &self.nonce, encapsulated: &enc.0, session: &binding };
         let proof = Signature::from_bytes(proof.0);
         let proven = verify_welcome(&self.shared.coordinator, &welcome, &proof).is_ok();
@@ -358,12 +358,13 @@ impl Session {
         let (content, text) = match (work.mischief, chunk) {
             (Some(Mischief::Babbles), Chunk::Whole(_)) => (Content::Whole, babble),
             (Some(Mischief::Babbles), _) => (Content::Json, babble),
-            (Some(Mischief::Confuses), Chunk::Whole(json)) => (Content::Json, json.clone()),
+            (Some(Mischief::Confuses), Chunk::Whole(json)) | (_, Chunk::Json(json)) => {
+                (Content::Json, json.clone())
+            }
             (Some(Mischief::Confuses), Chunk::Text(text)) => {
                 (Content::Whole, Bytes::from(text.clone()))
             }
             (_, Chunk::Text(text)) => (Content::Text, Bytes::from(text.clone())),
-            (_, Chunk::Json(json)) => (Content::Json, json.clone()),
             (_, Chunk::Whole(json)) => (Content::Whole, json.clone()),
             (_, Chunk::Finished(_)) => return Err(SendError::OutOfOrder),
         };

@@ -103,7 +103,7 @@ fn node(dice: &mut Dice, number: u64) -> NodeDraw {
     let bad = dice.once_in(2);
     let mischief = (0..=dice.below(4)).map(|_| *dice.pick(&Mischief::ALL)).collect();
     NodeDraw {
-        model: if number == 0 { "m" } else { *dice.pick(&["m", "m", "n"]) },
+        model: if number == 0 { "m" } else { dice.pick::<&'static str>(&["m", "m", "n"]) },
         slots: *dice.pick(&[1, 1, 2, 4]),
         first_ms: *dice.pick(&[20, 200, 3000]),
         pace_ms: *dice.pick(&[2, 50, 400]),
@@ -121,7 +121,7 @@ fn act(dice: &mut Dice) -> Act {
     let longest = Duration::from_secs(*dice.pick(&[0, 2, 10]));
     Act {
         pause: dice.time(&(Duration::ZERO..=longest)),
-        model: *dice.pick(&["m", "m", "m", "n", "unknown"]),
+        model: dice.pick::<&'static str>(&["m", "m", "m", "n", "unknown"]),
         words: *dice.pick(&[0, 1, 10, 60]),
         what: if dice.once_in(3) { durable(dice) } else { chat(dice) },
     }

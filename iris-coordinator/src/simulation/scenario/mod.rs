@@ -1,7 +1,7 @@
 //! Random runs of a network, and what must hold in all of them.
 
 use std::fmt;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::counting::Counting;
@@ -33,10 +33,10 @@ const DURABLE_LIMIT: Duration = Duration::from_mins(3);
 /// How long the last settlements take to be durable.
 const SETTLED: Duration = Duration::from_secs(3);
 /// How long a network may take to come to rest: longer than any node is waited for.
-const REST: Duration = Duration::from_secs(60);
+const REST: Duration = Duration::from_mins(1);
 
-type Change = Arc<dyn Fn(Builder) -> Builder>;
-type Join = Arc<dyn Fn(&mut Simulation, &mut Dice) -> Vec<String>>;
+type Change = Rc<dyn Fn(Builder) -> Builder>;
+type Join = Rc<dyn Fn(&mut Simulation, &mut Dice) -> Vec<String>>;
 
 /// A random run: nodes, callers and faults drawn from one seed.
 ///
@@ -103,14 +103,14 @@ impl Counts {
 impl Scenario {
     /// Takes the run of `seed`.
     pub fn from_seed(seed: u64) -> Self {
-        Self { seed, change: Arc::new(|builder| builder), join: Arc::new(|_, _| Vec::new()) }
+        Self { seed, change: Rc::new(|builder| builder), join: Rc::new(|_, _| Vec::new()) }
     }
 
     /// Changes the network before it is built: to run with another store, or another scheduler.
     ///
     /// [`Builder::with_coordinator`] takes the place of the random limits and policies.
     pub fn with_network(mut self, change: impl Fn(Builder) -> Builder + 'static) -> Self {
-        self.change = Arc::new(change);
+        self.change = Rc::new(change);
         self
     }
 
@@ -120,7 +120,7 @@ impl Scenario {
         mut self,
         join: impl Fn(&mut Simulation, &mut Dice) -> Vec<String> + 'static,
     ) -> Self {
-        self.join = Arc::new(join);
+        self.join = Rc::new(join);
         self
     }
 
@@ -159,7 +159,7 @@ impl Scenario {
             let (plan, dice, log) = (plan.clone(), dice.fork(), log.clone());
             net.caller(name, |caller| Actor { caller, dice, log }.act(plan));
         }
-        let faults = self.live(&mut net, &draw);
+        let faults = live(&mut net, &draw);
         let mut counts = verdict::judge(&net, &draw, &log, &faults);
         counts.faults = draw.faults.len() as u64;
         let panicked = panics::count() - panicked;
@@ -175,34 +175,34 @@ impl Scenario {
             counts,
         }
     }
+}
 
-    /// Lives through the faults, mends everything and lets the network come to rest.
-    fn live(&self, net: &mut Simulation, draw: &Draw) -> Faults {
-        let mut faults = Faults::default();
-        for Step { at, deed } in fault::steps(&draw.faults) {
-            net.run_for(at.saturating_sub(net.elapsed()));
-            deed.happen(net, &mut faults);
-        }
-        net.run_for(TROUBLE.saturating_sub(net.elapsed()));
-        fault::mend(net, draw);
-        if !net.run_callers(CALLERS_LIMIT) {
-            net.trace().broken("scenario", "a caller is never done");
-        }
-        let end = net.elapsed() + DURABLE_LIMIT;
-        let unfinished =
-            |net: &Simulation| net.durable_tasks().values().any(|state| !state.is_terminal());
-        while unfinished(net) && net.elapsed() < end {
-            net.run_for(Duration::from_secs(1));
-        }
-        // What is settled in the end is written down soon after.
-        net.run_for(SETTLED);
-        let end = net.elapsed() + REST;
-        while !net.is_at_rest() && net.elapsed() < end {
-            net.run_for(Duration::from_secs(1));
-        }
-        net.check_rest();
-        faults
+/// Lives through the faults, mends everything and lets the network come to rest.
+fn live(net: &mut Simulation, draw: &Draw) -> Faults {
+    let mut faults = Faults::default();
+    for Step { at, deed } in fault::steps(&draw.faults) {
+        net.run_for(at.saturating_sub(net.elapsed()));
+        deed.happen(net, &mut faults);
     }
+    net.run_for(TROUBLE.saturating_sub(net.elapsed()));
+    fault::mend(net, draw);
+    if !net.run_callers(CALLERS_LIMIT) {
+        net.trace().broken("scenario", "a caller is never done");
+    }
+    let end = net.elapsed() + DURABLE_LIMIT;
+    let unfinished =
+        |net: &Simulation| net.durable_tasks().values().any(|state| !state.is_terminal());
+    while unfinished(net) && net.elapsed() < end {
+        net.run_for(Duration::from_secs(1));
+    }
+    // What is settled in the end is written down soon after.
+    net.run_for(SETTLED);
+    let end = net.elapsed() + REST;
+    while !net.is_at_rest() && net.elapsed() < end {
+        net.run_for(Duration::from_secs(1));
+    }
+    net.check_rest();
+    faults
 }
 
 impl fmt::Debug for Scenario {

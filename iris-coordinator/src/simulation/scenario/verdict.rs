@@ -146,11 +146,7 @@ impl Judge<'_> {
         let from = chat.from.saturating_sub(HEARD_WITHIN);
         is_cut(self.draw, &chat.caller)
             || Faults::any_between(crashes, from, chat.to)
-            || Faults::any_between(
-                stops,
-                chat.from.saturating_sub(Duration::from_secs(60)),
-                chat.to,
-            )
+            || Faults::any_between(stops, chat.from.saturating_sub(Duration::from_mins(1)), chat.to)
     }
 
     fn broken(&self, chat: &ChatSeen, what: &str) {
