@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::Failure;
 
 /// How long a part may take until it is ready.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_mins(1);
 /// How long a part may take to end once it was asked to.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 

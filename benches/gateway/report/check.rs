@@ -4,6 +4,7 @@ use super::{Report, mib};
 use crate::Failure;
 use crate::network::Way;
 use crate::options::Part;
+use crate::overload::Overload;
 
 /// Something that must not be more than its bound.
 struct Bound {
@@ -29,7 +30,7 @@ pub(super) fn check(report: &Report) -> Result<(), Failure> {
         ("idle node, KiB", 12.0, crowd.map(|crowd| crowd.kib_each())),
         // A request that waited for the disk would have a commit of its own.
         ("commits for each row", 0.2, report.coordinator.map(|c| 1.0 / c.rows_per_commit())),
-        ("p99 at twice the capacity, times that at half", 5.0, overload.map(|o| o.ratio())),
+        ("p99 at twice the capacity, times that at half", 5.0, overload.map(Overload::ratio)),
     ];
     let bounds = found
         .into_iter()

@@ -124,7 +124,7 @@ impl Report {
 
     pub(crate) fn to_json(&self) -> Result<String, Failure> {
         let rows: Vec<Value> = self.rows.iter().map(Row::to_json).collect();
-        let targets: Vec<Value> = self.targets().iter().map(Target::to_json).collect();
+        let targets: Vec<Value> = self.targets().into_iter().map(Target::to_json).collect();
         let Machine { cores, rounds, seconds, load } = &self.machine;
         let report = json!({
             "machine": { "cores": cores, "load_before": load.0, "load_after": load.1 },

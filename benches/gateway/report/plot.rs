@@ -176,7 +176,7 @@ fn panels(report: &Report) -> Vec<Panel> {
     let mut first =
         group(report.row(Part::First), &between, Some(120.0), &|row, way| row.added(way, 10));
     if let Some(first) = &mut first {
-        first.name = "first token, p10".to_owned();
+        "first token, p10".clone_into(&mut first.name);
     }
     let mut panels = vec![
         Panel {
@@ -246,7 +246,7 @@ fn ticks(most: f64) -> impl Iterator<Item = f64> {
 }
 
 fn number(value: f64) -> String {
-    let digits = if value.abs() < 10.0 && value.fract() != 0.0 { 1 } else { 0 };
+    let digits = usize::from(value.abs() < 10.0 && value.fract() != 0.0);
     let text = format!("{value:.digits$}");
     let whole = text.trim_start_matches('-').len();
     if digits == 1 || whole <= 3 {

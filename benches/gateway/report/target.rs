@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{Report, mib};
 use crate::network::Way;
 use crate::options::Part;
+use crate::overload::Overload;
 
 /// A bound, and what was found.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +23,7 @@ impl Target {
         if self.least { self.found >= self.bound } else { self.found <= self.bound }
     }
 
-    pub(super) fn to_json(&self) -> Value {
+    pub(super) fn to_json(self) -> Value {
         json!({
             "name": self.name,
             "unit": self.unit,
@@ -58,12 +59,7 @@ impl Report {
         let choices = self.choices.iter().map(|choice| choice.micros);
         most("choosing a node, slowest", "µs", 2.0, choices.reduce(f64::max));
         let overload = self.overload.as_ref();
-        most(
-            "p99 at twice the capacity, times",
-            "",
-            5.0,
-            overload.map(|overload| overload.ratio()),
-        );
+        most("p99 at twice the capacity, times", "", 5.0, overload.map(Overload::ratio));
         let mut least = |name, unit, bound, found: Option<f64>| {
             targets.extend(found.map(|found| Target { name, unit, bound, found, least: true }));
         };

@@ -95,7 +95,11 @@ impl Node {
             Some(NodeEvent::Challenged(challenge)) => {
                 self.connection.register(registration(&challenge)?)?;
             }
-            Some(NodeEvent::Registered { .. }) => return Ok(true),
+            // An idle node is given nothing to read, so it needs no proof of who would give it.
+            Some(NodeEvent::Answered(ack)) => {
+                self.connection.enter(Instant::now(), &ack)?;
+                return Ok(true);
+            }
             Some(NodeEvent::HeartbeatDue) => {
                 let heartbeat = NodeHeartbeat { running: 0, models: None, slots: None };
                 self.connection.heartbeat(heartbeat)?;

@@ -85,7 +85,8 @@ impl Counting {
         if request.model != self.model {
             return Err(BackendError::ModelNotFound);
         }
-        let words = asked(&request.body).ok_or_else(|| BackendError::Rejected {
+        let begun = request.begun.as_ref().map_or("", |begun| &begun.text);
+        let (words, all) = asked(&request.body, begun).ok_or_else(|| BackendError::Rejected {
             status: 400,
             code: Some("not_a_count".to_owned()),
             param: None,
@@ -94,12 +95,11 @@ impl Counting {
         let mut dice = self.dice.lock().unwrap_or_else(PoisonError::into_inner);
         let fails = dice.once_in(self.fail_once_in);
         let fails_after = dice.below(words.len() as u64 + 1);
-        let completion_tokens = u32::try_from(words.len()).unwrap_or(u32::MAX);
         Ok(Count {
             next: dice.time(&self.first),
             pauses: dice.fork(),
             pace: self.pace.clone(),
-            usage: Usage { prompt_tokens: 1, completion_tokens },
+            usage: Usage { prompt_tokens: 1, completion_tokens: all },
             fails_after: fails.then_some(fails_after),
             words: words.into_iter(),
             ended: false,
@@ -186,41 +186,36 @@ struct Message {
     content: String,
 }
 
-/// Returns the words that a conversation asks for and does not yet hold.
-fn asked(body: &Bytes) -> Option<Vec<String>> {
+/// Returns the words that a conversation asks for beyond what is `begun`, and how many it asks
+/// for in all.
+fn asked(body: &Bytes, begun: &str) -> Option<(Vec<String>, u32)> {
     let Conversation { messages } = serde_json::from_slice(body).ok()?;
-    let user = messages.iter().rposition(|message| message.role == "user")?;
-    let mut question = messages[user].content.split(' ');
+    let question = messages.iter().rfind(|message| message.role == "user")?;
+    let mut question = question.content.split(' ');
     let (Some("count"), Some(count), Some(name), None) =
         (question.next(), question.next(), question.next(), question.next())
     else {
         return None;
     };
-    let words: Vec<_> = (1..=count.parse().ok()?).map(|number| word(name, number)).collect();
-    let begun: String = messages[user + 1..].iter().map(|said| said.content.as_str()).collect();
-    let rest = words.concat().strip_prefix(&begun)?.to_owned();
-    Some(rest.split_inclusive(' ').map(str::to_owned).collect())
+    let count = count.parse().ok()?;
+    let words: Vec<_> = (1..=count).map(|number| word(name, number)).collect();
+    let rest = words.concat().strip_prefix(begun)?.to_owned();
+    Some((rest.split_inclusive(' ').map(str::to_owned).collect(), count))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn body(begun: &str) -> Bytes {
-        let question = Counting::question("a", 3);
-        let messages = json!([
-            { "role": "user", "content": question },
-            { "role": "assistant", "content": begun },
-        ]);
-        json!({ "messages": messages }).to_string().into()
-    }
-
     #[test]
     fn count_goes_on_where_it_was_broken_off() {
+        let message = json!({ "role": "user", "content": Counting::question("a", 3) });
+        let body = Bytes::from(json!({ "messages": [message] }).to_string());
+        let rest = |begun| asked(&body, begun).map(|(words, _)| words);
         assert_eq!(Counting::answer("a", 3), "a.1 a.2 a.3 ");
-        assert_eq!(asked(&body("")).unwrap(), ["a.1 ", "a.2 ", "a.3 "]);
-        assert_eq!(asked(&body("a.1 a.")).unwrap(), ["2 ", "a.3 "]);
-        assert_eq!(asked(&body("a.1 a.2 a.3 ")).unwrap(), [""; 0]);
-        assert_eq!(asked(&body("a.1 a.3 ")), None, "this is not how the answer begins");
+        assert_eq!(rest("").unwrap(), ["a.1 ", "a.2 ", "a.3 "]);
+        assert_eq!(rest("a.1 a.").unwrap(), ["2 ", "a.3 "]);
+        assert_eq!(rest("a.1 a.2 a.3 ").unwrap(), [""; 0]);
+        assert_eq!(rest("a.1 a.3 "), None, "this is not how the answer begins");
     }
 }

@@ -17,11 +17,12 @@ use iris_protocol::connection::{NodeConnection, NodeEvent, SendError};
 use iris_protocol::frame::Content;
 use iris_protocol::limits::{Limits, MAX_NAME_LEN};
 use iris_protocol::message::{
-    Challenge, Hardware, Hop, NodeHeartbeat, NodeMessage, NodeRegister, RefuseReason, SessionId,
-    TaskAssign, TaskError, TaskResult,
+    Challenge, Hardware, Hop, NodeHeartbeat, NodeMessage, NodeRegister, RefuseReason, RegisterAck,
+    SessionId, TaskAssign, TaskError, TaskResult,
 };
 use iris_protocol::text::{Bytes32, Bytes64, Label};
 use iris_protocol::transport::websocket::{IntoClientRequest, WebSocket};
+use iris_protocol::version::CONTINUE;
 use tokio::time::{Instant, sleep_until, timeout};
 use turmoil::net::TcpStream;
 
@@ -201,27 +202,41 @@ impl Session {
         }
     }
 
+    /// Begins or resumes a session with a coordinator that has proven itself.
+    fn enter(&mut self, ack: &RegisterAck) -> Option<Parting> {
+        let resumed = self.resumable == Some(ack.session);
+        if !resumed {
+            self.roots.clear();
+        }
+        self.resumable = Some(ack.session);
+        if let Some(parting) = self.take_keys(ack.hop.epoch, &ack.hop.enc, &ack.proof) {
+            return Some(parting);
+        }
+        let dropped = match self.connection.enter(now(), ack) {
+            Ok(dropped) => dropped,
+            Err(violation) => {
+                let broken = format_args!("the coordinator broke a rule: {violation}");
+                self.shared.trace.broken(&self.shared.name, broken);
+                return Some(Parting::Over);
+            }
+        };
+        for id in dropped {
+            self.work.remove(&id);
+        }
+        self.lost = ack.lost();
+        self.cheated = !self.shared.plan.is_honest();
+        self.shared.note(if resumed { "resumed" } else { "registered" });
+        self.shared.mark_alive();
+        None
+    }
+
     fn handle(&mut self, event: NodeEvent) -> Option<Parting> {
         match event {
             NodeEvent::Challenged(challenge) => {
                 let register = self.register(&challenge);
                 self.connection.register(register).ok()?;
             }
-            NodeEvent::Registered { ack, dropped } => {
-                for id in dropped {
-                    self.work.remove(&id);
-                }
-                let resumed = self.resumable == Some(ack.session);
-                if !resumed {
-                    self.roots.clear();
-                }
-                self.resumable = Some(ack.session);
-                self.lost = ack.lost();
-                self.cheated = !self.shared.plan.is_honest();
-                self.shared.note(if resumed { "resumed" } else { "registered" });
-                self.shared.mark_alive();
-                return self.take_keys(ack.hop.epoch, &ack.hop.enc, &ack.proof);
-            }
+            NodeEvent::Answered(ack) => return self.enter(&ack),
             NodeEvent::Rekey(rekey) => {
                 return self.take_keys(rekey.epoch, &rekey.enc, &rekey.proof);
             }
@@ -264,7 +279,7 @@ impl Session {
         let models = futures::FutureExt::now_or_never(plan.backend.models());
         NodeRegister {
             version: challenge.max_version,
-            capabilities: Vec::new(),
+            capabilities: Label::lossy(CONTINUE).into_iter().collect(),
             identity: (*identity.public().as_bytes()).into(),
             certificate: certificate.encoded().to_vec().try_into().expect("it is short"),
             nonce: self.nonce.into(),

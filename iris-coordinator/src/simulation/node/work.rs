@@ -4,11 +4,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use iris_core::backend::{BackendError, Chunk, GenerateRequest};
+use iris_core::backend::{BackendError, Begun, Chunk, GenerateRequest};
 use iris_crypto::hop::{Channel, HopError};
 use iris_protocol::frame::{Content, DataFrame, HEADER_LEN, Header, parts};
 use iris_protocol::limits::SEAL_OVERHEAD;
-use iris_protocol::message::TaskAssign;
+use iris_protocol::message::{BegunSize, TaskAssign};
 
 use super::Shared;
 use super::mischief::Mischief;
@@ -50,10 +50,16 @@ impl Work {
         self.body.extend(self.channel.opener.open(number, &header, &part.payload)?);
         self.sealed += part.payload.len();
         if self.sealed >= self.assign.body_bytes as usize {
+            let mut body = std::mem::take(&mut self.body);
+            let begun = self.assign.begun.map(|BegunSize { bytes, tokens }| {
+                let text = body.split_off(body.len().saturating_sub(bytes as usize));
+                Begun { text: String::from_utf8_lossy(&text).into_owned(), tokens }
+            });
             self.stream = Some(shared.plan.backend.generate(GenerateRequest {
                 operation: self.assign.operation,
                 model: self.assign.model.clone(),
-                body: std::mem::take(&mut self.body).into(),
+                body: body.into(),
+                begun,
                 stream: self.assign.enable_streaming,
                 time_left: Duration::from_millis(self.assign.time_left_ms),
             }));

@@ -146,7 +146,7 @@ impl Streamed {
     async fn next(mut self: Box<Self>) -> Option<(Item, Option<Box<Self>>)> {
         match self.chunk().await {
             Ok(chunk) => Some((Ok(chunk), Some(self))),
-            Err(End::Done) => Some((self.finish(true, BackendError::Failed), self.release())),
+            Err(End::Done) => Some((self.finish(true, BackendError::Failed), (*self).release())),
             Err(End::Cut(error)) => Some((self.finish(false, error), None)),
             Err(End::Fault(error)) => Some((Err(error), None)),
         }
@@ -188,8 +188,8 @@ impl Streamed {
     }
 
     /// Lets the server end its answer, so that the connection can carry the next one.
-    fn release(self: Box<Self>) -> Option<Box<Self>> {
-        let Self { mut body, .. } = *self;
+    fn release(self) -> Option<Box<Self>> {
+        let Self { mut body, .. } = self;
         if next_bytes(&mut body).now_or_never().is_none() {
             tokio::spawn(async move { timeout(RELEASE_TIME, next_bytes(&mut body)).await });
         }

@@ -15,9 +15,9 @@ use http::{HeaderValue, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
+use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use iris_core::backend::BackendError;
 use rustls::ClientConfig;
@@ -80,6 +80,23 @@ impl Http {
         accept: HeaderValue,
         body: Bytes,
     ) -> Result<Answer, BackendError> {
+        let request = || self.request(method.clone(), uri.clone(), accept.clone(), body.clone());
+        let mut sent = self.client.request(request()).await;
+        if sent.as_ref().is_err_and(is_hung_up) {
+            sent = self.client.request(request()).await;
+        }
+        sent.map_err(|error| {
+            if error.is_connect() { BackendError::Unavailable } else { BackendError::Failed }
+        })
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        uri: Uri,
+        accept: HeaderValue,
+        body: Bytes,
+    ) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(body));
         let headers = request.headers_mut();
         headers.reserve(5);
@@ -93,10 +110,19 @@ impl Http {
         }
         *request.method_mut() = method;
         *request.uri_mut() = uri;
-        self.client.request(request).await.map_err(|error| {
-            if error.is_connect() { BackendError::Unavailable } else { BackendError::Failed }
-        })
+        request
     }
+}
+
+/// Returns whether the server closed the connection instead of answering.
+///
+/// So it looks when a kept connection is used in the moment in which the server gives it up, as
+/// llama.cpp does after a hundred requests. The server has begun nothing, and is asked again.
+fn is_hung_up(error: &Error) -> bool {
+    let cause = std::error::Error::source(error);
+    cause.and_then(|cause| cause.downcast_ref::<hyper::Error>()).is_some_and(|error| {
+        error.is_incomplete_message() || error.is_canceled() || error.is_closed()
+    })
 }
 
 /// Reads the rest of `answer`, up to `limit` bytes.

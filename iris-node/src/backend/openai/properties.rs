@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use iris_core::backend::{BackendError, Chunk, GenerateRequest, Operation};
+use iris_core::backend::{BackendError, Begun, Chunk, GenerateRequest, Operation};
 use iris_core::model::is_invisible;
 use serde_json::{Map, Value};
 
@@ -52,17 +52,20 @@ pub fn reply(json: &[u8]) {
 /// A body is refused, or is sent as one object that names the model, streams as it was told and
 /// controls nothing of the server.
 pub fn body(json: &[u8]) {
-    for stream in [false, true] {
+    let begun = || Some(Begun { text: "so far".to_owned(), tokens: 2 });
+    for (stream, begun) in [(false, None), (true, None), (true, begun())] {
         let request = GenerateRequest {
             operation: Operation::Chat,
             model: "m".parse().expect("a name"),
             body: Bytes::copy_from_slice(json),
             stream,
             time_left: Duration::from_secs(1),
+            begun,
         };
-        match request::prepare(&request) {
+        match request::prepare(&request, true) {
             Err(error) => is_fit(&error),
-            Ok(sent) => {
+            Ok(None) => assert!(request.begun.is_some(), "there is nothing to send"),
+            Ok(Some(sent)) => {
                 let Ok(sent) = serde_json::from_slice::<Map<String, Value>>(&sent) else {
                     // Numbers beyond all bounds are well-formed, but no value holds them.
                     assert!(serde_json::from_slice::<serde::de::IgnoredAny>(&sent).is_ok());
