@@ -437,7 +437,7 @@ mod tests {
         assert!(!connector.turned_away(&at, true), "both want it no more");
     }
 
-    /// Opens WebSockets and says nothing on them.
+    /// Opens sockets for frames and says nothing on them.
     async fn door() -> String {
         use iris_protocol::transport::websocket::accept_key;
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
