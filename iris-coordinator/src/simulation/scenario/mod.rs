@@ -129,39 +129,14 @@ impl Scenario {
         let panicked = panics::count();
         let mut dice = Dice::new(self.seed);
         let mut draw = Draw::new(&mut dice);
-        let (limits, retry, queue, wait) = (draw.limits, draw.retry, draw.queue, draw.max_wait);
-        let api = ApiSettings::default().with_time_limit(TIME_LIMIT);
-        let builder =
-            Simulation::builder(dice.draw()).with_api(api).with_coordinator(move |builder| {
-                builder
-                    .with_link_limits(limits)
-                    .with_retry_policy(retry)
-                    .with_queue_capacity(queue)
-                    .with_max_wait(wait)
-            });
-        let mut net = (self.change)(builder).build();
+        let mut net = self.build(&draw, dice.draw());
         draw.hosts.extend((self.join)(&mut net, &mut dice.fork()));
         draw.draw_faults(&mut dice);
         net.trace().note("scenario", format_args!("{draw:?}"));
-        for (name, node) in &draw.nodes {
-            let model = node.model.parse().expect("it is a model's name");
-            let millis = Duration::from_millis;
-            let counting = Counting::new(model, dice.draw())
-                .with_pace(millis(10)..=millis(node.first_ms), millis(1)..=millis(node.pace_ms))
-                .with_fail_once_in(node.fail_once_in);
-            let plan = NodePlan::new(counting)
-                .with_slots(node.slots)
-                .with_mischief(node.mischief.iter().copied(), node.once_in);
-            net.node(name, plan);
-        }
         let log = Log::default();
-        for (name, plan) in &draw.actors {
-            let (plan, dice, log) = (plan.clone(), dice.fork(), log.clone());
-            net.caller(name, |caller| Actor { caller, dice, log }.act(plan));
-        }
+        populate(&mut net, &draw, &log, &mut dice);
         let faults = live(&mut net, &draw);
-        let mut counts = verdict::judge(&net, &draw, &log, &faults);
-        counts.faults = draw.faults.len() as u64;
+        let counts = verdict::judge(&net, &draw, &log, &faults);
         let panicked = panics::count() - panicked;
         if panicked > 0 {
             net.trace().broken(COORDINATOR, format_args!("{panicked} tasks panicked"));
@@ -174,6 +149,38 @@ impl Scenario {
             elapsed: net.elapsed(),
             counts,
         }
+    }
+
+    fn build(&self, draw: &Draw, seed: u64) -> Simulation {
+        let (limits, retry, queue, wait) = (draw.limits, draw.retry, draw.queue, draw.max_wait);
+        let api = ApiSettings::default().with_time_limit(TIME_LIMIT);
+        let builder = Simulation::builder(seed).with_api(api).with_coordinator(move |builder| {
+            builder
+                .with_link_limits(limits)
+                .with_retry_policy(retry)
+                .with_queue_capacity(queue)
+                .with_max_wait(wait)
+        });
+        (self.change)(builder).build()
+    }
+}
+
+/// Adds the nodes and callers that were drawn.
+fn populate(net: &mut Simulation, draw: &Draw, log: &Log, dice: &mut Dice) {
+    for (name, node) in &draw.nodes {
+        let model = node.model.parse().expect("it is a model's name");
+        let millis = Duration::from_millis;
+        let counting = Counting::new(model, dice.draw())
+            .with_pace(millis(10)..=millis(node.first_ms), millis(1)..=millis(node.pace_ms))
+            .with_fail_once_in(node.fail_once_in);
+        let plan = NodePlan::new(counting)
+            .with_slots(node.slots)
+            .with_mischief(node.mischief.iter().copied(), node.once_in);
+        net.node(name, plan);
+    }
+    for (name, plan) in &draw.actors {
+        let (plan, dice, log) = (plan.clone(), dice.fork(), log.clone());
+        net.caller(name, |caller| Actor { caller, dice, log }.act(plan));
     }
 }
 

@@ -22,7 +22,8 @@ pub(super) fn judge(net: &Simulation, draw: &Draw, log: &Log, faults: &Faults) -
     let rows = settlements(net);
     let judge = Judge { net, draw, faults, rows: &rows };
     let seen = log.seen();
-    let mut counts = Counts { crashes: faults.crashes.len() as u64, ..Counts::default() };
+    let (crashes, drawn) = (faults.crashes.len() as u64, draw.faults.len() as u64);
+    let mut counts = Counts { crashes, faults: drawn, ..Counts::default() };
     for chat in &seen.chats {
         counts.chats += 1;
         counts.answered += u64::from(chat.reply.end == ReplyEnd::Complete);
