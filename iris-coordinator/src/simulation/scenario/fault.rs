@@ -66,7 +66,13 @@ impl Deed {
     pub(super) fn happen(self, net: &mut Simulation, faults: &mut Faults) {
         match self {
             Self::Begin(kind) => begin(&kind, net, faults),
-            Self::End(kind) => end(&kind, net),
+            Self::End(kind) => {
+                let ran = net.is_running(COORDINATOR);
+                end(&kind, net);
+                if !ran && net.is_running(COORDINATOR) {
+                    faults.restarts.push(net.elapsed());
+                }
+            }
         }
     }
 }

@@ -225,6 +225,8 @@ struct Faults {
     crashes: Vec<Duration>,
     /// When it was stopped in good order.
     stops: Vec<Duration>,
+    /// When it was started again.
+    restarts: Vec<Duration>,
 }
 
 impl Faults {
