@@ -513,11 +513,14 @@ async fn real_server_goes_on_from_any_place() {
             let begun = Some(Begun { text: whole[..place].concat(), tokens });
             let (rest, end) = read(&backend, GenerateRequest { begun, ..request.clone() }).await;
             cuts += 1;
-            same += i32::from(rest.concat() == whole[place..].concat() && end == usage);
+            // White space that is kept back is written twice, so only the sum stays the same.
+            let total = |usage: Usage| usage.prompt_tokens + usage.completion_tokens;
+            let counted = total(end) == total(usage);
+            same += i32::from(rest.concat() == whole[place..].concat() && counted);
         }
     }
     println!("{alike} of {} prompts answered alike twice", prompts.len());
-    println!("{same} of {cuts} cut answers end as the uncut ones, with the same usage");
+    println!("{same} of {cuts} cut answers end as the uncut ones, with as many tokens in all");
 }
 
 /// Reads a streamed answer of plain text.
