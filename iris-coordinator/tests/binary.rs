@@ -101,7 +101,7 @@ impl Drop for Serving {
 fn opens_as_many_files_as_it_may() {
     let folder = TempDir::new().unwrap();
     let mut lowered = Command::new("/bin/sh");
-    lowered.args(["-c", "ulimit -Hn 300; ulimit -Sn 100; exec \"$0\" \"$@\""]);
+    lowered.args(["-c", "ulimit -Sn 100; ulimit -Hn 300; exec \"$0\" \"$@\""]);
     lowered.arg(env!("CARGO_BIN_EXE_iris-coordinator")).args(["--listen", "127.0.0.1:0"]);
     lowered.current_dir(folder.path()).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped());
     let serving = Serving::run(&mut lowered);
