@@ -85,7 +85,6 @@ async fn slow_reader_slows_its_own_stream_only() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn caller_who_reads_nothing_is_left_and_what_it_asked_for_is_cancelled() {
     const PIECE: usize = 16 << 10;
-    let _quiet = QUIET.lock().await;
     let settings = ServerSettings::default().with_stall(Duration::from_millis(500));
     let live = Live::start_with(Arc::new(MemoryStore::new()), settings, |builder| builder).await;
     let endless = Script::saying(std::iter::repeat_n("x".repeat(PIECE), 2000));
