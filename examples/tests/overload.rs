@@ -76,11 +76,17 @@ async fn line_is_short_and_whoever_is_sent_away_has_a_place_when_it_returns() {
     assert!((2..10).contains(&told), "{told}");
     // Meanwhile newcomers keep the line as full as they may.
     let returns = Instant::now() + Duration::from_secs(told);
+    let newcomer = || {
+        let mut task = ask(&net, "m", 3);
+        tokio::spawn(async move { read(&mut task).await.0 })
+    };
     while Instant::now() < returns {
-        let mut newcomer = ask(&net, "m", 3);
-        waiting.push(tokio::spawn(async move { read(&mut newcomer).await.0 }));
+        waiting.push(newcomer());
         sleep(Duration::from_millis(250)).await;
     }
+    // A place may just have become free.
+    waiting.push(newcomer());
+    tokio::task::yield_now().await;
     sent_away(ask(&net, "m", 4)).await;
     assert_eq!(answer(ask(&net, "m", 2)).await, "hi");
     for task in waiting {

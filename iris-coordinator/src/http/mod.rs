@@ -64,8 +64,8 @@ pub fn router_with(coordinator: Coordinator, settings: ApiSettings) -> Router {
 fn routes(api: Arc<Api>) -> Router {
     let observe = axum::middleware::from_fn_with_state(Arc::clone(&api), observe::layer);
     Router::new()
-        .route(openai::CHAT, post(openai::chat))
-        .route(openai::COMPLETIONS, post(openai::completion))
+        .route("/v1/chat/completions", post(openai::chat))
+        .route("/v1/completions", post(openai::completion))
         .route("/v1/models", get(openai::models))
         .route("/v1/models/{*id}", get(openai::model_by_name))
         .route("/inference", post(rest::submit))

@@ -37,10 +37,6 @@ mod stream;
 
 pub(super) use request::check_object;
 
-/// Where chats are asked for.
-pub(super) const CHAT: &str = "/v1/chat/completions";
-/// Where texts are asked to be completed.
-pub(super) const COMPLETIONS: &str = "/v1/completions";
 /// Header that says who can read the request: the coordinator's own endpoint is open.
 const PRIVACY: &str = "x-iris-privacy";
 
@@ -60,14 +56,13 @@ pub(super) async fn completion(
     generate(&api, Operation::Completion, request).await
 }
 
-/// Returns what a request asks models for, if it does that.
+/// Returns what a request asks models for, if it does that, and the path for it.
 pub(super) fn operation<B>(request: &http::Request<B>) -> Option<(Operation, &'static str)> {
-    if request.method() != Method::POST {
-        return None;
-    }
-    match request.uri().path() {
-        CHAT => Some((Operation::Chat, CHAT)),
-        COMPLETIONS => Some((Operation::Completion, COMPLETIONS)),
+    const CHAT: &str = "/v1/chat/completions";
+    const COMPLETIONS: &str = "/v1/completions";
+    match (request.method(), request.uri().path()) {
+        (&Method::POST, CHAT) => Some((Operation::Chat, CHAT)),
+        (&Method::POST, COMPLETIONS) => Some((Operation::Completion, COMPLETIONS)),
         _ => None,
     }
 }
