@@ -54,8 +54,8 @@ async fn answer_one(stream: &mut BufReader<TcpStream>) -> Option<()> {
         }
     }
     let length = head.lines().filter_map(|line| line.split_once(':'));
-    let length = length.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-    let length = length.last().map_or(0, |(_, value)| value.trim().parse().unwrap());
+    let mut length = length.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let length = length.next_back().map_or(0, |(_, value)| value.trim().parse().unwrap());
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.ok()?;
     match head.split(' ').nth(1)? {

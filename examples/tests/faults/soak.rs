@@ -195,13 +195,13 @@ impl Watch {
     /// Compares the last quarter with the second, in which everything is warm.
     fn is_flat(&self) {
         let quarter = self.moments.len() / 4;
-        let usual = |part: &[Moment], figure: fn(&Moment) -> u64| {
+        let usual = |part: &[Moment], figure: Figure| {
             let mut figures: Vec<_> = part.iter().map(figure).collect();
             figures.sort_unstable();
             figures[figures.len() / 2]
         };
         let (second, last) = (&self.moments[quarter..2 * quarter], &self.moments[3 * quarter..]);
-        let memory: [(&str, fn(&Moment) -> u64); 2] =
+        let memory: [(&str, Figure); 2] =
             [("coordinator", |m| m.coordinator.rss), ("node", |m| m.node.rss)];
         for (whose, figure) in memory {
             let (before, after) = (usual(second, figure), usual(last, figure));
@@ -216,6 +216,9 @@ impl Watch {
         assert!(longest <= LONGEST_LOG, "the log beside the database grows: {longest}");
     }
 }
+
+/// Reads one figure of a moment.
+type Figure = fn(&Moment) -> u64;
 
 /// Waits until files and threads are back where they were, and returns what there is then.
 async fn settled(network: &Network, before: &Moment) -> Moment {
