@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(admission.admit(&model(), at(now, 1, 499)), Ok(()), "50 ms");
         assert!(admission.admit(&model(), at(now, 1, 501)).is_err());
         let mut admission = Admission::new(AdmissionPolicy::default());
-        admission.record(&model(), Duration::from_secs(60));
+        admission.record(&model(), Duration::from_mins(1));
         assert_eq!(admission.admit(&model(), at(now, 1, 0)), Ok(()), "3 s");
         assert_eq!(admission.admit(&model(), at(now, 1, 1)), Err(4), "9 s, 4 s too many");
     }
