@@ -341,7 +341,7 @@ impl Shared {
         self.tasks.spawn(async move {
             let _over = over.drop_guard();
             let written = match acceptance {
-                Some(batch) => shared.dispatch.journal.commit(batch).await,
+                Some(batch) => shared.accept(id, version, batch).await,
                 None => shared.still_at(id, version).await,
             };
             let go_on = written.is_ok();
@@ -353,6 +353,17 @@ impl Shared {
             shared.unfinished().remove(&id);
         });
         acceptance_of_caller
+    }
+
+    /// Writes a new task down. A store may have applied what it did not live to confirm, and then
+    /// refuses it the second time; so what stands there decides.
+    async fn accept(&self, id: TaskId, version: Version, batch: Batch) -> Result<(), CommitError> {
+        match self.dispatch.journal.commit(batch).await {
+            Err(error @ CommitError::Store(_)) => {
+                self.still_at(id, version).await.map_err(|_| error)
+            }
+            written => written,
+        }
     }
 
     /// Checks that nobody has ended a task since its record was read.

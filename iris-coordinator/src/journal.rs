@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use iris_core::store::{Batch, Store, StoreError};
-use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::{SendError, TrySendError};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +30,7 @@ use writer::{Entry, Rows, Writer};
 #[derive(Clone)]
 pub struct Journal {
     entries: mpsc::Sender<Entry>,
+    runtime: Handle,
     stats: Arc<JournalStats>,
     patience: Duration,
     closing: CancellationToken,
@@ -100,6 +103,7 @@ impl Journal {
         let (entries, queue) = mpsc::channel(limits.queue.max(1));
         let journal = Self {
             entries,
+            runtime: Handle::current(),
             stats: Arc::default(),
             patience: limits.patience,
             closing: CancellationToken::new(),
@@ -138,9 +142,11 @@ impl Journal {
             Ok(()) => Ok(()),
             Err(TrySendError::Closed(_)) => Err(RecordError::Closed),
             Err(TrySendError::Full(entry)) => {
-                let entries = self.entries.clone();
-                tokio::spawn(async move {
-                    if entries.send(entry).await.is_err() {
+                let (entries, stats) = (self.entries.clone(), Arc::clone(&self.stats));
+                // Whoever drops a task may do so outside of the runtime.
+                self.runtime.spawn(async move {
+                    if let Err(SendError(Entry::Rows(rows))) = entries.send(entry).await {
+                        stats.lost.fetch_add(rows.batch.writes.len() as u64, Ordering::Relaxed);
                         tracing::error!("a record was lost: the journal closed before it had room");
                     }
                 });

@@ -20,6 +20,8 @@ const EARLY: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_mins(10);
 /// How many appointments are kept, of all models together.
 const APPOINTMENTS: usize = 16_384;
+/// How many of them one account has for one model, so that nobody books it out.
+const OF_ONE: usize = 64;
 /// Whole of a share that is counted in parts of it.
 const WHOLE: u32 = 1 << 16;
 /// How slowly a share follows what happens: its error stays below the fifth that is left free.
@@ -169,11 +171,38 @@ impl Admission {
         Err(self.appoint(model, situation))
     }
 
+    /// Notes that a task of `account` found a free slot; an appointment that it had is kept.
+    pub fn found_place(&mut self, model: &ModelName, account: AccountId, now: Instant) {
+        if self.appointments > 0 {
+            self.keep(model, account, now);
+        }
+    }
+
+    /// Says in how many seconds it is worth asking again, without an appointment.
+    pub fn estimate(&self, model: &ModelName, situation: Situation) -> u32 {
+        let service = self.models.get(model).and_then(|line| line.service);
+        let wait = wait(service.unwrap_or(UNMEASURED), situation).min(LONGEST);
+        u32::try_from(wait.as_millis().div_ceil(1000).max(1)).unwrap_or(u32::MAX)
+    }
+
     /// Says after how many seconds a task that is sent away may come back; it has an appointment.
     pub fn appoint(&mut self, model: &ModelName, situation: Situation) -> u32 {
         let Situation { now, account, slots, .. } = situation;
         self.lapse(model, now);
+        if self.appointments >= APPOINTMENTS {
+            let others: Vec<_> = self.models.keys().cloned().collect();
+            for model in &others {
+                self.lapse(model, now);
+            }
+        }
         let line = self.models.entry(model.clone()).or_default();
+        let own = (account, 0, 0)..=(account, u64::MAX, u64::MAX);
+        if let (OF_ONE.., Some((_, last, _))) =
+            (line.open.range(own.clone()).count(), line.open.range(own).next_back())
+        {
+            let left = last.saturating_sub(line.calendar.millis(now)).div_ceil(1000).max(1);
+            return u32::try_from(left).unwrap_or(u32::MAX);
+        }
         let service = line.service.unwrap_or(UNMEASURED);
         let soonest = wait(service, situation).saturating_sub(self.policy.bound(service));
         // A fifth of the capacity is left to newcomers, so that a crowd that returns is worked off.
@@ -315,6 +344,24 @@ mod tests {
         assert_eq!(admission.admit(&model(), at(now, 1, 20)), Err(1));
         let late = now + Duration::from_secs(7);
         assert!(admission.admit(&model(), at(late, 1, 20)).is_err());
+    }
+
+    #[test]
+    fn nobody_books_a_model_out() {
+        let (mut admission, now) = (experienced(), Instant::now());
+        let told: Vec<u32> =
+            (0..1000).map(|_| admission.admit(&model(), at(now, 1, 20)).unwrap_err()).collect();
+        assert_eq!((told[63], told[999]), (8, 8), "eight a second, and sixty-four of one account");
+        assert_eq!(admission.admit(&model(), at(now, 2, 20)), Err(9));
+    }
+
+    #[test]
+    fn place_that_was_found_keeps_the_appointment() {
+        let (mut admission, now) = (experienced(), Instant::now());
+        assert_eq!(admission.admit(&model(), at(now, 1, 20)), Err(1));
+        let then = now + Duration::from_secs(1);
+        admission.found_place(&model(), account(1), then);
+        assert!(admission.admit(&model(), at(then, 1, 20)).is_err(), "it is used up");
     }
 
     #[test]

@@ -20,6 +20,7 @@ async fn connections_stop_short_of_the_limit_of_open_files() {
     if !process::is_known() {
         return skip("limits of open files", "There is no /proc here.");
     }
+    let _quiet = QUIET.lock().await;
     let mut network = Network::with_coordinator("ulimit -n 64;").await;
     join(&mut network).await;
     let mut kept = Some(connection(&network).await);
@@ -28,7 +29,7 @@ async fn connections_stop_short_of_the_limit_of_open_files() {
     for _ in 0..100 {
         let mut stream = TcpStream::connect(network.address).await.unwrap();
         let mut answer = [0; 12];
-        match timeout(Duration::from_millis(20), stream.read_exact(&mut answer)).await {
+        match timeout(Duration::from_millis(100), stream.read_exact(&mut answer)).await {
             Ok(read) => {
                 read.unwrap();
                 assert_eq!(&answer, b"HTTP/1.1 503");

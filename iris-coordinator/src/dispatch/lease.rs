@@ -28,6 +28,8 @@ pub(super) struct Hold {
     pub(super) seat: Seat,
     pub(super) model: ModelName,
     pub(super) since: Instant,
+    /// Whether the node took the work on.
+    pub(super) accepted: bool,
 }
 
 impl Lease {
@@ -41,6 +43,11 @@ impl Lease {
         Self { dispatch: Some(dispatch), hold, node, link, explanation }
     }
 
+    /// Notes that the node took the work on, so that its time counts as that of a task.
+    pub(crate) const fn accepted(&mut self) {
+        self.hold.accepted = true;
+    }
+
     /// Gives the lease up without giving the slot back, which is left to the caller.
     pub(super) fn forget(mut self) -> Seat {
         self.dispatch = None;
@@ -51,7 +58,8 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(dispatch) = self.dispatch.take() {
-            dispatch.release(self.hold.seat, &self.hold.model, self.hold.since);
+            let Hold { seat, model, since, accepted } = &self.hold;
+            dispatch.release(*seat, model, accepted.then_some(*since));
         }
     }
 }

@@ -143,12 +143,14 @@ impl Dispatch {
     ///
     /// A slot that falls free goes to whoever waits for it, under the lock. So a node that is
     /// free now is one that nobody in line can use, and whoever comes may take it. Where none is
-    /// free, an interactive task stands in line only if its turn comes soon.
+    /// free, an interactive task stands in line only if its turn comes soon, unless it is `begun`:
+    /// a node had it already.
     pub(crate) fn acquire(
         self: &Arc<Self>,
         demand: &Demand,
         account: AccountId,
         priority: Priority,
+        begun: bool,
     ) -> Acquired {
         if self.journal.is_behind() {
             return Acquired::Never(TaskError::BooksFull);
@@ -159,21 +161,22 @@ impl Dispatch {
             return Acquired::Never(TaskError::ShuttingDown);
         }
         let explanation = match self.try_reserve(&mut floor, demand, now) {
-            Ok(lease) => return Acquired::Now(lease),
+            Ok(lease) => {
+                floor.admission.found_place(&demand.model, account, now);
+                return Acquired::Now(lease);
+            }
             Err(explanation) => explanation,
         };
-        if let Some(error) = self.hopeless(&mut floor, demand, account, &explanation, now) {
+        let newcomer = priority == Priority::Interactive && !begun;
+        let situation = floor.situation(demand, account, priority, now);
+        if let Some(error) = self.hopeless(&mut floor, demand, situation, newcomer, &explanation) {
             return Acquired::Never(error);
         }
-        let situation = floor.situation(demand, account, priority, now);
-        if priority == Priority::Interactive
-            && let Err(retry_after_secs) = floor.admission.admit(&demand.model, situation)
-        {
+        if newcomer && let Err(retry_after_secs) = floor.admission.admit(&demand.model, situation) {
             return Acquired::Never(TaskError::Busy { retry_after_secs });
         }
         let Ok(ticket) = floor.queue.push(now, priority, demand.clone()) else {
-            let retry_after_secs = floor.admission.appoint(&demand.model, situation);
-            return Acquired::Never(TaskError::Busy { retry_after_secs });
+            return Acquired::Never(floor.busy(demand, situation, newcomer));
         };
         let (sender, receiver) = oneshot::channel();
         floor.waiting.insert(ticket, sender);
@@ -189,7 +192,9 @@ impl Dispatch {
             matches!(refusal, None | Some(Reason::NoFreeSlot))
         });
         if able {
-            floor.busy(demand, account, self.clock.now())
+            let now = self.clock.now();
+            let situation = floor.situation(demand, account, Priority::Interactive, now);
+            floor.busy(demand, situation, true)
         } else {
             TaskError::NoNodeOnline { model: demand.model.to_string() }
         }
@@ -206,9 +211,12 @@ impl Dispatch {
         let points = self.points(&profile.id, calendar);
         let mut floor = self.floor();
         let displaced = floor.registry.seat(&profile.id);
+        let before = displaced.and_then(|seat| floor.registry.node(seat));
+        let before = before.map(|node| node.profile().models.clone()).unwrap_or_default();
         let displaced = displaced.and_then(|seat| floor.links.remove(&seat));
         let news = floor.models.see(&profile.models, calendar);
         let seat = floor.registry.join(profile, points);
+        floor.forget_lines(&before);
         let link = link(seat);
         floor.links.insert(seat, Arc::clone(&link));
         self.serve_node(&mut floor, seat, now);
@@ -227,11 +235,13 @@ impl Dispatch {
         let mut floor = self.floor();
         let Some(node) = floor.registry.node(seat) else { return };
         let slots = slots.unwrap_or(node.profile().slots);
+        let before = node.profile().models.clone();
         let continues = floor.links.get(&seat).is_some_and(|link| link.continues);
         let models = models.map(|models| within(continues, models));
-        let models = models.unwrap_or_else(|| node.profile().models.clone());
+        let models = models.unwrap_or_else(|| before.clone());
         let news = floor.models.see(&models, self.clock.calendar());
         floor.registry.update(seat, slots, models);
+        floor.forget_lines(&before);
         self.serve_node(&mut floor, seat, self.clock.now());
         drop(floor);
         self.record_models(&news);
@@ -248,15 +258,12 @@ impl Dispatch {
     pub(crate) fn leave(&self, seat: Seat) {
         let calendar = self.clock.calendar();
         let mut floor = self.floor();
-        let Floor { registry, models, links, admission, .. } = &mut *floor;
-        let Some(node) = registry.node(seat) else { return };
+        let Some(node) = floor.registry.node(seat) else { return };
         let offers = node.profile().models.clone();
-        models.see(&offers, calendar);
-        registry.leave(seat);
-        links.remove(&seat);
-        for offer in offers.iter().filter(|offer| !registry.offers(&offer.name)) {
-            admission.forget(&offer.name);
-        }
+        floor.models.see(&offers, calendar);
+        floor.registry.leave(seat);
+        floor.links.remove(&seat);
+        floor.forget_lines(&offers);
     }
 
     /// Takes no new task any more.
@@ -374,12 +381,15 @@ impl Dispatch {
         explanations.push_back(Explained { task, account, explanation });
     }
 
-    /// Gives a slot back that was held since `since` and offers it to whoever waits.
-    fn release(self: &Arc<Self>, seat: Seat, model: &ModelName, since: Instant) {
+    /// Gives a slot back and offers it to whoever waits. `since` says since when a node has worked
+    /// in it, if one did.
+    fn release(self: &Arc<Self>, seat: Seat, model: &ModelName, since: Option<Instant>) {
         let now = self.clock.now();
         let mut floor = self.floor();
         floor.registry.release(seat);
-        if floor.registry.offers(model) {
+        if let Some(since) = since
+            && floor.registry.offers(model)
+        {
             floor.admission.record(model, now.saturating_duration_since(since));
         }
         if !floor.queue.is_empty() {
@@ -464,7 +474,7 @@ impl Dispatch {
         if !floor.registry.reserve(candidate.seat) {
             return Err(choice.explanation);
         }
-        let hold = Hold { seat: candidate.seat, model: model.clone(), since: now };
+        let hold = Hold { seat: candidate.seat, model: model.clone(), since: now, accepted: false };
         Ok(Lease::new(Arc::clone(self), hold, candidate.node, link, choice.explanation))
     }
 
@@ -473,9 +483,9 @@ impl Dispatch {
         &self,
         floor: &mut Floor,
         demand: &Demand,
-        account: AccountId,
+        situation: Situation,
+        newcomer: bool,
         explanation: &Explanation,
-        now: Instant,
     ) -> Option<TaskError> {
         let model = demand.model.to_string();
         if !floor.registry.offers(&demand.model) {
@@ -498,7 +508,7 @@ impl Dispatch {
         if able > demand.exclude.iter().filter(tried).count() {
             return None;
         }
-        Some(floor.busy(demand, account, now))
+        Some(floor.busy(demand, situation, newcomer))
     }
 
     fn seed(&self) -> u64 {
@@ -524,10 +534,21 @@ impl Floor {
         Situation { now, account, ahead: self.queue.ahead(&demand.model, now, priority), slots }
     }
 
-    /// Sends a task away.
-    fn busy(&mut self, demand: &Demand, account: AccountId, now: Instant) -> TaskError {
-        let situation = self.situation(demand, account, Priority::Interactive, now);
-        TaskError::Busy { retry_after_secs: self.admission.appoint(&demand.model, situation) }
+    /// Sends a task away: a newcomer with an appointment, any other with an estimate.
+    fn busy(&mut self, demand: &Demand, situation: Situation, newcomer: bool) -> TaskError {
+        let retry_after_secs = if newcomer {
+            self.admission.appoint(&demand.model, situation)
+        } else {
+            self.admission.estimate(&demand.model, situation)
+        };
+        TaskError::Busy { retry_after_secs }
+    }
+
+    /// Forgets what is known of the lines for models of `offers` that nobody offers any more.
+    fn forget_lines(&mut self, offers: &[ModelOffer]) {
+        for offer in offers.iter().filter(|offer| !self.registry.offers(&offer.name)) {
+            self.admission.forget(&offer.name);
+        }
     }
 }
 

@@ -2,10 +2,14 @@
 
 use iris_core::backend::{Begun, Chunk, Operation};
 use iris_core::task::Passed;
+use iris_protocol::openai::count_values;
 use serde_json::Value;
 
 /// Longest text that is kept, in bytes; a longer answer ends with its node.
 const MAX_TEXT: usize = 1 << 20;
+/// Bytes and values of a step that is looked into; one that says a piece of text is far smaller.
+const MAX_STEP: usize = 64 << 10;
+const MAX_VALUES: usize = 1024;
 
 /// The text that was passed on so far, as long as there is nothing else to it.
 #[derive(Debug, Default)]
@@ -85,6 +89,9 @@ impl PassedOn {
 ///
 /// Servers name their build beside the first piece of text, which is no part of the answer.
 fn said(operation: Operation, json: &[u8]) -> Option<String> {
+    if json.len() > MAX_STEP || count_values(json) > MAX_VALUES {
+        return None;
+    }
     let step: Value = serde_json::from_slice(json).ok()?;
     let choice = match step.get("choices")?.as_array()?.as_slice() {
         [] => return Some(String::new()),

@@ -258,7 +258,8 @@ impl TaskHandle {
         self.demand.exclude.clear();
         self.demand.exclude.extend_from_slice(self.run.tried());
         let TaskRequest { account, priority, .. } = self.request;
-        match self.dispatch.acquire(&self.demand, account, priority) {
+        let begun = !self.run.attempts().is_empty();
+        match self.dispatch.acquire(&self.demand, account, priority, begun) {
             Acquired::Now(lease) => self.start(lease),
             Acquired::Later(ticketed) => {
                 // Nobody waits in front of a batch task; its deadline is all that ends its wait.

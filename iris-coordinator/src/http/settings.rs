@@ -66,7 +66,8 @@ impl ApiSettings {
     }
 
     /// Sets how many bytes the long request bodies, those beyond 64 KiB, may have together while
-    /// they come in, wait and are worked on; further ones get 503. Default: 512 MiB.
+    /// they come in, wait and are worked on; further ones get 503. What is sealed for a node is a
+    /// copy that is not counted. Default: 512 MiB.
     pub const fn with_body_memory(mut self, bytes: usize) -> Self {
         self.body_memory = bytes;
         self
@@ -178,7 +179,8 @@ impl ServerSettings {
     }
 
     /// Sets how long a caller or a node may take nothing of what is written to it; then it is
-    /// left, and what a caller asked for is cancelled. Reading slowly is no fault. Default: 60 s.
+    /// left, and what a caller asked for is cancelled. Reading slowly is no fault. Default: 60 s,
+    /// which is also the most on Linux, where the system gives such a TCP connection up by then.
     pub const fn with_stall(mut self, timeout: Duration) -> Self {
         self.stall = timeout;
         self

@@ -254,7 +254,12 @@ impl Session {
                 let assignment = frame.header.assignment;
                 self.report(assignment, Report::Stream(frame));
             }
-            CoordinatorEvent::Accepted(assignment) => self.report(assignment, Report::Accepted),
+            CoordinatorEvent::Accepted(assignment) => {
+                if let Some(lease) = self.leases.get_mut(&assignment) {
+                    lease.accepted();
+                }
+                self.report(assignment, Report::Accepted);
+            }
             CoordinatorEvent::Progress(assignment) => self.report(assignment, Report::Progress),
             CoordinatorEvent::Refused(refuse) => {
                 self.report_end(refuse.assignment, Report::Refused);

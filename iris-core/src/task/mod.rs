@@ -107,7 +107,7 @@ pub enum TaskError {
     /// The books cannot be written for now, and no work begins that could not be accounted for.
     #[error("the coordinator's books cannot be written for now; try again in a moment")]
     BooksFull,
-    /// Every node is busy and the queue is full, or the task waited in it for too long.
+    /// Every node is busy, and the task's turn in the queue would come too late, or came too late.
     #[error("every node that offers the model is busy; try again in {retry_after_secs} s")]
     Busy {
         /// When a slot is expected to be free.

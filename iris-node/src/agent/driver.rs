@@ -251,10 +251,15 @@ impl Driver {
                 self.handle_signal(signal);
                 Ok(())
             }
-            Event::Due => match self.connection.handle_timeout(Instant::now().into_std())? {
-                Some(event) => self.handle_event(event),
-                None => Ok(()),
-            },
+            Event::Due => {
+                let now = Instant::now();
+                // What was held back is written before the next wait.
+                self.hold.take_if(|end| *end <= now);
+                match self.connection.handle_timeout(now.into_std())? {
+                    Some(event) => self.handle_event(event),
+                    None => Ok(()),
+                }
+            }
         }
     }
 

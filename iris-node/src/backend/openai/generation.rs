@@ -58,7 +58,9 @@ async fn answer(
         None => false,
     };
     let Some(body) = prepare(request, says_continue)? else {
-        let finish = Finish { reason: "length".to_owned(), usage: Usage::default() };
+        let written = request.begun.as_ref().map_or(0, |begun| begun.tokens);
+        let usage = Usage { prompt_tokens: 0, completion_tokens: written };
+        let finish = Finish { reason: "length".to_owned(), usage };
         return Ok(stream::iter([Ok(Chunk::Finished(finish))]).boxed());
     };
     let response = server.ask(request, body).await?;

@@ -61,7 +61,7 @@ impl OpenAiBackendBuilder {
         self
     }
 
-    /// Sets how long a connection may take to open. Default: 5 s.
+    /// Sets how long a connection may take to open, TLS included. Default: 5 s.
     pub const fn with_connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
@@ -244,7 +244,7 @@ fn is_loopback(url: &Url) -> bool {
 
 /// A TLS configuration that trusts nobody, for servers that are reached without TLS: reading the
 /// system's certificates would take longer than everything else here.
-fn without_trust() -> Result<rustls::ClientConfig, OpenAiSetupError> {
+pub(super) fn without_trust() -> Result<rustls::ClientConfig, OpenAiSetupError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
