@@ -207,7 +207,10 @@ impl Admission {
         let soonest = wait(service, situation).saturating_sub(self.policy.bound(service));
         // A fifth of the capacity is left to newcomers, so that a crowd that returns is worked off.
         let every = service * 5 / 4 / u32::try_from(slots.max(1)).unwrap_or(u32::MAX);
-        let every = every.mul_f64(f64::from(WHOLE - line.missed) / f64::from(WHOLE));
+        // Places of those who will not come are given out again, but only half of them: how many
+        // that are is a guess, and newcomers take what is left over.
+        let kept = f64::from(WHOLE - line.missed / 2) / f64::from(WHOLE);
+        let every = every.mul_f64(kept);
         // Those who come in one part of a second find places in the part of the line kept for them.
         let parts = 2000_u128.div_ceil(self.policy.bound(service).as_millis().max(1));
         let parts = usize::try_from(parts).unwrap_or(PARTS).clamp(1, PARTS);
@@ -398,15 +401,15 @@ mod tests {
         let told: Vec<u32> = (0..40)
             .map(|number| admission.admit(&model(), at(now, number, 20)).unwrap_err())
             .collect();
-        assert_eq!(told[39], 1, "nobody ever came, so nobody is expected");
+        assert_eq!(told[39], 3, "nobody ever came, so half of the places are given out twice");
     }
 
     #[test]
     fn appointments_are_bounded_and_forgotten_with_their_model() {
         let (mut admission, now) = (experienced(), Instant::now());
         admission.record(&model(), Duration::from_nanos(1));
-        for _ in 0..2 * APPOINTMENTS {
-            let _ = admission.appoint(&model(), at(now, 1, 2000));
+        for number in (0..=u8::MAX).cycle().take(2 * APPOINTMENTS) {
+            let _ = admission.appoint(&model(), at(now, number, 2000));
         }
         assert!(admission.appointments <= APPOINTMENTS);
         admission.forget(&model());

@@ -185,6 +185,15 @@ proptest! {
 }
 
 #[test]
+fn few_who_come_back_among_many_who_do_not_are_served() {
+    let service = Duration::from_millis(2261);
+    let seed = 2_404_746_822_753_202_946;
+    let world = World { slots: 3, service, spread: 20, load: 249, loyal: 19, seed };
+    let outcome = world.run();
+    assert!(outcome.turned_away_twice * 100 <= outcome.returned, "{outcome:?}");
+}
+
+#[test]
 fn whoever_comes_back_as_told_at_twice_the_capacity_is_served() {
     let service = Duration::from_millis(40);
     for loyal in [1, 10, 50, 100] {
