@@ -27,7 +27,7 @@ pub(super) fn check(report: &Report) -> Result<(), Failure> {
         ("CPU of a saturated chunk, times the mock's", 3.0, beside_mock(Part::Saturated)),
         ("CPU of a paced chunk, times the mock's", 5.0, beside_mock(Part::Paced)),
         ("idle coordinator, MiB", 15.0, report.coordinator.map(|c| mib(c.memory.idle))),
-        ("idle node, KiB", 14.0, crowd.map(|crowd| crowd.kib_each())),
+        ("idle node, KiB", 12.0, crowd.map(|crowd| crowd.kib_each())),
         // A request that waited for the disk would have a commit of its own.
         ("commits for each row", 0.2, report.coordinator.map(|c| 1.0 / c.rows_per_commit())),
         ("p99 at twice the capacity, times that at half", 5.0, overload.map(Overload::ratio)),
