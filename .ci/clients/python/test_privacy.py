@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import time
 import urllib.request
 import uuid
 
@@ -42,6 +43,19 @@ def database(files):
     return b"".join(data for path, data in files.items() if "iris.db" in path)
 
 
+def files_once_booked(folder, text):
+    """Returns the files below a folder once its database holds a text.
+
+    The books are written behind the answers, so a caller may have one before they have it.
+    """
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        files = everything_in(folder, skip=("wire", "node"))
+        if found_in(database(files), text) or time.monotonic() > deadline:
+            return files
+        time.sleep(0.01)
+
+
 @pytest.fixture(scope="module")
 def exchange(client, models, network):
     """One whole conversation, streamed and not, with a prompt and an answer like no other."""
@@ -58,7 +72,7 @@ def exchange(client, models, network):
 
 
 def test_coordinator_and_its_disk_keep_no_prompt(exchange, network):
-    files = everything_in(network["folder"], skip=("wire", "node"))
+    files = files_once_booked(network["folder"], exchange["request"])
     # What is kept of a request is found, so what is not found is not kept.
     assert found_in(database(files), exchange["request"])
     for path, data in files.items():
@@ -67,7 +81,7 @@ def test_coordinator_and_its_disk_keep_no_prompt(exchange, network):
 
 
 def test_stolen_database_yields_no_credential(exchange, network):
-    books = database(everything_in(network["folder"], skip=("wire", "node")))
+    books = database(files_once_booked(network["folder"], network["account"]))
     # The account is named, so the records about it are there.
     assert found_in(books, network["account"])
     digits = network["account_key"]
