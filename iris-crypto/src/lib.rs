@@ -14,6 +14,7 @@
 //! | [`certificate`] | how an identity vouches for its sealing key |
 //! | [`hpke`] | sealing to a public key |
 //! | [`hop`] | the keys and chunks of a session between coordinator and node |
+//! | [`seal`] | requests that only the chosen node can open, and their answers |
 //! | [`record`] | sealing what lies on disk |
 //! | [`account_key`], [`token`] | the credentials of people and programs |
 //!
@@ -37,7 +38,7 @@
 //! - Secrets are erased from memory when dropped, but copies that the compiler, a library or the
 //!   operating system made may remain until overwritten.
 //! - Nothing here resists a quantum computer. Suite numbers in certificates leave room for that.
-//! - Lengths are visible: nothing here pads.
+//! - Lengths are visible, but for those of sealed requests and their answers: see [`seal`].
 //! - Sealing for the hop protects from the network, not from the coordinator, which holds the keys.
 //!
 //! # Randomness
@@ -54,6 +55,7 @@ pub mod hpke;
 pub mod identity;
 pub mod keyfile;
 pub mod record;
+pub mod seal;
 pub mod sealing_key;
 pub mod token;
 
