@@ -33,6 +33,7 @@ fn task_assign(criterion: &mut Criterion) {
         hop_epoch: 3,
         body_bytes: 6000,
         begun: None,
+        sealed: false,
     });
     criterion.bench_function("TASK_ASSIGN encode", |bencher| {
         bencher.iter(|| black_box(&message).encode());

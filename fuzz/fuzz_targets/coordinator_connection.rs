@@ -77,6 +77,8 @@ fn task(id: u64) -> TaskAssign {
         hop_epoch: 0,
         body_bytes: 1,
         begun: None,
+        // Every third task is one that its caller sealed.
+        sealed: id.is_multiple_of(3),
     }
 }
 

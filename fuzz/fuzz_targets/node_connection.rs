@@ -21,6 +21,7 @@ enum Step {
     Assign {
         assignment: u8,
         body_bytes: u8,
+        sealed: bool,
     },
     Cancel(u8),
     Body {
@@ -43,6 +44,7 @@ enum Step {
     Stream {
         assignment: u8,
         seq: u8,
+        sealed: bool,
     },
     Fail {
         assignment: u8,
@@ -95,8 +97,8 @@ fuzz_target!(|steps: Vec<Step>| {
         let frame = match step {
             Step::Text(content) => text(content),
             Step::Binary(bytes) => Frame::Binary(bytes.into()),
-            Step::Assign { assignment, body_bytes } => text(format!(
-                r#"{{"type":"TASK_ASSIGN","assignment":{assignment},"task":"{}","operation":"chat","model":"m","enable_streaming":true,"time_left_ms":1,"prompt_tokens":1,"hop_epoch":0,"body_bytes":{body_bytes}}}"#,
+            Step::Assign { assignment, body_bytes, sealed } => text(format!(
+                r#"{{"type":"TASK_ASSIGN","assignment":{assignment},"task":"{}","operation":"chat","model":"m","enable_streaming":true,"time_left_ms":1,"prompt_tokens":1,"hop_epoch":0,"body_bytes":{body_bytes},"sealed":{sealed}}}"#,
                 "0".repeat(32)
             )),
             Step::Cancel(assignment) => {
@@ -122,8 +124,9 @@ fuzz_target!(|steps: Vec<Step>| {
                 let _ = node.refuse(id(assignment), RefuseReason::Busy);
                 continue;
             }
-            Step::Stream { assignment, seq } => {
-                let header = Header::stream(id(assignment), seq.into(), Content::Text, false);
+            Step::Stream { assignment, seq, sealed } => {
+                let content = if sealed { Content::Sealed } else { Content::Text };
+                let header = Header::stream(id(assignment), seq.into(), content, false);
                 let Frame::Binary(bytes) = (DataFrame { header, payload: Bytes::new() }).encode()
                 else {
                     panic!("data frames are binary")

@@ -12,10 +12,11 @@
 //!
 //! `BODY` (coordinator to node) is a part of a prompt; flag 1 marks the last part. `STREAM`
 //! (node to coordinator) is a part of an answer: the flags' low two bits say what it is (1 text,
-//! 2 JSON delta, 3 whole answer), bit 2 that the same piece goes on in the next frame. Their
-//! payloads are sealed, with the 16 bytes of the header as associated data. `ACK` (coordinator
-//! to node) lists up to 1024 pairs of assignment (8 bytes) and the next sequence number that is
-//! not acknowledged (4 bytes).
+//! 2 JSON delta, 3 whole answer), bit 2 that the same piece goes on in the next frame. Bit 3
+//! stands alone: whole records of an answer that is sealed for the caller. The payloads of both
+//! kinds are sealed for the hop, with the 16 bytes of the header as associated data. `ACK`
+//! (coordinator to node) lists up to 1024 pairs of assignment (8 bytes) and the next sequence
+//! number that is not acknowledged (4 bytes).
 
 use std::fmt;
 use std::ops::Range;
@@ -108,6 +109,8 @@ pub enum Content {
     Json,
     /// A whole answer that was not streamed: a JSON object.
     Whole,
+    /// One or more whole records that only the caller can open; never cut over two frames.
+    Sealed,
 }
 
 impl Content {
@@ -116,6 +119,7 @@ impl Content {
             Self::Text => 1,
             Self::Json => 2,
             Self::Whole => 3,
+            Self::Sealed => 8,
         }
     }
 }
@@ -143,7 +147,7 @@ pub enum Part {
     Stream {
         /// What the piece is.
         content: Content,
-        /// Whether the piece goes on in the next frame.
+        /// Whether the piece goes on in the next frame; never for [`Content::Sealed`].
         more: bool,
     },
 }
@@ -251,6 +255,7 @@ impl BinaryFrame {
         }
         let part = match (kind, flags) {
             (1, 0 | 1) => Part::Body { last: flags == 1 },
+            (2, 8) => Part::Stream { content: Content::Sealed, more: false },
             (2, 1..=3 | 5..=7) => {
                 let content = match flags & 3 {
                     1 => Content::Text,
@@ -343,6 +348,7 @@ mod tests {
         let part = prop_oneof![
             any::<bool>().prop_map(|last| Part::Body { last }),
             (content, any::<bool>()).prop_map(|(content, more)| Part::Stream { content, more }),
+            Just(Part::Stream { content: Content::Sealed, more: false }),
         ];
         (any::<u64>(), any::<u32>(), part).prop_map(|(assignment, seq, part)| Header {
             assignment: AssignmentId(assignment),
@@ -366,7 +372,7 @@ mod tests {
 
         #[test]
         fn every_readable_frame_has_one_encoding(
-            bytes in prop::collection::vec(prop_oneof![0u8..8, any::<u8>()], 0..64),
+            bytes in prop::collection::vec(prop_oneof![0u8..9, any::<u8>()], 0..64),
         ) {
             let bytes = Bytes::from(bytes);
             let again = match BinaryFrame::decode(bytes.clone()) {
@@ -407,7 +413,7 @@ mod tests {
     #[test]
     fn meaningless_bits_are_refused() {
         let good = Header::stream(AssignmentId(7), 1, Content::Text, false).encode();
-        for (at, value) in [(1, 0), (1, 4), (1, 8 | 1), (2, 1), (3, 1)] {
+        for (at, value) in [(1, 0), (1, 4), (1, 8 | 1), (1, 8 | 4), (1, 16), (2, 1), (3, 1)] {
             let mut bad = good;
             bad[at] = value;
             let read = BinaryFrame::decode(Bytes::copy_from_slice(&bad));

@@ -52,6 +52,20 @@
 //! capability `continue`: `begun` in `TASK_ASSIGN` says how many bytes at the end of the prompt
 //! are the beginning of the answer, and the node sends what follows them.
 //!
+//! # A sealed assignment
+//!
+//! A prompt that its caller sealed to the node's own key comes with `sealed` in `TASK_ASSIGN`, to
+//! nodes with the capability `seal`, and is the caller's request byte for byte. The answer's
+//! `STREAM` frames carry whole sealed records, which the coordinator passes on unread; nothing
+//! else may answer a sealed assignment, and sealed records answer no other. Such frames keep a
+//! rhythm of their own and so say nothing about the work: `TASK_PROGRESS` comes every 5 s as long
+//! as the backend works, whatever else is sent. `TASK_RESULT` says `stop` and rounds the usage up
+//! to multiples of 64, `TASK_ERROR` has no texts, and both bring the node's `receipt`, its
+//! signature included. The node turns a sealed request down with `stale_key` when it was sealed
+//! to a key that is gone, and with `seal_rejected` for everything that is wrong with it.
+//!
+//! # Frames of an answer
+//!
 //! `STREAM` frames are numbered from 0 without a gap. A piece of content that exceeds one frame
 //! goes on in the next, marked by the flag of every frame but its last. `TASK_RESULT` and
 //! `TASK_ERROR` say how many frames came before, which is also their own number; only an error

@@ -71,6 +71,12 @@ pub const MAX_ERROR_LEN: usize = 2048;
 /// Longest certificate, in bytes.
 pub const MAX_CERTIFICATE: usize = 4096;
 
+/// Longest receipt for a sealed answer with its signature, in bytes.
+pub const MAX_RECEIPT: usize = 512;
+
+/// Longest record of a sealed answer, without the length before it, in bytes.
+pub const MAX_RECORD: usize = 66_000;
+
 /// Most entries of one acknowledgement frame.
 pub const MAX_ACKS: usize = 1024;
 

@@ -45,6 +45,9 @@ pub const CLASSIFY: &str = "classify";
 /// Goes on from the beginning of an answer: reads `begun` in `TASK_ASSIGN`.
 pub const CONTINUE: &str = "continue";
 
+/// Opens requests that are sealed to the node's own key: reads `sealed` in `TASK_ASSIGN`.
+pub const SEAL: &str = "seal";
+
 #[cfg(test)]
 mod tests {
     use super::*;

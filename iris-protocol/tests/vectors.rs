@@ -1,7 +1,8 @@
 //! The files in `tests/vectors` say what goes over the wire, for implementations in any language.
 //!
 //! Each message has one file, named by its type, with the JSON of an example in which every
-//! member is present. `binary.json` holds binary frames in hexadecimal.
+//! member is present; those whose members differ for sealed assignments have a second file.
+//! `binary.json` holds binary frames in hexadecimal.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -70,7 +71,18 @@ fn node_messages() -> Vec<NodeMessage> {
             frames: 31,
             reason: "stop".parse().unwrap(),
             usage: Usage { prompt_tokens: 12, completion_tokens: 30 },
+            receipt: None,
         }),
+        NodeMessage::TaskResult(
+            TaskResult {
+                assignment: ID,
+                frames: 31,
+                reason: "stop".parse().unwrap(),
+                usage: Usage { prompt_tokens: 64, completion_tokens: 64 },
+                receipt: None,
+            }
+            .with_receipt(Blob::try_from(vec![11; 5]).unwrap()),
+        ),
         NodeMessage::TaskError(TaskError::new(
             ID,
             3,
@@ -81,6 +93,10 @@ fn node_messages() -> Vec<NodeMessage> {
                 message: "too long".into(),
             },
         )),
+        NodeMessage::TaskError(
+            TaskError::new(ID, 3, BackendError::Failed)
+                .with_receipt(Blob::try_from(vec![11; 5]).unwrap()),
+        ),
         NodeMessage::TaskCancelled(ABOUT),
         NodeMessage::ClassifyResult(ClassifyResult {
             assignment: ID,
@@ -124,6 +140,20 @@ fn coordinator_messages() -> Vec<CoordinatorMessage> {
             hop_epoch: 2,
             body_bytes: 345,
             begun: Some(BegunSize { bytes: 20, tokens: 4 }),
+            sealed: false,
+        }),
+        CoordinatorMessage::TaskAssign(TaskAssign {
+            assignment: ID,
+            task: TaskId::from_bytes([10; 16]),
+            operation: Operation::Chat,
+            model: "org/model-7b".parse().unwrap(),
+            enable_streaming: true,
+            time_left_ms: 60_000,
+            prompt_tokens: 12,
+            hop_epoch: 2,
+            body_bytes: 345,
+            begun: None,
+            sealed: true,
         }),
         CoordinatorMessage::TaskCancel(ABOUT),
         CoordinatorMessage::Rekey(Rekey { epoch: 3, enc: hop.enc, proof: FixedBytes([9; 64]) }),
@@ -160,7 +190,10 @@ fn check(side: &str, examples: Vec<Example>) {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     for (name, frame, reads_as) in examples {
-        let file = format!("{}.json", name.to_lowercase());
+        let mut file = format!("{}.json", name.to_lowercase());
+        if !files.contains(&file) {
+            file = format!("{}_sealed.json", name.to_lowercase());
+        }
         let stored = fs::read(folder(side).join(&file)).unwrap();
         let written: Value = serde_json::from_str(&text(frame)).unwrap();
         assert_eq!(written, serde_json::from_slice::<Value>(&stored).unwrap(), "{file}");
@@ -258,6 +291,7 @@ fn binary_frames() -> Vec<(&'static str, Frame)> {
         ("JSON that goes on", data(stream(1, Content::Json, true), b"{")),
         ("JSON that ends", data(stream(2, Content::Json, false), b"}")),
         ("whole answer", data(stream(258, Content::Whole, false), b"{}")),
+        ("sealed records", data(stream(3, Content::Sealed, false), b"?")),
         (
             "acknowledgements",
             Acks::encode(&mut [(ID, 3), (AssignmentId(9), 65536)].into_iter()).unwrap(),

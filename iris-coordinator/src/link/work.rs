@@ -83,6 +83,7 @@ impl Work {
                 Some(begun) => Some(begun_size(begun)?),
                 None => None,
             },
+            sealed: false,
         };
         let body = match begun {
             Some(begun) => Bytes::from([&request.body, begun.text.as_bytes()].concat()),
@@ -150,6 +151,7 @@ impl Work {
                 Ok(text) if !text.is_empty() => News::Chunk(Chunk::Text(text)),
                 _ => News::Invalid,
             },
+            Content::Sealed => News::Invalid,
         }
     }
 

@@ -320,6 +320,7 @@ impl Coordinator {
             hop_epoch: self.epoch,
             body_bytes: u32::try_from(body.len() + 2 * TAG_LEN).unwrap(),
             begun: None,
+            sealed: false,
         };
         (task, frames.into())
     }

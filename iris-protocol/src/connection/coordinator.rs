@@ -249,7 +249,8 @@ impl CoordinatorConnection {
         task: TaskAssign,
         body: impl IntoIterator<Item = bytes::Bytes>,
     ) -> Result<(), AssignError> {
-        self.open(task.assignment, Kind::Task)?;
+        let kind = if task.sealed { Kind::Sealed } else { Kind::Task };
+        self.open(task.assignment, kind)?;
         self.send(&CoordinatorMessage::TaskAssign(task));
         self.outgoing.extend(body.into_iter().map(Frame::Binary));
         Ok(())
@@ -310,7 +311,7 @@ impl CoordinatorConnection {
     /// Ends the connection and returns what the node may resume.
     pub fn detach(mut self) -> Detached {
         let resumable =
-            |inbound: &Inbound| inbound.kind == Kind::Task && inbound.stage == Stage::Accepted;
+            |inbound: &Inbound| inbound.kind.is_task() && inbound.stage == Stage::Accepted;
         let mut lost: Vec<_> = self
             .session
             .table
@@ -409,11 +410,11 @@ impl CoordinatorConnection {
         let inbound = self.held(assignment)?;
         let order = Violation::AssignmentOrder { assignment, what: "TASK_ACCEPT" };
         match (inbound.kind, inbound.stage) {
-            (Kind::Task, Stage::Offered) => {
+            (Kind::Task | Kind::Sealed, Stage::Offered) => {
                 inbound.stage = Stage::Accepted;
                 Ok(Some(CoordinatorEvent::Accepted(assignment)))
             }
-            (Kind::Task, Stage::Cancelled) => Ok(None),
+            (Kind::Task | Kind::Sealed, Stage::Cancelled) => Ok(None),
             _ => Err(order),
         }
     }
@@ -440,7 +441,7 @@ impl CoordinatorConnection {
         inbound.end(end)?;
         let (kind, stage) = (inbound.kind, inbound.stage);
         self.session.table.remove(&end.assignment);
-        if kind == Kind::Task {
+        if kind.is_task() {
             self.session.ended.push((end.assignment, end.frames + 1));
             self.flush_ended |= self.session.ended.len() >= self.limits.terminal_acks;
         }
@@ -459,7 +460,7 @@ impl CoordinatorConnection {
         let event = match (inbound.kind, inbound.stage) {
             (Kind::Classify, Stage::Cancelled) => CoordinatorEvent::Cancelled(assignment),
             (Kind::Classify, _) => CoordinatorEvent::Classified(result),
-            (Kind::Task, _) => {
+            (Kind::Task | Kind::Sealed, _) => {
                 return Err(Violation::AssignmentOrder { assignment, what: "CLASSIFY_RESULT" });
             }
         };

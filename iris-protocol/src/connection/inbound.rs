@@ -96,7 +96,15 @@ pub(super) enum Stage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Task,
+    /// A task whose prompt and answer only the caller and the node can read.
+    Sealed,
     Classify,
+}
+
+impl Kind {
+    pub(super) const fn is_task(self) -> bool {
+        matches!(self, Self::Task | Self::Sealed)
+    }
 }
 
 /// One assignment as the coordinator sees it.
@@ -150,8 +158,11 @@ impl Inbound {
         let Part::Stream { content, more } = data.header.part else {
             return Err(Violation::WrongSide);
         };
-        if self.kind != Kind::Task || self.stage == Stage::Offered {
+        if !self.kind.is_task() || self.stage == Stage::Offered {
             return Err(Violation::AssignmentOrder { assignment, what: "STREAM" });
+        }
+        if (self.kind == Kind::Sealed) != (content == Content::Sealed) {
+            return Err(Violation::Sealing(assignment));
         }
         if data.header.seq != self.next {
             let (expected, got) = (self.next, data.header.seq);
@@ -183,7 +194,7 @@ impl Inbound {
         let assignment = end.assignment;
         let order = Violation::AssignmentOrder { assignment, what: end.what };
         match (self.kind, self.stage) {
-            (Kind::Task, Stage::Offered) => return Err(order),
+            (Kind::Task | Kind::Sealed, Stage::Offered) => return Err(order),
             (Kind::Classify, _) if end.well => return Err(order),
             _ => {}
         }

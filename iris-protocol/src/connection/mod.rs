@@ -74,6 +74,9 @@ pub enum Violation {
     /// A prompt, an answer or a piece of one is longer than allowed or announced.
     #[error("assignment {0} carries more or less than it may")]
     Length(AssignmentId),
+    /// A sealed assignment is answered in the open or begun already, or an open one sealed.
+    #[error("assignment {0} mixes sealed and open content")]
+    Sealing(AssignmentId),
     /// An acknowledgement covers what was never sent.
     #[error("assignment {0} was acknowledged beyond its end")]
     AckBeyondEnd(AssignmentId),

@@ -6,7 +6,7 @@ use iris_core::AssignmentId;
 
 use super::Violation;
 use super::allowance::Allowance;
-use super::outbox::{Outbox, Stage};
+use super::outbox::{Kind, Outbox, Stage};
 use crate::frame::{Acks, BinaryFrame, DataFrame, Frame};
 use crate::limits::{Limits, MAX_BODY, MAX_HELD, MAX_WINDOW};
 use crate::message::{
@@ -249,7 +249,7 @@ impl NodeConnection {
     /// Takes an assignment on.
     pub fn accept(&mut self, assignment: AssignmentId) -> Result<(), SendError> {
         let outbox = self.outboxes.get_mut(&assignment).ok_or(SendError::Gone)?;
-        if outbox.stage != Stage::Offered || outbox.classify {
+        if outbox.stage != Stage::Offered || outbox.kind == Kind::Classify {
             return Err(SendError::OutOfOrder);
         }
         outbox.stage = Stage::Accepted;
@@ -319,7 +319,7 @@ impl NodeConnection {
     /// Answers a question about a task, which thereby ends.
     pub fn classified(&mut self, result: ClassifyResult) -> Result<(), SendError> {
         let outbox = self.outboxes.get(&result.assignment).ok_or(SendError::Gone)?;
-        if !outbox.classify {
+        if outbox.kind != Kind::Classify {
             return Err(SendError::OutOfOrder);
         }
         self.outboxes.remove(&result.assignment);
@@ -404,12 +404,16 @@ impl NodeConnection {
                 if task.begun.is_some_and(|begun| !(1..task.body_bytes).contains(&begun.bytes)) {
                     return Err(Violation::Length(task.assignment));
                 }
-                let held = self.open(task.assignment, task.hop_epoch, task.body_bytes, false)?;
+                if task.sealed && task.begun.is_some() {
+                    return Err(Violation::Sealing(task.assignment));
+                }
+                let kind = if task.sealed { Kind::Sealed } else { Kind::Task };
+                let held = self.open(task.assignment, task.hop_epoch, task.body_bytes, kind)?;
                 Ok(held.then_some(NodeEvent::Assigned(task)))
             }
             CoordinatorMessage::ClassifyAssign(question) => {
                 let (id, epoch) = (question.assignment, question.hop_epoch);
-                let held = self.open(id, epoch, question.body_bytes, true)?;
+                let held = self.open(id, epoch, question.body_bytes, Kind::Classify)?;
                 Ok(held.then_some(NodeEvent::Classify(question)))
             }
             CoordinatorMessage::TaskCancel(About { assignment }) => self.handle_cancel(assignment),
@@ -438,9 +442,10 @@ impl NodeConnection {
         assignment: AssignmentId,
         epoch: u32,
         body_bytes: u32,
-        classify: bool,
+        kind: Kind,
     ) -> Result<bool, Violation> {
         if self.highest >= Some(assignment) {
+            let classify = kind == Kind::Classify;
             let what = if classify { "CLASSIFY_ASSIGN" } else { "TASK_ASSIGN" };
             return Err(Violation::AssignmentOrder { assignment, what });
         }
@@ -456,7 +461,7 @@ impl NodeConnection {
             self.send(&NodeMessage::TaskRefuse(TaskRefuse { assignment, reason }));
             return Ok(false);
         }
-        self.outboxes.insert(assignment, Outbox::new(body_bytes, classify));
+        self.outboxes.insert(assignment, Outbox::new(body_bytes, kind));
         Ok(true)
     }
 
@@ -513,7 +518,7 @@ impl NodeConnection {
     ) -> Result<(), SendError> {
         let outbox = self.outboxes.get_mut(&assignment).ok_or(SendError::Gone)?;
         let frame = message.encode();
-        if outbox.classify {
+        if outbox.kind == Kind::Classify {
             self.outboxes.remove(&assignment);
         } else {
             outbox.finish(frames, frame.clone())?;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use iris_core::AssignmentId;
 
 use super::{SendError, Violation};
-use crate::frame::{DataFrame, Frame, Part};
+use crate::frame::{Content, DataFrame, Frame, Part};
 use crate::limits::{MAX_BODY_FRAMES, MAX_STREAM_FRAMES};
 use crate::message::Window;
 
@@ -14,8 +14,7 @@ use crate::message::Window;
 #[derive(Debug)]
 pub(super) struct Outbox {
     pub(super) stage: Stage,
-    /// Whether it is a question about a task, which is not resumed.
-    pub(super) classify: bool,
+    pub(super) kind: Kind,
     body: Body,
     /// Frames that are not acknowledged; the first has the number `first`.
     frames: VecDeque<Bytes>,
@@ -23,6 +22,16 @@ pub(super) struct Outbox {
     bytes: usize,
     /// The message that ended the assignment; its number follows those of the frames.
     end: Option<Frame>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A task.
+    Task,
+    /// A task that is answered by sealed records.
+    Sealed,
+    /// A question about a task, which is not resumed.
+    Classify,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,10 +51,10 @@ struct Body {
 }
 
 impl Outbox {
-    pub(super) const fn new(body_bytes: u32, classify: bool) -> Self {
+    pub(super) const fn new(body_bytes: u32, kind: Kind) -> Self {
         Self {
             stage: Stage::Offered,
-            classify,
+            kind,
             body: Body { next: 0, left: body_bytes, complete: false },
             frames: VecDeque::new(),
             first: 0,
@@ -70,7 +79,8 @@ impl Outbox {
     }
 
     pub(super) const fn is_resumable(&self) -> bool {
-        matches!(self.stage, Stage::Accepted) && self.body.complete && !self.classify
+        matches!((self.stage, self.kind), (Stage::Accepted, Kind::Task | Kind::Sealed))
+            && self.body.complete
     }
 
     pub(super) fn has_room(&self, window: Window) -> bool {
@@ -107,7 +117,11 @@ impl Outbox {
         frame: Bytes,
         window: Window,
     ) -> Result<(), SendError> {
-        if self.stage == Stage::Offered || self.classify || self.end.is_some() {
+        if self.stage == Stage::Offered || self.end.is_some() {
+            return Err(SendError::OutOfOrder);
+        }
+        let sealed = matches!(data.header.part, Part::Stream { content: Content::Sealed, .. });
+        if self.kind == Kind::Classify || sealed != (self.kind == Kind::Sealed) {
             return Err(SendError::OutOfOrder);
         }
         if data.header.seq != self.next() || data.header.seq >= MAX_STREAM_FRAMES {

@@ -139,11 +139,12 @@ pub struct TaskAssign {
     pub assignment: AssignmentId,
     /// The task that the attempt is for.
     pub task: TaskId,
-    /// What the prompt's body is.
+    /// What the prompt's body is; says nothing when the prompt is sealed.
     pub operation: Operation,
     /// The model to run.
     pub model: ModelName,
-    /// Whether chunks are wanted as they come; otherwise one whole answer.
+    /// Whether chunks are wanted as they come; otherwise one whole answer. Says nothing when the
+    /// prompt is sealed.
     pub enable_streaming: bool,
     /// Time left for the whole task, in milliseconds.
     pub time_left_ms: u64,
@@ -158,6 +159,11 @@ pub struct TaskAssign {
     /// that are offered with the ability of that name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begun: Option<BegunSize>,
+    /// Whether the body is a request that its caller has sealed to the node's key, to be answered
+    /// by sealed records and a receipt. Never beside `begun`, and only for nodes that have the
+    /// capability [`SEAL`](crate::version::SEAL).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sealed: bool,
 }
 
 /// How much of an answer its caller has already.

@@ -7,7 +7,9 @@ use iris_core::model::ModelOffer;
 use serde::{Deserialize, Serialize};
 
 use super::{About, Empty, SessionId, bounded, messages};
-use crate::limits::{MAX_CERTIFICATE, MAX_GPU_LEN, MAX_NAME_LEN, MAX_REASON_LEN, MAX_VERSION_LEN};
+use crate::limits::{
+    MAX_CERTIFICATE, MAX_GPU_LEN, MAX_NAME_LEN, MAX_REASON_LEN, MAX_RECEIPT, MAX_VERSION_LEN,
+};
 use crate::text::{Blob, Bytes32, Bytes64, Label};
 use crate::version::{Capability, Version};
 
@@ -155,6 +157,10 @@ pub enum RefuseReason {
     BadRequest,
     /// The prompt was sealed under keys that the node does not have any more.
     StaleKey,
+    /// The prompt is sealed, and cannot be opened or must not be run: it was changed, comes too
+    /// late or a second time, or is not what it says it is. One name for all of it, since the
+    /// difference would tell whoever tries.
+    SealRejected,
     /// A cause that this version does not know.
     #[serde(other)]
     Other,
@@ -169,8 +175,11 @@ pub struct TaskResult {
     pub frames: u32,
     /// Why the answer ended, as in [`Finish`].
     pub reason: Label<MAX_REASON_LEN>,
-    /// Tokens read and written.
+    /// Tokens read and written; rounded up to multiples of 64 when the answer is sealed.
     pub usage: Usage,
+    /// The node's signed receipt for a sealed answer, and the signature behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Blob<MAX_RECEIPT>>,
 }
 
 impl TaskResult {
@@ -179,7 +188,13 @@ impl TaskResult {
     /// A reason that cannot travel as it is becomes what can be printed of it, or `stop`.
     pub fn new(assignment: AssignmentId, frames: u32, finish: &Finish) -> Self {
         let reason = Label::lossy(&finish.reason).unwrap_or_else(|| Label::known("stop"));
-        Self { assignment, frames, reason, usage: finish.usage }
+        Self { assignment, frames, reason, usage: finish.usage, receipt: None }
+    }
+
+    /// Adds the receipt for a sealed answer.
+    #[must_use]
+    pub fn with_receipt(self, receipt: Blob<MAX_RECEIPT>) -> Self {
+        Self { receipt: Some(receipt), ..self }
     }
 
     /// Returns how the answer ended.
@@ -196,15 +211,27 @@ pub struct TaskError {
     /// How many `STREAM` frames came before; the message's own place in the sequence.
     pub frames: u32,
     /// What went wrong, and by whose fault.
+    ///
+    /// Without texts when the answer is sealed: what they would say is inside it.
     #[serde(deserialize_with = "bounded::error")]
     pub error: BackendError,
+    /// The node's signed receipt for the sealed answer up to the fault, and the signature behind
+    /// it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Blob<MAX_RECEIPT>>,
 }
 
 impl TaskError {
     /// Makes the message for a generation that failed with `error`, whose texts are cut to
     /// length and cleared of what cannot be printed.
     pub fn new(assignment: AssignmentId, frames: u32, error: BackendError) -> Self {
-        Self { assignment, frames, error: bounded::clean_error(error) }
+        Self { assignment, frames, error: bounded::clean_error(error), receipt: None }
+    }
+
+    /// Adds the receipt for a sealed answer.
+    #[must_use]
+    pub fn with_receipt(self, receipt: Blob<MAX_RECEIPT>) -> Self {
+        Self { receipt: Some(receipt), ..self }
     }
 }
 

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use iris_core::AssignmentId;
 use iris_core::backend::BackendError;
 use iris_protocol::connection::{CoordinatorEvent, NodeEvent};
-use iris_protocol::message::{NodeHeartbeat, RefuseReason, TaskError};
+use iris_protocol::message::{NodeHeartbeat, RefuseReason, TaskAssign, TaskError};
 use proptest::prelude::*;
 
-use crate::pair::{Pair, body, chunk, result, task};
+use crate::pair::{Pair, body, chunk, record, result, task};
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -56,6 +56,11 @@ struct Life {
     cancelled: bool,
 }
 
+/// Every third task is one that its caller sealed.
+const fn is_sealed(id: u64) -> bool {
+    id.is_multiple_of(3)
+}
+
 struct World {
     pair: Pair,
     lives: BTreeMap<u64, Life>,
@@ -82,7 +87,8 @@ impl World {
         match step {
             Step::Assign => {
                 let id = self.lives.len() as u64 + 1;
-                self.pair.coordinator.assign(task(id), body(id)).unwrap();
+                let task = TaskAssign { sealed: is_sealed(id), ..task(id) };
+                self.pair.coordinator.assign(task, body(id)).unwrap();
                 self.lives.insert(id, Life::default());
             }
             Step::Accept(n) => {
@@ -104,7 +110,8 @@ impl World {
                 let Some(id) = self.nth_working(n) else { return };
                 let life = self.lives.get_mut(&id).unwrap();
                 if life.accepted && self.pair.node.has_room(AssignmentId(id)) {
-                    self.pair.node.stream(chunk(id, life.sent)).unwrap();
+                    let part = if is_sealed(id) { record } else { chunk };
+                    self.pair.node.stream(part(id, life.sent)).unwrap();
                     life.sent += 1;
                 }
             }

@@ -60,6 +60,7 @@ pub(crate) fn task(id: u64) -> TaskAssign {
         hop_epoch: 0,
         body_bytes: 6,
         begun: None,
+        sealed: false,
     }
 }
 
@@ -79,12 +80,18 @@ pub(crate) fn chunk(id: u64, seq: u32) -> Bytes {
     data(Header::stream(AssignmentId(id), seq, Content::Text, false), b"piece")
 }
 
+/// A sealed record, as a part of an answer.
+pub(crate) fn record(id: u64, seq: u32) -> Bytes {
+    data(Header::stream(AssignmentId(id), seq, Content::Sealed, false), b"record")
+}
+
 pub(crate) fn result(id: u64, frames: u32) -> TaskResult {
     TaskResult {
         assignment: AssignmentId(id),
         frames,
         reason: "stop".parse().unwrap(),
         usage: Usage::default(),
+        receipt: None,
     }
 }
 
@@ -214,7 +221,17 @@ impl Pair {
 
     /// Assigns a task and lets the node accept it.
     pub(crate) fn start(&mut self, id: u64) {
-        self.coordinator.assign(task(id), body(id)).unwrap();
+        self.accepted(task(id));
+    }
+
+    /// Assigns a task whose caller sealed it, and lets the node accept it.
+    pub(crate) fn start_sealed(&mut self, id: u64) {
+        self.accepted(TaskAssign { sealed: true, ..task(id) });
+    }
+
+    fn accepted(&mut self, task: TaskAssign) {
+        let id = task.assignment.0;
+        self.coordinator.assign(task, body(id)).unwrap();
         self.settle();
         self.node.accept(AssignmentId(id)).unwrap();
         assert_eq!(self.settle(), [CoordinatorEvent::Accepted(AssignmentId(id))]);

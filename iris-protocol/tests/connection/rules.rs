@@ -13,7 +13,9 @@ use iris_protocol::message::{
     NodeHeartbeat, NodeMessage, RefuseReason, Rekey, TaskError, TaskRefuse,
 };
 
-use crate::pair::{KEY, Pair, SIGNATURE, body, challenge, chunk, data, register, result, task};
+use crate::pair::{
+    KEY, Pair, SIGNATURE, body, challenge, chunk, data, record, register, result, task,
+};
 
 const ID: AssignmentId = AssignmentId(1);
 const ABOUT: About = About { assignment: ID };
@@ -114,6 +116,49 @@ fn frames_of_the_other_side_are_refused() {
     assert_eq!(to_node([Frame::Binary(chunk(1, 0))]), Err(Violation::WrongSide));
     // Its messages are merely unknown.
     assert_eq!(to_node([heartbeat()]), Ok(()));
+}
+
+#[test]
+fn sealed_assignments_are_answered_sealed_and_no_others() {
+    let start = |sealed| {
+        let mut pair = Pair::new();
+        if sealed {
+            pair.start_sealed(1);
+        } else {
+            pair.start(1);
+        }
+        pair
+    };
+    for (sealed, right, wrong) in
+        [(true, record(1, 0), chunk(1, 0)), (false, chunk(1, 0), record(1, 0))]
+    {
+        let mut pair = start(sealed);
+        assert_eq!(pair.node.stream(wrong.clone()), Err(SendError::OutOfOrder));
+        assert_eq!(pair.node.stream(right), Ok(()));
+        assert!(matches!(pair.settle()[..], [CoordinatorEvent::Stream(_)]));
+        let heard = start(sealed).coordinator.handle_frame(pair.now, Frame::Binary(wrong.clone()));
+        assert_eq!(heard, Err(Violation::Sealing(ID)));
+        // Nor may it once the assignment was taken back.
+        let mut pair = start(sealed);
+        pair.coordinator.cancel(ID);
+        let heard = pair.coordinator.handle_frame(pair.now, Frame::Binary(wrong));
+        assert_eq!(heard, Err(Violation::Sealing(ID)));
+    }
+}
+
+#[test]
+fn a_sealed_answer_goes_on_where_its_socket_broke() {
+    let mut pair = Pair::new();
+    pair.start_sealed(1);
+    pair.node.stream(record(1, 0)).unwrap();
+    assert_eq!(pair.cut(), (Vec::new(), Vec::new()));
+    let receipt = iris_protocol::text::Blob::try_from(vec![9; 512]).unwrap();
+    let end = result(1, 1).with_receipt(receipt);
+    pair.node.finish(end.clone()).unwrap();
+    let heard = pair.settle();
+    assert!(
+        matches!(&heard[..], [CoordinatorEvent::Stream(_), CoordinatorEvent::Result(heard)] if *heard == end)
+    );
 }
 
 #[test]
@@ -243,6 +288,9 @@ fn a_node_refuses_a_coordinator_that_breaks_the_rules() {
         let begun = iris_protocol::message::TaskAssign { begun, ..task(2) };
         assert_eq!(to_node([offered(begun)]), Err(Violation::Length(AssignmentId(2))));
     }
+    let begun = Some(BegunSize { bytes: 1, tokens: 1 });
+    let begun = iris_protocol::message::TaskAssign { begun, sealed: true, ..task(2) };
+    assert_eq!(to_node([offered(begun)]), Err(Violation::Sealing(AssignmentId(2))));
     let future = iris_protocol::message::TaskAssign { hop_epoch: 1, ..task(2) };
     assert_eq!(to_node([offered(future)]), Err(Violation::Epoch));
     let rekey =
