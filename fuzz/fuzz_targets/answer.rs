@@ -4,4 +4,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| iris_coordinator::http::properties::answer(bytes));
+fuzz_target!(|bytes: &[u8]| iris_protocol::openai::properties::answer(bytes));

@@ -4,4 +4,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|body: &[u8]| iris_coordinator::http::properties::request(body));
+fuzz_target!(|body: &[u8]| iris_protocol::openai::properties::request(body));

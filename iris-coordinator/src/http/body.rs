@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
 use http_body_util::BodyExt;
+use iris_protocol::openai::RequestError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::ApiError;
@@ -54,14 +55,14 @@ impl Bodies {
     ) -> Result<Bytes, ApiError> {
         let encoding = headers.get(CONTENT_ENCODING);
         if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
-            return Err(ApiError::compressed());
+            return Err(RequestError::Compressed.into());
         }
         let announced = body.size_hint().lower();
         if announced > limit as u64 {
-            return Err(ApiError::too_large(limit));
+            return Err(RequestError::TooLarge(limit).into());
         }
         let collected = tokio::time::timeout(self.timeout, self.collect(body, limit)).await;
-        collected.unwrap_or_else(|_| Err(ApiError::body_timeout()))
+        collected.unwrap_or_else(|_| Err(RequestError::Late.into()))
     }
 
     async fn collect<B: HttpBody<Data = Bytes> + Unpin>(
@@ -72,7 +73,7 @@ impl Bodies {
         // Most bodies come in one piece, which is passed on without a copy.
         let first = next(&mut body).await?.unwrap_or_default();
         if first.len() > limit {
-            return Err(ApiError::too_large(limit));
+            return Err(RequestError::TooLarge(limit).into());
         }
         if body.is_end_stream() {
             return Ok(first);
@@ -87,7 +88,7 @@ impl Bodies {
         while let Some(bytes) = piece {
             let length = whole.len() + bytes.len();
             if length > limit {
-                return Err(ApiError::too_large(limit));
+                return Err(RequestError::TooLarge(limit).into());
             }
             if length > SMALL {
                 // What a caller announces takes no room, only what it sends.
@@ -148,8 +149,8 @@ mod tests {
         let headers = HeaderMap::new();
         let read = |body, limit| read(&headers, body, limit);
         assert_eq!(read(pieces(&["ab", "", "cd", "e"]), 5).await.unwrap(), "abcde");
-        assert_eq!(read(pieces(&["ab", "cd"]), 3).await, Err(ApiError::too_large(3)));
-        assert_eq!(read(Body::from("abcd"), 3).await, Err(ApiError::too_large(3)));
+        assert_eq!(read(pieces(&["ab", "cd"]), 3).await, Err(RequestError::TooLarge(3).into()));
+        assert_eq!(read(Body::from("abcd"), 3).await, Err(RequestError::TooLarge(3).into()));
         assert_eq!(read(Body::empty(), 3).await.unwrap(), "");
     }
 
@@ -157,7 +158,7 @@ mod tests {
     async fn body_that_does_not_come_is_given_up() {
         let body = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
         let read = read(&HeaderMap::new(), body, 10).await;
-        assert_eq!(read, Err(ApiError::body_timeout()));
+        assert_eq!(read, Err(RequestError::Late.into()));
     }
 
     #[tokio::test]
@@ -165,7 +166,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_ENCODING, "gzip".parse().unwrap());
         let body = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
-        assert_eq!(read(&headers, body, 10).await, Err(ApiError::compressed()));
+        assert_eq!(read(&headers, body, 10).await, Err(RequestError::Compressed.into()));
     }
 
     #[tokio::test]

@@ -8,14 +8,14 @@ use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHEN
 use http::{HeaderValue, StatusCode};
 use iris_core::store::StoreError;
 use iris_core::task::TaskError;
-use iris_protocol::openai::ErrorBody;
+use iris_protocol::openai::{ErrorBody, RequestError};
 
 use crate::accounts::AccountError;
 
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
-const INVALID_REQUEST: &str = "invalid_request_error";
+const INVALID_REQUEST: &str = RequestError::KIND;
 const SERVER_ERROR: &str = "server_error";
 
 /// Seconds after which a node that is away may be back.
@@ -78,41 +78,6 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, INVALID_REQUEST, message).with_code("not_found")
     }
 
-    /// There is no such model.
-    pub(super) fn model_not_found() -> Self {
-        let message = "The model is not offered by any node of this network.";
-        Self::new(StatusCode::NOT_FOUND, INVALID_REQUEST, message)
-            .with_code("model_not_found")
-            .with_param("model")
-    }
-
-    /// The path exists, for other methods.
-    pub(super) fn method_not_allowed() -> Self {
-        let message = "This path does not know the method; see the Allow header.";
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, INVALID_REQUEST, message)
-            .with_code("method_not_allowed")
-    }
-
-    /// The body is longer than `limit` bytes.
-    pub(super) fn too_large(limit: usize) -> Self {
-        let message = format!("The request body is longer than {limit} bytes.");
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID_REQUEST, message)
-            .with_code("request_too_large")
-    }
-
-    /// The body did not come in time.
-    pub(super) fn body_timeout() -> Self {
-        let message = "The request body did not arrive in time.";
-        Self::new(StatusCode::REQUEST_TIMEOUT, INVALID_REQUEST, message).with_code("body_timeout")
-    }
-
-    /// The body is compressed.
-    pub(super) fn compressed() -> Self {
-        let message = "Compressed request bodies are not accepted.";
-        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID_REQUEST, message)
-            .with_code("unsupported_media_type")
-    }
-
     /// A node answered something that is not an answer.
     pub(super) fn invalid_answer() -> Self {
         let message = "The node that took this request answered in a form that cannot be read.";
@@ -172,23 +137,18 @@ impl ApiError {
         self.status
     }
 
-    #[cfg(test)]
-    pub(super) fn param(&self) -> Option<&str> {
-        self.param.as_deref()
-    }
-
-    /// Returns the error's JSON, on one line.
-    pub(super) fn body(&self) -> Vec<u8> {
+    /// Returns what the caller reads.
+    pub(super) fn body(&self) -> ErrorBody {
         let mut body = ErrorBody::new(self.kind, &*self.message);
         body.error.code = self.code.as_deref().map(str::to_owned);
         body.error.param = self.param.as_deref().map(str::to_owned);
-        serde_json::to_vec(&body).expect("texts have a JSON form")
+        body
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = Response::new(Bytes::from(self.body()).into());
+        let mut response = Response::new(Bytes::from(self.body().to_json()).into());
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -213,6 +173,16 @@ impl IntoResponse for ApiError {
             _ => {}
         }
         response
+    }
+}
+
+impl From<RequestError> for ApiError {
+    fn from(error: RequestError) -> Self {
+        let status = StatusCode::from_u16(error.status()).expect("it is a status");
+        let mut refused = Self::new(status, INVALID_REQUEST, error.to_string());
+        refused.code = error.code().map(Cow::Borrowed);
+        refused.param = error.param().map(Cow::Borrowed);
+        refused
     }
 }
 
@@ -340,6 +310,23 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_request_is_answered_as_its_reader_says() {
+        for error in [
+            RequestError::Invalid { message: "no".into(), param: Some("stream") },
+            RequestError::UnknownModel,
+            RequestError::TooLarge(7),
+            RequestError::Compressed,
+            RequestError::Late,
+            RequestError::UnknownPath,
+            RequestError::UnknownMethod,
+        ] {
+            let refused = ApiError::from(error.clone());
+            assert_eq!(refused.status().as_u16(), error.status());
+            assert_eq!(refused.body(), error.body());
+        }
+    }
+
+    #[test]
     fn callers_learn_when_to_try_again() {
         let busy = TaskError::Busy { retry_after_secs: 3 };
         assert_eq!(header(busy.clone(), "retry-after").as_deref(), Some("3"));
@@ -354,7 +341,7 @@ mod tests {
     fn error_is_one_line_with_all_four_members() {
         let error = ApiError::bad_request("a\nb").with_param("model");
         assert_eq!(
-            String::from_utf8(error.body()).unwrap(),
+            String::from_utf8(error.body().to_json()).unwrap(),
             r#"{"error":{"message":"a\nb","type":"invalid_request_error","param":"model","code":null}}"#
         );
     }

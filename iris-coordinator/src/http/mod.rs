@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
+use iris_protocol::openai::RequestError;
 use serde::Serialize;
 
 use crate::Coordinator;
@@ -22,7 +23,6 @@ mod connections;
 mod cors;
 mod descriptors;
 mod error;
-mod json;
 mod linger;
 mod listener;
 mod metrics;
@@ -79,8 +79,8 @@ fn routes(api: Arc<Api>) -> Router {
         .route("/readyz", get(rest::readyz))
         .route("/metrics", get(rest::metrics))
         .route("/openapi.json", get(rest::openapi))
-        .fallback(|| async { ApiError::not_found("There is nothing at this path.") })
-        .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
+        .fallback(|| async { ApiError::from(RequestError::UnknownPath) })
+        .method_not_allowed_fallback(|| async { ApiError::from(RequestError::UnknownMethod) })
         .layer(observe)
         .with_state(api)
 }

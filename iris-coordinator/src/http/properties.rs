@@ -9,7 +9,6 @@ use http::header::{
 use http::{HeaderMap, HeaderValue};
 use iris_protocol::rest::IDEMPOTENCY_KEY;
 
-pub use super::openai::properties::{answer, request};
 use super::proxy::{Caller, Network};
 use super::{auth, connect, rest};
 

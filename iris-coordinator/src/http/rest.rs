@@ -10,14 +10,13 @@ use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use iris_core::TaskId;
-use iris_protocol::openai::count_values;
+use iris_protocol::openai::{check_object, count_values};
 use iris_protocol::rest::{self, Health, InferenceRequest, KeyRequest, NodeList};
 use serde::de::DeserializeOwned;
 
 use super::auth::{ASK, LOOK, OPERATE};
 use super::error::ApiError;
 use super::observe::RequestContext;
-use super::openai::check_object;
 use super::{Api, json_response};
 use crate::inference::InferenceError;
 

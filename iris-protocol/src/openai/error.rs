@@ -27,6 +27,11 @@ impl ErrorBody {
         self
     }
 
+    /// Returns the JSON that is sent, on one line.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("texts have a JSON form")
+    }
+
     /// Names the member of the request that is at fault.
     pub fn with_param(mut self, param: impl Into<String>) -> Self {
         self.error.param = Some(param.into());

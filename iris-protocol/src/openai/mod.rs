@@ -5,11 +5,22 @@
 //! `extra`, so what this version has never heard of still passes through. Writing is exact: the
 //! members that OpenAI's own client libraries demand are always there. Texts of prompts and
 //! answers do not appear in `Debug`.
+//!
+//! Whoever stands between caller and node, the coordinator or a local proxy, reads of a request
+//! what [`Asked`] holds and writes the answer with [`Heading`] and [`EventWriter`], so that both
+//! refuse the same requests in the same words and their answers look alike.
 
 mod answer;
+mod asked;
+mod envelope;
 mod error;
+mod json;
 mod message;
 mod model;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod properties;
+mod refused;
 mod request;
 mod stream;
 mod text;
@@ -17,9 +28,12 @@ mod usage;
 mod values;
 
 pub use answer::{AssistantMessage, ChatCompletion, Choice};
+pub use asked::{Asked, check_object};
+pub use envelope::{EventWriter, Heading, InvalidChunk, write_error, write_keep_alive};
 pub use error::{ErrorBody, ErrorDetail};
 pub use message::{Content, FunctionCall, Message, Role, ToolCall};
 pub use model::{Model, ModelList};
+pub use refused::RequestError;
 pub use request::{ChatRequest, Stop, StreamOptions};
 pub use stream::{ChatCompletionChunk, ChunkChoice, Delta, FunctionCallDelta, ToolCallDelta};
 pub use text::{Completion, CompletionChoice};

@@ -34,5 +34,7 @@ pub const REQUEST_ID: &str = "x-request-id";
 pub const NODE: &str = "x-iris-node";
 /// Header that names the task that a request became.
 pub const TASK: &str = "x-iris-task";
+/// Header that says who could read the request: `open` where the coordinator could.
+pub const PRIVACY: &str = "x-iris-privacy";
 /// Header by which a repeated `POST /inference` stays one task.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";

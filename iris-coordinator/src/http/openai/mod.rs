@@ -16,11 +16,9 @@ use iris_core::backend::{Chunk, Operation};
 use iris_core::queue::Priority;
 use iris_core::task::Outcome;
 use iris_core::{NodeId, TaskId};
-use iris_protocol::openai::{Model, ModelList};
+use iris_protocol::openai::{Asked, EventWriter, Heading, Model, ModelList, RequestError};
 use iris_protocol::rest;
 
-use self::envelope::{EventWriter, Heading};
-use self::request::Asked;
 use self::stream::{Events, Opening};
 use super::auth::{ASK, LOOK};
 use super::error::ApiError;
@@ -29,16 +27,7 @@ use super::{Api, json_response};
 use crate::clock::{Clock, SystemClock};
 use crate::dispatch::{ModelSummary, TaskEvent, TaskHandle, TaskRequest};
 
-mod envelope;
-#[cfg(any(test, fuzzing))]
-pub(super) mod properties;
-mod request;
 mod stream;
-
-pub(super) use request::check_object;
-
-/// Header that says who can read the request: the coordinator's own endpoint is open.
-const PRIVACY: &str = "x-iris-privacy";
 
 /// `POST /v1/chat/completions`.
 pub(super) async fn chat(
@@ -84,10 +73,10 @@ pub(super) async fn model_by_name(
     name: Result<Path<String>, axum::extract::rejection::PathRejection>,
 ) -> Result<Response, ApiError> {
     api.key(&headers, LOOK).await?;
-    let Path(name) = name.map_err(|_| ApiError::model_not_found())?;
+    let Path(name) = name.map_err(|_| RequestError::UnknownModel)?;
     let models = api.coordinator.models();
     let found = models.iter().find(|model| model.name.as_str() == name);
-    Ok(json_response(&model(found.ok_or_else(ApiError::model_not_found)?)))
+    Ok(json_response(&model(found.ok_or(RequestError::UnknownModel)?)))
 }
 
 fn model(summary: &ModelSummary) -> Model {
@@ -217,7 +206,8 @@ fn event_stream(body: Body, task: TaskId, node: Option<NodeId>) -> Response {
 fn describe(headers: &mut HeaderMap, task: TaskId, node: Option<NodeId>) {
     let id = HeaderValue::try_from(task.to_string()).expect("an id is hexadecimal");
     headers.insert(HeaderName::from_static(rest::TASK), id);
-    headers.insert(HeaderName::from_static(PRIVACY), HeaderValue::from_static("open"));
+    // The coordinator's own endpoint is open.
+    headers.insert(HeaderName::from_static(rest::PRIVACY), HeaderValue::from_static("open"));
     if let Some(node) = node {
         let node = HeaderValue::from_str(node.as_str()).expect("a node id is base32");
         headers.insert(HeaderName::from_static(rest::NODE), node);

@@ -14,9 +14,9 @@ use bytes::{Bytes, BytesMut};
 use hyper::body::Frame;
 use iris_core::backend::{Chunk, Finish};
 use iris_core::task::Outcome;
+use iris_protocol::openai::{EventWriter, write_error, write_keep_alive};
 use tokio::time::{Instant, Sleep};
 
-use super::envelope::{EventWriter, write_error, write_keep_alive};
 use super::unfinished;
 use crate::dispatch::{TaskEvent, TaskHandle};
 use crate::http::error::ApiError;
@@ -105,7 +105,7 @@ impl Events {
                 self.ended = "finished";
             }
             outcome => {
-                write_error(&unfinished(outcome), &mut self.out);
+                write_error(&unfinished(outcome).body(), &mut self.out);
                 self.ended = "failed";
             }
         }

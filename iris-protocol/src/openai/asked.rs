@@ -1,4 +1,4 @@
-//! What the coordinator reads of a request's body; the rest reaches the node unread.
+//! What is read of a request's body on its way to a node; the rest passes unread.
 
 use std::borrow::Cow;
 
@@ -6,8 +6,8 @@ use iris_core::ModelName;
 use iris_core::backend::Operation;
 use iris_core::model::Abilities;
 
-use crate::http::error::ApiError;
-use crate::http::json::{JsonError, Kind, Reader};
+use super::RequestError;
+use super::json::{JsonError, Kind, Reader};
 
 /// Most messages of one conversation.
 const MAX_MESSAGES: usize = 2048;
@@ -20,26 +20,29 @@ const IMAGE_TOKENS: usize = 1024;
 
 /// What a request asks for, as far as it matters for finding a node and writing the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Asked {
-    pub(super) model: ModelName,
-    pub(super) stream: bool,
-    pub(super) include_usage: bool,
+pub struct Asked {
+    /// The model.
+    pub model: ModelName,
+    /// Whether the answer comes in chunks.
+    pub stream: bool,
+    /// Whether a streamed answer ends with the tokens used.
+    pub include_usage: bool,
     /// The longest answer in tokens; zero when the request does not say.
-    pub(super) max_tokens: u32,
+    pub max_tokens: u32,
     /// What the prompt comes to, estimated from its size.
-    pub(super) prompt_tokens: u32,
-    pub(super) abilities: Abilities,
+    pub prompt_tokens: u32,
+    /// What the model must be able to do.
+    pub abilities: Abilities,
 }
 
 impl Asked {
-    /// Reads the body of a request for `operation`.
-    pub(super) fn read(operation: Operation, body: &[u8]) -> Result<Self, ApiError> {
-        let text = std::str::from_utf8(body)
-            .map_err(|_| ApiError::bad_request("The request body is not UTF-8."))?;
+    /// Reads the body of a request for `operation`, without copying it.
+    pub fn read(operation: Operation, body: &[u8]) -> Result<Self, RequestError> {
+        let text = text(body)?;
         let mut scan = Scan::default();
         let mut reader = Reader::new(text);
         if reader.kind().is_ok_and(|kind| kind != Kind::Object) {
-            return Err(ApiError::bad_request("The request body must be a JSON object."));
+            return Err(RequestError::invalid("The request body must be a JSON object."));
         }
         read_members(&mut reader, |reader, name| scan.member(reader, name))?;
         reader.end().map_err(Fault::from)?;
@@ -48,10 +51,8 @@ impl Asked {
 }
 
 /// Checks that a body is one JSON object that is not too deep and names each member once.
-pub(in crate::http) fn check_object(body: &[u8]) -> Result<(), ApiError> {
-    let text = std::str::from_utf8(body)
-        .map_err(|_| ApiError::bad_request("The request body is not UTF-8."))?;
-    let mut reader = Reader::new(text);
+pub fn check_object(body: &[u8]) -> Result<(), RequestError> {
+    let mut reader = Reader::new(text(body)?);
     read_members(&mut reader, |reader, _| Ok(reader.skip().map(drop)?))?;
     Ok(reader.end().map_err(Fault::from)?)
 }
@@ -78,16 +79,12 @@ fn read_members<'a>(
 /// Why a body is refused, before it is known how to say so.
 enum Fault {
     Json(JsonError),
-    Refused(Box<ApiError>),
+    Refused(RequestError),
 }
 
 impl Fault {
     fn refused(message: String, param: Option<&'static str>) -> Self {
-        let error = ApiError::bad_request(message);
-        Self::Refused(Box::new(match param {
-            Some(param) => error.with_param(param),
-            None => error,
-        }))
+        Self::Refused(RequestError::Invalid { message: message.into(), param })
     }
 
     fn wrong_type(param: &'static str, expected: &str) -> Self {
@@ -101,11 +98,11 @@ impl From<JsonError> for Fault {
     }
 }
 
-impl From<Fault> for ApiError {
+impl From<Fault> for RequestError {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Json(error) => Self::bad_request(format!("The request body is {error}.")),
-            Fault::Refused(error) => *error,
+            Fault::Json(error) => Self::invalid(format!("The request body is {error}.")),
+            Fault::Refused(error) => error,
         }
     }
 }
@@ -247,18 +244,18 @@ impl Scan {
         Ok(())
     }
 
-    fn finish(mut self, operation: Operation) -> Result<Asked, ApiError> {
-        let missing = |param: &'static str| {
-            let message = format!("You must provide the parameter '{param}'.");
-            ApiError::bad_request(message).with_param(param)
+    fn finish(mut self, operation: Operation) -> Result<Asked, RequestError> {
+        let missing = |param: &'static str| RequestError::Invalid {
+            message: format!("You must provide the parameter '{param}'.").into(),
+            param: Some(param),
         };
         let model = self.model.take().ok_or_else(|| missing("model"))?;
         match operation {
             Operation::Chat => match self.messages {
                 None => return Err(missing("messages")),
                 Some(0) => {
-                    let message = "'messages' must not be empty.";
-                    return Err(ApiError::bad_request(message).with_param("messages"));
+                    let message = "'messages' must not be empty.".into();
+                    return Err(RequestError::Invalid { message, param: Some("messages") });
                 }
                 Some(_) => {}
             },
@@ -271,7 +268,7 @@ impl Scan {
         let prompt = self.prompt_bytes / BYTES_PER_TOKEN + self.images * IMAGE_TOKENS;
         Ok(Asked {
             // A name that no model can have is the name of no model.
-            model: model.parse().map_err(|_| ApiError::model_not_found())?,
+            model: model.parse().map_err(|_| RequestError::UnknownModel)?,
             stream: self.stream,
             include_usage: self.include_usage,
             max_tokens: self.max_tokens.max(self.max_completion_tokens),
@@ -279,6 +276,10 @@ impl Scan {
             abilities: self.abilities,
         })
     }
+}
+
+fn text(body: &[u8]) -> Result<&str, RequestError> {
+    std::str::from_utf8(body).map_err(|_| RequestError::invalid("The request body is not UTF-8."))
 }
 
 /// Reads a message's parts; returns how many images they hold, and their size in bytes.
@@ -330,13 +331,13 @@ mod tests {
 
     use super::*;
 
-    fn chat(body: &str) -> Result<Asked, ApiError> {
+    fn chat(body: &str) -> Result<Asked, RequestError> {
         Asked::read(Operation::Chat, body.as_bytes())
     }
 
     fn fault(body: &str) -> (u16, Option<String>) {
         let error = chat(body).unwrap_err();
-        (error.status().as_u16(), error.param().map(str::to_owned))
+        (error.status(), error.param().map(str::to_owned))
     }
 
     #[test]

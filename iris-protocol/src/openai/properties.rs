@@ -1,4 +1,5 @@
-//! What holds for anything that callers ask and nodes answer.
+//! What holds for anything that callers ask and nodes answer; shared by the tests and the fuzz
+//! targets.
 
 use bytes::{Bytes, BytesMut};
 use iris_core::TaskId;
@@ -6,9 +7,9 @@ use iris_core::backend::{Chunk, Finish, Operation, Usage};
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
+use super::asked::{Asked, check_object};
 use super::envelope::{EventWriter, Heading};
-use super::request::{Asked, check_object};
-use crate::http::json::{JsonError, Reader};
+use super::json::{JsonError, Reader};
 
 const OPERATIONS: [Operation; 2] = [Operation::Chat, Operation::Completion];
 const MODEL: &str = "org/\"m\"";

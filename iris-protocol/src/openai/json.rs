@@ -1,6 +1,6 @@
 //! Reads JSON just far enough: one pass, no copies, and a bound on nesting.
 //!
-//! Bodies pass through the coordinator unchanged, so it needs a few members of them and the
+//! Bodies are passed on unchanged, so whoever passes them on needs a few members of them and the
 //! certainty that the rest is well-formed. `serde_json` skips values without a bound on their
 //! nesting, and keeps quiet about members that occur twice.
 

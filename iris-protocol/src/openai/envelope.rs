@@ -10,22 +10,25 @@ use bytes::{BufMut, BytesMut};
 use iris_core::TaskId;
 use iris_core::backend::{Chunk, Finish, Operation, Usage};
 
-use crate::http::error::ApiError;
-use crate::http::json::{Kind, Reader, escape_into};
+use super::ErrorBody;
+use super::json::{Kind, Reader, escape_into};
 
 /// A node sent something that is not part of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct InvalidChunk;
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this is not part of an answer")]
+pub struct InvalidChunk;
 
 /// What all answers to one request have in common.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Heading<'a> {
-    pub(super) operation: Operation,
-    pub(super) task: TaskId,
+pub struct Heading<'a> {
+    /// What was asked for.
+    pub operation: Operation,
+    /// Names the answer.
+    pub task: TaskId,
     /// When the request came, in seconds since the Unix epoch.
-    pub(super) created: u64,
+    pub created: u64,
     /// The model by the name that was asked for.
-    pub(super) model: &'a str,
+    pub model: &'a str,
 }
 
 impl Heading<'_> {
@@ -48,7 +51,7 @@ impl Heading<'_> {
     }
 
     /// Makes the body of an answer that was not streamed of a node's `whole`.
-    pub(super) fn whole(&self, whole: &[u8]) -> Result<Vec<u8>, InvalidChunk> {
+    pub fn whole(&self, whole: &[u8]) -> Result<Vec<u8>, InvalidChunk> {
         let members = members(whole, &["id", "object", "created", "model", "error"])?;
         let mut body = Vec::with_capacity(192 + self.model.len() + members.len());
         self.write(false, &mut body);
@@ -60,7 +63,7 @@ impl Heading<'_> {
 
 /// Writes the events of one stream.
 #[derive(Debug)]
-pub(super) struct EventWriter {
+pub struct EventWriter {
     /// `data: {"id":...,"model":"m",` and what precedes the text of a delta.
     before_text: Box<[u8]>,
     /// How much of `before_text` precedes any other members.
@@ -70,7 +73,8 @@ pub(super) struct EventWriter {
 }
 
 impl EventWriter {
-    pub(super) fn new(heading: Heading<'_>, include_usage: bool) -> Self {
+    /// Prepares the events of an answer; with `include_usage` all have that member.
+    pub fn new(heading: Heading<'_>, include_usage: bool) -> Self {
         let mut before_text = Vec::with_capacity(224 + heading.model.len());
         before_text.extend_from_slice(b"data: ");
         heading.write(true, &mut before_text);
@@ -88,7 +92,7 @@ impl EventWriter {
     }
 
     /// Begins the stream: a chat's first delta says who speaks.
-    pub(super) fn begin(&self, out: &mut BytesMut) {
+    pub fn begin(&self, out: &mut BytesMut) {
         if self.operation == Operation::Chat {
             let delta = br#""choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]"#;
             self.event(delta, out);
@@ -96,7 +100,7 @@ impl EventWriter {
     }
 
     /// Passes on a chunk of a streamed answer. An invalid one leaves `out` as it was.
-    pub(super) fn chunk(&self, chunk: &Chunk, out: &mut BytesMut) -> Result<(), InvalidChunk> {
+    pub fn chunk(&self, chunk: &Chunk, out: &mut BytesMut) -> Result<(), InvalidChunk> {
         match chunk {
             Chunk::Text(text) => self.text(text, out),
             Chunk::Json(json) => {
@@ -114,7 +118,7 @@ impl EventWriter {
     }
 
     /// Ends the stream of a complete answer.
-    pub(super) fn finish(&self, finish: &Finish, out: &mut BytesMut) {
+    pub fn finish(&self, finish: &Finish, out: &mut BytesMut) {
         let mut choice = Vec::with_capacity(96);
         choice.extend_from_slice(match self.operation {
             Operation::Chat => {
@@ -163,14 +167,14 @@ impl EventWriter {
 }
 
 /// Ends a stream that failed after it had begun. Without `[DONE]`, nobody takes it for complete.
-pub(super) fn write_error(error: &ApiError, out: &mut BytesMut) {
+pub fn write_error(error: &ErrorBody, out: &mut BytesMut) {
     out.put_slice(b"data: ");
-    out.put_slice(&error.body());
+    out.put_slice(&error.to_json());
     out.put_slice(b"\n\n");
 }
 
 /// Keeps a silent stream from being cut by whatever lies in between.
-pub(super) fn write_keep_alive(out: &mut BytesMut) {
+pub fn write_keep_alive(out: &mut BytesMut) {
     out.put_slice(b": keep-alive\n\n");
 }
 
