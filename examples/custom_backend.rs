@@ -100,6 +100,7 @@ async fn main() -> Result<(), AnyError> {
         stream: true,
         time_left: Duration::from_secs(10),
         begun: None,
+        isolated: false,
     };
     conformance::backend::run_all(&mirror, example).await;
     println!("The backend keeps its contract.");

@@ -97,6 +97,7 @@ pub async fn measure(
         stream: true,
         time_left: limit,
         begun: None,
+        isolated: false,
     });
     let mut watch = Stopwatch::default();
     let trial = async {

@@ -26,6 +26,7 @@ fn request(operation: Operation, body: &Value, stream: bool) -> GenerateRequest 
         stream,
         time_left: Duration::from_mins(1),
         begun: None,
+        isolated: false,
     }
 }
 

@@ -181,6 +181,7 @@ async fn finish(engine: &Engine, body: &serde_json::Value) -> (String, Finish) {
         stream: true,
         time_left: Duration::from_mins(1),
         begun: None,
+        isolated: false,
     };
     let mut text = String::new();
     let mut answer = engine.generate(request);

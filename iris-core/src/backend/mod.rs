@@ -73,6 +73,9 @@ pub struct GenerateRequest {
     ///
     /// [`Abilities::CONTINUE`]: crate::model::Abilities::CONTINUE
     pub begun: Option<Begun>,
+    /// Whether nothing of the request may be kept for others, such as a prompt cache: what is left
+    /// of one caller's prompt shows in the times of another's.
+    pub isolated: bool,
 }
 
 /// The beginning of an answer that its caller has already.
@@ -108,6 +111,7 @@ impl fmt::Debug for GenerateRequest {
             .field("stream", &self.stream)
             .field("time_left", &self.time_left)
             .field("begun", &self.begun)
+            .field("isolated", &self.isolated)
             .finish()
     }
 }

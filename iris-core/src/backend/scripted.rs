@@ -350,6 +350,7 @@ mod tests {
             stream,
             time_left: Duration::from_mins(1),
             begun: None,
+            isolated: false,
         }
     }
 

@@ -216,7 +216,15 @@ mod tests {
         let operation = Operation::Chat;
         block_on(run_all(
             backend,
-            GenerateRequest { operation, model, body, stream: true, time_left, begun: None },
+            GenerateRequest {
+                operation,
+                model,
+                body,
+                stream: true,
+                time_left,
+                begun: None,
+                isolated: false,
+            },
         ));
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::SinkExt;
 use futures::future::BoxFuture;
 use iris_core::AssignmentId;
+use iris_crypto::seal::Replays;
 use iris_protocol::connection::{NodeConnection, NodeEvent};
 use iris_protocol::frame::Frame;
 use iris_protocol::message::{Certificate, NodeHeartbeat, RefuseReason, SessionId};
@@ -58,6 +59,8 @@ pub(super) struct Driver {
     line: Line,
     connection: NodeConnection,
     sealing: Sealing,
+    /// The sealed requests that were opened.
+    replays: Replays,
     handshake: Handshake,
     backoff: Backoff,
     slots: Slots,
@@ -114,6 +117,7 @@ impl Driver {
             line: connecting(&connector, Duration::ZERO),
             connection: NodeConnection::new(now.into_std(), core.limits),
             sealing: Sealing::default(),
+            replays: Replays::new(),
             handshake: Handshake::new(core.coordinator),
             backoff: Backoff::new(core.seed),
             slots: Slots::new(core.slots),

@@ -54,6 +54,7 @@ mod handshake;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod properties;
+mod sealed;
 mod sealing;
 mod websocket;
 mod worker;

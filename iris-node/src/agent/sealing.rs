@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use iris_core::{AssignmentId, Timestamp};
-use iris_crypto::certificate::{Origin, Role};
+use iris_crypto::certificate::{CertificateHash, Origin, Role};
 use iris_crypto::hop::{Channel, HopError};
 use iris_crypto::{HopRoot, Identity, SealingKey, SignedCertificate};
 use iris_protocol::message::{Hop, SessionId};
@@ -20,7 +20,7 @@ const EPOCHS: usize = 2;
 pub(super) struct Sealing {
     current: Option<Certified>,
     /// The key before, and when it is to be forgotten.
-    previous: Option<(SealingKey, Timestamp)>,
+    previous: Option<(Certified, Timestamp)>,
     session: Option<SessionId>,
     epochs: VecDeque<(u32, Epoch)>,
 }
@@ -29,6 +29,7 @@ pub(super) struct Sealing {
 struct Certified {
     key: SealingKey,
     certificate: SignedCertificate,
+    hash: CertificateHash,
 }
 
 /// The roots that an epoch may have. There are two while it is open whether the coordinator had
@@ -67,8 +68,17 @@ impl Sealing {
         let old = self.current.take_if(|certified| certified.is_due(now))?;
         let origin = &old.certificate.unverified_claims().origin;
         let new = Certified::issue(identity, origin, now, old.serial() + 1);
-        self.previous = Some((old.key, now.saturating_add(GRACE)));
+        self.previous = Some((old, now.saturating_add(GRACE)));
         Some(&self.current.insert(new).certificate)
+    }
+
+    /// Returns the key that a certificate is for: the current one, or the one before it during its
+    /// grace.
+    pub(super) fn key(&self, certificate: &CertificateHash, now: Timestamp) -> Option<&SealingKey> {
+        let previous = self.previous.as_ref().filter(|(_, until)| now < *until);
+        let current = self.current.as_ref();
+        let mut certified = current.into_iter().chain(previous.map(|(certified, _)| certified));
+        certified.find(|certified| certified.hash == *certificate).map(|certified| &certified.key)
     }
 
     /// Begins an epoch of `session`; keys of other sessions are forgotten.
@@ -84,7 +94,7 @@ impl Sealing {
         }
         let binding = Hop::binding(session, epoch);
         let current = self.current.as_ref().map(|certified| &certified.key);
-        let previous = self.previous.as_ref().map(|(key, _)| key);
+        let previous = self.previous.as_ref().map(|(certified, _)| &certified.key);
         let roots = current
             .into_iter()
             .chain(previous)
@@ -109,7 +119,8 @@ impl Certified {
         let serial = now.as_millis().max(least_serial);
         let certificate =
             SignedCertificate::issue(identity, Role::Node, key.public(), origin, now, serial);
-        Self { key, certificate }
+        let hash = certificate.hash();
+        Self { key, certificate, hash }
     }
 
     fn serial(&self) -> u64 {

@@ -39,17 +39,23 @@ pub(super) enum Output {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run(pub(super) u64);
 
-/// Carries out one assignment: asks the backend and seals what it says.
+/// The way of one assignment's output to the connection: sealed for the hop, with bounded room.
 #[derive(Debug)]
-pub(super) struct Worker {
+pub(super) struct Outlet {
     pub(super) assignment: AssignmentId,
     pub(super) run: Run,
-    pub(super) backend: Arc<dyn Backend>,
-    pub(super) catalogue: Arc<Catalogue>,
     pub(super) sealer: ChunkSealer,
     pub(super) signals: mpsc::Sender<Signal>,
     /// One permit for each output that may wait; whoever passes an output on gives one back.
     pub(super) credit: Arc<Semaphore>,
+}
+
+/// Carries out one assignment: asks the backend and passes on what it says.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) outlet: Outlet,
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) catalogue: Arc<Catalogue>,
     /// How often progress is marked while nothing else is sent.
     pub(super) progress: Duration,
     pub(super) deadline: Instant,
@@ -63,24 +69,22 @@ impl Worker {
         let outcome = match timeout_at(deadline, generation).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_panic)) => {
-                error!(assignment = %self.assignment, "the backend panicked");
+                error!(assignment = %self.outlet.assignment, "the backend panicked");
                 Err(BackendError::Failed)
             }
             Err(_late) => Err(BackendError::Timeout),
         };
-        let frames = self.frames();
+        let (assignment, frames) = (self.outlet.assignment, self.outlet.frames());
         let output = match outcome {
-            Ok(finish) => Output::Result(TaskResult::new(self.assignment, frames, &finish)),
+            Ok(finish) => Output::Result(TaskResult::new(assignment, frames, &finish)),
             Err(fault) => {
                 if !fault.is_callers_fault() {
                     self.catalogue.doubt();
                 }
-                Output::Error(TaskError::new(self.assignment, frames, fault))
+                Output::Error(TaskError::new(assignment, frames, fault))
             }
         };
-        let signal = Signal::Output(self.assignment, self.run, output);
-        // An agent that has gone away has no use for the end either.
-        let _ = self.signals.send(signal).await;
+        self.outlet.end(output).await;
     }
 
     async fn generate(&mut self, request: GenerateRequest) -> Result<Finish, BackendError> {
@@ -102,7 +106,7 @@ impl Worker {
     ) -> Result<Finish, BackendError> {
         let mut pulse = Pulse::new(self.progress);
         loop {
-            let next = pulse.beat_until(&*self, answer.next()).await;
+            let next = pulse.beat_until(&self.outlet, answer.next()).await;
             let (content, text) = match next.unwrap_or(Err(BackendError::Failed))? {
                 Chunk::Text(text) => (Content::Text, Bytes::from(text)),
                 Chunk::Json(json) => (Content::Json, json),
@@ -116,7 +120,7 @@ impl Worker {
         }
     }
 
-    /// Seals a piece of the answer, in as many frames as it takes.
+    /// Sends a piece of the answer, in as many frames as it takes.
     async fn send(
         &mut self,
         pulse: &mut Pulse,
@@ -129,16 +133,36 @@ impl Worker {
         }
         let mut pieces = text.chunks(MAX_CONTENT).peekable();
         while let Some(piece) = pieces.next() {
-            let credit = pulse.beat_until(&*self, self.credit.acquire()).await;
-            credit.expect("the semaphore is never closed").forget();
-            let signals = self.signals.clone();
-            let permit = signals.reserve().await.map_err(|_| BackendError::Failed)?;
-            // No await from here on: a frame that is sealed is sent, or its number would be missing.
-            let frame = self.seal(content, pieces.peek().is_some(), piece)?;
-            permit.send(Signal::Output(self.assignment, self.run, Output::Frame(frame)));
+            self.outlet.send(pulse, content, pieces.peek().is_some(), piece).await?;
             pulse.sent();
         }
         Ok(())
+    }
+}
+
+impl Outlet {
+    /// Sends a part of the answer that fits into a frame, as soon as there is room.
+    pub(super) async fn send(
+        &mut self,
+        pulse: &mut Pulse,
+        content: Content,
+        more: bool,
+        part: &[u8],
+    ) -> Result<(), BackendError> {
+        let credit = pulse.beat_until(self, self.credit.acquire()).await;
+        credit.expect("the semaphore is never closed").forget();
+        let signals = self.signals.clone();
+        let permit = signals.reserve().await.map_err(|_| BackendError::Failed)?;
+        // No await from here on: a frame that is sealed is sent, or its number would be missing.
+        let frame = self.seal(content, more, part)?;
+        permit.send(Signal::Output(self.assignment, self.run, Output::Frame(frame)));
+        Ok(())
+    }
+
+    /// Sends the end.
+    pub(super) async fn end(self, output: Output) {
+        // An agent that has gone away has no use for the end either.
+        let _ = self.signals.send(Signal::Output(self.assignment, self.run, output)).await;
     }
 
     fn seal(&mut self, content: Content, more: bool, text: &[u8]) -> Result<Bytes, BackendError> {
@@ -155,20 +179,20 @@ impl Worker {
     }
 
     /// Returns how many frames there are so far.
-    fn frames(&self) -> u32 {
+    pub(super) fn frames(&self) -> u32 {
         u32::try_from(self.sealer.next_number()).expect("an answer has at most 2^20 frames")
     }
 }
 
 /// Marks progress whenever nothing was sent for a while.
-struct Pulse {
+pub(super) struct Pulse {
     every: Duration,
     last: Instant,
     due: Pin<Box<Sleep>>,
 }
 
 impl Pulse {
-    fn new(every: Duration) -> Self {
+    pub(super) fn new(every: Duration) -> Self {
         Self { every, last: Instant::now(), due: Box::pin(sleep(every)) }
     }
 
@@ -176,23 +200,27 @@ impl Pulse {
         self.last = Instant::now();
     }
 
-    async fn beat_until<T>(&mut self, worker: &Worker, work: impl Future<Output = T>) -> T {
+    pub(super) async fn beat_until<T>(
+        &mut self,
+        outlet: &Outlet,
+        work: impl Future<Output = T>,
+    ) -> T {
         let mut work = pin!(work);
         loop {
             tokio::select! {
                 biased;
                 done = &mut work => return done,
-                () = &mut self.due => self.beat(worker).await,
+                () = &mut self.due => self.beat(outlet).await,
             }
         }
     }
 
-    async fn beat(&mut self, worker: &Worker) {
+    async fn beat(&mut self, outlet: &Outlet) {
         // The timer is not touched by every chunk; it looks at what came since it was set.
         if self.last.elapsed() >= self.every {
-            let signal = Signal::Progress(worker.assignment, worker.run);
+            let signal = Signal::Progress(outlet.assignment, outlet.run);
             // When nobody listens any more, the worker is about to be dropped.
-            let _ = worker.signals.send(signal).await;
+            let _ = outlet.signals.send(signal).await;
             self.sent();
         }
         self.due.as_mut().reset(self.last + self.every);

@@ -41,6 +41,7 @@ fn request(stream: bool) -> GenerateRequest {
         stream,
         time_left: AMPLE,
         begun: None,
+        isolated: false,
     }
 }
 

@@ -60,6 +60,7 @@ impl Work {
                 model: self.assign.model.clone(),
                 body: body.into(),
                 begun,
+                isolated: false,
                 stream: self.assign.enable_streaming,
                 time_left: Duration::from_millis(self.assign.time_left_ms),
             }));

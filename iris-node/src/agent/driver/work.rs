@@ -17,7 +17,8 @@ use tracing::debug;
 
 use super::{Driver, HOLD, LONGEST_TASK};
 use crate::agent::assignment::{Assignment, Opened, Prompt, Running, Stage};
-use crate::agent::worker::{CREDIT, Output, Run, Worker};
+use crate::agent::sealed::{self, SealedAnswer};
+use crate::agent::worker::{CREDIT, Outlet, Output, Run, Worker};
 use crate::slots::Slot;
 
 impl Driver {
@@ -87,36 +88,59 @@ impl Driver {
         let Some(backend) = self.core.catalogue.backend(&task.model) else {
             return self.connection.refuse(assignment, RefuseReason::ModelNotFound);
         };
+        let (mut request, seal) = if task.sealed {
+            let now = (self.core.clock)();
+            match sealed::open(&task, body, &self.sealing, &mut self.replays, now) {
+                Ok((request, seal)) => (request, Some(seal)),
+                Err(reason) => {
+                    debug!(%assignment, ?reason, "refused");
+                    return self.connection.refuse(assignment, reason);
+                }
+            }
+        } else {
+            let request = GenerateRequest {
+                operation: task.operation,
+                model: task.model,
+                body,
+                stream: task.enable_streaming,
+                time_left: Duration::ZERO,
+                begun,
+                isolated: false,
+            };
+            (request, None)
+        };
         self.connection.accept(assignment)?;
         self.hold.get_or_insert_with(|| Instant::now() + HOLD);
         self.runs += 1;
         let run = Run(self.runs);
         let credit = Arc::new(Semaphore::new(CREDIT));
-        let worker = Worker {
+        let outlet = Outlet {
             assignment,
             run,
-            backend,
-            catalogue: Arc::clone(&self.core.catalogue),
             sealer,
             signals: self.sender.clone(),
             credit: Arc::clone(&credit),
-            progress: self.core.limits.progress,
-            deadline,
         };
-        let request = GenerateRequest {
-            operation: task.operation,
-            model: task.model,
-            body,
-            stream: task.enable_streaming,
-            time_left: deadline.saturating_duration_since(Instant::now()),
-            begun,
-        };
+        request.time_left = deadline.saturating_duration_since(Instant::now());
         debug!(%assignment, task = %task.task, ?request, "accepted");
+        let worker = if let Some(seal) = seal {
+            let answer = SealedAnswer { outlet, core: Arc::clone(&self.core), backend, deadline };
+            tokio::spawn(answer.run(request, seal))
+        } else {
+            let worker = Worker {
+                outlet,
+                backend,
+                catalogue: Arc::clone(&self.core.catalogue),
+                progress: self.core.limits.progress,
+                deadline,
+            };
+            tokio::spawn(worker.run(request))
+        };
         let running = Running {
             run,
             waiting: VecDeque::new(),
             credit,
-            _worker: AbortOnDropHandle::new(tokio::spawn(worker.run(request))),
+            _worker: AbortOnDropHandle::new(worker),
         };
         let held = Assignment { stage: Stage::Running(running), slot };
         self.assignments.insert(assignment, held);

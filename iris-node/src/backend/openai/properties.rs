@@ -61,6 +61,7 @@ pub fn body(json: &[u8]) {
             stream,
             time_left: Duration::from_secs(1),
             begun,
+            isolated: false,
         };
         match request::prepare(&request, true) {
             Err(error) => is_fit(&error),

@@ -123,6 +123,10 @@ pub(super) fn prepare(
         body.member("continue_final_message", b"true");
         body.member("add_generation_prompt", b"false");
     }
+    if request.isolated {
+        // What llama.cpp calls it; other servers skip it, and keep caches by their own settings.
+        body.member("cache_prompt", b"false");
+    }
     if request.stream {
         body.member("stream", b"true");
         body.member("stream_options", &with_usage(members.get("stream_options"))?);
@@ -373,9 +377,25 @@ mod tests {
             stream,
             time_left: Duration::from_secs(1),
             begun: None,
+            isolated: false,
         };
         let body = prepare(&request, false)?.expect("nothing is begun");
         Ok(String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn isolated_request_leaves_no_prompt_cache_behind() {
+        let request = GenerateRequest {
+            operation: Operation::Chat,
+            model: "m".parse().unwrap(),
+            body: r#"{"model":"m","cache_prompt":true}"#.into(),
+            stream: false,
+            time_left: Duration::from_secs(1),
+            begun: None,
+            isolated: true,
+        };
+        let body = prepare(&request, false).unwrap().unwrap();
+        assert_eq!(body, r#"{"model":"m","cache_prompt":false,"stream":false}"#);
     }
 
     fn continued(
@@ -391,6 +411,7 @@ mod tests {
             stream: true,
             time_left: Duration::from_secs(1),
             begun: Some(Begun { text: text.to_owned(), tokens: 4 }),
+            isolated: false,
         };
         let body = prepare(&request, says_continue)?;
         let end = r#","stream":true,"stream_options":{"include_usage":true}}"#;

@@ -1,0 +1,215 @@
+//! When which bytes of a sealed answer leave: by the clock where times and sizes are to say
+//! little.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use iris_core::backend::{BackendError, Finish, Usage};
+use iris_crypto::Identity;
+use iris_crypto::seal::{AnswerSealer, Outcome, Pieces, SealError, Shape, SignedReceipt};
+use iris_protocol::frame::Content;
+use tokio::time::Instant;
+
+/// How often output leaves in [`Shape::Batched`].
+const BATCH: Duration = Duration::from_millis(250);
+/// How often a frame leaves in [`Shape::Paced`].
+const TICK: Duration = Duration::from_millis(200);
+/// The ticks of the shortest class of durations: a second.
+const SHORTEST: u64 = 5;
+/// How much output may wait for its tick before the backend is asked for no more.
+const MOST_WAITING: usize = 1 << 20;
+
+/// The output of one answer on its way into frames.
+///
+/// Order of calls: [`push`](Self::push) what the backend says, and [`end`](Self::end) once; call
+/// [`advance`](Self::advance) after each of them and when [`due`](Self::due) says so, until it
+/// returns the receipt. Records are appended to a buffer of the caller's.
+pub(super) struct Shaper {
+    sealer: AnswerSealer,
+    begun: Instant,
+    /// How many ticks are over.
+    ticks: u64,
+    waiting: VecDeque<(Content, Bytes)>,
+    bytes: usize,
+    end: Option<Result<Finish, BackendError>>,
+    /// Whether the end's own frames are out.
+    ended: bool,
+}
+
+impl Shaper {
+    /// Begins an answer that was accepted at `now`; appends its first record.
+    pub(super) fn new(sealer: AnswerSealer, now: Instant, out: &mut Vec<u8>) -> Self {
+        sealer.opening(out);
+        Self {
+            sealer,
+            begun: now,
+            ticks: 0,
+            waiting: VecDeque::new(),
+            bytes: 0,
+            end: None,
+            ended: false,
+        }
+    }
+
+    /// Takes in a piece of the answer; text is UTF-8.
+    pub(super) fn push(&mut self, content: Content, data: Bytes) {
+        if !data.is_empty() {
+            self.bytes += data.len();
+            self.waiting.push_back((content, data));
+        }
+    }
+
+    /// Takes in how the answer ended.
+    pub(super) fn end(&mut self, end: Result<Finish, BackendError>) {
+        self.end.get_or_insert(end);
+    }
+
+    /// Returns whether the answer should not go on before some of it has left.
+    pub(super) const fn is_full(&self) -> bool {
+        self.bytes >= MOST_WAITING
+    }
+
+    /// Returns when [`advance`](Self::advance) has something to do; `None` when it waits for what
+    /// comes next.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let idle = self.waiting.is_empty() && self.end.is_none();
+        match self.sealer.shape() {
+            Shape::Off => (!idle).then_some(self.begun),
+            Shape::Batched => (!idle).then(|| self.tick(BATCH)),
+            Shape::Paced => Some(self.tick(TICK)),
+        }
+    }
+
+    fn tick(&self, every: Duration) -> Instant {
+        let ticks = u32::try_from(self.ticks + 1).unwrap_or(u32::MAX);
+        self.begun + every * ticks
+    }
+
+    /// Appends the records that are due by `now`; returns the receipt when they are the last.
+    pub(super) fn advance(
+        mut self,
+        now: Instant,
+        identity: &Identity,
+        out: &mut Vec<u8>,
+    ) -> Result<Advanced, SealError> {
+        match self.sealer.shape() {
+            Shape::Off => {
+                self.drain(out)?;
+                self.close(identity, out)
+            }
+            Shape::Batched => {
+                let tick = self.tick(BATCH);
+                if now < tick {
+                    return Ok(Advanced::On(self));
+                }
+                let over = (now - self.begun).as_millis() / BATCH.as_millis();
+                self.ticks = u64::try_from(over).unwrap_or(u64::MAX);
+                self.drain(out)?;
+                self.close(identity, out)
+            }
+            Shape::Paced => {
+                while self.tick(TICK) <= now {
+                    self.ticks += 1;
+                    if self.ended && self.ticks >= class(self.ticks, SHORTEST) {
+                        return self.close(identity, out);
+                    }
+                    self.pace(out)?;
+                }
+                Ok(Advanced::On(self))
+            }
+        }
+    }
+
+    /// Appends the frames of one tick: one, unless more is waiting.
+    fn pace(&mut self, out: &mut Vec<u8>) -> Result<(), SealError> {
+        let mut frames = 0;
+        while frames == 0 || !self.waiting.is_empty() {
+            let mut pieces = Pieces::new(Shape::Paced);
+            self.fill(&mut pieces);
+            // The end takes the place of a dummy.
+            if pieces.is_empty() && self.end.is_some() && !self.ended {
+                return self.say_end(out);
+            }
+            self.sealer.seal(&pieces, out)?;
+            frames += 1;
+        }
+        // How much was waiting is told in classes, too.
+        for _ in frames..class(frames, 1) {
+            self.sealer.seal(&Pieces::new(Shape::Paced), out)?;
+        }
+        Ok(())
+    }
+
+    /// Appends all that is waiting.
+    fn drain(&mut self, out: &mut Vec<u8>) -> Result<(), SealError> {
+        while !self.waiting.is_empty() {
+            let mut pieces = Pieces::new(self.sealer.shape());
+            self.fill(&mut pieces);
+            self.sealer.seal(&pieces, out)?;
+        }
+        if self.end.is_some() && !self.ended {
+            self.say_end(out)?;
+        }
+        Ok(())
+    }
+
+    fn say_end(&mut self, out: &mut Vec<u8>) -> Result<(), SealError> {
+        self.ended = true;
+        match &self.end {
+            Some(Ok(finish)) => self.sealer.end(finish, out),
+            Some(Err(error)) => self.sealer.fault(error, out),
+            None => Ok(()),
+        }
+    }
+
+    /// Moves what is waiting into a frame, as far as it fits.
+    fn fill(&mut self, pieces: &mut Pieces) {
+        while let Some((content, data)) = self.waiting.front_mut() {
+            let taken = match content {
+                Content::Text => {
+                    let text = std::str::from_utf8(data);
+                    pieces.push_text(text.expect("text is cut between its characters"))
+                }
+                Content::Json => pieces.push_json(data),
+                Content::Whole | Content::Sealed => pieces.push_whole(data),
+            };
+            self.bytes -= taken;
+            data.advance(taken);
+            if !data.is_empty() {
+                return;
+            }
+            self.waiting.pop_front();
+        }
+    }
+
+    /// Appends the last frame, if the end is out.
+    fn close(self, identity: &Identity, out: &mut Vec<u8>) -> Result<Advanced, SealError> {
+        if !self.ended {
+            return Ok(Advanced::On(self));
+        }
+        let (outcome, usage) = match &self.end {
+            Some(Ok(finish)) => (Outcome::Complete, finish.usage),
+            _ => (Outcome::Failed, Usage::default()),
+        };
+        self.sealer.finish(identity, outcome, usage, out).map(Box::new).map(Advanced::Over)
+    }
+}
+
+/// What is left to do.
+pub(super) enum Advanced {
+    /// More will come.
+    On(Shaper),
+    /// Everything is out; the receipt is to follow.
+    Over(Box<SignedReceipt>),
+}
+
+/// Returns the least of the numbers from `first` on, each a quarter more than the one before, that
+/// is at least `count`.
+fn class(count: u64, first: u64) -> u64 {
+    let mut class = first;
+    while class < count {
+        class = (class * 5 / 4).max(class + 1);
+    }
+    class
+}
