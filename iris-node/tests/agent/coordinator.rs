@@ -11,7 +11,9 @@ use iris_core::{AssignmentId, TaskId, Timestamp};
 use iris_crypto::certificate::{Expectation, Origin, Role};
 use iris_crypto::hello::{Hello, Welcome as SignedWelcome, sign_welcome, verify_hello};
 use iris_crypto::hop::{ChunkOpener, TAG_LEN};
-use iris_crypto::{HopRoot, Identity, PublicIdentity, Signature, SignedCertificate};
+use iris_crypto::{
+    HopRoot, Identity, PublicIdentity, Signature, SignedCertificate, VerifiedCertificate,
+};
 use iris_node::agent::{ConnectError, Connector, Link};
 use iris_protocol::Frame;
 use iris_protocol::connection::{
@@ -297,7 +299,27 @@ impl Coordinator {
 
     fn task_ending(&mut self, model: &str, end: &[u8]) -> (TaskAssign, Vec<Bytes>) {
         let body = format!(r#"{{"model":"{model}","stream":true,"messages":[]}}"#);
-        let body = [body.as_bytes(), end].concat();
+        self.task_of(model, &[body.as_bytes(), end].concat())
+    }
+
+    /// Offers a request that its caller sealed.
+    pub(crate) async fn assign_sealed(&mut self, model: &str, wire: &[u8]) -> AssignmentId {
+        let (mut task, prompt) = self.task_of(model, wire);
+        task.sealed = true;
+        self.offer(task, prompt).await
+    }
+
+    /// Returns the certificate that the node registered with, as a caller trusts it.
+    pub(crate) fn certificate(&self) -> VerifiedCertificate {
+        let origin = Origin::from(self.identity.public());
+        let register = self.register.as_ref().unwrap();
+        let certificate = SignedCertificate::decode(register.certificate.as_bytes()).unwrap();
+        let expected =
+            Expectation { role: Role::Node, now: self.now, min_serial: 0, origin: &origin };
+        certificate.verify(&expected).unwrap()
+    }
+
+    fn task_of(&mut self, model: &str, body: &[u8]) -> (TaskAssign, Vec<Bytes>) {
         let assignment = AssignmentId(self.next);
         self.next += 1;
         let mut channel = self.root.as_mut().unwrap().channel(assignment.0).unwrap();
@@ -392,6 +414,10 @@ impl Coordinator {
 
     /// Opens a part of an answer and makes room for the next.
     pub(crate) fn open(&mut self, event: CoordinatorEvent) -> String {
+        String::from_utf8(self.open_bytes(event)).unwrap()
+    }
+
+    pub(crate) fn open_bytes(&mut self, event: CoordinatorEvent) -> Vec<u8> {
         let CoordinatorEvent::Stream(part) = event else { panic!("{event:?}") };
         let assignment = part.header.assignment;
         self.connection().consumed(assignment, 1, part.wire_len());
@@ -399,7 +425,7 @@ impl Coordinator {
         let (number, header) = (u64::from(part.header.seq), part.header.encode());
         let text = opener.open(number, &header, &part.payload).unwrap();
         assert!(matches!(part.header.part, Part::Stream { .. }));
-        String::from_utf8(text).unwrap()
+        text
     }
 
     /// Adds what comes of an assignment to `answer`, until its end or until it has `pieces`.

@@ -5,6 +5,7 @@
 
 mod coordinator;
 mod hostile;
+mod sealed;
 mod socket;
 mod upheaval;
 mod work;
