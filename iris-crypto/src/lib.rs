@@ -16,6 +16,7 @@
 //! | [`hop`] | the keys and chunks of a session between coordinator and node |
 //! | [`seal`] | requests that only the chosen node can open, and their answers |
 //! | [`record`] | sealing what lies on disk |
+//! | [`log`] | the public log of what a coordinator tells everybody |
 //! | [`account_key`], [`token`] | the credentials of people and programs |
 //!
 //! # What it promises
@@ -30,6 +31,8 @@
 //!   root gives out the keys of one assignment once.
 //! - **Stolen files do not open old traffic.** Identity files hold signing keys only. Sealing keys
 //!   are never written; they die with the process or with their owner's wish.
+//! - **A log only grows.** A checkpoint that extends another comes with a proof of it, and two that
+//!   do not fit together are evidence that their signer cannot deny.
 //! - **Secrets do not print.** Their `Debug` is redacted; showing one takes a call named `reveal`.
 //!
 //! # What it does not promise
@@ -54,6 +57,7 @@ pub mod hop;
 pub mod hpke;
 pub mod identity;
 pub mod keyfile;
+pub mod log;
 pub mod record;
 pub mod seal;
 pub mod sealing_key;

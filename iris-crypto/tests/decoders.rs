@@ -1,6 +1,6 @@
 //! What a peer may send can be anything: it is refused, or it is what was sealed and signed.
 //!
-//! The same properties run without end in the fuzz targets `text` and `sealed`.
+//! The same properties run without end in the fuzz targets `text`, `sealed` and `log`.
 
 use proptest::prelude::*;
 
@@ -33,6 +33,37 @@ fn almost_certificate() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+/// What belongs to a log, damaged in a few places.
+fn almost_of_a_log() -> impl Strategy<Value = Vec<u8>> {
+    let text = properties::sound_checkpoint().text().as_bytes().to_vec();
+    let sound = prop_oneof![
+        Just([&[0], &text[..]].concat()),
+        "iris/log/(coordinator|certificate|roster|other)/v1\\x00.{30,34}".prop_map(|entry| [
+            &[1],
+            entry.as_bytes()
+        ]
+        .concat()),
+        (0_u8..100, 1_u8..=100)
+            .prop_map(|(index, size)| properties::sound_inclusion(index % size, size)),
+        (0_u8..100, 1_u8..=100)
+            .prop_map(|(old, new)| properties::sound_consistency(old % new, new)),
+    ];
+    let damage = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3);
+    let whole = prop::bool::weighted(0.8);
+    (sound, damage, any::<prop::sample::Index>(), whole).prop_map(
+        |(mut bytes, damage, cut, whole)| {
+            for (at, byte) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if !whole {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            bytes
+        },
+    )
+}
+
 proptest! {
     #[test]
     fn texts_of_keys_are_refused_or_have_one_spelling(text in almost_key()) {
@@ -51,6 +82,15 @@ proptest! {
         bytes in prop::collection::vec(any::<u8>(), 0..160)
     ) {
         properties::sealed(&bytes);
+    }
+}
+
+proptest! {
+    #[test]
+    fn logs_are_refused_or_are_what_their_coordinator_wrote(
+        bytes in prop_oneof![3 => almost_of_a_log(), 1 => any::<Vec<u8>>()]
+    ) {
+        properties::log(&bytes);
     }
 }
 

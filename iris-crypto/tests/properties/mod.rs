@@ -1,5 +1,6 @@
 //! What holds for anything that a peer sends; shared by the tests and the fuzz targets.
 
+use std::collections::BTreeMap;
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
 use std::sync::LazyLock;
@@ -8,6 +9,10 @@ use iris_core::Timestamp;
 use iris_crypto::account_key::AccountIndex;
 use iris_crypto::certificate::{CertificateHash, Expectation, Origin, Role};
 use iris_crypto::hello::{Hello, Welcome, verify_hello, verify_welcome};
+use iris_crypto::log::{
+    Checkpoint, Entry, Frontier, LogError, MAX_PROOF_LEN, ProofPlan, SignedCheckpoint, Tile,
+    TileId, TreeHash, leaf_hash, verify_consistency, verify_inclusion,
+};
 use iris_crypto::token::TokenHash;
 use iris_crypto::{
     AccountKey, ApiToken, HopRoot, Identity, PublicIdentity, RecordKey, SealingKey,
@@ -22,6 +27,7 @@ pub(crate) fn text(text: &str) {
     exact::<AccountIndex>(text);
     exact::<Origin>(text);
     exact::<SignedCertificate>(text);
+    exact::<TreeHash>(text);
     if let Ok(token) = text.parse::<ApiToken>() {
         assert_eq!(*token.reveal(), text);
     }
@@ -92,6 +98,129 @@ fn signature(bytes: &[u8]) {
     let welcome = Welcome { node_nonce: &[2; 32], encapsulated: &[3; 32], session };
     assert!(verify_welcome(&parties.node.public(), &welcome, &signature).is_err());
 }
+
+/// Checkpoints, entries, tiles and proofs: each is refused, or is what the log says.
+///
+/// The first byte says what the others are.
+pub(crate) fn log(bytes: &[u8]) {
+    let Some((kind, bytes)) = bytes.split_first() else { return };
+    match kind % 4 {
+        0 => checkpoint(bytes),
+        1 => {
+            if let Ok(entry) = Entry::decode(bytes) {
+                assert_eq!(entry.encode(), bytes);
+                assert_eq!(entry.leaf_hash(), leaf_hash(bytes));
+            }
+            if let Ok(tile) = Tile::decode(bytes) {
+                assert_eq!(tile.encode(), bytes);
+            }
+        }
+        2 => inclusion(bytes),
+        _ => consistency(bytes),
+    }
+}
+
+fn checkpoint(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(decoded) = SignedCheckpoint::decode(text) else { return };
+    assert_eq!(decoded.text(), text);
+    let coordinator = PARTIES.node.public();
+    let Ok(checkpoint) = decoded.verify(&coordinator) else { return };
+    // Only one was signed; signatures of witnesses may follow in any number.
+    let sound = sound_checkpoint();
+    assert!(text.starts_with(sound.text()));
+    assert_eq!(sound.verify(&coordinator), Ok(checkpoint));
+}
+
+/// Returns the checkpoint of a log of a hundred entries, the same in every run.
+pub(crate) fn sound_checkpoint() -> SignedCheckpoint {
+    let log = &*LOG;
+    SignedCheckpoint::sign(&PARTIES.node, log.size(), log.root(log.size()))
+}
+
+/// Returns the bytes of a proof that holds: of the entry at `index` in the log's first `size`.
+pub(crate) fn sound_inclusion(index: u8, size: u8) -> Vec<u8> {
+    let plan = ProofPlan::inclusion(index.into(), size.into()).expect("an entry of the log");
+    let proof = LOG.compute(&plan);
+    [2, index, size].into_iter().chain(proof.iter().flat_map(|hash| *hash.as_bytes())).collect()
+}
+
+/// Returns the bytes of a proof that holds: that the log's first `new` entries extend `old`.
+pub(crate) fn sound_consistency(old: u8, new: u8) -> Vec<u8> {
+    let plan = ProofPlan::consistency(old.into(), new.into()).expect("sizes in order");
+    let proof = LOG.compute(&plan);
+    [3, old, new].into_iter().chain(proof.iter().flat_map(|hash| *hash.as_bytes())).collect()
+}
+
+/// An index, a size and a proof: it holds if it is the one that the log computes.
+fn inclusion(bytes: &[u8]) {
+    let Some((&[index, size], proof)) = bytes.split_first_chunk() else { return };
+    let (proof, log) = (hashes(proof), &*LOG);
+    let (index, size) = (u64::from(index), u64::from(size).min(log.size()));
+    let leaf = leaf_hash(&index.to_be_bytes());
+    let verdict = verify_inclusion(&leaf, index, size, &proof, &log.root(size));
+    match ProofPlan::inclusion(index, size) {
+        Ok(plan) => assert_eq!(verdict.is_ok(), log.compute(&plan) == proof),
+        Err(error) => assert_eq!(verdict, Err(error)),
+    }
+    // Under roots and sizes that are not the log's, nothing holds and nothing panics.
+    let other = verify_inclusion(&leaf, index, size << 40, &proof, &log.root(size));
+    assert!(other.is_err() || size == 0);
+}
+
+/// Two sizes and a proof: it holds if it is the one that the log computes.
+fn consistency(bytes: &[u8]) {
+    let Some((&[old, new], proof)) = bytes.split_first_chunk() else { return };
+    let (proof, log) = (hashes(proof), &*LOG);
+    let checkpoint = |size: u8| {
+        let size = u64::from(size).min(log.size());
+        Checkpoint { size, root: log.root(size) }
+    };
+    let (old, new) = (checkpoint(old), checkpoint(new));
+    let verdict = verify_consistency(&old, &new, &proof);
+    match ProofPlan::consistency(old.size, new.size) {
+        Ok(plan) => assert_eq!(verdict.is_ok(), log.compute(&plan) == proof),
+        Err(error) => assert_eq!(verdict, Err(error)),
+    }
+    let fork = Checkpoint { size: new.size, root: leaf_hash(b"another list") };
+    let verdict = verify_consistency(&new, &fork, &proof);
+    assert_eq!(verdict, Err(LogError::Fork { size: new.size }));
+    let huge = Checkpoint { size: new.size << 40, root: new.root };
+    assert!(old.size == 0 || verify_consistency(&old, &huge, &proof).is_err());
+}
+
+fn hashes(bytes: &[u8]) -> Vec<TreeHash> {
+    let (hashes, _) = bytes.as_chunks();
+    hashes.iter().take(MAX_PROOF_LEN + 1).copied().map(TreeHash::from_bytes).collect()
+}
+
+/// A log of the numbers from 0 on.
+struct Log {
+    frontier: Frontier,
+    tiles: BTreeMap<TileId, Tile>,
+}
+
+impl Log {
+    const fn size(&self) -> u64 {
+        self.frontier.size()
+    }
+
+    fn root(&self, size: u64) -> TreeHash {
+        let plan = ProofPlan::root(size).expect("a size of the log");
+        self.compute(&plan).first().copied().unwrap_or(TreeHash::EMPTY)
+    }
+
+    fn compute(&self, plan: &ProofPlan) -> Vec<TreeHash> {
+        plan.compute(|id| self.tiles.get(&id)).expect("every tile is kept")
+    }
+}
+
+static LOG: LazyLock<Log> = LazyLock::new(|| {
+    let mut frontier = Frontier::new();
+    let leaves: Vec<_> = (0..100_u64).map(|number| leaf_hash(&number.to_be_bytes())).collect();
+    let tiles = frontier.append_all(&leaves).expect("far from the bound").into_iter().collect();
+    Log { frontier, tiles }
+});
 
 struct Parties {
     node: Identity,
