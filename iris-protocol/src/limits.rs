@@ -77,6 +77,24 @@ pub const MAX_RECEIPT: usize = 512;
 /// Longest record of a sealed answer, without the length before it, in bytes.
 pub const MAX_RECORD: usize = 66_000;
 
+/// Most nodes of a roster.
+pub const MAX_ROSTER_NODES: usize = 100_000;
+
+/// Most models of a roster that nobody offers any more.
+pub const MAX_AWAY: usize = 256;
+
+/// Longest signed checkpoint of a log, in bytes.
+pub const MAX_CHECKPOINT: usize = 8 << 10;
+
+/// Most hashes of a proof.
+pub const MAX_PROOF: usize = 64;
+
+/// Longest entry of a log, in bytes.
+pub const MAX_LOG_ENTRY: usize = 1024;
+
+/// Most entries of a log that are returned at once.
+pub const MAX_LOG_ENTRIES: usize = 256;
+
 /// Most entries of one acknowledgement frame.
 pub const MAX_ACKS: usize = 1024;
 

@@ -117,7 +117,7 @@ fn almost_name() -> impl Strategy<Value = String> {
 
 /// Objects of members that the APIs know, with values of every kind.
 fn almost_body() -> impl Strategy<Value = String> {
-    const NAMES: [&str; 30] = [
+    const NAMES: [&str; 37] = [
         "model",
         "messages",
         "prompt",
@@ -148,6 +148,13 @@ fn almost_body() -> impl Strategy<Value = String> {
         "nodes",
         "slots",
         "extra",
+        "roster",
+        "issued",
+        "away",
+        "hashes",
+        "checkpoint",
+        "start",
+        "entries",
     ];
     let leaf = prop_oneof![
         Just(serde_json::Value::Null),

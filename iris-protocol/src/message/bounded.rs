@@ -27,7 +27,7 @@ where
     list(deserializer, MAX_HELD)
 }
 
-pub(super) fn slots<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+pub(crate) fn slots<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     let slots = u32::deserialize(deserializer)?;
     if slots > MAX_SLOTS {
         return Err(D::Error::custom(format_args!("a node has at most {MAX_SLOTS} slots")));
@@ -45,7 +45,7 @@ pub(super) fn some_slots<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u32>,
     Ok(Option::<Slots>::deserialize(d)?.map(|slots| slots.0))
 }
 
-pub(super) fn models<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<ModelOffer>, D::Error> {
+pub(crate) fn models<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<ModelOffer>, D::Error> {
     let models: Vec<ModelOffer> = list(d, MAX_MODELS)?;
     let mut names = BTreeSet::new();
     for model in &models {
@@ -111,7 +111,7 @@ fn is_clean(text: &str, max: usize) -> bool {
     text.len() <= max && !text.chars().any(is_invisible)
 }
 
-fn list<'de, D, T>(deserializer: D, max: usize) -> Result<Vec<T>, D::Error>
+pub(crate) fn list<'de, D, T>(deserializer: D, max: usize) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,

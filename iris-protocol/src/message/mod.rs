@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::frame::{Frame, Utf8};
 
-mod bounded;
+pub(crate) mod bounded;
 mod coordinator;
 mod json;
 mod node;

@@ -9,6 +9,11 @@
 //! | `POST /accounts/generate` | | [`AccountCreated`] |
 //! | `POST /accounts/keys` | [`KeyRequest`] | [`KeyCreated`] |
 //! | `GET /nodes` | | [`NodeList`] |
+//! | `GET /roster` | | [`SignedRoster`] |
+//! | `GET /log/checkpoint` | | the log's signed checkpoint, as text |
+//! | `GET /log/inclusion?index=&size=` | | [`InclusionProof`] |
+//! | `GET /log/consistency?from=&to=` | | [`ConsistencyProof`] |
+//! | `GET /log/entries?start=&count=` | | [`LogEntries`] |
 //! | `GET /healthz` | | [`Health`] |
 //!
 //! Errors are those of [`openai::ErrorBody`](crate::openai::ErrorBody). Times are whole seconds
@@ -17,6 +22,7 @@
 mod account;
 mod inference;
 mod node;
+mod roster;
 mod secret;
 
 pub use account::{AccountCreated, KeyCreated, KeyRequest, KeyScope};
@@ -24,6 +30,9 @@ pub use inference::{
     InferenceError, InferenceRequest, InferenceResult, InferenceStatus, Input, InputError,
 };
 pub use node::{Choice, Explanation, Health, NodeList, NodeReason, NodeSummary, SkipCount};
+pub use roster::{
+    ConsistencyProof, FreeSlots, InclusionProof, LogEntries, Roster, RosterNode, SignedRoster,
+};
 pub use secret::Secret;
 
 pub use iris_core::task::TaskState;

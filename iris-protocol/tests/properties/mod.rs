@@ -11,8 +11,8 @@ use iris_protocol::openai::{
     ChatCompletion, ChatCompletionChunk, ChatRequest, Completion, ErrorBody, ModelList,
 };
 use iris_protocol::rest::{
-    AccountCreated, Explanation, Health, InferenceRequest, InferenceStatus, KeyCreated, KeyRequest,
-    NodeList,
+    AccountCreated, ConsistencyProof, Explanation, Health, InclusionProof, InferenceRequest,
+    InferenceStatus, KeyCreated, KeyRequest, LogEntries, NodeList, Roster, SignedRoster,
 };
 use iris_protocol::text::{Blob, FixedBytes, Label};
 use serde::Serialize;
@@ -56,6 +56,11 @@ pub(crate) fn rest(json: &[u8]) {
     settles::<InferenceRequest>(json);
     settles::<InferenceStatus>(json);
     settles::<NodeList>(json);
+    settles::<SignedRoster>(json);
+    settles::<Roster>(json);
+    settles::<InclusionProof>(json);
+    settles::<ConsistencyProof>(json);
+    settles::<LogEntries>(json);
     settles::<Explanation>(json);
     settles::<Health>(json);
     settles::<KeyRequest>(json);
