@@ -7,8 +7,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use iris_core::store::StoreError;
-use iris_core::task::TaskError;
-use iris_protocol::openai::{ErrorBody, RequestError};
+use iris_protocol::openai::{ErrorBody, Refused, RequestError, Retry};
 
 use crate::accounts::AccountError;
 
@@ -20,41 +19,14 @@ const SERVER_ERROR: &str = "server_error";
 
 /// Seconds after which a node that is away may be back.
 const NODE_BACK_SECS: u32 = 10;
-/// Seconds after which books that cannot be written are worth another try.
-const BOOKS_BACK_SECS: u32 = 10;
 
 /// Why a request is refused, and how to say so.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ApiError {
-    status: StatusCode,
-    kind: &'static str,
-    code: Option<Cow<'static, str>>,
-    param: Option<Cow<'static, str>>,
-    message: Cow<'static, str>,
-    retry: Retry,
-}
-
-/// What a refused caller is told about trying again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Retry {
-    /// Client libraries decide by the status.
-    Unsaid,
-    /// Not before so many seconds.
-    After(u32),
-    /// Not at all: what could be retried was retried here already.
-    No,
-}
+pub(super) struct ApiError(Refused);
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            status,
-            kind,
-            code: None,
-            param: None,
-            message: message.into(),
-            retry: Retry::Unsaid,
-        }
+        Self(Refused::new(status.as_u16(), kind, message))
     }
 
     /// The request makes no sense.
@@ -76,19 +48,6 @@ impl ApiError {
     /// There is nothing of this name.
     pub(super) fn not_found(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::NOT_FOUND, INVALID_REQUEST, message).with_code("not_found")
-    }
-
-    /// A node answered something that is not an answer.
-    pub(super) fn invalid_answer() -> Self {
-        let message = "The node that took this request answered in a form that cannot be read.";
-        Self::new(StatusCode::BAD_GATEWAY, SERVER_ERROR, message).with_code("invalid_answer")
-    }
-
-    /// The request took too long.
-    pub(super) fn expired() -> Self {
-        let message = "The request was not answered within its time limit.";
-        let error = Self::new(StatusCode::GATEWAY_TIMEOUT, SERVER_ERROR, message);
-        error.with_code("timeout").with_retry(Retry::No)
     }
 
     /// The coordinator cannot do it now.
@@ -117,42 +76,37 @@ impl ApiError {
         Self::new(StatusCode::CONFLICT, INVALID_REQUEST, message).with_code("conflict")
     }
 
-    pub(super) fn with_code(mut self, code: impl Into<Cow<'static, str>>) -> Self {
-        self.code = Some(code.into());
-        self
+    pub(super) fn with_code(self, code: impl Into<Cow<'static, str>>) -> Self {
+        Self(self.0.with_code(code))
     }
 
-    pub(super) fn with_param(mut self, param: impl Into<Cow<'static, str>>) -> Self {
-        self.param = Some(param.into());
-        self
+    pub(super) fn with_param(self, param: impl Into<Cow<'static, str>>) -> Self {
+        Self(self.0.with_param(param))
     }
 
-    const fn with_retry(mut self, retry: Retry) -> Self {
-        self.retry = retry;
-        self
+    fn with_retry(self, retry: Retry) -> Self {
+        Self(self.0.with_retry(retry))
     }
 
     #[cfg(test)]
-    pub(super) const fn status(&self) -> StatusCode {
-        self.status
+    pub(super) const fn status(&self) -> u16 {
+        self.0.status
     }
 
     /// Returns what the caller reads.
     pub(super) fn body(&self) -> ErrorBody {
-        let mut body = ErrorBody::new(self.kind, &*self.message);
-        body.error.code = self.code.as_deref().map(str::to_owned);
-        body.error.param = self.param.as_deref().map(str::to_owned);
-        body
+        self.0.body()
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = Response::new(Bytes::from(self.body().to_json()).into());
-        *response.status_mut() = self.status;
+        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::BAD_GATEWAY);
+        *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        match self.retry {
+        match self.0.retry {
             Retry::Unsaid => {}
             Retry::After(secs) => {
                 headers.insert(RETRY_AFTER, secs.into());
@@ -162,7 +116,7 @@ impl IntoResponse for ApiError {
                 headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
             }
         }
-        match self.status {
+        match status {
             StatusCode::UNAUTHORIZED => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
@@ -176,61 +130,9 @@ impl IntoResponse for ApiError {
     }
 }
 
-impl From<RequestError> for ApiError {
-    fn from(error: RequestError) -> Self {
-        let status = StatusCode::from_u16(error.status()).expect("it is a status");
-        let mut refused = Self::new(status, INVALID_REQUEST, error.to_string());
-        refused.code = error.code().map(Cow::Borrowed);
-        refused.param = error.param().map(Cow::Borrowed);
-        refused
-    }
-}
-
-impl From<TaskError> for ApiError {
-    fn from(error: TaskError) -> Self {
-        let message = error.to_string();
-        match error {
-            TaskError::Rejected { status, code, param, .. } => {
-                let mut refused = Self::new(rejected(status), INVALID_REQUEST, message);
-                refused.code = code.map(Cow::Owned);
-                refused.param = param.map(Cow::Owned);
-                refused
-            }
-            TaskError::ModelNotFound { .. } => {
-                Self::new(StatusCode::NOT_FOUND, INVALID_REQUEST, message)
-                    .with_code("model_not_found")
-                    .with_param("model")
-            }
-            TaskError::NoNodeOnline { .. } => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER_ERROR, message)
-                    .with_code("no_node_online")
-                    .with_retry(Retry::After(NODE_BACK_SECS))
-            }
-            TaskError::ShuttingDown => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER_ERROR, message)
-                    .with_code("shutting_down")
-                    .with_retry(Retry::After(NODE_BACK_SECS))
-            }
-            TaskError::BooksFull => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER_ERROR, message)
-                    .with_code("books_full")
-                    .with_retry(Retry::After(BOOKS_BACK_SECS))
-            }
-            TaskError::NoNodeAble { too_long: true, .. } => Self::bad_request(message)
-                .with_code("context_length_exceeded")
-                .with_param("messages"),
-            TaskError::NoNodeAble { .. } => Self::bad_request(message).with_code("no_node_able"),
-            TaskError::Busy { retry_after_secs } => Self::too_many(message, retry_after_secs),
-            TaskError::NodesFailed { .. } => {
-                Self::new(StatusCode::BAD_GATEWAY, SERVER_ERROR, message)
-                    .with_code("nodes_failed")
-                    .with_retry(Retry::No)
-            }
-            TaskError::Interrupted => {
-                Self::new(StatusCode::BAD_GATEWAY, SERVER_ERROR, message).with_code("interrupted")
-            }
-            _ => Self::new(StatusCode::BAD_GATEWAY, SERVER_ERROR, message),
-        }
+impl<E: Into<Refused>> From<E> for ApiError {
+    fn from(error: E) -> Self {
+        Self(error.into())
     }
 }
 
@@ -258,20 +160,10 @@ impl From<AccountError> for ApiError {
     }
 }
 
-/// Returns the status of a request that a node's server rejected. Only statuses that speak of the
-/// request pass: a node must not tell a caller that its key is wrong or that it should try again.
-fn rejected(status: u16) -> StatusCode {
-    match status {
-        404 => StatusCode::NOT_FOUND,
-        413 => StatusCode::PAYLOAD_TOO_LARGE,
-        415 => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        422 => StatusCode::UNPROCESSABLE_ENTITY,
-        _ => StatusCode::BAD_REQUEST,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use iris_core::task::TaskError;
+
     use super::*;
 
     fn header(error: TaskError, name: &str) -> Option<String> {
@@ -305,24 +197,7 @@ mod tests {
         ];
         for (error, status, code) in cases {
             let error = ApiError::from(error);
-            assert_eq!((error.status().as_u16(), error.code.as_deref()), (status, Some(code)));
-        }
-    }
-
-    #[test]
-    fn a_refused_request_is_answered_as_its_reader_says() {
-        for error in [
-            RequestError::Invalid { message: "no".into(), param: Some("stream") },
-            RequestError::UnknownModel,
-            RequestError::TooLarge(7),
-            RequestError::Compressed,
-            RequestError::Late,
-            RequestError::UnknownPath,
-            RequestError::UnknownMethod,
-        ] {
-            let refused = ApiError::from(error.clone());
-            assert_eq!(refused.status().as_u16(), error.status());
-            assert_eq!(refused.body(), error.body());
+            assert_eq!((error.status(), error.0.code.as_deref()), (status, Some(code)));
         }
     }
 

@@ -330,14 +330,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::openai::Refused;
 
     fn chat(body: &str) -> Result<Asked, RequestError> {
         Asked::read(Operation::Chat, body.as_bytes())
     }
 
     fn fault(body: &str) -> (u16, Option<String>) {
-        let error = chat(body).unwrap_err();
-        (error.status(), error.param().map(str::to_owned))
+        let refused = Refused::from(chat(body).unwrap_err());
+        (refused.status, refused.param.map(Cow::into_owned))
     }
 
     #[test]
@@ -424,7 +425,8 @@ mod tests {
     fn completions_need_a_prompt_of_any_form() {
         let read = |body: &str| Asked::read(Operation::Completion, body.as_bytes());
         assert!(read(r#"{"model":"m","prompt":["a"]}"#).is_ok());
-        assert_eq!(read(r#"{"model":"m"}"#).unwrap_err().param(), Some("prompt"));
+        let refused = Refused::from(read(r#"{"model":"m"}"#).unwrap_err());
+        assert_eq!(refused.param.as_deref(), Some("prompt"));
     }
 
     proptest! {

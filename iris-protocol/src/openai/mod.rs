@@ -33,7 +33,7 @@ pub use envelope::{EventWriter, Heading, InvalidChunk, write_error, write_keep_a
 pub use error::{ErrorBody, ErrorDetail};
 pub use message::{Content, FunctionCall, Message, Role, ToolCall};
 pub use model::{Model, ModelList};
-pub use refused::RequestError;
+pub use refused::{Refused, RequestError, Retry};
 pub use request::{ChatRequest, Stop, StreamOptions};
 pub use stream::{ChatCompletionChunk, ChunkChoice, Delta, FunctionCallDelta, ToolCallDelta};
 pub use text::{Completion, CompletionChoice};

@@ -16,7 +16,7 @@ use iris_core::backend::{Chunk, Operation};
 use iris_core::queue::Priority;
 use iris_core::task::Outcome;
 use iris_core::{NodeId, TaskId};
-use iris_protocol::openai::{Asked, EventWriter, Heading, Model, ModelList, RequestError};
+use iris_protocol::openai::{Asked, EventWriter, Heading, Model, ModelList, Refused, RequestError};
 use iris_protocol::rest;
 
 use self::stream::{Events, Opening};
@@ -150,7 +150,7 @@ async fn whole(mut handle: TaskHandle, heading: Heading<'_>) -> Result<Response,
             TaskEvent::Ended(outcome) => return Err(unfinished(outcome)),
         }
     }
-    let answer = answer.ok_or_else(ApiError::invalid_answer)?;
+    let answer = answer.ok_or_else(Refused::invalid_answer)?;
     let mut response = Response::new(Body::from(answer));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -218,9 +218,9 @@ fn describe(headers: &mut HeaderMap, task: TaskId, node: Option<NodeId>) {
 fn unfinished(outcome: Outcome) -> ApiError {
     match outcome {
         Outcome::Failed(error) => error.into(),
-        Outcome::Expired => ApiError::expired(),
+        Outcome::Expired => Refused::expired().into(),
         // A caller that gave up hears nothing; what is left is a coordinator that stops.
         Outcome::Cancelled => ApiError::unavailable("The coordinator is stopping."),
-        Outcome::Finished(_) => ApiError::invalid_answer(),
+        Outcome::Finished(_) => Refused::invalid_answer().into(),
     }
 }
