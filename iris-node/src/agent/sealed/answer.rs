@@ -36,9 +36,9 @@ impl SealedAnswer {
     /// How the answer ends is told to its caller under the seal; the coordinator learns by whose
     /// fault it failed, if it did, and how long it was in steps of 64 tokens.
     pub(in crate::agent) async fn run(mut self, request: GenerateRequest, sealer: AnswerSealer) {
-        let sealed = self.answer(request, sealer).await;
+        let answered = self.answer(request, sealer).await;
         let (assignment, frames) = (self.outlet.assignment, self.outlet.frames());
-        let output = match sealed {
+        let output = match answered {
             Ok((Ok(finish), receipt)) => {
                 let coarse = Finish { reason: "stop".to_owned(), usage: coarse(finish.usage) };
                 let result = TaskResult::new(assignment, frames, &coarse);

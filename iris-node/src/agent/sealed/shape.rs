@@ -39,9 +39,9 @@ pub(super) struct Shaper {
 
 impl Shaper {
     /// Begins an answer that was accepted at `now`; appends its first record.
-    pub(super) fn new(sealer: AnswerSealer, now: Instant, out: &mut Vec<u8>) -> Self {
+    pub(super) fn new(sealer: AnswerSealer, now: Instant, out: &mut Vec<u8>) -> Box<Self> {
         sealer.opening(out);
-        Self {
+        Box::new(Self {
             sealer,
             begun: now,
             ticks: 0,
@@ -49,7 +49,7 @@ impl Shaper {
             bytes: 0,
             end: None,
             ended: false,
-        }
+        })
     }
 
     /// Takes in a piece of the answer; text is UTF-8.
@@ -88,7 +88,7 @@ impl Shaper {
 
     /// Appends the records that are due by `now`; returns the receipt when they are the last.
     pub(super) fn advance(
-        mut self,
+        mut self: Box<Self>,
         now: Instant,
         identity: &Identity,
         out: &mut Vec<u8>,
@@ -184,7 +184,11 @@ impl Shaper {
     }
 
     /// Appends the last frame, if the end is out.
-    fn close(self, identity: &Identity, out: &mut Vec<u8>) -> Result<Advanced, SealError> {
+    fn close(
+        self: Box<Self>,
+        identity: &Identity,
+        out: &mut Vec<u8>,
+    ) -> Result<Advanced, SealError> {
         if !self.ended {
             return Ok(Advanced::On(self));
         }
@@ -199,7 +203,7 @@ impl Shaper {
 /// What is left to do.
 pub(super) enum Advanced {
     /// More will come.
-    On(Shaper),
+    On(Box<Shaper>),
     /// Everything is out; the receipt is to follow.
     Over(Box<SignedReceipt>),
 }
