@@ -25,6 +25,7 @@ class Network:
 
     def __init__(self, binaries, folder):
         self.binaries = binaries
+        self.coordinator = None
         self.folder = folder
         self.programs = []
         self.url = None
@@ -46,6 +47,7 @@ class Network:
             raise Failed(f"`iris-coordinator account new` opened no account:\n{printed}{said}")
         self.account_key, self.account = digits[0], account[1]
         program = self._start("iris-coordinator", [], settings, "coordinator")
+        self.coordinator = program.process.pid
         self.url = program.wait_for(ADDRESS)
         self.wait_until("the coordinator is ready", lambda: self._status("/readyz") == 200)
 
@@ -55,6 +57,12 @@ class Network:
         account = {"IRIS_ACCOUNT_KEY": self.account_key}
         joins = {"NODE_ID": name, "COORDINATOR_URL": self.url}
         return self._start("iris-node", [], {**files, **account, **joins, **settings}, name)
+
+    def start_proxy(self):
+        """Starts what seals the requests of ordinary programs, and returns its address."""
+        settings = {"IRIS_URL": self.url, "XDG_STATE_HOME": self._path("state")}
+        program = self._start("iris", ["proxy", "--listen", "127.0.0.1:0"], settings, "proxy")
+        return program.wait_for(ADDRESS)
 
     def new_key(self, scope):
         asked = {"account_key": self.account_key, "scope": scope, "label": "clients"}

@@ -2,7 +2,8 @@
 
 BINARIES is the folder with `iris-coordinator` and `iris-node`, CACHE a folder outside of the
 clone where the clients are installed. The network has a node with the built-in engine, a node in
-front of a scripted model server, a node with a single slot, and one that has gone.
+front of a scripted model server, a node with a single slot, and one that has gone. Everything runs
+twice: against the coordinator itself, whose endpoint is open, and through `iris proxy`, which seals.
 """
 
 import json
@@ -34,9 +35,11 @@ def main(binaries, cache):
         with Network(os.path.abspath(binaries), folder) as network:
             try:
                 facts = start(network)
+                sealed = {**facts, "base_url": f"{network.start_proxy()}/v1", "privacy": "sealed"}
                 results = [
-                    run_python(interpreter, folder, facts),
-                    run_node(modules, folder, facts),
+                    run(interpreter, modules, folder, each)
+                    for each in (facts, sealed)
+                    for run in (run_python, run_node)
                 ]
             except Failed as failure:
                 print(f"{failure}\n{network.logs()}", file=sys.stderr)
@@ -68,6 +71,9 @@ def start(network):
     network.wait_until("the node has gone", lambda: "gone" not in network.node_names(key))
     return {
         "base_url": f"{network.url}/v1",
+        "open_url": f"{network.url}/v1",
+        "privacy": "open",
+        "coordinator": network.coordinator,
         "key": key,
         "account": network.account,
         "account_key": network.account_key,
@@ -83,21 +89,22 @@ def start(network):
     }
 
 
-def run_python(interpreter, folder, facts):
+def run_python(interpreter, _, folder, facts):
     tests = os.path.join(HERE, "python")
     flags = ["-q", "-p", "no:cacheprovider", "--tb=short", "--color=no"]
     line = [interpreter, "-B", "-m", "pytest", *flags, tests]
-    return run_suite("openai for Python", line, tests, folder, facts)
+    return run_suite(f"openai for Python, {facts['privacy']}", line, tests, folder, facts)
 
 
-def run_node(modules, folder, facts):
+def run_node(_, modules, folder, facts):
     # Modules are looked up beside the file that imports them.
-    tests = os.path.join(folder, "node")
+    tests = os.path.join(folder, f"node-{facts['privacy']}")
     shutil.copytree(os.path.join(HERE, "node"), tests)
     os.symlink(os.path.join(modules, "node_modules"), os.path.join(tests, "node_modules"))
     files = sorted(name for name in os.listdir(tests) if name.endswith(".test.mjs"))
     flags = ["--test", "--test-reporter=spec", "--test-concurrency=1"]
-    return run_suite("openai for Node", ["node", *flags, *files], tests, folder, facts)
+    line = ["node", *flags, *files]
+    return run_suite(f"openai for Node, {facts['privacy']}", line, tests, folder, facts)
 
 
 def run_suite(name, line, tests, folder, facts):

@@ -5,8 +5,8 @@ whoever asks `/recorded?marker=...` afterwards, and the action is one of
 
     hello       answers GREETING
     tool        calls the first tool of the request
-    hold        writes a word every 50 ms for as long as the caller stays (at most a minute);
-                writes nothing when the answer is not streamed
+    hold        writes the marker backwards, then a word every 50 ms for as long as the caller
+                stays (at most a minute); writes nothing when the answer is not streamed
     cut         writes CUT_AFTER words, or half of an answer that is not streamed, and closes
                 the connection without an end
     too-long    refuses the prompt as longer than the context
@@ -129,6 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 return
             if action == "hold":
+                self._delta({"content": f"{marker[::-1]} "})
                 self._hold(marker, lambda: self._delta({"content": "word "}))
                 return
             reason = "stop"

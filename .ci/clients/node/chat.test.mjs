@@ -167,5 +167,5 @@ test("answers name their request, node and privacy", async () => {
   assert.ok(request_id);
   assert.equal(response.headers.get("x-request-id"), request_id);
   assert.ok(response.headers.get("x-iris-node"));
-  assert.equal(response.headers.get("x-iris-privacy"), "open");
+  assert.equal(response.headers.get("x-iris-privacy"), network.privacy);
 });

@@ -1,4 +1,4 @@
-"""Who sees what, in open mode. The README's table names these tests."""
+"""Who sees what. The README's table names these tests."""
 
 import base64
 import json
@@ -50,7 +50,7 @@ def files_once_booked(folder, text):
     """
     deadline = time.monotonic() + TIMEOUT
     while True:
-        files = everything_in(folder, skip=("wire", "node"))
+        files = everything_in(folder, skip=("wire", "node-open", "node-sealed"))
         if found_in(database(files), text) or time.monotonic() > deadline:
             return files
         time.sleep(0.01)
@@ -118,8 +118,59 @@ def test_node_and_its_server_learn_neither_account_nor_key_nor_address(exchange,
     assert "authorization" not in received["headers"]
 
 
-def test_answers_say_that_they_are_open(client, models, script):
+def test_answers_say_who_can_read_them(client, models, network, script):
     raw = client.chat.completions.with_raw_response.create(
         model=models["scripted"], messages=script("hello").messages
     )
-    assert raw.headers["x-iris-privacy"] == "open"
+    assert raw.headers["x-iris-privacy"] == network["privacy"]
+
+
+def memory(pid):
+    """Returns all that a process holds in memory that it can write, as far as it can be read."""
+    with open(f"/proc/{pid}/maps", encoding="utf-8") as file:
+        maps = [line.split() for line in file]
+    parts = []
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as file:
+        for span, rights, *_ in maps:
+            start, end = (int(bound, 16) for bound in span.split("-"))
+            if not rights.startswith("rw") or end - start > 1 << 30:
+                continue
+            try:
+                file.seek(start)
+                parts.append(file.read(end - start))
+            except OSError:
+                # The kernel's own pages, and what was given back meanwhile.
+                continue
+    return b"".join(parts)
+
+
+def test_coordinator_never_holds_what_was_sealed(client, models, network, script):
+    """Looks for a prompt and an answer in everything that the coordinator has, while it has them."""
+    held = script("hold")
+    prompt, answer = held.marker, held.marker[::-1]
+    stream = client.chat.completions.create(
+        model=models["scripted"], messages=held.messages, stream=True
+    )
+    try:
+        text = ""
+        for chunk in stream:
+            text += chunk.choices[0].delta.content or "" if chunk.choices else ""
+            if answer in text and text.endswith("word "):
+                break
+        assert answer in text, "the caller has the answer's beginning"
+        process = memory(network["coordinator"])
+    finally:
+        stream.close()
+    held.wait_for("left")
+    files = b"".join(everything_in(network["folder"], skip=("node-open", "node-sealed")).values())
+    assert len(process) > 1 << 20 and len(files) > 1 << 20
+    found = {
+        "prompt in memory": found_in(process, prompt),
+        "answer in memory": found_in(process, answer),
+        "prompt in logs, database or frames": found_in(files, prompt),
+        "answer in logs, database or frames": found_in(files, answer),
+    }
+    # In open mode the coordinator reads them, so that the same search has to find them.
+    is_open = network["privacy"] == "open"
+    expected = {place: is_open and "memory" in place for place in found}
+    assert found == expected
