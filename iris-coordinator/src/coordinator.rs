@@ -11,7 +11,8 @@ use iris_core::store::{Batch, Document, Key, Store, StoreError};
 use iris_core::task::RetryPolicy;
 use iris_core::tier::TierPolicy;
 use iris_core::{AccountId, NodeId, TaskId};
-use iris_crypto::{Identity, PublicIdentity, RecordKey, Secret};
+use iris_crypto::certificate::CertificateHash;
+use iris_crypto::{Identity, PublicIdentity, RecordKey, Secret, SignedCertificate};
 use iris_protocol::limits::Limits;
 use iris_protocol::rest;
 use iris_protocol::transport::Transport;
@@ -21,8 +22,8 @@ use tokio_util::task::TaskTracker;
 use crate::accounts::Accounts;
 use crate::clock::{Clock, SystemClock};
 use crate::dispatch::{
-    Books, Dispatch, DispatchSettings, MODEL, ModelRecord, ModelSummary, Stats, TaskHandle,
-    TaskRequest,
+    Books, Dispatch, DispatchSettings, MODEL, ModelRecord, ModelSummary, ReceiptRecord, SealedTask,
+    Stats, TaskHandle, TaskRequest,
 };
 use crate::entropy::Entropy;
 use crate::inference::Inference;
@@ -247,6 +248,19 @@ impl Coordinator {
         TaskHandle::new(Arc::clone(&self.inner.dispatch), request, Books::Journal)
     }
 
+    /// Starts a task that its caller sealed to one node; see [`submit`](Self::submit).
+    ///
+    /// That node is asked once. Nothing of the request or the answer is kept, but the node's
+    /// receipt, when the answer has one.
+    pub fn submit_sealed(&self, task: SealedTask) -> TaskHandle {
+        TaskHandle::sealed(Arc::clone(&self.inner.dispatch), task)
+    }
+
+    /// Returns the current certificate of the node that has, or had, the one with this hash.
+    pub fn certificate_for(&self, hash: &CertificateHash) -> Option<SignedCertificate> {
+        self.inner.dispatch.certificate_for(hash)
+    }
+
     /// Lets the node at the other end of `transport` in for `owner`, whose key it came with.
     ///
     /// Resolves once the node has registered, when its connection lives on in a task of its own,
@@ -395,15 +409,19 @@ async fn keep_house(coordinator: std::sync::Weak<Inner>, stop: CancellationToken
 }
 
 impl Dispatch {
-    /// Writes a settlement down, which may lag by one group commit.
+    /// Writes a settlement down, with the receipt of a sealed task; they may lag by one group
+    /// commit.
     ///
     /// While the books cannot be written, tasks that no node worked on are left out of them: such
     /// rows have no bound, and settle nothing.
-    pub(crate) fn write_down(&self, settlement: &Settlement) {
+    pub(crate) fn write_down(&self, settlement: &Settlement, receipt: Option<&ReceiptRecord>) {
         if settlement.attempts.is_empty() && self.journal.is_behind() {
             return;
         }
-        let row = Batch::new().put(settlement.key(), settlement.document());
+        let mut row = Batch::new().put(settlement.key(), settlement.document());
+        if let Some(receipt) = receipt {
+            row = row.put(ReceiptRecord::key(&settlement.task), receipt.document());
+        }
         if let Err(error) = self.journal.record_surely(row) {
             tracing::error!(%error, "a settlement was lost");
         }

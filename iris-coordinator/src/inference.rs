@@ -480,7 +480,7 @@ impl Shared {
                         handle.reject_answer();
                     }
                 }
-                Some(TaskEvent::Chunk(_)) => handle.reject_answer(),
+                Some(TaskEvent::Chunk(_) | TaskEvent::Sealed(_)) => handle.reject_answer(),
                 Some(TaskEvent::Ended(outcome)) => return (outcome, answer),
                 None => return (Outcome::Cancelled, answer),
             }

@@ -37,6 +37,10 @@ pub struct Settlement {
     pub took_ms: u64,
     /// Milliseconds the task was given.
     pub limit_ms: u64,
+    /// Whether only the caller and the node could read it. Its usage then is rounded up to
+    /// multiples of 64, and its node's receipt is kept beside the row.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sealed: bool,
 }
 
 impl Settlement {
@@ -90,6 +94,7 @@ mod tests {
             first_chunk_ms: None,
             took_ms,
             limit_ms: 60_000,
+            sealed: false,
         };
         settlement.deeds().map(|event| event.deed).collect()
     }

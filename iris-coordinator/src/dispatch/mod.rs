@@ -18,6 +18,8 @@ use iris_core::scheduler::{Choice, Scheduler};
 use iris_core::store::{Batch, Document};
 use iris_core::task::{RetryPolicy, TaskError};
 use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
+use iris_crypto::SignedCertificate;
+use iris_crypto::certificate::CertificateHash;
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
@@ -26,19 +28,23 @@ use crate::journal::Journal;
 use crate::link::{NodeLink, within};
 use crate::settlement::Settlement;
 
+mod certificates;
 mod lease;
 mod models;
 mod passed;
+mod sealing;
 mod stats;
 mod task;
 
+use certificates::{Certificates, Standing};
 use lease::Hold;
 pub(crate) use lease::{Lease, Ticketed};
 pub(crate) use models::{KnownModels, MODEL, ModelRecord};
+pub(crate) use sealing::ReceiptRecord;
 pub(crate) use stats::Counters;
 pub use stats::Stats;
 pub(crate) use task::Books;
-pub use task::{TaskEvent, TaskHandle, TaskRequest};
+pub use task::{SealedTask, TaskEvent, TaskHandle, TaskRequest};
 
 /// How many waiting tasks that a free node could serve are put to the scheduler before the node
 /// is left free.
@@ -75,6 +81,7 @@ struct Floor {
     queue: WaitQueue,
     waiting: HashMap<Ticket, oneshot::Sender<Lease>>,
     links: HashMap<Seat, Arc<NodeLink>>,
+    certificates: Certificates,
     models: KnownModels,
     admission: Admission,
     draining: bool,
@@ -130,6 +137,7 @@ impl Dispatch {
                 queue: WaitQueue::new(settings.queue_capacity),
                 waiting: HashMap::new(),
                 links: HashMap::new(),
+                certificates: Certificates::default(),
                 models: KnownModels::default(),
                 admission: Admission::new(settings.admission),
                 draining: false,
@@ -184,6 +192,74 @@ impl Dispatch {
         Acquired::Later(Ticketed::new(Arc::clone(self), demand.model.clone(), ticket, receiver))
     }
 
+    /// Reserves a slot of the node that `certificate` names, for a request that is sealed to it.
+    ///
+    /// There is no line for a single node and no appointment with it: its caller knows others.
+    pub(crate) fn acquire_named(
+        self: &Arc<Self>,
+        certificate: &CertificateHash,
+        demand: &Demand,
+        account: AccountId,
+    ) -> Result<Lease, TaskError> {
+        if self.journal.is_behind() {
+            return Err(TaskError::BooksFull);
+        }
+        let now = self.clock.now();
+        let mut floor = self.floor();
+        if floor.draining {
+            return Err(TaskError::ShuttingDown);
+        }
+        let node = match floor.certificates.standing(certificate, now) {
+            Standing::InUse(node) => node,
+            Standing::Replaced | Standing::Unknown => return Err(TaskError::StaleKey),
+        };
+        let seat = floor.registry.seat(&node).ok_or(TaskError::NodeOffline)?;
+        let link = floor.links.get(&seat).filter(|link| link.seals).map(Arc::clone);
+        let link = link.ok_or(TaskError::NodeOffline)?;
+        match floor.registry.refusal(&node, demand) {
+            None if floor.registry.reserve(seat) => {}
+            Some(Reason::ModelNotOffered) => {
+                return Err(TaskError::NotOffered { model: demand.model.to_string() });
+            }
+            Some(Reason::NoFreeSlot) => {
+                return Err(floor.node_busy(seat, &demand.model, account, now));
+            }
+            _ => return Err(TaskError::NodeOffline),
+        }
+        let hold = Hold { seat, model: demand.model.clone(), since: now, accepted: false };
+        Ok(Lease::new(Arc::clone(self), hold, node, link, Explanation::default()))
+    }
+
+    /// Says when a node that is busy is worth asking again.
+    pub(crate) fn node_busy(
+        &self,
+        node: &NodeId,
+        model: &ModelName,
+        account: AccountId,
+    ) -> TaskError {
+        let floor = self.floor();
+        match floor.registry.seat(node) {
+            Some(seat) => floor.node_busy(seat, model, account, self.clock.now()),
+            None => TaskError::NodeOffline,
+        }
+    }
+
+    /// Takes in a new certificate of a node.
+    pub(crate) fn certify(&self, node: NodeId, certificate: &SignedCertificate) {
+        let now = self.clock.now();
+        self.floor().certificates.see(node, certificate, now);
+    }
+
+    /// Returns the current certificate of the node that a hash is, or was, known of.
+    pub(crate) fn certificate_for(&self, hash: &CertificateHash) -> Option<SignedCertificate> {
+        self.floor().certificates.current_for(hash).cloned()
+    }
+
+    /// Returns whether a hash is that of its node's current certificate.
+    pub(crate) fn is_current(&self, hash: &CertificateHash) -> bool {
+        self.floor().certificates.current_for(hash).is_some_and(|held| held.hash() == *hash)
+    }
+
     /// Says what to tell a task that has waited for `demand` for as long as it may.
     pub(crate) fn waited_in_vain(&self, demand: &Demand, account: AccountId) -> TaskError {
         let mut floor = self.floor();
@@ -205,6 +281,7 @@ impl Dispatch {
     pub(crate) fn join(
         self: &Arc<Self>,
         profile: NodeProfile,
+        certificate: &SignedCertificate,
         link: impl FnOnce(Seat) -> Arc<NodeLink>,
     ) -> (Arc<NodeLink>, Option<Arc<NodeLink>>) {
         let (now, calendar) = (self.clock.now(), self.clock.calendar());
@@ -215,6 +292,7 @@ impl Dispatch {
         let before = before.map(|node| node.profile().models.clone()).unwrap_or_default();
         let displaced = displaced.and_then(|seat| floor.links.remove(&seat));
         let news = floor.models.see(&profile.models, calendar);
+        floor.certificates.see(profile.id, certificate, now);
         let seat = floor.registry.join(profile, points);
         floor.forget_lines(&before);
         let link = link(seat);
@@ -259,9 +337,10 @@ impl Dispatch {
         let calendar = self.clock.calendar();
         let mut floor = self.floor();
         let Some(node) = floor.registry.node(seat) else { return };
-        let offers = node.profile().models.clone();
+        let (id, offers) = (node.profile().id, node.profile().models.clone());
         floor.models.see(&offers, calendar);
         floor.registry.leave(seat);
+        floor.certificates.leave(id);
         floor.links.remove(&seat);
         floor.forget_lines(&offers);
     }
@@ -511,6 +590,14 @@ impl Dispatch {
         Some(floor.busy(demand, situation, newcomer))
     }
 
+    /// Returns whether a receipt's signature is to be checked: one in sixteen, at random.
+    fn draws_audit(&self) -> bool {
+        // The seeds are a known distance apart; mixing hides where they began.
+        let seed = self.seed();
+        let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb) >> 60 == 0
+    }
+
     fn seed(&self) -> u64 {
         self.seeds.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
     }
@@ -542,6 +629,23 @@ impl Floor {
             self.admission.estimate(&demand.model, situation)
         };
         TaskError::Busy { retry_after_secs }
+    }
+
+    /// Sends a task away from the one node that could do it: with an estimate of when one of its
+    /// slots falls free, or because it has none.
+    fn node_busy(
+        &self,
+        seat: Seat,
+        model: &ModelName,
+        account: AccountId,
+        now: Instant,
+    ) -> TaskError {
+        let slots = self.registry.node(seat).map_or(0, |node| node.profile().slots);
+        if slots == 0 {
+            return TaskError::NodeOffline;
+        }
+        let situation = Situation { now, account, ahead: 0, slots: slots.into() };
+        TaskError::NodeBusy { retry_after_secs: self.admission.estimate(model, situation) }
     }
 
     /// Forgets what is known of the lines for models of `offers` that nobody offers any more.

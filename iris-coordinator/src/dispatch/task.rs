@@ -6,18 +6,22 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use iris_core::backend::{Begun, Chunk, Operation, Usage};
+use iris_core::backend::{BackendError, Begun, Chunk, Finish, Operation, Usage};
 use iris_core::demand::Demand;
 use iris_core::model::Abilities;
 use iris_core::queue::Priority;
 use iris_core::task::{Action, Attempt, Outcome, TaskError, TaskRun};
 use iris_core::tier::Tier;
 use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
+use iris_crypto::PublicIdentity;
+use iris_crypto::seal::{Outcome as Told, ReceiptError, SealedRequest, SignedReceipt};
+use iris_protocol::message::RefuseReason;
 use tokio::time::Sleep;
 
 use super::passed::PassedOn;
+use super::sealing::{ReceiptRecord, Sealing};
 use super::{Acquired, Dispatch, Lease, Ticketed};
-use crate::link::{News, Work, fits};
+use crate::link::{News, NodeLink, Receipt, Work, fits};
 use crate::settlement::Settlement;
 
 /// The longest time that a task may take, whatever its caller allows.
@@ -101,6 +105,19 @@ impl fmt::Debug for TaskRequest {
     }
 }
 
+/// What a caller wants done that only one node can read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedTask {
+    /// Names the task here; random. Its caller's own name for it is in the request.
+    pub id: TaskId,
+    /// Who asks.
+    pub account: AccountId,
+    /// What is asked, of which node and under which terms.
+    pub request: SealedRequest,
+    /// How long the whole task may take; the request may allow less.
+    pub time_limit: Duration,
+}
+
 /// What happens to a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TaskEvent {
@@ -112,6 +129,8 @@ pub enum TaskEvent {
     },
     /// The next piece of the answer; never [`Chunk::Finished`].
     Chunk(Chunk),
+    /// The next records of a sealed answer: whole ones, and unread.
+    Sealed(Bytes),
     /// It is over; comes once, and last.
     Ended(Outcome),
 }
@@ -137,6 +156,8 @@ pub struct TaskHandle {
     asked: Option<NodeId>,
     /// Whether the current attempt has delivered its whole answer.
     whole: bool,
+    /// What is known of a sealed request and its answer.
+    sealing: Option<Box<Sealing>>,
     settlement: Option<Settlement>,
     books: Books,
 }
@@ -165,9 +186,51 @@ impl TaskHandle {
         let limit = request.time_limit.min(LONGEST);
         let retry = dispatch.settings.retry;
         let deadline = submitted + limit;
+        let run = TaskRun::new(submitted, deadline, request.prompt_tokens, request.stream, retry);
+        Self::with_run(dispatch, request, run, submitted, books)
+    }
+
+    /// Makes a task that only one node can read.
+    pub(crate) fn sealed(dispatch: Arc<Dispatch>, task: SealedTask) -> Self {
+        let submitted = dispatch.clock.now();
+        let SealedTask { id, account, request: sealed, time_limit } = task;
+        let terms = &sealed.header().terms;
+        let request = TaskRequest {
+            id,
+            account,
+            // Neither says anything; the node learns both from the prompt.
+            operation: Operation::Chat,
+            stream: false,
+            model: terms.model.clone(),
+            body: sealed.wire().clone(),
+            // For how long it takes to arrive. Whether it fits is for the node to say, to its
+            // caller alone.
+            prompt_tokens: u32::try_from(sealed.wire().len() / 4).unwrap_or(u32::MAX),
+            max_tokens: terms.max_tokens,
+            abilities: Abilities::NONE,
+            time_limit: time_limit.min(terms.ttl),
+            priority: Priority::Interactive,
+        };
+        let deadline = submitted + request.time_limit;
+        let retry = dispatch.settings.retry;
+        let run = TaskRun::for_one_node(submitted, deadline, request.prompt_tokens, retry);
+        let demand = Demand { context_tokens: 0, ..request.demand(None) };
+        let sealing = Some(Box::new(Sealing::new(&sealed)));
+        let mut handle = Self::with_run(dispatch, request, run, submitted, Books::Journal);
+        (handle.demand, handle.sealing) = (demand, sealing);
+        handle
+    }
+
+    fn with_run(
+        dispatch: Arc<Dispatch>,
+        request: TaskRequest,
+        run: TaskRun,
+        submitted: Instant,
+        books: Books,
+    ) -> Self {
         Self {
             demand: request.demand(None),
-            run: TaskRun::new(submitted, deadline, request.prompt_tokens, request.stream, retry),
+            run,
             asked: None,
             whole: false,
             stage: Stage::Idle,
@@ -177,6 +240,7 @@ impl TaskHandle {
             first_chunk: None,
             passed: PassedOn::default(),
             begun: None,
+            sealing: None,
             settlement: None,
             books,
             request,
@@ -192,6 +256,11 @@ impl TaskHandle {
     /// Returns the node that was asked last, if any was.
     pub fn node(&self) -> Option<NodeId> {
         self.asked
+    }
+
+    /// Returns the node's receipt, once a sealed task is over and has one.
+    pub fn receipt(&self) -> Option<&SignedReceipt> {
+        self.sealing.as_ref()?.receipt.as_ref()
     }
 
     /// Returns what happens next; `None` after [`TaskEvent::Ended`]. Nothing is lost when this is
@@ -251,6 +320,13 @@ impl TaskHandle {
         if !fits(self.request.body.len() + written) {
             return self.run.handle_no_node(too_large());
         }
+        if let Some(sealing) = &self.sealing {
+            let (certificate, account) = (sealing.certificate(), self.request.account);
+            return match self.dispatch.acquire_named(certificate, &self.demand, account) {
+                Ok(lease) => self.start(lease),
+                Err(error) => self.run.handle_no_node(error),
+            };
+        }
         if begun != self.begun {
             self.demand = self.request.demand(begun.as_ref());
             self.begun = begun;
@@ -278,16 +354,23 @@ impl TaskHandle {
     /// Offers the task to the node of `lease`.
     fn start(&mut self, mut lease: Lease) {
         let now = self.dispatch.clock.now();
-        let explanation = std::mem::take(&mut lease.explanation);
-        self.dispatch.explain(self.request.id, self.request.account, explanation);
+        if self.sealing.is_none() {
+            let explanation = std::mem::take(&mut lease.explanation);
+            self.dispatch.explain(self.request.id, self.request.account, explanation);
+        }
         self.run.handle_offered(now, lease.node);
         (self.asked, self.whole) = (Some(lease.node), false);
         let left = self.request.time_limit.saturating_sub(now - self.submitted);
-        if let Some(work) = Work::offer(lease, &self.request, self.begun.as_ref(), left) {
+        let sealed = self.sealing.is_some();
+        if let Some(work) = Work::offer(lease, &self.request, sealed, self.begun.as_ref(), left) {
             self.stage = Stage::Working(work);
         } else {
             self.stage = Stage::Idle;
             self.run.handle_lost();
+        }
+        if sealed {
+            // Nobody is offered it a second time.
+            self.request.body = Bytes::new();
         }
     }
 
@@ -310,7 +393,10 @@ impl TaskHandle {
             }
             Stage::Working(work) => {
                 let news = ready!(work.poll_news(cx));
-                Poll::Ready(self.handle_news(news))
+                Poll::Ready(match self.sealing {
+                    Some(_) => self.handle_sealed_news(news),
+                    None => self.handle_news(news),
+                })
             }
         }
     }
@@ -335,18 +421,18 @@ impl TaskHandle {
                 self.run.handle_chunk(now, passed);
                 return Some(TaskEvent::Chunk(chunk));
             }
-            News::Invalid => self.run.handle_invalid(),
+            News::Invalid | News::Sealed(_) => self.run.handle_invalid(),
             // In all that follows the node holds the task no longer.
-            News::Refused => {
+            News::Refused(_) => {
                 self.stage = Stage::Idle;
                 self.run.handle_refused();
             }
-            News::Finished(_) if !self.request.stream && !self.whole => self.run.handle_invalid(),
-            News::Finished(finish) => {
+            News::Finished(..) if !self.request.stream && !self.whole => self.run.handle_invalid(),
+            News::Finished(finish, _) => {
                 self.stage = Stage::Idle;
                 self.run.handle_finished(finish);
             }
-            News::Failed(error) => {
+            News::Failed(error, _) => {
                 self.stage = Stage::Idle;
                 self.run.handle_failed(now, error);
             }
@@ -356,6 +442,93 @@ impl TaskHandle {
             }
         }
         None
+    }
+
+    /// Handles what the one node does that can read the task.
+    fn handle_sealed_news(&mut self, news: News) -> Option<TaskEvent> {
+        let (Stage::Working(work), Some(sealing)) = (&mut self.stage, &mut self.sealing) else {
+            return None;
+        };
+        let (now, node) = (self.dispatch.clock.now(), work.node());
+        match news {
+            News::Accepted => {
+                self.run.handle_accepted(now);
+                return Some(TaskEvent::Accepted { node });
+            }
+            News::Progress => self.run.handle_progress(now),
+            News::Sealed(records) => {
+                if sealing.take_in(&records).is_ok() {
+                    self.run.handle_sealed();
+                    return Some(TaskEvent::Sealed(records));
+                }
+                tracing::warn!(%node, "node sent what are no sealed records");
+                self.run.handle_invalid();
+            }
+            News::Invalid | News::Chunk(_) | News::Part => self.run.handle_invalid(),
+            // In all that follows the node holds the task no longer.
+            News::Refused(reason) => {
+                self.stage = Stage::Idle;
+                let why = self.turned_down(node, reason);
+                self.run.handle_turned_down(why);
+            }
+            News::Finished(Finish { usage, .. }, receipt) => {
+                let receipt = receipt.as_ref().ok_or(ReceiptError::Malformed);
+                let audits = audits(&self.dispatch, work.link());
+                let check =
+                    |r: &Receipt| sealing.check(r.as_bytes(), Told::Complete, Some(usage), audits);
+                match receipt.and_then(check) {
+                    Ok(receipt) => {
+                        sealing.receipt = Some(receipt);
+                        self.stage = Stage::Idle;
+                        let reason = "stop".to_owned();
+                        self.run.handle_finished(Finish { reason, usage });
+                    }
+                    Err(error) => self.refuse_receipt(node, &error),
+                }
+            }
+            News::Failed(error, receipt) => {
+                let audits = audits(&self.dispatch, work.link());
+                let check = |r: Receipt| sealing.check(r.as_bytes(), Told::Failed, None, audits);
+                match receipt.map(check).transpose() {
+                    Ok(receipt) => {
+                        sealing.receipt = receipt;
+                        self.stage = Stage::Idle;
+                        self.run.handle_failed(now, without_texts(error));
+                    }
+                    Err(error) => self.refuse_receipt(node, &error),
+                }
+            }
+            News::Lost => {
+                self.stage = Stage::Idle;
+                self.run.handle_lost();
+            }
+        }
+        None
+    }
+
+    /// Says why the only node turned the task down.
+    fn turned_down(&self, node: NodeId, reason: RefuseReason) -> TaskError {
+        let model = &self.request.model;
+        match reason {
+            RefuseReason::Busy => self.dispatch.node_busy(&node, model, self.request.account),
+            RefuseReason::ModelNotFound => TaskError::NotOffered { model: model.to_string() },
+            RefuseReason::BadRequest | RefuseReason::SealRejected => TaskError::SealRejected,
+            // Where the node's current key is meant, the keys of the hop were lost.
+            RefuseReason::StaleKey
+                if self
+                    .sealing
+                    .as_ref()
+                    .is_some_and(|sealing| !self.dispatch.is_current(sealing.certificate())) =>
+            {
+                TaskError::StaleKey
+            }
+            _ => TaskError::NodeOffline,
+        }
+    }
+
+    fn refuse_receipt(&mut self, node: NodeId, error: &ReceiptError) {
+        tracing::warn!(%node, task = %self.request.id, %error, "node's receipt is refused");
+        self.run.handle_invalid();
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -407,15 +580,40 @@ impl TaskHandle {
             first_chunk_ms: self.first_chunk.map(millis),
             took_ms: millis(self.dispatch.clock.now().saturating_duration_since(self.submitted)),
             limit_ms: millis(self.request.time_limit),
+            sealed: self.sealing.is_some(),
         };
         self.dispatch.counters.chunks(self.run.chunks());
         match self.books {
             Books::Journal => {
                 self.dispatch.settled(&settlement);
-                self.dispatch.write_down(&settlement);
+                let receipt = self.receipt_record();
+                self.dispatch.write_down(&settlement, receipt.as_ref());
             }
             Books::Caller => self.settlement = Some(settlement),
         }
+    }
+
+    fn receipt_record(&self) -> Option<ReceiptRecord> {
+        self.sealing.as_ref()?.record(self.asked?, self.dispatch.clock.calendar())
+    }
+}
+
+/// Returns who must have signed a receipt, if that is to be checked: the first of a session, and
+/// a sample that no node can foresee.
+fn audits<'a>(dispatch: &Dispatch, link: &'a NodeLink) -> Option<&'a PublicIdentity> {
+    (link.is_first_audit() || dispatch.draws_audit()).then(|| link.identity())
+}
+
+/// Returns a failure without what the node says of it in words, which its caller alone may read.
+fn without_texts(error: BackendError) -> BackendError {
+    match error {
+        BackendError::Rejected { .. } => BackendError::Rejected {
+            status: 400,
+            code: None,
+            param: None,
+            message: "the node's model server rejected the request".to_owned(),
+        },
+        other => other,
     }
 }
 

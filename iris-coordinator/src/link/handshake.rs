@@ -1,4 +1,5 @@
 use std::future::poll_fn;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
@@ -14,7 +15,7 @@ use iris_protocol::limits::Limits;
 use iris_protocol::message::{Challenge, ErrorCode, Hop, NodeRegister, SessionId};
 use iris_protocol::text::{Bytes32, Label};
 use iris_protocol::transport::TransportError;
-use iris_protocol::version::{CONTINUE, NEWEST, OLDEST};
+use iris_protocol::version::{CONTINUE, NEWEST, OLDEST, SEAL};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -87,7 +88,7 @@ impl Door {
             max_version: NEWEST,
             nonce: Bytes32::from(nonce),
             coordinator: Bytes32::from(*self.identity.public().as_bytes()),
-            capabilities: Label::lossy(CONTINUE).into_iter().collect(),
+            capabilities: [CONTINUE, SEAL].into_iter().filter_map(Label::lossy).collect(),
         };
         let now = self.dispatch.clock.now();
         let mut connection = CoordinatorConnection::new(now, self.limits, challenge);
@@ -219,7 +220,8 @@ impl Door {
         let (commands, receiver) = mpsc::unbounded_channel();
         let text = |label: Option<&str>| label.unwrap_or_default().to_owned();
         let register = &arrival.register;
-        let continues = register.capabilities.iter().any(|named| named.as_str() == CONTINUE);
+        let names = |name| register.capabilities.iter().any(|named| named.as_str() == name);
+        let (continues, seals) = (names(CONTINUE), names(SEAL));
         let profile = NodeProfile {
             id: node,
             owner,
@@ -229,7 +231,8 @@ impl Door {
         };
         let agent_version = text(register.agent_version.as_ref().map(Label::as_str));
         let connected = self.dispatch.clock.calendar();
-        let (link, displaced) = self.dispatch.join(profile, |seat| {
+        let certificate = arrival.certificate.certificate();
+        let (link, displaced) = self.dispatch.join(profile, certificate, |seat| {
             Arc::new(NodeLink {
                 seat,
                 node,
@@ -237,6 +240,8 @@ impl Door {
                 agent_version,
                 connected,
                 continues,
+                seals,
+                audited: AtomicBool::new(false),
                 identity,
                 window: self.limits.window,
                 commands,

@@ -6,7 +6,8 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +17,9 @@ use iris_core::{AssignmentId, NodeId, Timestamp};
 use iris_crypto::{HopRoot, PublicIdentity, VerifiedCertificate};
 use iris_protocol::connection::CoordinatorConnection;
 use iris_protocol::frame::DataFrame;
-use iris_protocol::message::{NodeRegister, SessionId, TaskAssign, Window};
+use iris_protocol::limits::MAX_RECEIPT;
+use iris_protocol::message::{NodeRegister, RefuseReason, SessionId, TaskAssign, Window};
+use iris_protocol::text::Blob;
 use iris_protocol::transport::Transport;
 use tokio::sync::mpsc;
 
@@ -46,6 +49,10 @@ pub(crate) struct NodeLink {
     pub(crate) connected: Timestamp,
     /// Whether the node can be told of the beginning of an answer.
     pub(crate) continues: bool,
+    /// Whether the node opens requests that are sealed to it.
+    pub(crate) seals: bool,
+    /// Whether a receipt of this session was checked to the last.
+    audited: AtomicBool,
     identity: PublicIdentity,
     window: Window,
     commands: mpsc::UnboundedSender<Command>,
@@ -91,6 +98,8 @@ struct Assign {
     task: TaskAssign,
     body: Vec<Bytes>,
     report: mpsc::Sender<Report>,
+    /// Set when the node marks progress while something else waits to be read.
+    progress: Option<Arc<AtomicBool>>,
     lease: Lease,
 }
 
@@ -106,15 +115,28 @@ struct Arrival {
 #[derive(Debug)]
 enum Report {
     Accepted,
-    Refused,
+    Refused(RefuseReason),
     Progress,
     Stream(DataFrame),
-    Finished(Finish),
-    Failed(BackendError),
+    Finished(Finish, Option<Receipt>),
+    Failed(BackendError, Option<Receipt>),
     Lost,
 }
 
+/// A receipt as a node sends it.
+pub(crate) type Receipt = Blob<MAX_RECEIPT>;
+
 impl NodeLink {
+    /// Returns who the node is.
+    pub(crate) const fn identity(&self) -> &PublicIdentity {
+        &self.identity
+    }
+
+    /// Returns whether no receipt of this session was checked to the last, and notes that one is.
+    pub(crate) fn is_first_audit(&self) -> bool {
+        !self.audited.swap(true, Ordering::Relaxed)
+    }
+
     /// Says that nothing more will be assigned.
     pub(crate) fn drain(&self) {
         // A session that has ended is drained.

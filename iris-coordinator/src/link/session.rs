@@ -2,6 +2,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use iris_core::AssignmentId;
@@ -13,7 +14,7 @@ use iris_protocol::connection::{
     CoordinatorConnection, CoordinatorEvent, CoordinatorSession, Detached, Welcome,
 };
 use iris_protocol::limits::Limits;
-use iris_protocol::message::{ErrorCode, Hop, Rekey};
+use iris_protocol::message::{ErrorCode, Hop, RefuseReason, Rekey};
 use iris_protocol::text::{Bytes32, Bytes64};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::{Instant, Sleep};
@@ -33,11 +34,17 @@ pub(super) struct Session {
     limits: Limits,
     /// The encapsulated key of the first epoch, until the node is told of it.
     first: Option<[u8; 32]>,
-    reports: HashMap<AssignmentId, mpsc::Sender<Report>>,
+    readers: HashMap<AssignmentId, Reader>,
     /// The slots of everything that the node holds, cancelled assignments included.
     leases: HashMap<AssignmentId, Lease>,
     /// Since when the node was connected, less the hours that were credited.
     uncredited_since: std::time::Instant,
+}
+
+/// Whoever follows an assignment.
+struct Reader {
+    report: mpsc::Sender<Report>,
+    progress: Option<Arc<AtomicBool>>,
 }
 
 /// A registered connection.
@@ -70,10 +77,10 @@ impl Session {
         limits: Limits,
         first: [u8; 32],
     ) -> Self {
-        let (reports, leases) = (HashMap::new(), HashMap::new());
+        let (readers, leases) = (HashMap::new(), HashMap::new());
         let uncredited_since = dispatch.clock.now();
         let first = Some(first);
-        Self { dispatch, link, identity, limits, first, reports, leases, uncredited_since }
+        Self { dispatch, link, identity, limits, first, readers, leases, uncredited_since }
     }
 
     /// Serves the node until it is gone for good.
@@ -127,6 +134,7 @@ impl Session {
         let resumption = connection.welcome(self.dispatch.clock.now(), welcome, kept);
         self.lose(&resumption.lost);
         if returns {
+            self.dispatch.certify(self.link.node, certificate.certificate());
             let (slots, models) = (register.slots, register.models);
             self.dispatch.update(self.link.seat, Some(slots), Some(models));
             self.dispatch.set_state(self.link.seat, NodeState::Ready);
@@ -221,19 +229,19 @@ impl Session {
         let connection = &mut attached.connection;
         match command {
             Command::Assign(assign) => {
-                let Assign { task, body, report, lease } = *assign;
+                let Assign { task, body, report, progress, lease } = *assign;
                 let assignment = task.assignment;
                 match connection.assign(task, body) {
                     Ok(()) => {
-                        self.reports.insert(assignment, report);
+                        self.readers.insert(assignment, Reader { report, progress });
                         self.leases.insert(assignment, lease);
                     }
                     // The channel is new and holds nothing yet.
-                    Err(_) => drop(report.try_send(Report::Refused)),
+                    Err(_) => drop(report.try_send(Report::Refused(RefuseReason::Busy))),
                 }
             }
             Command::Cancel { assignment } => {
-                if self.reports.remove(&assignment).is_some() {
+                if self.readers.remove(&assignment).is_some() {
                     connection.cancel(assignment);
                 }
             }
@@ -262,13 +270,14 @@ impl Session {
             }
             CoordinatorEvent::Progress(assignment) => self.report(assignment, Report::Progress),
             CoordinatorEvent::Refused(refuse) => {
-                self.report_end(refuse.assignment, Report::Refused);
+                self.report_end(refuse.assignment, Report::Refused(refuse.reason));
             }
             CoordinatorEvent::Result(result) => {
-                self.report_end(result.assignment, Report::Finished(result.finish()));
+                let report = Report::Finished(result.finish(), result.receipt);
+                self.report_end(result.assignment, report);
             }
             CoordinatorEvent::Failed(error) => {
-                self.report_end(error.assignment, Report::Failed(error.error));
+                self.report_end(error.assignment, Report::Failed(error.error, error.receipt));
             }
             CoordinatorEvent::Cancelled(assignment) => drop(self.leases.remove(&assignment)),
             CoordinatorEvent::Heartbeat(heartbeat) => {
@@ -286,6 +295,7 @@ impl Session {
                     attached.certificate.claims().serial.saturating_add(1),
                 );
                 if let Ok(renewed) = renewed {
+                    self.dispatch.certify(self.link.node, renewed.certificate());
                     attached.certificate = renewed;
                     attached.rekey.as_mut().reset(Instant::now());
                 }
@@ -349,7 +359,7 @@ impl Session {
             return session;
         };
         // Whoever waits for this session's work need not wait for its farewell.
-        report_lost(&mut self.reports);
+        report_lost(&mut self.readers);
         self.leases.clear();
         let Attached { transport, connection, .. } = &mut *attached;
         connection.reject(code, None);
@@ -373,7 +383,7 @@ impl Session {
                 // The channel is new and holds nothing yet.
                 Command::Assign(assign) => drop(assign.report.try_send(Report::Lost)),
                 Command::Cancel { assignment } => {
-                    self.reports.remove(&assignment);
+                    self.readers.remove(&assignment);
                     self.leases.remove(&assignment);
                     kept.cancel(assignment);
                 }
@@ -387,8 +397,8 @@ impl Session {
     }
 
     fn end(self) {
-        let Self { mut reports, dispatch, link, .. } = self;
-        report_lost(&mut reports);
+        let Self { mut readers, dispatch, link, .. } = self;
+        report_lost(&mut readers);
         dispatch.leave(link.seat);
     }
 
@@ -399,32 +409,35 @@ impl Session {
     }
 
     fn report(&mut self, assignment: AssignmentId, report: Report) {
-        let Some(reports) = self.reports.get(&assignment) else {
+        let Some(Reader { report: reports, progress }) = self.readers.get(&assignment) else {
             return;
         };
-        // While anything waits to be read, a mark of progress says nothing new; everything else
-        // is bounded by the window, for which the channel has room.
+        // While anything waits to be read, a mark of progress says nothing new, except beside
+        // what is sealed; everything else is bounded by the window, for which the channel has
+        // room.
         let idle = reports.capacity() == reports.max_capacity();
         if idle || !matches!(report, Report::Progress) {
             let _ = reports.try_send(report);
+        } else if let Some(progress) = progress {
+            progress.store(true, Ordering::Relaxed);
         }
     }
 
     fn report_end(&mut self, assignment: AssignmentId, report: Report) {
         self.leases.remove(&assignment);
-        if let Some(reports) = self.reports.remove(&assignment) {
-            let _ = reports.try_send(report);
+        if let Some(reader) = self.readers.remove(&assignment) {
+            let _ = reader.report.try_send(report);
         }
     }
 }
 
 /// Ends all assignments, in the order in which they were made.
-fn report_lost(reports: &mut HashMap<AssignmentId, mpsc::Sender<Report>>) {
-    let mut ended: Vec<_> = reports.drain().collect();
+fn report_lost(readers: &mut HashMap<AssignmentId, Reader>) {
+    let mut ended: Vec<_> = readers.drain().collect();
     ended.sort_unstable_by_key(|(assignment, _)| *assignment);
-    for (_, report) in ended {
+    for (_, reader) in ended {
         // A full channel ends with its sender, which its reader takes for the same.
-        let _ = report.try_send(Report::Lost);
+        let _ = reader.report.try_send(Report::Lost);
     }
 }
 

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -8,10 +9,10 @@ use iris_core::{AssignmentId, NodeId};
 use iris_crypto::hop::{ChunkOpener, ChunkSealer, HopError};
 use iris_protocol::frame::{Content, DataFrame, HEADER_LEN, Header, Part};
 use iris_protocol::limits::{MAX_BODY, MAX_CONTENT, SEAL_OVERHEAD};
-use iris_protocol::message::{BegunSize, TaskAssign};
+use iris_protocol::message::{BegunSize, RefuseReason, TaskAssign};
 use tokio::sync::mpsc;
 
-use super::{Assign, Command, NodeLink, Report};
+use super::{Assign, Command, NodeLink, Receipt, Report};
 use crate::dispatch::{Lease, TaskRequest};
 
 /// Reports of one assignment that may wait for their reader beside a full window of chunks.
@@ -23,6 +24,8 @@ pub(crate) struct Work {
     link: Arc<NodeLink>,
     assignment: AssignmentId,
     reports: mpsc::Receiver<Report>,
+    /// Whether the node has marked progress that was not reported; for sealed tasks alone.
+    progress: Option<Arc<AtomicBool>>,
     opener: ChunkOpener,
     /// The beginning of a piece that goes on in the next frame.
     piece: Vec<u8>,
@@ -36,17 +39,19 @@ pub(crate) enum News {
     /// The node took the task on.
     Accepted,
     /// The node turned the task down.
-    Refused,
+    Refused(RefuseReason),
     /// The node's backend is at work.
     Progress,
     /// The next piece of the answer.
     Chunk(Chunk),
     /// A part of a piece; the rest follows.
     Part,
-    /// The answer is complete.
-    Finished(Finish),
-    /// The node reports a failure.
-    Failed(BackendError),
+    /// The next part of a sealed answer.
+    Sealed(Bytes),
+    /// The answer is complete; a sealed one has a receipt.
+    Finished(Finish, Option<Receipt>),
+    /// The node reports a failure; that of a sealed answer may have a receipt.
+    Failed(BackendError, Option<Receipt>),
     /// The node sent what is not an answer.
     Invalid,
     /// The node is gone for good.
@@ -59,6 +64,7 @@ impl Work {
     pub(crate) fn offer(
         lease: Lease,
         request: &TaskRequest,
+        sealed: bool,
         begun: Option<&Begun>,
         time_left: Duration,
     ) -> Option<Self> {
@@ -83,7 +89,7 @@ impl Work {
                 Some(begun) => Some(begun_size(begun)?),
                 None => None,
             },
-            sealed: false,
+            sealed,
         };
         let body = match begun {
             Some(begun) => Bytes::from([&request.body, begun.text.as_bytes()].concat()),
@@ -92,14 +98,16 @@ impl Work {
         let body = seal_body(channel.sealer, assignment, &body).ok()?;
         let length: usize = body.iter().map(|frame| frame.len() - HEADER_LEN).sum();
         let task = TaskAssign { body_bytes: u32::try_from(length).ok()?, ..task };
+        let progress = sealed.then(Arc::<AtomicBool>::default);
+        let assign = Assign { task, body, report, progress: progress.clone(), lease };
         // Where the session has ended, the lease returns with the command and ends here.
-        let sent =
-            link.commands.send(Command::Assign(Box::new(Assign { task, body, report, lease })));
+        let sent = link.commands.send(Command::Assign(Box::new(assign)));
         drop(keys);
         sent.ok()?;
         Some(Self {
             assignment,
             reports,
+            progress,
             opener: channel.opener,
             piece: Vec::new(),
             consumed_frames: 0,
@@ -113,6 +121,11 @@ impl Work {
         self.link.node
     }
 
+    /// Returns the link to the node that was asked.
+    pub(crate) fn link(&self) -> &NodeLink {
+        &self.link
+    }
+
     /// Takes the task back. The node's slot stays taken until the node has confirmed.
     pub(crate) fn cancel(self) {
         // A session that has ended took its slots with it.
@@ -121,13 +134,16 @@ impl Work {
 
     /// Polls for what happens next.
     pub(crate) fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<News> {
+        if self.progress.as_ref().is_some_and(|mark| mark.swap(false, Ordering::Relaxed)) {
+            return Poll::Ready(News::Progress);
+        }
         self.reports.poll_recv(cx).map(|report| match report {
             Some(Report::Accepted) => News::Accepted,
-            Some(Report::Refused) => News::Refused,
+            Some(Report::Refused(reason)) => News::Refused(reason),
             Some(Report::Progress) => News::Progress,
             Some(Report::Stream(frame)) => self.receive(&frame),
-            Some(Report::Finished(finish)) => News::Finished(finish),
-            Some(Report::Failed(error)) => News::Failed(error),
+            Some(Report::Finished(finish, receipt)) => News::Finished(finish, receipt),
+            Some(Report::Failed(error, receipt)) => News::Failed(error, receipt),
             Some(Report::Lost) | None => News::Lost,
         })
     }
@@ -151,7 +167,7 @@ impl Work {
                 Ok(text) if !text.is_empty() => News::Chunk(Chunk::Text(text)),
                 _ => News::Invalid,
             },
-            Content::Sealed => News::Invalid,
+            Content::Sealed => News::Sealed(piece.into()),
         }
     }
 

@@ -113,6 +113,27 @@ pub enum TaskError {
         /// When a slot is expected to be free.
         retry_after_secs: u32,
     },
+    /// The one node that can open the request is busy, and nobody waits in line for a single one.
+    #[error("the chosen node is busy; try again in {retry_after_secs} s, or another node")]
+    NodeBusy {
+        /// When one of its slots is expected to be free.
+        retry_after_secs: u32,
+    },
+    /// The one node that can open the request is not there, or takes no work.
+    #[error("the chosen node is not there, or takes no work; try again later, or another node")]
+    NodeOffline,
+    /// The one node that can open the request does not offer the model.
+    #[error("the chosen node does not offer the model `{model}`")]
+    NotOffered {
+        /// The name that was asked for.
+        model: String,
+    },
+    /// The request is sealed to a key that its node does not have, or no longer.
+    #[error("the request is sealed to a key that is not in use; seal it to the current one")]
+    StaleKey,
+    /// The node cannot open the sealed request, or must not act on it.
+    #[error("the node rejects the sealed request")]
+    SealRejected,
     /// The nodes that tried it failed before they answered anything.
     #[error("the nodes that tried this request failed ({attempts} tried)")]
     NodesFailed {
@@ -136,6 +157,11 @@ impl TaskError {
             Self::ShuttingDown => "shutting_down",
             Self::BooksFull => "books_full",
             Self::Busy { .. } => "busy",
+            Self::NodeBusy { .. } => "node_busy",
+            Self::NodeOffline => "node_offline",
+            Self::NotOffered { .. } => "model_not_found",
+            Self::StaleKey => "stale_key",
+            Self::SealRejected => "seal_rejected",
             Self::NodesFailed { .. } => "nodes_failed",
             Self::Interrupted => "interrupted",
         }

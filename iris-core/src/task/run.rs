@@ -92,6 +92,8 @@ pub struct TaskRun {
     last: Passed,
     /// Whether the node that works now goes on from what another wrote.
     continues: bool,
+    /// Whether only one node can do it, and the caller reads what it sends at once.
+    single: bool,
     ended: Option<TaskState>,
 }
 
@@ -131,10 +133,25 @@ impl TaskRun {
             others: 0,
             last: Passed::Nothing,
             continues: false,
+            single: false,
             ended: None,
         };
         run.handle_timeout(now);
         run
+    }
+
+    /// Starts a task that only one node can do, since its caller sealed it to that one.
+    ///
+    /// The node is asked once. What it sends follows a clock and says nothing about its work, so
+    /// only marks of progress keep the task alive, and the first part has no time limit.
+    pub fn for_one_node(
+        now: Instant,
+        deadline: Instant,
+        prompt_tokens: u32,
+        policy: RetryPolicy,
+    ) -> Self {
+        let policy = RetryPolicy { max_offers: 1, max_accepted: 1, ..policy };
+        Self { single: true, ..Self::new(now, deadline, prompt_tokens, false, policy) }
     }
 
     /// Returns what to do next; `None` when there is nothing to do but wait.
@@ -195,6 +212,21 @@ impl TaskRun {
     pub fn handle_refused(&mut self) {
         if let Phase::Offered { node, .. } = self.phase {
             self.try_another(node, AttemptEnd::Refused);
+        }
+    }
+
+    /// Records that the only node refused, which `why` tells its caller.
+    pub fn handle_turned_down(&mut self, why: TaskError) {
+        if let Phase::Offered { node, .. } = self.phase {
+            self.attempts.push(Attempt { node, end: AttemptEnd::Refused });
+            self.end(Outcome::Failed(why));
+        }
+    }
+
+    /// Records that a sealed part of the answer was passed on, which says nothing of progress.
+    pub const fn handle_sealed(&mut self) {
+        if matches!(self.phase, Phase::Accepted { .. }) {
+            self.chunks += 1;
         }
     }
 
@@ -377,7 +409,8 @@ impl TaskRun {
 
     const fn given_up(&self) -> TaskError {
         match self.accepted {
-            _ if self.is_begun() => TaskError::Interrupted,
+            _ if self.is_begun() || (self.single && self.chunks > 0) => TaskError::Interrupted,
+            0 if self.single => TaskError::NodeOffline,
             // Nobody failed; nobody would have it.
             0 => TaskError::Busy { retry_after_secs: 1 },
             attempts => TaskError::NodesFailed { attempts },
@@ -644,6 +677,61 @@ mod tests {
         assert_eq!(run.attempts()[0].end, AttemptEnd::Stopped);
     }
 
+    fn sealed(now: Instant) -> TaskRun {
+        let deadline = now + Duration::from_mins(5);
+        let mut run = TaskRun::for_one_node(now, deadline, 0, RetryPolicy::default());
+        assert_eq!(run.poll_action(), Some(Action::Choose));
+        run
+    }
+
+    fn failed(error: TaskError) -> Option<Action> {
+        Some(Action::Finish(Outcome::Failed(error)))
+    }
+
+    #[test]
+    fn task_for_one_node_is_offered_once() {
+        let now = Instant::now();
+        let mut run = sealed(now);
+        run.handle_offered(now, node(0));
+        run.handle_turned_down(TaskError::StaleKey);
+        assert_eq!(run.poll_action(), failed(TaskError::StaleKey));
+        assert_eq!(run.attempts()[0].end, AttemptEnd::Refused);
+        let mut run = sealed(now);
+        run.handle_offered(now, node(0));
+        run.handle_lost();
+        assert_eq!(run.poll_action(), failed(TaskError::NodeOffline));
+        let mut run = sealed(now);
+        accept(&mut run, now, 0);
+        run.handle_failed(now, BackendError::Busy);
+        assert_eq!(run.poll_action(), failed(TaskError::NodesFailed { attempts: 1 }));
+        let mut run = sealed(now);
+        accept(&mut run, now, 0);
+        run.handle_sealed();
+        run.handle_lost();
+        assert_eq!(run.poll_action(), failed(TaskError::Interrupted));
+    }
+
+    #[test]
+    fn sealed_parts_keep_no_task_alive() {
+        let now = Instant::now();
+        let mut run = sealed(now);
+        accept(&mut run, now, 0);
+        let mut later = now;
+        for _ in 0..30 {
+            later += Duration::from_secs(5);
+            run.handle_progress(later);
+            run.handle_timeout(later);
+        }
+        assert_eq!(run.poll_action(), None, "the first part has no time limit");
+        let until = later + Duration::from_secs(15);
+        run.handle_sealed();
+        assert_eq!(run.poll_timeout(), Some(until));
+        run.handle_timeout(until);
+        assert_eq!(run.poll_action(), Some(Action::Abandon));
+        assert_eq!(run.poll_action(), failed(TaskError::Interrupted));
+        assert_eq!(run.attempts()[0].end, AttemptEnd::Stalled);
+    }
+
     #[test]
     fn task_that_comes_too_late_is_offered_to_nobody() {
         let now = Instant::now();
@@ -711,7 +799,9 @@ mod tests {
         NoNode,
         Accepted,
         Refused,
+        TurnedDown,
         Progress,
+        Sealed,
         Chunk(Passed),
         Finished,
         Failed,
@@ -730,7 +820,9 @@ mod tests {
             Accepted,
             Accepted,
             Refused,
+            TurnedDown,
             Progress,
+            Sealed,
             Chunk(Passed::Nothing),
             Chunk(Passed::Text),
             Chunk(Passed::Text),
@@ -750,10 +842,16 @@ mod tests {
         fn whatever_happens_there_is_exactly_one_end_and_each_word_comes_once(
             history in proptest::collection::vec((news(), 0_u64..20), 0..80),
             streamed in proptest::bool::ANY,
+            single in proptest::bool::ANY,
         ) {
             let mut now = Instant::now();
             let deadline = now + Duration::from_mins(5);
-            let mut run = TaskRun::new(now, deadline, 10, streamed, RetryPolicy::default());
+            let policy = RetryPolicy::default();
+            let mut run = if single {
+                TaskRun::for_one_node(now, deadline, 10, policy)
+            } else {
+                TaskRun::new(now, deadline, 10, streamed, policy)
+            };
             let mut caller = Caller::default();
             caller.drain(&mut run, now);
             for (news, seconds) in history {
@@ -762,7 +860,9 @@ mod tests {
                     News::NoNode => run.handle_no_node(TaskError::ShuttingDown),
                     News::Accepted => run.handle_accepted(now),
                     News::Refused => run.handle_refused(),
+                    News::TurnedDown => run.handle_turned_down(TaskError::StaleKey),
                     News::Progress => run.handle_progress(now),
+                    News::Sealed => run.handle_sealed(),
                     News::Chunk(passed) => caller.chunk(&mut run, now, passed),
                     News::Finished => run.handle_finished(finish()),
                     News::Failed => run.handle_failed(now, BackendError::Failed),
@@ -778,6 +878,7 @@ mod tests {
             caller.drain(&mut run, deadline);
             prop_assert_eq!(caller.ends, 1);
             prop_assert!(run.tried().len() <= 8);
+            prop_assert!(!single || run.attempts().len() <= 1, "one node is asked once");
             prop_assert_eq!(run.poll_timeout(), None);
         }
     }

@@ -145,7 +145,7 @@ async fn whole(mut handle: TaskHandle, heading: Heading<'_>) -> Result<Response,
                     handle.reject_answer();
                 }
             }
-            TaskEvent::Chunk(_) => handle.reject_answer(),
+            TaskEvent::Chunk(_) | TaskEvent::Sealed(_) => handle.reject_answer(),
             TaskEvent::Ended(Outcome::Finished(_)) => break,
             TaskEvent::Ended(outcome) => return Err(unfinished(outcome)),
         }

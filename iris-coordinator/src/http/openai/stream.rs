@@ -53,7 +53,7 @@ pub(super) async fn open(handle: &mut TaskHandle, patience: Duration) -> Opening
             handle.next().await
         };
         match event {
-            Some(TaskEvent::Accepted { .. }) => accepted = true,
+            Some(TaskEvent::Accepted { .. } | TaskEvent::Sealed(_)) => accepted = true,
             Some(TaskEvent::Chunk(chunk)) => return Opening::Chunk(chunk),
             Some(TaskEvent::Ended(Outcome::Finished(finish))) => return Opening::Finished(finish),
             Some(TaskEvent::Ended(outcome)) => return Opening::Failed(unfinished(outcome)),
@@ -117,7 +117,7 @@ impl Events {
             let Some(handle) = &mut self.handle else { return };
             match handle.poll_next(cx) {
                 Poll::Ready(Some(TaskEvent::Chunk(chunk))) => self.pass_on(&chunk),
-                Poll::Ready(Some(TaskEvent::Accepted { .. })) => {}
+                Poll::Ready(Some(TaskEvent::Accepted { .. } | TaskEvent::Sealed(_))) => {}
                 Poll::Ready(Some(TaskEvent::Ended(outcome))) => self.end(outcome),
                 Poll::Ready(None) => self.handle = None,
                 Poll::Pending => return,
