@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use iris_core::store::StoreError;
+use iris_crypto::seal::SealError;
 use iris_protocol::openai::{ErrorBody, Refused, RequestError, Retry};
 
 use crate::accounts::AccountError;
@@ -69,6 +70,11 @@ impl ApiError {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message)
             .with_code("rate_limit_exceeded")
             .with_retry(Retry::After(secs))
+    }
+
+    /// The body is no sealed request of a version that is known here.
+    pub(super) fn bad_sealed_request(error: SealError) -> Self {
+        Self::bad_request(format!("The body is {error}.")).with_code("bad_sealed_request")
     }
 
     /// The same key was used for another request.
@@ -192,6 +198,11 @@ mod tests {
             (able(true), 400, "context_length_exceeded"),
             (TaskError::Busy { retry_after_secs: 3 }, 429, "rate_limit_exceeded"),
             (TaskError::BooksFull, 503, "books_full"),
+            (TaskError::NodeBusy { retry_after_secs: 3 }, 429, "node_busy"),
+            (TaskError::NodeOffline, 503, "node_offline"),
+            (TaskError::NotOffered { model: model() }, 404, "model_not_found"),
+            (TaskError::StaleKey, 409, "stale_key"),
+            (TaskError::SealRejected, 400, "seal_rejected"),
             (TaskError::NodesFailed { attempts: 2 }, 502, "nodes_failed"),
             (TaskError::Interrupted, 502, "interrupted"),
         ];

@@ -1,5 +1,5 @@
-//! The coordinator's HTTP server: the OpenAI-compatible endpoint, its own API, and the door for
-//! nodes.
+//! The coordinator's HTTP server: the OpenAI-compatible endpoint, the relay of sealed requests, its
+//! own API, and the door for nodes.
 //!
 //! [`router`] is the whole API as a service, for programs that have a server already; [`Server`]
 //! is a server that holds strangers to limits.
@@ -32,7 +32,9 @@ mod openai;
 #[doc(hidden)]
 pub mod properties;
 mod proxy;
+mod quiet;
 mod rest;
+mod sealed;
 mod server;
 mod settings;
 mod tls;
@@ -68,6 +70,7 @@ fn routes(api: Arc<Api>) -> Router {
         .route("/v1/completions", post(openai::completion))
         .route("/v1/models", get(openai::models))
         .route("/v1/models/{*id}", get(openai::model_by_name))
+        .route("/sealed", post(sealed::post))
         .route("/inference", post(rest::submit))
         .route("/inference/{id}", get(rest::status).delete(rest::cancel))
         .route("/inference/{id}/explain", get(rest::explain))

@@ -34,7 +34,7 @@ use super::listener::Listener;
 use super::observe::observe;
 use super::settings::ServerSettings;
 use super::tls::{Tls, TlsError, TlsReloader};
-use super::{Api, openai, routes};
+use super::{Api, openai, routes, sealed};
 use crate::Coordinator;
 
 /// Longest head of a request; it may have 100 headers.
@@ -337,23 +337,32 @@ impl hyper::service::Service<hyper::Request<Incoming>> for Service {
             request.extensions_mut().insert(Arc::clone(&self.place));
         }
         let request = request.map(|body| self.unread.watch(body));
-        match openai::operation(&request) {
-            // Nearly all requests are of this kind, and the router costs them as much as reading
-            // them does.
-            Some((operation, path)) => {
-                let api = Arc::clone(&self.api);
-                Either::Right(Box::pin(async move {
-                    let answer = |request| generate(&api, operation, request);
-                    Ok(observe(&api, path, request, answer).await)
-                }))
-            }
-            None => Either::Left(tower::Service::call(&mut self.router.clone(), request)),
+        // Nearly all requests are of these two kinds, and the router costs them as much as reading
+        // them does.
+        if let Some((operation, path)) = openai::operation(&request) {
+            let api = Arc::clone(&self.api);
+            Either::Right(Box::pin(async move {
+                let answer = |request| generate(&api, operation, request);
+                Ok(observe(&api, path, request, answer).await)
+            }))
+        } else if sealed::is_meant(&request) {
+            let api = Arc::clone(&self.api);
+            Either::Right(Box::pin(async move {
+                let answer = |request| relay(&api, request);
+                Ok(observe(&api, sealed::PATH, request, answer).await)
+            }))
+        } else {
+            Either::Left(tower::Service::call(&mut self.router.clone(), request))
         }
     }
 }
 
 async fn generate(api: &Api, operation: Operation, request: http::Request<Watched>) -> Response {
     openai::generate(api, operation, request).await.into_response()
+}
+
+async fn relay(api: &Api, request: http::Request<Watched>) -> Response {
+    sealed::relay(api, request).await.into_response()
 }
 
 /// Tells a caller that there is no place for it.

@@ -27,6 +27,17 @@ pub const VIEWS: &[RecordView] = &[
             ("first_chunk_ms", "$.first_chunk_ms"),
             ("took_ms", "$.took_ms"),
             ("attempts", "$.attempts"),
+            ("sealed", "$.sealed"),
+        ],
+    },
+    RecordView {
+        record_type: "receipt",
+        columns: &[
+            ("node", "$.node"),
+            ("client_task", "$.client_task"),
+            ("request", "$.request"),
+            ("receipt", "$.receipt"),
+            ("at", "$.at"),
         ],
     },
     RecordView {

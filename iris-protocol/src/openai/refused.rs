@@ -185,6 +185,19 @@ impl From<TaskError> for Refused {
                     .with_code("rate_limit_exceeded")
                     .with_retry(Retry::After(retry_after_secs))
             }
+            TaskError::NodeBusy { retry_after_secs } => {
+                Self::new(429, "rate_limit_error", message.clone())
+                    .with_code("node_busy")
+                    .with_retry(Retry::After(retry_after_secs))
+            }
+            TaskError::NodeOffline => {
+                ours(503, "node_offline").with_retry(Retry::After(NODE_BACK_SECS))
+            }
+            TaskError::NotOffered { .. } => {
+                callers(404).with_code("model_not_found").with_param("model")
+            }
+            TaskError::StaleKey => callers(409).with_code("stale_key"),
+            TaskError::SealRejected => callers(400).with_code("seal_rejected"),
             TaskError::NodesFailed { .. } => ours(502, "nodes_failed").with_retry(Retry::No),
             TaskError::Interrupted => ours(502, "interrupted"),
             _ => Self::new(502, SERVER_ERROR, message.clone()),

@@ -2,6 +2,7 @@
 //!
 //! | request | body | answer |
 //! |---|---|---|
+//! | `POST /sealed` | a sealed request | the records of its answer, or an error; see [`SealedRefusal`] |
 //! | `POST /inference` | [`InferenceRequest`] | [`InferenceStatus`] |
 //! | `GET /inference/{id}` | | [`InferenceStatus`] |
 //! | `DELETE /inference/{id}` | | [`InferenceStatus`], cancelled unless it had ended |
@@ -23,6 +24,7 @@ mod account;
 mod inference;
 mod node;
 mod roster;
+mod sealed;
 mod secret;
 
 pub use account::{AccountCreated, KeyCreated, KeyRequest, KeyScope};
@@ -33,6 +35,7 @@ pub use node::{Choice, Explanation, Health, NodeList, NodeReason, NodeSummary, S
 pub use roster::{
     ConsistencyProof, FreeSlots, InclusionProof, LogEntries, Roster, RosterNode, SignedRoster,
 };
+pub use sealed::SealedRefusal;
 pub use secret::Secret;
 
 pub use iris_core::task::TaskState;

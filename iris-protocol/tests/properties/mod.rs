@@ -12,7 +12,8 @@ use iris_protocol::openai::{
 };
 use iris_protocol::rest::{
     AccountCreated, ConsistencyProof, Explanation, Health, InclusionProof, InferenceRequest,
-    InferenceStatus, KeyCreated, KeyRequest, LogEntries, NodeList, Roster, SignedRoster,
+    InferenceStatus, KeyCreated, KeyRequest, LogEntries, NodeList, Roster, SealedRefusal,
+    SignedRoster,
 };
 use iris_protocol::text::{Blob, FixedBytes, Label};
 use serde::Serialize;
@@ -61,6 +62,7 @@ pub(crate) fn rest(json: &[u8]) {
     settles::<InclusionProof>(json);
     settles::<ConsistencyProof>(json);
     settles::<LogEntries>(json);
+    settles::<SealedRefusal>(json);
     settles::<Explanation>(json);
     settles::<Health>(json);
     settles::<KeyRequest>(json);

@@ -215,7 +215,7 @@ fn describe(headers: &mut HeaderMap, task: TaskId, node: Option<NodeId>) {
 }
 
 /// Turns the end of a task that has no complete answer into a refusal.
-fn unfinished(outcome: Outcome) -> ApiError {
+pub(super) fn unfinished(outcome: Outcome) -> ApiError {
     match outcome {
         Outcome::Failed(error) => error.into(),
         Outcome::Expired => Refused::expired().into(),

@@ -15,12 +15,12 @@ use hyper::body::Frame;
 use iris_core::backend::{Chunk, Finish};
 use iris_core::task::Outcome;
 use iris_protocol::openai::{EventWriter, write_error, write_keep_alive};
-use tokio::time::{Instant, Sleep};
 
 use super::unfinished;
 use crate::dispatch::{TaskEvent, TaskHandle};
 use crate::http::error::ApiError;
 use crate::http::observe::{RequestContext, size_class};
+use crate::http::quiet::Quiet;
 
 /// Bytes that are sent at a time when many events are ready.
 const BATCH: usize = 16 << 10;
@@ -161,36 +161,5 @@ impl Drop for Events {
             bytes = size_class(self.sent),
             "stream ended"
         );
-    }
-}
-
-/// Tells when a stream has been silent for too long.
-///
-/// The timer is moved only when it fires, so that a busy stream costs no timer per chunk.
-struct Quiet {
-    interval: Duration,
-    since: Instant,
-    timer: Pin<Box<Sleep>>,
-}
-
-impl Quiet {
-    fn new(interval: Duration) -> Self {
-        let since = Instant::now();
-        Self { interval, since, timer: Box::pin(tokio::time::sleep_until(since + interval)) }
-    }
-
-    fn broken(&mut self) {
-        self.since = Instant::now();
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.timer.as_mut().poll(cx).is_ready() {
-            let due = self.since + self.interval;
-            if due <= Instant::now() {
-                return Poll::Ready(());
-            }
-            self.timer.as_mut().reset(due);
-        }
-        Poll::Pending
     }
 }
