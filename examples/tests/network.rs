@@ -56,6 +56,7 @@ async fn answer_that_is_not_streamed_comes_as_one_chunk() {
             }
             TaskEvent::Accepted { .. } => {}
             TaskEvent::Chunk(other) => panic!("{other:?}"),
+            TaskEvent::Sealed(_) => panic!("nothing was sealed"),
         }
     }
     let json: serde_json::Value = serde_json::from_slice(&wholes[0]).unwrap();

@@ -238,7 +238,7 @@ pub async fn read(handle: &mut TaskHandle) -> (String, Outcome) {
         match handle.next().await.expect("a task has an end") {
             TaskEvent::Chunk(Chunk::Text(more)) => text.push_str(&more),
             TaskEvent::Ended(outcome) => return (text, outcome),
-            TaskEvent::Chunk(_) | TaskEvent::Accepted { .. } => {}
+            TaskEvent::Chunk(_) | TaskEvent::Sealed(_) | TaskEvent::Accepted { .. } => {}
         }
     }
 }
