@@ -58,17 +58,7 @@ impl Child {
 
     /// Returns the CPU time that the process has used, in user and kernel mode.
     pub(crate) fn cpu(&self) -> Result<Duration, Failure> {
-        let folder = self.path("task")?;
-        let mut used = Duration::ZERO;
-        for thread in std::fs::read_dir(&folder).map_err(|error| format!("{folder}: {error}"))? {
-            // A thread may end while this reads.
-            let Ok(stat) = std::fs::read_to_string(thread?.path().join("schedstat")) else {
-                continue;
-            };
-            let nanos = stat.split_whitespace().next().and_then(|field| field.parse().ok());
-            used += Duration::from_nanos(nanos.ok_or("an unknown form of schedstat")?);
-        }
-        Ok(used)
+        cpu_of(&self.path("task")?)
     }
 
     /// Returns how much memory of the process is resident, in KiB.
@@ -101,4 +91,22 @@ impl Child {
         let id = self.process.id().ok_or_else(|| format!("the {} has ended", self.name))?;
         Ok(format!("/proc/{id}/{file}"))
     }
+}
+
+/// Returns the CPU time that this process has used itself.
+pub(crate) fn own_cpu() -> Result<Duration, Failure> {
+    cpu_of("/proc/self/task")
+}
+
+fn cpu_of(folder: &str) -> Result<Duration, Failure> {
+    let mut used = Duration::ZERO;
+    for thread in std::fs::read_dir(folder).map_err(|error| format!("{folder}: {error}"))? {
+        // A thread may end while this reads.
+        let Ok(stat) = std::fs::read_to_string(thread?.path().join("schedstat")) else {
+            continue;
+        };
+        let nanos = stat.split_whitespace().next().and_then(|field| field.parse().ok());
+        used += Duration::from_nanos(nanos.ok_or("an unknown form of schedstat")?);
+    }
+    Ok(used)
 }

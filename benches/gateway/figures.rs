@@ -5,6 +5,8 @@ use std::time::Duration;
 /// CPU time of the processes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cpu {
+    /// This process, which makes the load.
+    pub(crate) caller: Duration,
     pub(crate) mock: Duration,
     pub(crate) nginx: Duration,
     pub(crate) coordinator: Duration,
@@ -14,6 +16,7 @@ pub(crate) struct Cpu {
 impl Cpu {
     pub(crate) fn since(self, earlier: Self) -> Self {
         Self {
+            caller: self.caller.saturating_sub(earlier.caller),
             mock: self.mock.saturating_sub(earlier.mock),
             nginx: self.nginx.saturating_sub(earlier.nginx),
             coordinator: self.coordinator.saturating_sub(earlier.coordinator),

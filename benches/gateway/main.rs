@@ -21,6 +21,7 @@ mod overload;
 mod report;
 mod request;
 mod role;
+mod seal;
 mod workload;
 
 use options::{Options, Part};

@@ -1,5 +1,6 @@
 //! The mock, nginx, the coordinator and the node, as processes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -7,11 +8,12 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use crate::Failure;
-use crate::child::Child;
+use crate::child::{Child, own_cpu};
 use crate::figures::Cpu;
 use crate::nginx;
 use crate::request::{Connection, Target};
 use crate::role::NODE_KEY;
+use crate::seal;
 
 /// How long the coordinator is left alone before its memory is read.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -23,6 +25,7 @@ pub(crate) enum Way {
     Direct,
     Nginx,
     Iris,
+    Sealed,
 }
 
 impl Way {
@@ -31,6 +34,7 @@ impl Way {
             Self::Direct => "direct",
             Self::Nginx => "nginx",
             Self::Iris => "Iris",
+            Self::Sealed => "sealed",
         }
     }
 }
@@ -73,13 +77,13 @@ impl Network {
         let folder = tempfile::tempdir()?;
         let [pace, service, slots] = [plan.pace, plan.service, plan.slots].map(|n| n.to_string());
         let mock = Child::start("mock", &["--pace", &pace, "--service", &service], &[]).await?;
-        let mut ways = vec![(Way::Direct, Target { address: mock.ready.parse()?, key: None })];
+        let mut ways = vec![(Way::Direct, Target::open(mock.ready.parse()?))];
         let mut nginx = None;
         if let Some(program) = nginx::find().filter(|_| plan.nginx) {
             let (child, address) =
                 nginx::start(&program, folder.path(), mock.ready.parse()?).await?;
             nginx = Some(child);
-            ways.push((Way::Nginx, Target { address, key: None }));
+            ways.push((Way::Nginx, Target::open(address)));
         }
         let (coordinator, keys) = start_coordinator(&folder, plan.callers).await?;
         tokio::time::sleep(SETTLE).await;
@@ -93,15 +97,20 @@ impl Network {
         for key in &keys.callers {
             let mut bearer = HeaderValue::try_from(format!("Bearer {key}"))?;
             bearer.set_sensitive(true);
-            callers.push(Target { address: coordinator.ready.parse()?, key: Some(bearer) });
+            let address = coordinator.ready.parse()?;
+            callers.push(Target { key: Some(bearer), ..Target::open(address) });
         }
-        ways.push((Way::Iris, callers.first().ok_or("a network has a caller")?.clone()));
+        let caller = callers.first().ok_or("a network has a caller")?;
+        ways.push((Way::Iris, caller.clone()));
+        let sealed_to = Some(Arc::new(seal::certificate(caller).await?));
+        ways.push((Way::Sealed, Target { sealed_to, ..caller.clone() }));
         Ok(Self { ways, callers, mock, nginx, coordinator, node, idle_kib, _folder: folder })
     }
 
     /// Returns what each process has used so far.
     pub(crate) fn cpu(&self) -> Result<Cpu, Failure> {
         Ok(Cpu {
+            caller: own_cpu()?,
             mock: self.mock.cpu()?,
             nginx: self.nginx.as_ref().map(Child::cpu).transpose()?.unwrap_or_default(),
             coordinator: self.coordinator.cpu()?,
@@ -112,7 +121,7 @@ impl Network {
     /// Returns how many rows the coordinator has made durable, and in how many commits.
     pub(crate) async fn durable(&self) -> Result<(u64, u64), Failure> {
         let target = self.callers.first().ok_or("a network has a caller")?;
-        let metrics = Connection::open(target).await?.metrics().await?;
+        let metrics = Connection::open(target).await?.get("/metrics").await?;
         let count = |name: &str| {
             let mut lines = metrics.lines().filter_map(|line| line.split_once(' '));
             let value = lines.find(|(found, _)| *found == name).map(|(_, value)| value);

@@ -12,14 +12,15 @@ use crate::role::Role;
 /// Starts a mock of an OpenAI server, a coordinator (HTTP on loopback, API keys, settlement in a
 /// SQLite file, hop sealed), a node that forwards to the mock and, where it is installed, nginx in
 /// front of the mock: processes besides this one, which makes the load. Sends the same requests to
-/// the mock directly, through nginx and through the network, in turns, and takes them all down at
-/// the end. Takes about two minutes unless asked for more; uses free ports and a temporary folder.
+/// the mock directly, through nginx, through the network and sealed through the network (without a
+/// shape), in turns, and takes them all down at the end. Takes about two minutes unless asked for more; uses free ports and a temporary folder.
 /// Build it with --release.
 ///
 /// Every figure is the median of the rounds; "added" is the difference to the direct turn of the
 /// same round. CPU is what the system accounts to a process while a load runs, kernel work
 /// included, divided by the requests or chunks that arrived: the mock's own on the lines named
-/// direct, nginx's, and that of coordinator and node together on the lines named Iris. Times are
+/// direct, nginx's, and that of coordinator and node together on the lines named Iris and sealed;
+/// the caller's is that of the process that makes the load, sealing included. Times are
 /// those of whole answers, or to the first token where the load is streams; at a fixed rate they
 /// count from when a request was due. A chunk is one token of one stream; the mock writes each by
 /// itself. All processes share the machine's cores with each other and with whatever else runs,

@@ -1,6 +1,7 @@
 //! What is asked, and one connection to ask it on.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -10,10 +11,13 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use iris_crypto::VerifiedCertificate;
+use iris_crypto::seal::MEDIA_TYPE;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::Failure;
+use crate::seal::SealedAnswer;
 
 /// The model that answers as fast as it can.
 pub(crate) const INSTANT: &str = "instant";
@@ -25,6 +29,9 @@ pub(crate) const BUSY: &str = "busy";
 pub(crate) const WORD: &str = " word~";
 const MARK: u8 = b'~';
 
+const OPEN: &str = "/v1/chat/completions";
+const SEALED: &str = "/sealed";
+
 /// How long one answer may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
@@ -34,19 +41,30 @@ pub(crate) struct Target {
     pub(crate) address: SocketAddr,
     /// The caller's key, where one is needed.
     pub(crate) key: Option<HeaderValue>,
+    /// The node that requests are sealed to, where they are.
+    pub(crate) sealed_to: Option<Arc<VerifiedCertificate>>,
+}
+
+impl Target {
+    /// Makes a target that takes requests of anybody, as they are.
+    pub(crate) const fn open(address: SocketAddr) -> Self {
+        Self { address, key: None, sealed_to: None }
+    }
 }
 
 /// What every request of a load asks.
 #[derive(Clone, Debug)]
 pub(crate) struct Question {
-    body: Bytes,
+    pub(crate) model: &'static str,
+    pub(crate) body: Bytes,
+    pub(crate) stream: bool,
     /// Words that a complete answer has.
     words: u32,
 }
 
 impl Question {
     /// Makes a question of about 400 bytes that `model` answers with `words` words.
-    pub(crate) fn new(model: &str, words: u32, stream: bool) -> Self {
+    pub(crate) fn new(model: &'static str, words: u32, stream: bool) -> Self {
         let prompt = "Tell me about the weather in the capital of France. ".repeat(5);
         let body = serde_json::json!({
             "model": model,
@@ -54,7 +72,7 @@ impl Question {
             "max_tokens": words,
             "stream": stream,
         });
-        Self { body: body.to_string().into(), words }
+        Self { model, body: body.to_string().into(), stream, words }
     }
 }
 
@@ -80,6 +98,7 @@ pub(crate) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     host: HeaderValue,
     key: Option<HeaderValue>,
+    sealed_to: Option<Arc<VerifiedCertificate>>,
 }
 
 impl Connection {
@@ -90,7 +109,8 @@ impl Connection {
         // How a connection ended shows in the request that was on it.
         tokio::spawn(async move { drop(connection.await) });
         let host = HeaderValue::try_from(target.address.to_string())?;
-        Ok(Self { sender, host, key: target.key.clone() })
+        let Target { key, sealed_to, .. } = target.clone();
+        Ok(Self { sender, host, key, sealed_to })
     }
 
     /// Asks and reads the answer to its end; calls `arrived` with the number of words in each
@@ -110,7 +130,14 @@ impl Connection {
     ) -> Result<Reply, Failure> {
         self.sender.ready().await?;
         let asked = Instant::now();
-        let response = self.sender.send_request(self.request(question)).await?;
+        let (request, mut answer) = match &self.sealed_to {
+            Some(node) => {
+                let (body, answer) = SealedAnswer::ask(node, question)?;
+                (self.request(SEALED, MEDIA_TYPE, body), Some(answer))
+            }
+            None => (self.request(OPEN, "application/json", question.body.clone()), None),
+        };
+        let response = self.sender.send_request(request).await?;
         let status = response.status();
         if status == StatusCode::TOO_MANY_REQUESTS {
             return busy(response).await;
@@ -122,12 +149,18 @@ impl Connection {
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame?.into_data() else { continue };
             let now = Instant::now();
-            let more = data.iter().map(|byte| u32::from(*byte == MARK)).sum();
+            let more = match &mut answer {
+                Some(answer) => answer.words(&data)?,
+                None => words_in(&data),
+            };
             if more > 0 {
                 first.get_or_insert(now);
                 words += more;
                 arrived(now, more);
             }
+        }
+        if let Some(answer) = answer {
+            answer.close()?;
         }
         match first {
             Some(first) if words == question.words => {
@@ -138,27 +171,35 @@ impl Connection {
         }
     }
 
-    /// Returns the figures for operators of the coordinator at the other end.
-    pub(crate) async fn metrics(&mut self) -> Result<String, Failure> {
+    /// Returns what the coordinator at the other end has at `path`.
+    pub(crate) async fn get(&mut self, path: &'static str) -> Result<String, Failure> {
         let mut request = Request::new(Full::default());
-        *request.uri_mut() = Uri::from_static("/metrics");
+        *request.uri_mut() = Uri::from_static(path);
         request.headers_mut().insert(HOST, self.host.clone());
+        if let Some(key) = &self.key {
+            request.headers_mut().insert(AUTHORIZATION, key.clone());
+        }
         let response = self.sender.send_request(request).await?;
         Ok(String::from_utf8(response.into_body().collect().await?.to_bytes().into())?)
     }
 
-    fn request(&self, question: &Question) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(question.body.clone()));
+    fn request(&self, path: &'static str, kind: &'static str, body: Bytes) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = Uri::from_static("/v1/chat/completions");
+        *request.uri_mut() = Uri::from_static(path);
         let headers = request.headers_mut();
         headers.insert(HOST, self.host.clone());
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         if let Some(key) = &self.key {
             headers.insert(AUTHORIZATION, key.clone());
         }
         request
     }
+}
+
+/// Returns how many words end in `data`.
+pub(crate) fn words_in(data: &[u8]) -> u32 {
+    data.iter().map(|byte| u32::from(*byte == MARK)).sum()
 }
 
 /// Reads a refusal to its end, so that the connection can be used again.

@@ -148,6 +148,7 @@ fn legend(svg: &mut String, nginx: bool) {
         (Way::Direct, "direct (the mock server itself)"),
         (Way::Nginx, "nginx"),
         (Way::Iris, "Iris (coordinator and node)"),
+        (Way::Sealed, "Iris, sealed by the caller"),
     ];
     for (way, name) in entries.into_iter().filter(|(way, _)| nginx || *way != Way::Nginx) {
         let _ = write!(
@@ -163,8 +164,8 @@ fn legend(svg: &mut String, nginx: bool) {
 }
 
 fn panels(report: &Report) -> Vec<Panel> {
-    let all = [Way::Direct, Way::Nginx, Way::Iris];
-    let between = [Way::Nginx, Way::Iris];
+    let all = [Way::Direct, Way::Nginx, Way::Iris, Way::Sealed];
+    let between = [Way::Nginx, Way::Iris, Way::Sealed];
     let group = |row: Option<&Row>, ways: &[Way], target, figure: &dyn Fn(&Row, Way) -> f64| {
         row.map(|row| Group::new(row, ways, target, |way| figure(row, way)))
     };
@@ -233,6 +234,7 @@ const fn colour(way: Way) -> &'static str {
         Way::Direct => "#a8b2bd",
         Way::Nginx => "#5b8c5a",
         Way::Iris => "#3f5fbf",
+        Way::Sealed => "#8f6bb3",
     }
 }
 

@@ -56,7 +56,7 @@ impl Row {
         self.cpu_of(way, |cpu| match way {
             Way::Direct => cpu.mock,
             Way::Nginx => cpu.nginx,
-            Way::Iris => cpu.coordinator + cpu.node,
+            Way::Iris | Way::Sealed => cpu.coordinator + cpu.node,
         })
     }
 
@@ -82,7 +82,8 @@ impl Row {
                 "added_p99_us": self.added(way, 99),
                 "cpu_us_each": self.cpu(way),
             });
-            if way == Way::Iris {
+            side["cpu_us_each_caller"] = self.cpu_of(way, |cpu| cpu.caller).into();
+            if matches!(way, Way::Iris | Way::Sealed) {
                 side["cpu_us_each_coordinator"] = self.cpu_of(way, |cpu| cpu.coordinator).into();
                 side["cpu_us_each_node"] = self.cpu_of(way, |cpu| cpu.node).into();
             }

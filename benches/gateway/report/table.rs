@@ -24,7 +24,7 @@ impl Report {
         }
         writeln!(
             f,
-            "\n{:<20} {:<7} {:>10} {:>8} {:>8} {:>9} {:>8} {:>8} {:>9} {:>8} {:>7} {:>6}",
+            "\n{:<20} {:<7} {:>10} {:>8} {:>8} {:>9} {:>8} {:>8} {:>9} {:>8} {:>7} {:>6} {:>7}",
             "load",
             "by",
             "per second",
@@ -36,7 +36,8 @@ impl Report {
             "+p99",
             "CPU µs",
             "coord.",
-            "node"
+            "node",
+            "caller"
         )?;
         for row in &self.rows {
             for (way, _) in &row.ways {
@@ -58,11 +59,14 @@ impl Report {
                     write!(f, " {p10:>8.0} {p50:>8.0} {p99:>9.0}")?;
                 }
                 write!(f, " {:>8.1}", row.cpu(way))?;
-                if way == Way::Iris {
+                if matches!(way, Way::Iris | Way::Sealed) {
                     let coordinator = row.cpu_of(way, |cpu| cpu.coordinator);
                     let node = row.cpu_of(way, |cpu| cpu.node);
                     write!(f, " {coordinator:>7.1} {node:>6.1}")?;
+                } else {
+                    write!(f, " {:>7} {:>6}", "", "")?;
                 }
+                write!(f, " {:>7.1}", row.cpu_of(way, |cpu| cpu.caller))?;
                 writeln!(f)?;
             }
         }
