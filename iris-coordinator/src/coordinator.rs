@@ -30,6 +30,7 @@ use crate::inference::Inference;
 use crate::journal::{Journal, JournalLimits};
 use crate::link::{Door, LinkError, NodeLink};
 use crate::settlement::{SETTLEMENT, Settlement};
+use crate::transparency::{StartError, Transparency};
 
 /// The record type of deeds that do not follow from a settlement.
 const DEED: &str = "deed";
@@ -48,6 +49,7 @@ struct Inner {
     door: Door,
     accounts: Accounts,
     inference: Inference,
+    transparency: Arc<Transparency>,
     tasks: TaskTracker,
     housekeeping: CancellationToken,
     store: Arc<dyn Store>,
@@ -159,8 +161,10 @@ impl Builder {
 
     /// Reads what the store holds, resumes durable tasks and starts the coordinator.
     ///
-    /// Must be called within a tokio runtime, whose tasks it uses from then on.
-    pub async fn build(self) -> Result<Coordinator, StoreError> {
+    /// Fails where the store holds the public log of another identity. Must be called within a
+    /// tokio runtime, whose tasks it uses from then on.
+    pub async fn build(self) -> Result<Coordinator, StartError> {
+        let identity = Arc::new(self.identity);
         let journal = Journal::start(Arc::clone(&self.store), self.journal);
         let settings = DispatchSettings {
             retry: self.retry,
@@ -179,7 +183,13 @@ impl Builder {
             self.entropy,
         ));
         dispatch.restore_models(load_models(&*self.store).await?);
-        let identity = Arc::new(self.identity);
+        let transparency = Transparency::open(
+            Arc::clone(&dispatch),
+            Arc::clone(&self.store),
+            Arc::clone(&identity),
+            &self.secret,
+        );
+        let transparency = Arc::new(transparency.await?);
         let door = Door::new(
             Arc::clone(&dispatch),
             Arc::clone(&self.store),
@@ -197,8 +207,17 @@ impl Builder {
         );
         inference.resume().await?;
         let (housekeeping, store) = (CancellationToken::new(), self.store);
-        let inner =
-            Inner { identity, dispatch, door, accounts, inference, tasks, housekeeping, store };
+        let inner = Inner {
+            identity,
+            dispatch,
+            door,
+            accounts,
+            inference,
+            transparency,
+            tasks,
+            housekeeping,
+            store,
+        };
         let coordinator = Coordinator { inner: Arc::new(inner) };
         let stop = coordinator.inner.housekeeping.clone();
         tokio::spawn(keep_house(Arc::downgrade(&coordinator.inner), stop));
@@ -281,6 +300,11 @@ impl Coordinator {
     /// Returns the durable tasks.
     pub fn inference(&self) -> &Inference {
         &self.inner.inference
+    }
+
+    /// Returns the published roster and the public log.
+    pub fn transparency(&self) -> &Arc<Transparency> {
+        &self.inner.transparency
     }
 
     /// Returns the models that some node offers now, in the order of their names.

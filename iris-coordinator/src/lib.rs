@@ -17,6 +17,7 @@ mod settlement;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 pub mod store;
+mod transparency;
 
 pub use accounts::{AccountError, Accounts, ApiKey};
 pub use clock::{Clock, SystemClock};
@@ -25,3 +26,4 @@ pub use dispatch::{ModelSummary, SealedTask, Stats, TaskEvent, TaskHandle, TaskR
 pub use inference::{Inference, InferenceError};
 pub use link::LinkError;
 pub use settlement::Settlement;
+pub use transparency::{StartError, Transparency, TransparencyError};

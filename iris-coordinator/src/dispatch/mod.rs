@@ -18,8 +18,8 @@ use iris_core::scheduler::{Choice, Scheduler};
 use iris_core::store::{Batch, Document};
 use iris_core::task::{RetryPolicy, TaskError};
 use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
-use iris_crypto::SignedCertificate;
 use iris_crypto::certificate::CertificateHash;
+use iris_crypto::{SignedCertificate, VerifiedCertificate};
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
@@ -30,6 +30,7 @@ use crate::settlement::Settlement;
 
 mod certificates;
 mod lease;
+mod listing;
 mod models;
 mod passed;
 mod sealing;
@@ -39,6 +40,7 @@ mod task;
 use certificates::{Certificates, Standing};
 use lease::Hold;
 pub(crate) use lease::{Lease, Ticketed};
+pub(crate) use listing::{Listed, Listing};
 pub(crate) use models::{KnownModels, MODEL, ModelRecord};
 pub(crate) use sealing::ReceiptRecord;
 pub(crate) use stats::Counters;
@@ -70,6 +72,8 @@ pub(crate) struct Dispatch {
     pub(crate) entropy: Entropy,
     scheduler: Arc<dyn Scheduler>,
     seeds: AtomicU64,
+    /// Counts what changes a roster.
+    changes: AtomicU64,
     floor: Mutex<Floor>,
     ledger: Mutex<Box<dyn ReputationLedger>>,
     explanations: Mutex<VecDeque<Explained>>,
@@ -132,6 +136,7 @@ impl Dispatch {
             scheduler,
             seeds: AtomicU64::new(entropy.seed()),
             entropy,
+            changes: AtomicU64::new(0),
             floor: Mutex::new(Floor {
                 registry,
                 queue: WaitQueue::new(settings.queue_capacity),
@@ -244,12 +249,6 @@ impl Dispatch {
         }
     }
 
-    /// Takes in a new certificate of a node.
-    pub(crate) fn certify(&self, node: NodeId, certificate: &SignedCertificate) {
-        let now = self.clock.now();
-        self.floor().certificates.see(node, certificate, now);
-    }
-
     /// Returns the current certificate of the node that a hash is, or was, known of.
     pub(crate) fn certificate_for(&self, hash: &CertificateHash) -> Option<SignedCertificate> {
         self.floor().certificates.current_for(hash).cloned()
@@ -297,6 +296,7 @@ impl Dispatch {
         floor.forget_lines(&before);
         let link = link(seat);
         floor.links.insert(seat, Arc::clone(&link));
+        self.note_change();
         self.serve_node(&mut floor, seat, now);
         drop(floor);
         self.record_models(&news);
@@ -312,12 +312,16 @@ impl Dispatch {
     ) {
         let mut floor = self.floor();
         let Some(node) = floor.registry.node(seat) else { return };
-        let slots = slots.unwrap_or(node.profile().slots);
+        let slots_before = node.profile().slots;
+        let slots = slots.unwrap_or(slots_before);
         let before = node.profile().models.clone();
         let continues = floor.links.get(&seat).is_some_and(|link| link.continues);
         let models = models.map(|models| within(continues, models));
         let models = models.unwrap_or_else(|| before.clone());
         let news = floor.models.see(&models, self.clock.calendar());
+        if slots != slots_before || models != before {
+            self.note_change();
+        }
         floor.registry.update(seat, slots, models);
         floor.forget_lines(&before);
         self.serve_node(&mut floor, seat, self.clock.now());
@@ -329,6 +333,7 @@ impl Dispatch {
     pub(crate) fn set_state(self: &Arc<Self>, seat: Seat, state: NodeState) {
         let mut floor = self.floor();
         floor.registry.set_state(seat, state);
+        self.note_change();
         self.serve_node(&mut floor, seat, self.clock.now());
     }
 
@@ -342,7 +347,26 @@ impl Dispatch {
         floor.registry.leave(seat);
         floor.certificates.leave(id);
         floor.links.remove(&seat);
+        self.note_change();
         floor.forget_lines(&offers);
+    }
+
+    /// Replaces the certificate of a node's sealing key.
+    pub(crate) fn certify(&self, link: &NodeLink, certificate: Arc<VerifiedCertificate>) {
+        let now = self.clock.now();
+        self.floor().certificates.see(link.node, certificate.certificate(), now);
+        link.set_certificate(certificate);
+        self.note_change();
+    }
+
+    /// Counts the changes of nodes, their certificates and what they offer.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Counts a change that was made: who sees the count sees the change too.
+    fn note_change(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
     }
 
     /// Takes no new task any more.

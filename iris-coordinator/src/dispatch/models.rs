@@ -109,6 +109,22 @@ impl KnownModels {
         seen.is_some_and(|seen| now.saturating_since(seen.last) < FORGET_AFTER)
     }
 
+    /// Returns up to `most` models that are known and not `offered`, in the order of their names:
+    /// those that have been known for longest, since nodes may make names up.
+    pub(super) fn away(
+        &self,
+        offered: impl Fn(&ModelName) -> bool,
+        most: usize,
+        now: Timestamp,
+    ) -> Vec<ModelName> {
+        let away = self.seen.iter().filter(|(name, _)| self.knows(name, now) && !offered(name));
+        let mut away: Vec<_> = away.map(|(name, seen)| (seen.first, name)).collect();
+        away.sort_unstable();
+        away.truncate(most);
+        away.sort_unstable_by_key(|(_, name)| *name);
+        away.into_iter().map(|(_, name)| name.clone()).collect()
+    }
+
     /// Returns when some node first offered `name`.
     pub(super) fn first(&self, name: &ModelName) -> Option<Timestamp> {
         self.seen.get(name).map(|seen| seen.first)
@@ -137,6 +153,21 @@ mod tests {
         assert!(!known.knows(&name, day(31)));
         assert!(known.forget(day(30)).is_empty());
         assert_eq!(known.forget(day(31)), [name]);
+    }
+
+    #[test]
+    fn models_that_went_away_are_named_and_the_oldest_ones_when_there_are_many() {
+        let mut known = KnownModels::default();
+        known.see(&[offer("z"), offer("here")], day(0));
+        known.see(&[offer("b"), offer("a")], day(1));
+        let away = |most, now| -> Vec<String> {
+            let away = known.away(|name| name.as_str() == "here", most, now);
+            away.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(away(9, day(2)), ["a", "b", "z"]);
+        assert_eq!(away(2, day(2)), ["a", "z"]);
+        assert_eq!(away(9, day(30)), ["a", "b"]);
+        assert!(away(9, day(31)).is_empty());
     }
 
     #[test]

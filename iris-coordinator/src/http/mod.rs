@@ -38,6 +38,7 @@ mod sealed;
 mod server;
 mod settings;
 mod tls;
+mod transparency;
 
 pub use descriptors::raise_file_limit;
 pub use listener::Listener;
@@ -76,6 +77,11 @@ fn routes(api: Arc<Api>) -> Router {
         .route("/inference/{id}/explain", get(rest::explain))
         .route("/nodes", get(rest::nodes))
         .route("/nodes/connect", get(connect::connect))
+        .route("/roster", get(transparency::roster))
+        .route("/log/checkpoint", get(transparency::checkpoint))
+        .route("/log/inclusion", get(transparency::inclusion))
+        .route("/log/consistency", get(transparency::consistency))
+        .route("/log/entries", get(transparency::entries))
         .route("/accounts/generate", post(rest::create_account))
         .route("/accounts/keys", post(rest::create_key))
         .route("/healthz", get(rest::healthz))

@@ -100,6 +100,7 @@ impl Door {
         match checked.await {
             Ok((register, certificate)) => {
                 let node = certificate.node_id();
+                let certificate = Arc::new(certificate);
                 let arrival = Arrival { transport, connection, register, certificate };
                 self.enter(Box::new(arrival), owner);
                 Ok(node)
@@ -218,6 +219,7 @@ impl Door {
             return;
         };
         let (commands, receiver) = mpsc::unbounded_channel();
+        let certificate = Arc::clone(&arrival.certificate);
         let text = |label: Option<&str>| label.unwrap_or_default().to_owned();
         let register = &arrival.register;
         let names = |name| register.capabilities.iter().any(|named| named.as_str() == name);
@@ -231,8 +233,8 @@ impl Door {
         };
         let agent_version = text(register.agent_version.as_ref().map(Label::as_str));
         let connected = self.dispatch.clock.calendar();
-        let certificate = arrival.certificate.certificate();
-        let (link, displaced) = self.dispatch.join(profile, certificate, |seat| {
+        let shown = arrival.certificate.certificate();
+        let (link, displaced) = self.dispatch.join(profile, shown, |seat| {
             Arc::new(NodeLink {
                 seat,
                 node,
@@ -246,6 +248,7 @@ impl Door {
                 window: self.limits.window,
                 commands,
                 keys: Mutex::new(HopKeys { epoch: 0, root, next: 1 }),
+                certificate: Mutex::new(certificate),
             })
         });
         if let Some(displaced) = displaced {

@@ -57,6 +57,7 @@ pub(crate) struct NodeLink {
     window: Window,
     commands: mpsc::UnboundedSender<Command>,
     keys: Mutex<HopKeys>,
+    certificate: Mutex<Arc<VerifiedCertificate>>,
 }
 
 /// The keys of the current epoch, and the number of the next assignment.
@@ -108,7 +109,7 @@ struct Arrival {
     transport: BoxTransport,
     connection: CoordinatorConnection,
     register: Box<NodeRegister>,
-    certificate: VerifiedCertificate,
+    certificate: Arc<VerifiedCertificate>,
 }
 
 /// What a session reports of one assignment.
@@ -151,6 +152,16 @@ impl NodeLink {
     /// Ends the session in favour of a new one of the same node.
     pub(crate) fn replace(&self) {
         let _ = self.commands.send(Command::Replace);
+    }
+
+    /// Returns the certificate of the key that the node is sealed to now.
+    pub(crate) fn certificate(&self) -> Arc<VerifiedCertificate> {
+        Arc::clone(&self.certificate.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Replaces the certificate; see [`Dispatch::certify`](crate::dispatch::Dispatch::certify).
+    pub(crate) fn set_certificate(&self, certificate: Arc<VerifiedCertificate>) {
+        *self.certificate.lock().unwrap_or_else(PoisonError::into_inner) = certificate;
     }
 
     fn keys(&self) -> std::sync::MutexGuard<'_, HopKeys> {

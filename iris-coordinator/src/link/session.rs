@@ -9,7 +9,7 @@ use iris_core::AssignmentId;
 use iris_core::registry::NodeState;
 use iris_core::reputation::{Deed, ReputationEvent};
 use iris_crypto::hello::{Welcome as SignedWelcome, sign_welcome};
-use iris_crypto::{HopRoot, Identity, VerifiedCertificate};
+use iris_crypto::{HopRoot, Identity};
 use iris_protocol::connection::{
     CoordinatorConnection, CoordinatorEvent, CoordinatorSession, Detached, Welcome,
 };
@@ -51,7 +51,6 @@ struct Reader {
 struct Attached {
     transport: BoxTransport,
     connection: CoordinatorConnection,
-    certificate: VerifiedCertificate,
     node_nonce: [u8; 32],
     rekey: Pin<Box<Sleep>>,
     silence: Pin<Box<Sleep>>,
@@ -126,15 +125,16 @@ impl Session {
         let Arrival { transport, mut connection, register, certificate } = *arrival;
         let returns = kept.is_some();
         let epoch = self.link.keys().epoch + u32::from(returns);
-        let (hop, proof) = match self.first.take() {
-            Some(enc) => self.prove(epoch, enc, &register.nonce.0),
-            None => self.rekey(epoch, &certificate, &register.nonce.0)?,
+        let (hop, proof) = if let Some(enc) = self.first.take() {
+            self.prove(epoch, enc, &register.nonce.0)
+        } else {
+            self.dispatch.certify(&self.link, certificate);
+            self.rekey(epoch, &register.nonce.0)?
         };
         let welcome = Welcome { session: self.link.session, node: self.link.node, hop, proof };
         let resumption = connection.welcome(self.dispatch.clock.now(), welcome, kept);
         self.lose(&resumption.lost);
         if returns {
-            self.dispatch.certify(self.link.node, certificate.certificate());
             let (slots, models) = (register.slots, register.models);
             self.dispatch.update(self.link.seat, Some(slots), Some(models));
             self.dispatch.set_state(self.link.seat, NodeState::Ready);
@@ -142,7 +142,6 @@ impl Session {
         Some(Box::new(Attached {
             transport,
             connection,
-            certificate,
             node_nonce: register.nonce.0,
             rekey: Box::pin(tokio::time::sleep(REKEY_AFTER)),
             silence: Box::pin(tokio::time::sleep(self.limits.lost)),
@@ -150,14 +149,9 @@ impl Session {
     }
 
     /// Agrees on the keys of `epoch` and returns what the node has to know of them.
-    fn rekey(
-        &self,
-        epoch: u32,
-        certificate: &VerifiedCertificate,
-        node_nonce: &[u8; 32],
-    ) -> Option<(Hop, Bytes64)> {
+    fn rekey(&self, epoch: u32, node_nonce: &[u8; 32]) -> Option<(Hop, Bytes64)> {
         let info = Hop::binding(self.link.session, epoch);
-        let (enc, root) = HopRoot::initiate(&certificate.sealing_key(), &info).ok()?;
+        let (enc, root) = HopRoot::initiate(&self.link.certificate().sealing_key(), &info).ok()?;
         let mut keys = self.link.keys();
         keys.epoch = epoch;
         keys.root = root;
@@ -292,11 +286,10 @@ impl Session {
                     &self.link.identity,
                     &self.identity.public().into(),
                     self.dispatch.clock.calendar(),
-                    attached.certificate.claims().serial.saturating_add(1),
+                    self.link.certificate().claims().serial.saturating_add(1),
                 );
                 if let Ok(renewed) = renewed {
-                    self.dispatch.certify(self.link.node, renewed.certificate());
-                    attached.certificate = renewed;
+                    self.dispatch.certify(&self.link, Arc::new(renewed));
                     attached.rekey.as_mut().reset(Instant::now());
                 }
             }
@@ -327,7 +320,7 @@ impl Session {
         // The new timer has to be polled once to be armed.
         cx.waker().wake_by_ref();
         let epoch = self.link.keys().epoch + 1;
-        if let Some((hop, proof)) = self.rekey(epoch, &attached.certificate, &attached.node_nonce) {
+        if let Some((hop, proof)) = self.rekey(epoch, &attached.node_nonce) {
             attached.connection.rekey(Rekey { epoch, enc: hop.enc, proof });
         }
     }

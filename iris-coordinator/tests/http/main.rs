@@ -27,6 +27,7 @@ mod node;
 mod operation;
 mod rest;
 mod secure;
+mod transparency;
 
 /// A coordinator behind a server on a free port, with one account.
 struct Net {
@@ -49,7 +50,10 @@ impl Net {
     }
 
     async fn start_with(settings: ServerSettings) -> Self {
-        let coordinator = coordinator().await;
+        Self::around(coordinator().await, settings).await
+    }
+
+    async fn around(coordinator: Coordinator, settings: ServerSettings) -> Self {
         let account = coordinator.accounts().create_account().await.unwrap().account;
         let user = key(&coordinator, account, KeyScope::Inference).await;
         let operator = key(&coordinator, account, KeyScope::Read).await;

@@ -18,10 +18,12 @@ use iris_protocol::connection::{NodeConnection, NodeEvent};
 use iris_protocol::frame::{Content, HEADER_LEN, Header};
 use iris_protocol::limits::Limits;
 use iris_protocol::message::{
-    Challenge, Hop, NodeHeartbeat, NodeRegister, RegisterAck, TaskAssign, TaskError, TaskResult,
+    Certificate, Challenge, Hop, NodeHeartbeat, NodeRegister, RegisterAck, TaskAssign, TaskError,
+    TaskResult,
 };
 use iris_protocol::transport::TransportError;
 use iris_protocol::transport::websocket::{IntoClientRequest, WebSocket};
+use iris_protocol::version::Capability;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
@@ -58,6 +60,16 @@ pub(crate) struct Node {
     pub(crate) asked: Arc<Mutex<Vec<(bool, Bytes)>>>,
     pub(crate) cancelled: mpsc::UnboundedReceiver<AssignmentId>,
     gate: watch::Sender<bool>,
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+/// What a test tells a node to do by itself.
+#[derive(Clone, Copy, Debug)]
+enum Order {
+    /// Get a new certificate.
+    Renew,
+    /// Break the connection.
+    Leave,
 }
 
 impl Node {
@@ -70,8 +82,20 @@ impl Node {
         slots: u32,
         steps: Vec<Step>,
     ) -> Self {
+        Self::connect_as(server, key, slots, steps, &[]).await
+    }
+
+    /// Connects a node that names `capabilities`.
+    pub(crate) async fn connect_as(
+        server: SocketAddr,
+        key: &str,
+        slots: u32,
+        steps: Vec<Step>,
+        capabilities: &[&str],
+    ) -> Self {
         let (gate, opened) = watch::channel(false);
         let (cancelled_sender, cancelled) = mpsc::unbounded_channel();
+        let (orders, told) = mpsc::unbounded_channel();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let stream = TcpStream::connect(server).await.unwrap();
         stream.set_nodelay(true).unwrap();
@@ -84,17 +108,30 @@ impl Node {
             sealing: SealingKey::generate(),
             connection: NodeConnection::new(Instant::now(), Limits::default()),
             root: None,
+            certificate: None,
+            capabilities: capabilities.iter().map(|name| name.parse().unwrap()).collect(),
             slots,
             steps,
             work: HashMap::new(),
             asked: Arc::clone(&asked),
             cancelled: cancelled_sender,
             opened,
+            told,
         };
         let (registered, wait) = tokio::sync::oneshot::channel();
         tokio::spawn(agent.run(socket, registered));
         wait.await.unwrap();
-        Self { asked, cancelled, gate }
+        Self { asked, cancelled, gate, orders }
+    }
+
+    /// Gets a new certificate and tells the coordinator.
+    pub(crate) fn renew(&self) {
+        self.orders.send(Order::Renew).unwrap();
+    }
+
+    /// Breaks the connection.
+    pub(crate) fn leave(self) {
+        self.orders.send(Order::Leave).unwrap();
     }
 
     /// Lets all tasks go on that wait.
@@ -111,12 +148,15 @@ struct Agent {
     sealing: SealingKey,
     connection: NodeConnection,
     root: Option<HopRoot>,
+    certificate: Option<SignedCertificate>,
+    capabilities: Vec<Capability>,
     slots: u32,
     steps: Vec<Step>,
     work: HashMap<AssignmentId, Task>,
     asked: Arc<Mutex<Vec<(bool, Bytes)>>>,
     cancelled: mpsc::UnboundedSender<AssignmentId>,
     opened: watch::Receiver<bool>,
+    told: mpsc::UnboundedReceiver<Order>,
 }
 
 struct Task {
@@ -161,6 +201,11 @@ impl Agent {
                     let due = self.connection.handle_timeout(Instant::now()).unwrap();
                     due.map(|event| self.handle(event));
                 }
+                // A test that dropped its node tells it nothing more.
+                Some(order) = self.told.recv() => match order {
+                    Order::Renew => self.renew(),
+                    Order::Leave => return,
+                },
                 changed = opened.changed(), if waits => {
                     // The test is over when the gate is gone.
                     if changed.is_err() || self.work_on() {
@@ -219,7 +264,16 @@ impl Agent {
         false
     }
 
-    fn register(&self, challenge: &Challenge) -> NodeRegister {
+    fn renew(&mut self) {
+        let mut claims = self.certificate.as_ref().unwrap().unverified_claims().clone();
+        claims.serial += 1;
+        let renewed = SignedCertificate::sign(&self.identity, claims);
+        let certificate = renewed.encoded().to_vec().try_into().unwrap();
+        self.connection.certificate(Certificate { certificate }).unwrap();
+        self.certificate = Some(renewed);
+    }
+
+    fn register(&mut self, challenge: &Challenge) -> NodeRegister {
         let coordinator = PublicIdentity::from_bytes(challenge.coordinator.0).unwrap();
         let origin = Origin::from(coordinator);
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
@@ -227,6 +281,7 @@ impl Agent {
         let public = self.sealing.public();
         let certificate =
             SignedCertificate::issue(&self.identity, Role::Node, public, &origin, now, 1);
+        self.certificate = Some(certificate.clone());
         let hello = Hello {
             challenge: &challenge.nonce.0,
             origin: &origin,
@@ -236,7 +291,7 @@ impl Agent {
         offer.abilities = Abilities::TOOLS;
         NodeRegister {
             version: challenge.max_version,
-            capabilities: Vec::new(),
+            capabilities: self.capabilities.clone(),
             identity: (*self.identity.public().as_bytes()).into(),
             certificate: certificate.encoded().to_vec().try_into().unwrap(),
             nonce: random_bytes::<32>().into(),
