@@ -1,10 +1,11 @@
 //! Which node a sealed request is for: the one whose certificate it names.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use iris_core::NodeId;
-use iris_crypto::SignedCertificate;
+use iris_crypto::VerifiedCertificate;
 use iris_crypto::certificate::CertificateHash;
 
 /// How long a node takes requests to a key that it has replaced.
@@ -26,7 +27,8 @@ pub(super) struct Certificates {
 
 #[derive(Debug)]
 struct Held {
-    current: SignedCertificate,
+    /// The same as its link's, while it has one.
+    current: Arc<VerifiedCertificate>,
     hash: CertificateHash,
     /// Hashes before that, and when they were replaced; the latest comes last.
     previous: VecDeque<(CertificateHash, Instant)>,
@@ -48,10 +50,15 @@ pub(super) enum Standing {
 
 impl Certificates {
     /// Takes in the certificate of a node that has joined, or has a new one.
-    pub(super) fn see(&mut self, node: NodeId, certificate: &SignedCertificate, now: Instant) {
-        let hash = certificate.hash();
+    pub(super) fn see(
+        &mut self,
+        node: NodeId,
+        certificate: &Arc<VerifiedCertificate>,
+        now: Instant,
+    ) {
+        let hash = certificate.certificate().hash();
         let held = self.nodes.entry(node).or_insert_with(|| Held {
-            current: certificate.clone(),
+            current: Arc::clone(certificate),
             hash,
             previous: VecDeque::new(),
             connected: true,
@@ -65,7 +72,7 @@ impl Certificates {
         // One that comes back is no previous one.
         held.previous.retain(|(previous, _)| *previous != hash);
         held.previous.push_back((held.hash, now));
-        held.current = certificate.clone();
+        held.current = Arc::clone(certificate);
         held.hash = hash;
         if held.previous.len() >= OF_ONE
             && let Some((forgotten, _)) = held.previous.pop_front()
@@ -101,13 +108,13 @@ impl Certificates {
     }
 
     /// Returns the current certificate of the node that `hash` is known of.
-    pub(super) fn current_for(&self, hash: &CertificateHash) -> Option<&SignedCertificate> {
+    pub(super) fn current_for(&self, hash: &CertificateHash) -> Option<&VerifiedCertificate> {
         self.current(self.by_hash.get(hash)?)
     }
 
     /// Returns the current certificate of a node.
-    pub(super) fn current(&self, node: &NodeId) -> Option<&SignedCertificate> {
-        Some(&self.nodes.get(node)?.current)
+    pub(super) fn current(&self, node: &NodeId) -> Option<&VerifiedCertificate> {
+        Some(&*self.nodes.get(node)?.current)
     }
 
     /// Forgets a node's departure, and the node with it, unless it is back.
@@ -126,8 +133,8 @@ impl Certificates {
 #[cfg(test)]
 mod tests {
     use iris_core::Timestamp;
-    use iris_crypto::certificate::{Origin, Role};
-    use iris_crypto::{Identity, SealingKey};
+    use iris_crypto::certificate::{Expectation, Origin, Role};
+    use iris_crypto::{Identity, SealingKey, SignedCertificate};
 
     use super::*;
 
@@ -140,12 +147,15 @@ mod tests {
             Self(identity, origin, 0)
         }
 
-        fn certificate(&mut self) -> SignedCertificate {
+        fn certificate(&mut self) -> Arc<VerifiedCertificate> {
             let Self(identity, origin, serial) = self;
             *serial += 1;
             let key = SealingKey::generate().public();
             let now = Timestamp::from_millis(0);
-            SignedCertificate::issue(identity, Role::Node, key, origin, now, *serial)
+            let certificate =
+                SignedCertificate::issue(identity, Role::Node, key, origin, now, *serial);
+            let expected = Expectation { role: Role::Node, now, min_serial: 0, origin };
+            Arc::new(certificate.verify(&expected).unwrap())
         }
 
         fn id(&self) -> NodeId {
@@ -157,16 +167,16 @@ mod tests {
     fn replaced_key_is_in_use_for_its_grace_and_then_leads_to_the_current_one() {
         let (mut known, mut owner, now) = (Certificates::default(), Owner::new(), Instant::now());
         let (first, second) = (owner.certificate(), owner.certificate());
-        assert_eq!(known.standing(&first.hash(), now), Standing::Unknown);
+        assert_eq!(known.standing(&first.certificate().hash(), now), Standing::Unknown);
         known.see(owner.id(), &first, now);
         known.see(owner.id(), &second, now);
-        for hash in [first.hash(), second.hash()] {
+        for hash in [first.certificate().hash(), second.certificate().hash()] {
             assert_eq!(known.standing(&hash, now), Standing::InUse(owner.id()));
         }
         let over = now + GRACE;
-        assert_eq!(known.standing(&first.hash(), over), Standing::Replaced);
-        assert_eq!(known.standing(&second.hash(), over), Standing::InUse(owner.id()));
-        assert_eq!(known.current_for(&first.hash()), Some(&second));
+        assert_eq!(known.standing(&first.certificate().hash(), over), Standing::Replaced);
+        assert_eq!(known.standing(&second.certificate().hash(), over), Standing::InUse(owner.id()));
+        assert_eq!(known.current_for(&first.certificate().hash()), Some(&*second));
     }
 
     #[test]
@@ -177,7 +187,7 @@ mod tests {
             known.see(owner.id(), certificate, now);
         }
         assert_eq!(known.by_hash.len(), OF_ONE);
-        assert_eq!(known.standing(&certificates[0].hash(), now), Standing::Unknown);
+        assert_eq!(known.standing(&certificates[0].certificate().hash(), now), Standing::Unknown);
         // One that alternates between two leaves no more.
         for certificate in certificates[18..].iter().cycle().take(40) {
             known.see(owner.id(), certificate, now);
@@ -193,7 +203,7 @@ mod tests {
         known.see(one.id(), &mine, now);
         known.see(other.id(), &its, now);
         known.leave(one.id());
-        assert_eq!(known.standing(&mine.hash(), now), Standing::InUse(one.id()));
+        assert_eq!(known.standing(&mine.certificate().hash(), now), Standing::InUse(one.id()));
         known.leave(other.id());
         known.see(other.id(), &its, now);
         for number in 0..LEFT as u64 {
@@ -205,7 +215,7 @@ mod tests {
         }
         let places = known.left.len();
         assert!(places < LEFT);
-        assert_eq!(known.current(&one.id()), Some(&mine));
+        assert_eq!(known.current(&one.id()), Some(&*mine));
         for number in 0..(LEFT - places + 1) as u32 {
             let letters = number.to_be_bytes().map(|byte| [byte >> 4, byte & 15]);
             let text: String =
@@ -215,7 +225,7 @@ mod tests {
             known.leave(fourth);
         }
         assert_eq!(known.current(&one.id()), None);
-        assert_eq!(known.standing(&its.hash(), now), Standing::InUse(other.id()));
+        assert_eq!(known.standing(&its.certificate().hash(), now), Standing::InUse(other.id()));
         assert_eq!(known.left.len(), LEFT);
     }
 }

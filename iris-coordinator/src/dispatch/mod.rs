@@ -251,12 +251,15 @@ impl Dispatch {
 
     /// Returns the current certificate of the node that a hash is, or was, known of.
     pub(crate) fn certificate_for(&self, hash: &CertificateHash) -> Option<SignedCertificate> {
-        self.floor().certificates.current_for(hash).cloned()
+        self.floor().certificates.current_for(hash).map(|held| held.certificate().clone())
     }
 
     /// Returns whether a hash is that of its node's current certificate.
     pub(crate) fn is_current(&self, hash: &CertificateHash) -> bool {
-        self.floor().certificates.current_for(hash).is_some_and(|held| held.hash() == *hash)
+        self.floor()
+            .certificates
+            .current_for(hash)
+            .is_some_and(|held| held.certificate().hash() == *hash)
     }
 
     /// Says what to tell a task that has waited for `demand` for as long as it may.
@@ -280,7 +283,7 @@ impl Dispatch {
     pub(crate) fn join(
         self: &Arc<Self>,
         profile: NodeProfile,
-        certificate: &SignedCertificate,
+        certificate: &Arc<VerifiedCertificate>,
         link: impl FnOnce(Seat) -> Arc<NodeLink>,
     ) -> (Arc<NodeLink>, Option<Arc<NodeLink>>) {
         let (now, calendar) = (self.clock.now(), self.clock.calendar());
@@ -354,7 +357,7 @@ impl Dispatch {
     /// Replaces the certificate of a node's sealing key.
     pub(crate) fn certify(&self, link: &NodeLink, certificate: Arc<VerifiedCertificate>) {
         let now = self.clock.now();
-        self.floor().certificates.see(link.node, certificate.certificate(), now);
+        self.floor().certificates.see(link.node, &certificate, now);
         link.set_certificate(certificate);
         self.note_change();
     }

@@ -233,8 +233,7 @@ impl Door {
         };
         let agent_version = text(register.agent_version.as_ref().map(Label::as_str));
         let connected = self.dispatch.clock.calendar();
-        let shown = arrival.certificate.certificate();
-        let (link, displaced) = self.dispatch.join(profile, shown, |seat| {
+        let (link, displaced) = self.dispatch.join(profile, &arrival.certificate, |seat| {
             Arc::new(NodeLink {
                 seat,
                 node,
