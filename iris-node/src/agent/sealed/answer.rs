@@ -65,23 +65,25 @@ impl SealedAnswer {
         let mut shaper = Shaper::new(sealer, Instant::now(), &mut out);
         let mut end = None;
         loop {
-            let advanced = shaper.advance(Instant::now(), &self.core.identity, &mut out);
-            let advanced = advanced.map_err(|_: SealError| BackendError::Malformed)?;
-            for records in groups(&out) {
-                let records = &out[records];
-                self.outlet.send(&mut pulse, Content::Sealed, false, records).await?;
-            }
-            out.clear();
-            shaper = match advanced {
-                Advanced::On(shaper) => shaper,
-                Advanced::Over(receipt) => {
-                    return Ok((end.unwrap_or(Err(BackendError::Failed)), receipt));
-                }
-            };
             let listens = answer.as_mut().filter(|_| !shaper.is_full());
             let next = next(listens, shaper.due(), end.is_none().then_some(self.deadline));
             let ended = match pulse.beat_until(&self.outlet, next).await {
-                Next::Tick => continue,
+                Next::Tick => {
+                    let advanced = shaper.advance(Instant::now(), &self.core.identity, &mut out);
+                    let advanced = advanced.map_err(|_: SealError| BackendError::Malformed)?;
+                    for records in groups(&out) {
+                        let records = &out[records];
+                        self.outlet.send(&mut pulse, Content::Sealed, false, records).await?;
+                    }
+                    out.clear();
+                    shaper = match advanced {
+                        Advanced::On(shaper) => shaper,
+                        Advanced::Over(receipt) => {
+                            return Ok((end.unwrap_or(Err(BackendError::Failed)), receipt));
+                        }
+                    };
+                    continue;
+                }
                 Next::Late => Err(BackendError::Timeout),
                 Next::Panicked => {
                     error!(assignment = %self.outlet.assignment, "the backend panicked");
@@ -150,8 +152,9 @@ async fn next(
     };
     tokio::select! {
         biased;
-        () = at(due) => Next::Tick,
+        // What the backend has ready leaves together.
         chunk = chunk => chunk.map_or(Next::Panicked, Next::Chunk),
+        () = at(due) => Next::Tick,
         () = at(deadline) => Next::Late,
     }
 }

@@ -23,8 +23,8 @@ const MOST_WAITING: usize = 1 << 20;
 /// The output of one answer on its way into frames.
 ///
 /// Order of calls: [`push`](Self::push) what the backend says, and [`end`](Self::end) once; call
-/// [`advance`](Self::advance) after each of them and when [`due`](Self::due) says so, until it
-/// returns the receipt. Records are appended to a buffer of the caller's.
+/// [`advance`](Self::advance) when [`due`](Self::due) says so, until it returns the receipt.
+/// Records are appended to a buffer of the caller's.
 pub(super) struct Shaper {
     sealer: AnswerSealer,
     begun: Instant,
