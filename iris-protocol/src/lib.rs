@@ -58,8 +58,8 @@
 //! nodes with the capability `seal`, and is the caller's request byte for byte. The answer's
 //! `STREAM` frames carry whole sealed records, which the coordinator passes on unread; nothing
 //! else may answer a sealed assignment, and sealed records answer no other. Such frames keep a
-//! rhythm of their own and so say nothing about the work: `TASK_PROGRESS` comes every 5 s as long
-//! as the backend works, whatever else is sent. `TASK_RESULT` says `stop` and rounds the usage up
+//! rhythm of their own and so say nothing about the work: `TASK_PROGRESS` comes every 5 s until
+//! the end, whatever else is sent. `TASK_RESULT` says `stop` and rounds the usage up
 //! to multiples of 64, `TASK_ERROR` has no texts, and both bring the node's `receipt`, its
 //! signature included. The node turns a sealed request down with `stale_key` when it was sealed
 //! to a key that is gone, and with `seal_rejected` for everything that is wrong with it.

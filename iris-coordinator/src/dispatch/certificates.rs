@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use iris_core::NodeId;
-use iris_crypto::VerifiedCertificate;
 use iris_crypto::certificate::CertificateHash;
+use iris_crypto::{SignedCertificate, VerifiedCertificate};
 
 /// How long a node takes requests to a key that it has replaced.
 const GRACE: Duration = Duration::from_mins(15);
@@ -27,7 +27,6 @@ pub(super) struct Certificates {
 
 #[derive(Debug)]
 struct Held {
-    /// The same as its link's, while it has one.
     current: Arc<VerifiedCertificate>,
     hash: CertificateHash,
     /// Hashes before that, and when they were replaced; the latest comes last.
@@ -108,13 +107,8 @@ impl Certificates {
     }
 
     /// Returns the current certificate of the node that `hash` is known of.
-    pub(super) fn current_for(&self, hash: &CertificateHash) -> Option<&VerifiedCertificate> {
-        self.current(self.by_hash.get(hash)?)
-    }
-
-    /// Returns the current certificate of a node.
-    pub(super) fn current(&self, node: &NodeId) -> Option<&VerifiedCertificate> {
-        Some(&*self.nodes.get(node)?.current)
+    pub(super) fn current_for(&self, hash: &CertificateHash) -> Option<&SignedCertificate> {
+        Some(self.nodes.get(self.by_hash.get(hash)?)?.current.certificate())
     }
 
     /// Forgets a node's departure, and the node with it, unless it is back.
@@ -134,7 +128,7 @@ impl Certificates {
 mod tests {
     use iris_core::Timestamp;
     use iris_crypto::certificate::{Expectation, Origin, Role};
-    use iris_crypto::{Identity, SealingKey, SignedCertificate};
+    use iris_crypto::{Identity, SealingKey};
 
     use super::*;
 
@@ -152,10 +146,9 @@ mod tests {
             *serial += 1;
             let key = SealingKey::generate().public();
             let now = Timestamp::from_millis(0);
-            let certificate =
-                SignedCertificate::issue(identity, Role::Node, key, origin, now, *serial);
+            let issued = SignedCertificate::issue(identity, Role::Node, key, origin, now, *serial);
             let expected = Expectation { role: Role::Node, now, min_serial: 0, origin };
-            Arc::new(certificate.verify(&expected).unwrap())
+            Arc::new(issued.verify(&expected).unwrap())
         }
 
         fn id(&self) -> NodeId {
@@ -163,20 +156,31 @@ mod tests {
         }
     }
 
+    /// Makes the id of some node.
+    fn stranger(number: usize) -> NodeId {
+        let digits = number.to_be_bytes().map(|byte| [byte >> 4, byte & 15]);
+        let letters = digits.iter().flatten().map(|digit| char::from(b'a' + digit));
+        letters.chain("zzzzzzzzzz".chars()).collect::<String>().parse().unwrap()
+    }
+
+    fn hash(certificate: &VerifiedCertificate) -> CertificateHash {
+        certificate.certificate().hash()
+    }
+
     #[test]
     fn replaced_key_is_in_use_for_its_grace_and_then_leads_to_the_current_one() {
         let (mut known, mut owner, now) = (Certificates::default(), Owner::new(), Instant::now());
         let (first, second) = (owner.certificate(), owner.certificate());
-        assert_eq!(known.standing(&first.certificate().hash(), now), Standing::Unknown);
+        assert_eq!(known.standing(&hash(&first), now), Standing::Unknown);
         known.see(owner.id(), &first, now);
         known.see(owner.id(), &second, now);
-        for hash in [first.certificate().hash(), second.certificate().hash()] {
-            assert_eq!(known.standing(&hash, now), Standing::InUse(owner.id()));
+        for certificate in [&first, &second] {
+            assert_eq!(known.standing(&hash(certificate), now), Standing::InUse(owner.id()));
         }
         let over = now + GRACE;
-        assert_eq!(known.standing(&first.certificate().hash(), over), Standing::Replaced);
-        assert_eq!(known.standing(&second.certificate().hash(), over), Standing::InUse(owner.id()));
-        assert_eq!(known.current_for(&first.certificate().hash()), Some(&*second));
+        assert_eq!(known.standing(&hash(&first), over), Standing::Replaced);
+        assert_eq!(known.standing(&hash(&second), over), Standing::InUse(owner.id()));
+        assert_eq!(known.current_for(&hash(&first)), Some(second.certificate()));
     }
 
     #[test]
@@ -187,7 +191,7 @@ mod tests {
             known.see(owner.id(), certificate, now);
         }
         assert_eq!(known.by_hash.len(), OF_ONE);
-        assert_eq!(known.standing(&certificates[0].certificate().hash(), now), Standing::Unknown);
+        assert_eq!(known.standing(&hash(&certificates[0]), now), Standing::Unknown);
         // One that alternates between two leaves no more.
         for certificate in certificates[18..].iter().cycle().take(40) {
             known.see(owner.id(), certificate, now);
@@ -203,29 +207,22 @@ mod tests {
         known.see(one.id(), &mine, now);
         known.see(other.id(), &its, now);
         known.leave(one.id());
-        assert_eq!(known.standing(&mine.certificate().hash(), now), Standing::InUse(one.id()));
+        assert_eq!(known.standing(&hash(&mine), now), Standing::InUse(one.id()));
         known.leave(other.id());
         known.see(other.id(), &its, now);
-        for number in 0..LEFT as u64 {
-            // One that comes and goes takes one place.
-            let third = format!("{:a<26}", number.to_string().replace(['0', '1', '8', '9'], "b"));
-            let third: NodeId = third.parse().unwrap();
-            known.see(third, &mine, now);
-            known.leave(third);
+        // One that comes and goes takes one place.
+        for _ in 0..LEFT {
+            known.see(stranger(0), &mine, now);
+            known.leave(stranger(0));
         }
-        let places = known.left.len();
-        assert!(places < LEFT);
-        assert_eq!(known.current(&one.id()), Some(&*mine));
-        for number in 0..(LEFT - places + 1) as u32 {
-            let letters = number.to_be_bytes().map(|byte| [byte >> 4, byte & 15]);
-            let text: String =
-                letters.iter().flatten().map(|half| char::from(b'a' + half)).collect();
-            let fourth: NodeId = format!("{text:z<26}").parse().unwrap();
-            known.see(fourth, &mine, now);
-            known.leave(fourth);
+        assert_eq!(known.left.len(), 3);
+        assert_eq!(known.current_for(&hash(&mine)), Some(mine.certificate()));
+        for number in 1..LEFT {
+            known.see(stranger(number), &mine, now);
+            known.leave(stranger(number));
         }
-        assert_eq!(known.current(&one.id()), None);
-        assert_eq!(known.standing(&its.certificate().hash(), now), Standing::InUse(other.id()));
+        assert_eq!(known.nodes.get(&one.id()).map(|held| held.hash), None);
+        assert_eq!(known.standing(&hash(&its), now), Standing::InUse(other.id()));
         assert_eq!(known.left.len(), LEFT);
     }
 }

@@ -43,6 +43,8 @@ pub(crate) use lease::{Lease, Ticketed};
 pub(crate) use listing::{Listed, Listing};
 pub(crate) use models::{KnownModels, MODEL, ModelRecord};
 pub(crate) use sealing::ReceiptRecord;
+#[cfg(any(test, fuzzing))]
+pub(crate) use sealing::Transcript;
 pub(crate) use stats::Counters;
 pub use stats::Stats;
 pub(crate) use task::Books;
@@ -251,15 +253,12 @@ impl Dispatch {
 
     /// Returns the current certificate of the node that a hash is, or was, known of.
     pub(crate) fn certificate_for(&self, hash: &CertificateHash) -> Option<SignedCertificate> {
-        self.floor().certificates.current_for(hash).map(|held| held.certificate().clone())
+        self.floor().certificates.current_for(hash).cloned()
     }
 
     /// Returns whether a hash is that of its node's current certificate.
     pub(crate) fn is_current(&self, hash: &CertificateHash) -> bool {
-        self.floor()
-            .certificates
-            .current_for(hash)
-            .is_some_and(|held| held.certificate().hash() == *hash)
+        self.floor().certificates.current_for(hash).is_some_and(|held| held.hash() == *hash)
     }
 
     /// Says what to tell a task that has waited for `demand` for as long as it may.
@@ -357,7 +356,12 @@ impl Dispatch {
     /// Replaces the certificate of a node's sealing key.
     pub(crate) fn certify(&self, link: &NodeLink, certificate: Arc<VerifiedCertificate>) {
         let now = self.clock.now();
-        self.floor().certificates.see(link.node, &certificate, now);
+        let mut floor = self.floor();
+        // A session that was replaced does not speak for its node any more.
+        if floor.registry.node(link.seat).is_some() {
+            floor.certificates.see(link.node, &certificate, now);
+        }
+        drop(floor);
         link.set_certificate(certificate);
         self.note_change();
     }

@@ -122,8 +122,8 @@ impl Sealing {
         usage: Option<Usage>,
         signer: Option<&PublicIdentity>,
     ) -> Result<SignedReceipt, ReceiptError> {
-        let signed = SignedReceipt::decode(receipt)?;
-        let receipt = signed.receipt();
+        let read = SignedReceipt::decode(receipt)?;
+        let receipt = read.receipt();
         let fits = [
             ("task", receipt.task == self.task),
             ("certificate", receipt.certificate == self.certificate),
@@ -136,8 +136,8 @@ impl Sealing {
         if let Some((what, _)) = fits.iter().find(|(_, fits)| !fits) {
             return Err(ReceiptError::Mismatch(what));
         }
-        signer.map_or(Ok(()), |signer| signed.verify(signer))?;
-        Ok(signed)
+        signer.map_or(Ok(()), |signer| read.verify(signer))?;
+        Ok(read)
     }
 
     /// Returns the receipt of `node` as a record, if there is one.
@@ -201,7 +201,7 @@ mod tests {
             begun[..3].to_vec(),
             begun[..begun.len() - 1].to_vec(),
             [&begun[..], &[0, 0, 0, 0]].concat(),
-            [&begun[..], &[0, 1, 1, 209, 2], &[0; MAX_RECORD]].concat(),
+            [&begun[..], &[0, 1, 1, 209, 2], &vec![0; MAX_RECORD]].concat(),
         ] {
             assert_eq!(read(&[&bad]), Err(NotRecords), "{} bytes", bad.len());
         }

@@ -23,6 +23,8 @@ pub struct Stats {
     pub cancelled: u64,
     /// Tasks whose time ran out.
     pub expired: u64,
+    /// Tasks among all these that only their callers and nodes could read.
+    pub sealed: u64,
     /// Chunks passed on.
     pub chunks: u64,
     /// Tokens of prompts, as nodes reported them.
@@ -42,6 +44,7 @@ pub(crate) struct Counters {
     failed: AtomicU64,
     cancelled: AtomicU64,
     expired: AtomicU64,
+    sealed: AtomicU64,
     chunks: AtomicU64,
     prompt_tokens: AtomicU64,
     completion_tokens: AtomicU64,
@@ -56,6 +59,7 @@ impl Counters {
             _ => &self.failed,
         };
         counter.fetch_add(1, Ordering::Relaxed);
+        self.sealed.fetch_add(u64::from(settlement.sealed), Ordering::Relaxed);
         let usage = settlement.usage;
         self.prompt_tokens.fetch_add(usage.prompt_tokens.into(), Ordering::Relaxed);
         self.completion_tokens.fetch_add(usage.completion_tokens.into(), Ordering::Relaxed);
@@ -73,6 +77,7 @@ impl Counters {
             failed: read(&self.failed),
             cancelled: read(&self.cancelled),
             expired: read(&self.expired),
+            sealed: read(&self.sealed),
             chunks: read(&self.chunks),
             prompt_tokens: read(&self.prompt_tokens),
             completion_tokens: read(&self.completion_tokens),

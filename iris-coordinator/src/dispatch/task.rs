@@ -119,7 +119,7 @@ pub struct SealedTask {
 }
 
 /// What happens to a task.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum TaskEvent {
     /// A node accepted it; when it comes again, another one did, and goes on from the chunks so
     /// far. A whole answer comes anew.
@@ -133,6 +133,18 @@ pub enum TaskEvent {
     Sealed(Bytes),
     /// It is over; comes once, and last.
     Ended(Outcome),
+}
+
+impl fmt::Debug for TaskEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Accepted { node } => f.debug_struct("Accepted").field("node", node).finish(),
+            Self::Chunk(chunk) => f.debug_tuple("Chunk").field(chunk).finish(),
+            // Answers never reach logs, not even sealed ones.
+            Self::Sealed(records) => write!(f, "Sealed({} bytes)", records.len()),
+            Self::Ended(outcome) => f.debug_tuple("Ended").field(outcome).finish(),
+        }
+    }
 }
 
 /// A task that is being carried out, driven by whoever reads its events.

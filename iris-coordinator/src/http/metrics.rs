@@ -91,6 +91,7 @@ impl Collector for Counted {
             gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
         }
         let counters = [
+            ("sealed_tasks", "Tasks that only caller and node could read", stats.sealed),
             ("chunks", "Chunks passed on", stats.chunks),
             ("prompt_tokens", "Tokens of prompts", stats.prompt_tokens),
             ("completion_tokens", "Tokens of answers", stats.completion_tokens),

@@ -9,8 +9,11 @@ use http::header::{
 use http::{HeaderMap, HeaderValue};
 use iris_protocol::rest::IDEMPOTENCY_KEY;
 
+use iris_crypto::seal::{RecordKind, RecordReader};
+
 use super::proxy::{Caller, Network};
 use super::{auth, connect, rest};
+use crate::dispatch::Transcript;
 
 /// Headers, one a line, each named by its first byte: none makes a stranger local or known.
 pub fn headers(lines: &[u8]) {
@@ -38,6 +41,29 @@ pub fn headers(lines: &[u8]) {
     let _ = connect::websocket_key(&request);
     if let Ok(network) = std::str::from_utf8(lines).unwrap_or_default().parse::<Network>() {
         assert_eq!(network.to_string().parse(), Ok(network));
+    }
+}
+
+/// Parts of a sealed answer, in frames that end at `cuts`: what is passed on is read by callers as
+/// an opening and frames, and nothing else of it.
+pub fn records(bytes: &[u8], cuts: &[u8]) {
+    let mut transcript = Transcript::default();
+    let mut reader = RecordReader::new();
+    let mut rest = bytes;
+    let mut is_first = true;
+    for cut in cuts.iter().map(|cut| usize::from(*cut)).chain([usize::MAX]) {
+        let (part, after) = rest.split_at(cut.min(rest.len()));
+        if transcript.take_in(part).is_err() {
+            return;
+        }
+        reader.push(part);
+        while let Some(record) = reader.pop().expect("no record is too long") {
+            let expected = if is_first { RecordKind::Opening } else { RecordKind::Frame };
+            assert_eq!(record.kind, expected);
+            is_first = false;
+        }
+        assert!(reader.is_empty(), "records are passed on whole");
+        rest = after;
     }
 }
 
@@ -79,7 +105,33 @@ mod tests {
         prop::collection::vec(line, 0..6).prop_map(|lines| lines.join("\n"))
     }
 
+    /// Records of all kinds, some of them cut or too long.
+    fn almost_records() -> impl Strategy<Value = Vec<u8>> {
+        let length = prop_oneof![4 => Just(0), 1 => 0..3_u32, 1 => any::<u32>()];
+        let record = (0..6_u8, prop_oneof![Just(64_usize), 0..80_usize], length);
+        let record = record.prop_map(|(kind, payload, more)| {
+            let length = u32::try_from(payload + 1).expect("it is short").wrapping_add(more);
+            [&length.to_be_bytes()[..], &[kind], &vec![kind; payload]].concat()
+        });
+        let honest = (1..8_usize).prop_map(|count| {
+            let frame = [&[0, 0, 0, 4, 2][..], &[7; 3]].concat();
+            [&[0, 0, 0, 65, 1][..], &[7; 64], &frame.repeat(count)].concat()
+        });
+        let any = prop::collection::vec(record, 0..5).prop_map(|records| records.concat());
+        (honest, any).prop_flat_map(|(honest, any)| {
+            prop_oneof![Just(honest.clone()), Just(any.clone()), Just([honest, any].concat())]
+        })
+    }
+
     proptest! {
+        #[test]
+        fn what_is_passed_on_is_an_opening_and_frames(
+            bytes in almost_records(),
+            cuts in prop::collection::vec(prop_oneof![Just(69), Just(77), any::<u8>()], 0..4),
+        ) {
+            records(&bytes, &cuts);
+        }
+
         #[test]
         fn no_headers_make_a_stranger_local(lines in almost_headers()) {
             headers(lines.as_bytes());

@@ -152,12 +152,11 @@ impl Records {
         let receipt = self.handle.take().and_then(|handle| handle.receipt().copied());
         let mut record = Vec::new();
         self.ended = if matches!(outcome, Outcome::Finished(_)) { "finished" } else { "failed" };
-        match receipt {
-            Some(receipt) => receipt.write_record(&mut record),
-            None => {
-                let advice = unfinished(outcome).body().to_json();
-                write_record(RecordKind::Failure, &advice, &mut record);
-            }
+        if let Some(receipt) = receipt {
+            receipt.write_record(&mut record);
+        } else {
+            let advice = unfinished(outcome).body().to_json();
+            write_record(RecordKind::Failure, &advice, &mut record);
         }
         self.ready.push_back(record.into());
     }

@@ -34,7 +34,6 @@ pub(crate) struct Work {
 }
 
 /// What happened to an attempt.
-#[derive(Debug)]
 pub(crate) enum News {
     /// The node took the task on.
     Accepted,

@@ -26,6 +26,7 @@ mod client;
 mod node;
 mod operation;
 mod rest;
+mod sealed;
 mod secure;
 mod transparency;
 
@@ -36,6 +37,8 @@ struct Net {
     account: AccountId,
     user: String,
     operator: String,
+    /// The coordinator's, unless a test has made that by itself.
+    store: Arc<MemoryStore>,
     stop: Option<oneshot::Sender<()>>,
     server: JoinHandle<()>,
 }
@@ -50,7 +53,9 @@ impl Net {
     }
 
     async fn start_with(settings: ServerSettings) -> Self {
-        Self::around(coordinator().await, settings).await
+        let store = Arc::new(MemoryStore::new());
+        let coordinator = coordinator_over(Arc::clone(&store)).await;
+        Self { store, ..Self::around(coordinator, settings).await }
     }
 
     async fn around(coordinator: Coordinator, settings: ServerSettings) -> Self {
@@ -63,7 +68,8 @@ impl Net {
         let server = tokio::spawn(server.run(async {
             let _ = stopped.await;
         }));
-        Self { coordinator, address, account, user, operator, stop: Some(stop), server }
+        let (store, stop) = (Arc::default(), Some(stop));
+        Self { coordinator, address, account, user, operator, store, stop, server }
     }
 
     /// Connects a node with two slots.
@@ -103,8 +109,11 @@ impl Bearer {
 }
 
 async fn coordinator() -> Coordinator {
+    coordinator_over(Arc::new(MemoryStore::new())).await
+}
+
+async fn coordinator_over(store: Arc<MemoryStore>) -> Coordinator {
     let secret = Secret::from_bytes([9; 32]);
-    let store = Arc::new(MemoryStore::new());
     // A node that is lost is waited for only briefly, so that tests need not wait either.
     let limits = Limits { resume_grace: Duration::from_millis(50), ..Limits::default() };
     let builder = Coordinator::builder(store, Identity::generate(), secret);

@@ -13,17 +13,20 @@ use iris_core::{AssignmentId, Timestamp};
 use iris_crypto::certificate::{Origin, Role};
 use iris_crypto::hello::{Hello, sign_hello};
 use iris_crypto::hop::Channel;
-use iris_crypto::{HopRoot, Identity, PublicIdentity, SealingKey, SignedCertificate, random_bytes};
+use iris_crypto::seal::{AnswerSealer, Outcome, Pieces, SealedRequest, coarse};
+use iris_crypto::{
+    HopRoot, Identity, PublicIdentity, SealingKey, Secret, SignedCertificate, random_bytes,
+};
 use iris_protocol::connection::{NodeConnection, NodeEvent};
-use iris_protocol::frame::{Content, HEADER_LEN, Header};
+use iris_protocol::frame::{Content, Frame, HEADER_LEN, Header};
 use iris_protocol::limits::Limits;
 use iris_protocol::message::{
-    Certificate, Challenge, Hop, NodeHeartbeat, NodeRegister, RegisterAck, TaskAssign, TaskError,
-    TaskResult,
+    Certificate, Challenge, Hop, NodeHeartbeat, NodeRegister, RefuseReason, RegisterAck, Rekey,
+    SessionId, TaskAssign, TaskError, TaskResult,
 };
 use iris_protocol::transport::TransportError;
 use iris_protocol::transport::websocket::{IntoClientRequest, WebSocket};
-use iris_protocol::version::Capability;
+use iris_protocol::version::SEAL;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
@@ -36,6 +39,14 @@ pub(crate) enum Step {
     Fail(BackendError),
     /// Wait until the test opens the gate.
     Wait,
+    /// Turn the task down; in the first place only.
+    Refuse(RefuseReason),
+    /// Send this in place of sealed records.
+    Records(Vec<u8>),
+    /// Send a part of an answer of the wrong kind: sealed for open tasks, open for sealed ones.
+    Mix,
+    /// Finish a sealed task with a receipt that this has changed, or none.
+    Forge(fn(Vec<u8>) -> Option<Vec<u8>>),
     /// Break the connection.
     Vanish,
 }
@@ -59,6 +70,7 @@ pub(crate) struct Node {
     /// The bodies that came, and whether streaming was asked for.
     pub(crate) asked: Arc<Mutex<Vec<(bool, Bytes)>>>,
     pub(crate) cancelled: mpsc::UnboundedReceiver<AssignmentId>,
+    certificate: watch::Receiver<Option<SignedCertificate>>,
     gate: watch::Sender<bool>,
     orders: mpsc::UnboundedSender<Order>,
 }
@@ -66,10 +78,25 @@ pub(crate) struct Node {
 /// What a test tells a node to do by itself.
 #[derive(Clone, Copy, Debug)]
 enum Order {
-    /// Get a new certificate.
+    /// Get a new sealing key, with a certificate for it.
     Renew,
     /// Break the connection.
     Leave,
+}
+
+/// Who a node is, and what it says it can do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Persona {
+    pub(crate) slots: u32,
+    pub(crate) identity: [u8; 32],
+    pub(crate) seals: bool,
+}
+
+impl Persona {
+    /// Makes somebody who takes sealed requests, too.
+    pub(crate) fn sealing(slots: u32) -> Self {
+        Self { slots, identity: random_bytes(), seals: true }
+    }
 }
 
 impl Node {
@@ -82,20 +109,21 @@ impl Node {
         slots: u32,
         steps: Vec<Step>,
     ) -> Self {
-        Self::connect_as(server, key, slots, steps, &[]).await
+        let persona = Persona { seals: false, ..Persona::sealing(slots) };
+        Self::connect_as(server, key, persona, steps).await
     }
 
-    /// Connects a node that names `capabilities`.
+    /// Connects a node that is somebody in particular.
     pub(crate) async fn connect_as(
         server: SocketAddr,
         key: &str,
-        slots: u32,
+        persona: Persona,
         steps: Vec<Step>,
-        capabilities: &[&str],
     ) -> Self {
         let (gate, opened) = watch::channel(false);
-        let (cancelled_sender, cancelled) = mpsc::unbounded_channel();
         let (orders, told) = mpsc::unbounded_channel();
+        let (certified, certificate) = watch::channel(None);
+        let (cancelled_sender, cancelled) = mpsc::unbounded_channel();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let stream = TcpStream::connect(server).await.unwrap();
         stream.set_nodelay(true).unwrap();
@@ -104,29 +132,39 @@ impl Node {
         request.headers_mut().insert("authorization", authorization);
         let socket = WebSocket::client(stream, request).await.unwrap();
         let agent = Agent {
-            identity: Identity::generate(),
-            sealing: SealingKey::generate(),
+            identity: Identity::from_seed(&Secret::from_bytes(persona.identity)),
+            seals: persona.seals,
+            origin: None,
+            sealing: vec![SealingKey::generate()],
+            session: None,
+            extra: Vec::new(),
+            certified,
+            told,
             connection: NodeConnection::new(Instant::now(), Limits::default()),
             root: None,
-            certificate: None,
-            capabilities: capabilities.iter().map(|name| name.parse().unwrap()).collect(),
-            slots,
+            slots: persona.slots,
             steps,
             work: HashMap::new(),
             asked: Arc::clone(&asked),
             cancelled: cancelled_sender,
             opened,
-            told,
         };
         let (registered, wait) = tokio::sync::oneshot::channel();
         tokio::spawn(agent.run(socket, registered));
         wait.await.unwrap();
-        Self { asked, cancelled, gate, orders }
+        Self { asked, cancelled, certificate, gate, orders }
     }
 
-    /// Gets a new certificate and tells the coordinator.
-    pub(crate) fn renew(&self) {
+    /// Returns the node's current certificate.
+    pub(crate) fn certificate(&self) -> SignedCertificate {
+        self.certificate.borrow().clone().unwrap()
+    }
+
+    /// Gives the node a new sealing key, beside the old ones, and tells the coordinator.
+    pub(crate) async fn renew(&mut self) {
+        assert!(self.certificate.borrow_and_update().is_some(), "the node has a key");
         self.orders.send(Order::Renew).unwrap();
+        self.certificate.changed().await.unwrap();
     }
 
     /// Breaks the connection.
@@ -145,18 +183,23 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 
 struct Agent {
     identity: Identity,
-    sealing: SealingKey,
+    seals: bool,
+    origin: Option<Origin>,
+    /// The current key comes last.
+    sealing: Vec<SealingKey>,
+    session: Option<SessionId>,
+    /// Frames that the connection would not send.
+    extra: Vec<Frame>,
+    certified: watch::Sender<Option<SignedCertificate>>,
+    told: mpsc::UnboundedReceiver<Order>,
     connection: NodeConnection,
     root: Option<HopRoot>,
-    certificate: Option<SignedCertificate>,
-    capabilities: Vec<Capability>,
     slots: u32,
     steps: Vec<Step>,
     work: HashMap<AssignmentId, Task>,
     asked: Arc<Mutex<Vec<(bool, Bytes)>>>,
     cancelled: mpsc::UnboundedSender<AssignmentId>,
     opened: watch::Receiver<bool>,
-    told: mpsc::UnboundedReceiver<Order>,
 }
 
 struct Task {
@@ -165,6 +208,8 @@ struct Task {
     body: Vec<u8>,
     next: Option<usize>,
     frames: u32,
+    /// Seals the answer to a sealed task.
+    answer: Option<AnswerSealer>,
 }
 
 impl Agent {
@@ -176,7 +221,7 @@ impl Agent {
         let mut registered = Some(registered);
         self.connection.connect(Instant::now());
         loop {
-            while let Some(frame) = self.connection.poll_transmit() {
+            while let Some(frame) = self.connection.poll_transmit().or_else(|| self.extra.pop()) {
                 if socket.send(frame).await.is_err() {
                     return;
                 }
@@ -197,15 +242,15 @@ impl Agent {
                         return;
                     }
                 }
-                () = tokio::time::sleep(HEARTBEAT) => {
-                    let due = self.connection.handle_timeout(Instant::now()).unwrap();
-                    due.map(|event| self.handle(event));
-                }
                 // A test that dropped its node tells it nothing more.
                 Some(order) = self.told.recv() => match order {
                     Order::Renew => self.renew(),
                     Order::Leave => return,
                 },
+                () = tokio::time::sleep(HEARTBEAT) => {
+                    let due = self.connection.handle_timeout(Instant::now()).unwrap();
+                    due.map(|event| self.handle(event));
+                }
                 changed = opened.changed(), if waits => {
                     // The test is over when the gate is gone.
                     if changed.is_err() || self.work_on() {
@@ -234,19 +279,41 @@ impl Agent {
             NodeEvent::Assigned(assign) => {
                 let id = assign.assignment;
                 let channel = self.root.as_mut().unwrap().channel(id.0).unwrap();
-                self.connection.accept(id).unwrap();
-                let task = Task { assign, channel, body: Vec::new(), next: None, frames: 0 };
-                self.work.insert(id, task);
+                if let Some(Step::Refuse(reason)) = self.steps.first() {
+                    self.connection.refuse(id, *reason).unwrap();
+                    return false;
+                }
+                if !assign.sealed {
+                    self.connection.accept(id).unwrap();
+                }
+                let (body, next, frames, answer) = (Vec::new(), None, 0, None);
+                self.work.insert(id, Task { assign, channel, body, next, frames, answer });
+            }
+            NodeEvent::Rekey(Rekey { epoch, enc, .. }) => {
+                self.agree(self.session.unwrap(), Hop { epoch, enc });
             }
             NodeEvent::Body(part) => {
-                let task = self.work.get_mut(&part.header.assignment).unwrap();
+                let Some(task) = self.work.get_mut(&part.header.assignment) else { return false };
                 let (number, header) = (u64::from(part.header.seq), part.header.encode());
                 task.body.extend(task.channel.opener.open(number, &header, &part.payload).unwrap());
                 if task.body.len() + 16 * (part.header.seq as usize + 1)
                     >= task.assign.body_bytes as usize
                 {
                     task.next = Some(0);
-                    let body = std::mem::take(&mut task.body).into();
+                    let body = Bytes::from(std::mem::take(&mut task.body));
+                    if task.assign.sealed {
+                        let id = task.assign.assignment;
+                        let request = SealedRequest::decode(body.clone()).unwrap();
+                        let mut keys = self.sealing.iter();
+                        let opened = keys.find_map(|key| request.open(key).ok());
+                        let Some((_, answer)) = opened else {
+                            self.work.remove(&id);
+                            self.connection.refuse(id, RefuseReason::StaleKey).unwrap();
+                            return false;
+                        };
+                        task.answer = Some(answer);
+                        self.connection.accept(id).unwrap();
+                    }
                     self.asked.lock().unwrap().push((task.assign.enable_streaming, body));
                     return self.work_on();
                 }
@@ -264,24 +331,28 @@ impl Agent {
         false
     }
 
+    fn certify(&mut self) -> SignedCertificate {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let now = Timestamp::from_millis(now.as_millis().try_into().unwrap());
+        let (public, serial) = (self.sealing.last().unwrap().public(), self.sealing.len() as u64);
+        let origin = self.origin.as_ref().unwrap();
+        let certificate =
+            SignedCertificate::issue(&self.identity, Role::Node, public, origin, now, serial);
+        self.certified.send_replace(Some(certificate.clone()));
+        certificate
+    }
+
     fn renew(&mut self) {
-        let mut claims = self.certificate.as_ref().unwrap().unverified_claims().clone();
-        claims.serial += 1;
-        let renewed = SignedCertificate::sign(&self.identity, claims);
-        let certificate = renewed.encoded().to_vec().try_into().unwrap();
+        self.sealing.push(SealingKey::generate());
+        let certificate = self.certify().encoded().to_vec().try_into().unwrap();
         self.connection.certificate(Certificate { certificate }).unwrap();
-        self.certificate = Some(renewed);
     }
 
     fn register(&mut self, challenge: &Challenge) -> NodeRegister {
         let coordinator = PublicIdentity::from_bytes(challenge.coordinator.0).unwrap();
         let origin = Origin::from(coordinator);
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        let now = Timestamp::from_millis(now.as_millis().try_into().unwrap());
-        let public = self.sealing.public();
-        let certificate =
-            SignedCertificate::issue(&self.identity, Role::Node, public, &origin, now, 1);
-        self.certificate = Some(certificate.clone());
+        self.origin = Some(origin.clone());
+        let certificate = self.certify();
         let hello = Hello {
             challenge: &challenge.nonce.0,
             origin: &origin,
@@ -291,7 +362,7 @@ impl Agent {
         offer.abilities = Abilities::TOOLS;
         NodeRegister {
             version: challenge.max_version,
-            capabilities: self.capabilities.clone(),
+            capabilities: self.seals.then(|| SEAL.parse().unwrap()).into_iter().collect(),
             identity: (*self.identity.public().as_bytes()).into(),
             certificate: certificate.encoded().to_vec().try_into().unwrap(),
             nonce: random_bytes::<32>().into(),
@@ -310,8 +381,14 @@ impl Agent {
     }
 
     fn begin(&mut self, ack: &RegisterAck) {
-        let binding = Hop::binding(ack.session, ack.hop.epoch);
-        self.root = Some(HopRoot::accept(&self.sealing, &ack.hop.enc.0, &binding).unwrap());
+        self.session = Some(ack.session);
+        self.agree(ack.session, ack.hop);
+    }
+
+    fn agree(&mut self, session: SessionId, hop: Hop) {
+        let binding = Hop::binding(session, hop.epoch);
+        let key = self.sealing.last().unwrap();
+        self.root = Some(HopRoot::accept(key, &hop.enc.0, &binding).unwrap());
     }
 
     /// Takes every task as far as it goes now; true when the node vanishes.
@@ -325,19 +402,55 @@ impl Agent {
                     Step::Wait if !open => break,
                     Step::Wait => {}
                     Step::Vanish => return true,
+                    Step::Refuse(_) => panic!("a task is refused in the first place"),
                     Step::Say(chunk) => {
                         let frame = task.seal(&chunk);
                         self.connection.stream(frame).unwrap();
                     }
+                    Step::Records(records) => {
+                        let frame = task.frame(Content::Sealed, &records);
+                        self.connection.stream(frame).unwrap();
+                    }
+                    Step::Mix if task.assign.sealed => {
+                        self.extra.push(Frame::Binary(task.frame(Content::Text, b"in the open")));
+                    }
+                    Step::Mix => {
+                        self.extra.push(Frame::Binary(task.frame(Content::Sealed, b"sealed")));
+                    }
                     Step::Finish(reason) => {
                         let usage = Usage { prompt_tokens: 3, completion_tokens: 2 };
                         let finish = Finish { reason: reason.to_owned(), usage };
-                        let result = TaskResult::new(id, task.frames, &finish);
+                        if let Some((frame, receipt)) = task.end(&self.identity, Ok(&finish)) {
+                            self.connection.stream(frame).unwrap();
+                            let finish = Finish { reason: "stop".to_owned(), usage: coarse(usage) };
+                            let result = TaskResult::new(id, task.frames, &finish);
+                            let receipt = receipt.try_into().unwrap();
+                            self.connection.finish(result.with_receipt(receipt)).unwrap();
+                        } else {
+                            let result = TaskResult::new(id, task.frames, &finish);
+                            self.connection.finish(result).unwrap();
+                        }
+                    }
+                    Step::Forge(forge) => {
+                        let usage = Usage { prompt_tokens: 64, completion_tokens: 64 };
+                        let finish = Finish { reason: "stop".to_owned(), usage };
+                        let (frame, receipt) = task.end(&self.identity, Ok(&finish)).unwrap();
+                        self.connection.stream(frame).unwrap();
+                        let mut result = TaskResult::new(id, task.frames, &finish);
+                        result.receipt = forge(receipt).map(|forged| forged.try_into().unwrap());
                         self.connection.finish(result).unwrap();
                     }
                     Step::Fail(error) => {
-                        let error = TaskError::new(id, task.frames, error);
-                        self.connection.fail(error).unwrap();
+                        let sealed = task.end(&self.identity, Err(&error));
+                        if let Some((frame, receipt)) = sealed {
+                            self.connection.stream(frame).unwrap();
+                            let error = TaskError::new(id, task.frames, BackendError::Failed);
+                            let receipt = receipt.try_into().unwrap();
+                            self.connection.fail(error.with_receipt(receipt)).unwrap();
+                        } else {
+                            let error = TaskError::new(id, task.frames, error);
+                            self.connection.fail(error).unwrap();
+                        }
                     }
                 }
                 task.next = task.next.map(|next| next + 1);
@@ -352,12 +465,52 @@ impl Agent {
 
 impl Task {
     fn seal(&mut self, chunk: &Chunk) -> Bytes {
+        if let Some(answer) = &mut self.answer {
+            let Chunk::Text(text) = chunk else { panic!("sealed steps say text") };
+            let mut records = Vec::new();
+            if self.frames == 0 {
+                answer.opening(&mut records);
+            }
+            let mut pieces = Pieces::new(answer.shape());
+            assert_eq!(pieces.push_text(text), text.len());
+            answer.seal(&pieces, &mut records).unwrap();
+            return self.frame(Content::Sealed, &records);
+        }
         let (content, bytes) = match chunk {
             Chunk::Text(text) => (Content::Text, text.as_bytes()),
             Chunk::Json(json) => (Content::Json, &json[..]),
             Chunk::Whole(json) => (Content::Whole, &json[..]),
             Chunk::Finished(_) => unreachable!("an end is a message"),
         };
+        self.frame(content, bytes)
+    }
+
+    /// Ends a sealed answer by its last records, and a receipt; `None` for an open task.
+    fn end(
+        &mut self,
+        identity: &Identity,
+        end: Result<&Finish, &BackendError>,
+    ) -> Option<(Bytes, Vec<u8>)> {
+        let mut answer = self.answer.take()?;
+        let mut records = Vec::new();
+        if self.frames == 0 {
+            answer.opening(&mut records);
+        }
+        let (outcome, usage) = match end {
+            Ok(finish) => {
+                answer.end(finish, &mut records).unwrap();
+                (Outcome::Complete, finish.usage)
+            }
+            Err(error) => {
+                answer.fault(error, &mut records).unwrap();
+                (Outcome::Failed, Usage::default())
+            }
+        };
+        let receipt = answer.finish(identity, outcome, usage, &mut records).unwrap();
+        Some((self.frame(Content::Sealed, &records), receipt.encode()))
+    }
+
+    fn frame(&mut self, content: Content, bytes: &[u8]) -> Bytes {
         let header = Header::stream(self.assign.assignment, self.frames, content, false).encode();
         let mut frame = Vec::with_capacity(HEADER_LEN + bytes.len() + 16);
         frame.extend_from_slice(&header);

@@ -18,18 +18,18 @@ use iris_crypto::log::{
 use iris_crypto::{PublicIdentity, SignedCertificate};
 use iris_protocol::rest::{ConsistencyProof, InclusionProof, LogEntries, Roster, SignedRoster};
 use iris_protocol::text::Bytes32;
-use iris_protocol::version::SEAL;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::node::Persona;
 use super::*;
 
 /// The machine's clocks, moved ahead at will.
 #[derive(Clone, Debug, Default)]
-struct Ahead(Arc<Mutex<Duration>>);
+pub(crate) struct Ahead(Arc<Mutex<Duration>>);
 
 impl Ahead {
-    fn by(&self, time: Duration) {
+    pub(crate) fn by(&self, time: Duration) {
         *self.0.lock().unwrap() += time;
     }
 }
@@ -113,7 +113,7 @@ impl Public {
 
     async fn node(&self, account: AccountId) -> Node {
         let key = key(&self.net.coordinator, account, KeyScope::Node).await;
-        Node::connect_as(self.net.address, &key, 2, vec![], &[SEAL]).await
+        Node::connect_as(self.net.address, &key, Persona::sealing(2), vec![]).await
     }
 
     /// Fetches the roster and checks it as a client does.
@@ -286,9 +286,9 @@ async fn certificate_about_to_end_is_not_listed() {
 #[tokio::test]
 async fn renewed_certificate_is_listed_and_each_is_in_the_log_once() {
     let public = Public::start().await;
-    let node = public.node(public.net.account).await;
+    let mut node = public.node(public.net.account).await;
     let (before, _) = public.roster_with(|roster| roster.nodes.len() == 1).await;
-    node.renew();
+    node.renew().await;
     let renewed = |roster: &Roster| {
         roster.nodes.first().is_some_and(|node| node.certificate != before.nodes[0].certificate)
     };

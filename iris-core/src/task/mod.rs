@@ -151,7 +151,7 @@ impl TaskError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Rejected { .. } => "rejected",
-            Self::ModelNotFound { .. } => "model_not_found",
+            Self::ModelNotFound { .. } | Self::NotOffered { .. } => "model_not_found",
             Self::NoNodeOnline { .. } => "no_node_online",
             Self::NoNodeAble { .. } => "no_node_able",
             Self::ShuttingDown => "shutting_down",
@@ -159,7 +159,6 @@ impl TaskError {
             Self::Busy { .. } => "busy",
             Self::NodeBusy { .. } => "node_busy",
             Self::NodeOffline => "node_offline",
-            Self::NotOffered { .. } => "model_not_found",
             Self::StaleKey => "stale_key",
             Self::SealRejected => "seal_rejected",
             Self::NodesFailed { .. } => "nodes_failed",

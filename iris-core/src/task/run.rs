@@ -684,8 +684,8 @@ mod tests {
         run
     }
 
-    fn failed(error: TaskError) -> Option<Action> {
-        Some(Action::Finish(Outcome::Failed(error)))
+    fn failed(error: TaskError) -> Action {
+        Action::Finish(Outcome::Failed(error))
     }
 
     #[test]
@@ -694,21 +694,21 @@ mod tests {
         let mut run = sealed(now);
         run.handle_offered(now, node(0));
         run.handle_turned_down(TaskError::StaleKey);
-        assert_eq!(run.poll_action(), failed(TaskError::StaleKey));
+        assert_eq!(run.poll_action(), Some(failed(TaskError::StaleKey)));
         assert_eq!(run.attempts()[0].end, AttemptEnd::Refused);
         let mut run = sealed(now);
         run.handle_offered(now, node(0));
         run.handle_lost();
-        assert_eq!(run.poll_action(), failed(TaskError::NodeOffline));
+        assert_eq!(run.poll_action(), Some(failed(TaskError::NodeOffline)));
         let mut run = sealed(now);
         accept(&mut run, now, 0);
         run.handle_failed(now, BackendError::Busy);
-        assert_eq!(run.poll_action(), failed(TaskError::NodesFailed { attempts: 1 }));
+        assert_eq!(run.poll_action(), Some(failed(TaskError::NodesFailed { attempts: 1 })));
         let mut run = sealed(now);
         accept(&mut run, now, 0);
         run.handle_sealed();
         run.handle_lost();
-        assert_eq!(run.poll_action(), failed(TaskError::Interrupted));
+        assert_eq!(run.poll_action(), Some(failed(TaskError::Interrupted)));
     }
 
     #[test]
@@ -728,7 +728,7 @@ mod tests {
         assert_eq!(run.poll_timeout(), Some(until));
         run.handle_timeout(until);
         assert_eq!(run.poll_action(), Some(Action::Abandon));
-        assert_eq!(run.poll_action(), failed(TaskError::Interrupted));
+        assert_eq!(run.poll_action(), Some(failed(TaskError::Interrupted)));
         assert_eq!(run.attempts()[0].end, AttemptEnd::Stalled);
     }
 

@@ -164,7 +164,7 @@ impl From<TaskError> for Refused {
                 param: param.map(Cow::Owned),
                 ..callers(rejected(status))
             },
-            TaskError::ModelNotFound { .. } => {
+            TaskError::ModelNotFound { .. } | TaskError::NotOffered { .. } => {
                 callers(404).with_code("model_not_found").with_param("model")
             }
             TaskError::NoNodeOnline { .. } => {
@@ -192,9 +192,6 @@ impl From<TaskError> for Refused {
             }
             TaskError::NodeOffline => {
                 ours(503, "node_offline").with_retry(Retry::After(NODE_BACK_SECS))
-            }
-            TaskError::NotOffered { .. } => {
-                callers(404).with_code("model_not_found").with_param("model")
             }
             TaskError::StaleKey => callers(409).with_code("stale_key"),
             TaskError::SealRejected => callers(400).with_code("seal_rejected"),
