@@ -8,11 +8,9 @@ use std::fmt;
 
 use hkdf::Hkdf;
 use sha2::Sha256;
-use x25519_dalek::StaticSecret;
 use zeroize::Zeroizing;
 
 use crate::numbered_aead::NumberedAead;
-use crate::random::random_bytes;
 use crate::sealing_key::{SealingKey, SealingPublicKey};
 
 mod labeled;
@@ -54,11 +52,11 @@ pub fn setup_sender(
     recipient: &SealingPublicKey,
     info: &[u8],
 ) -> Result<([u8; 32], SenderContext), HpkeError> {
-    let ephemeral = SealingKey::from_secret(StaticSecret::from(random_bytes::<32>()));
-    setup_sender_with(&ephemeral, recipient, info)
+    setup_sender_with(&SealingKey::generate(), recipient, info)
 }
 
-fn setup_sender_with(
+/// Does the same with an ephemeral key that the caller drew, and uses for nothing else.
+pub(crate) fn setup_sender_with(
     ephemeral: &SealingKey,
     recipient: &SealingPublicKey,
     info: &[u8],

@@ -1,5 +1,6 @@
 use data_encoding::HEXLOWER;
 use proptest::prelude::*;
+use x25519_dalek::StaticSecret;
 
 use super::*;
 

@@ -117,7 +117,7 @@ impl Pieces {
         taken
     }
 
-    fn push(&mut self, kind: Kind, more: bool, data: &[u8]) {
+    pub(super) fn push(&mut self, kind: Kind, more: bool, data: &[u8]) {
         let length = u16::try_from(data.len()).expect("a piece is as long as there is room");
         self.text.push(kind.number() | if more { MORE } else { 0 });
         self.text.extend_from_slice(&length.to_be_bytes());

@@ -154,6 +154,8 @@ mod request;
 mod sealer;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;
 
 pub use frame::{Pieces, SHAPED_FRAME};
 pub use opener::{AnswerError, AnswerEvent, AnswerOpener, Progress};

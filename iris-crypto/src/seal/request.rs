@@ -22,8 +22,8 @@ use crate::sealing_key::SealingKey;
 const MAGIC: [u8; 12] = *b"iris/req/v1\0";
 /// Says that a request is sealed to a node.
 const TO_NODE: u8 = 1;
-const AAD: &[u8] = b"req";
-const EXPORT: &[u8] = b"iris/resp/v1";
+pub(super) const AAD: &[u8] = b"req";
+pub(super) const EXPORT: &[u8] = b"iris/resp/v1";
 const PAD: u8 = 0x80;
 /// The largest size of a padded prompt.
 const MAX_PADDED: usize = 256 * 110_218;
@@ -141,13 +141,25 @@ impl SealedRequest {
         terms: Terms,
         prompt: &Prompt,
     ) -> Result<(Self, AnswerOpener), SealError> {
+        Self::seal_with(certificate, terms, prompt, random_bytes(), &SealingKey::generate())
+    }
+
+    /// Does the same with a task and an ephemeral key that were drawn for nothing else.
+    pub(super) fn seal_with(
+        certificate: &VerifiedCertificate,
+        terms: Terms,
+        prompt: &Prompt,
+        task: [u8; 16],
+        ephemeral: &SealingKey,
+    ) -> Result<(Self, AnswerOpener), SealError> {
         let header = RequestHeader {
-            task: random_bytes(),
+            task,
             certificate: certificate.certificate().hash(),
             terms: Terms { ttl: terms.ttl.min(MAX_TTL), ..terms },
         };
         let info = header.encode();
-        let (encapsulated, mut context) = hpke::setup_sender(&certificate.sealing_key(), &info)?;
+        let (encapsulated, mut context) =
+            hpke::setup_sender_with(ephemeral, &certificate.sealing_key(), &info)?;
         let sealed = context.seal(AAD, &padded(prompt)?)?;
         let mut secret = Zeroizing::new([0; 32]);
         context.export(EXPORT, &mut *secret);
@@ -210,6 +222,15 @@ impl SealedRequest {
     /// Neither the request's [time](RequestHeader::verify_time) nor whether it was
     /// [seen before](super::Replays) is looked at here.
     pub fn open(&self, key: &SealingKey) -> Result<(Prompt, AnswerSealer), SealError> {
+        self.open_with(key, random_bytes())
+    }
+
+    /// Does the same with random bytes for the answer that were drawn for nothing else.
+    pub(super) fn open_with(
+        &self,
+        key: &SealingKey,
+        nonce: [u8; 32],
+    ) -> Result<(Prompt, AnswerSealer), SealError> {
         let encapsulated = self.encapsulated();
         let info = &self.wire[..self.header_len];
         let mut context = hpke::setup_receiver(key, &encapsulated, info)?;
@@ -217,7 +238,7 @@ impl SealedRequest {
         let prompt = unpadded(text)?;
         let mut secret = Zeroizing::new([0; 32]);
         context.export(EXPORT, &mut *secret);
-        Ok((prompt, AnswerSealer::new(self, &encapsulated, &secret)))
+        Ok((prompt, AnswerSealer::new(self, &encapsulated, &secret, nonce)))
     }
 }
 
@@ -231,7 +252,7 @@ impl fmt::Debug for SealedRequest {
 }
 
 /// Returns a prompt's bytes, padded.
-fn padded(prompt: &Prompt) -> Result<Zeroizing<Vec<u8>>, SealError> {
+pub(super) fn padded(prompt: &Prompt) -> Result<Zeroizing<Vec<u8>>, SealError> {
     let length = prompt.body.len() + 2;
     let size = padded_len(length + 1).ok_or(SealError::TooLong)?;
     let mut text = Zeroizing::new(Vec::with_capacity(size));

@@ -13,7 +13,6 @@ use super::{MAX_FRAMES, SealError, Shape};
 use crate::certificate::CertificateHash;
 use crate::identity::Identity;
 use crate::numbered_aead::{NumberedAead, TAG_LEN};
-use crate::random::random_bytes;
 
 /// The keys of an answer.
 pub(super) struct AnswerKeys {
@@ -70,20 +69,12 @@ pub struct AnswerSealer {
     certificate: CertificateHash,
     request: [u8; 32],
     next: u64,
-    chain: [u8; 32],
+    pub(super) chain: [u8; 32],
     pub(super) content: Sha256,
 }
 
 impl AnswerSealer {
     pub(super) fn new(
-        request: &SealedRequest,
-        encapsulated: &[u8; 32],
-        secret: &Zeroizing<[u8; 32]>,
-    ) -> Self {
-        Self::with_nonce(request, encapsulated, secret, random_bytes())
-    }
-
-    pub(super) fn with_nonce(
         request: &SealedRequest,
         encapsulated: &[u8; 32],
         secret: &Zeroizing<[u8; 32]>,
