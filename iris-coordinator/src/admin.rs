@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use iris_coordinator::http::Server;
-use iris_coordinator::{AccountError, Accounts, Coordinator};
+use iris_coordinator::{AccountError, Accounts, Coordinator, StartError, Transparency};
 use iris_core::store::MemoryStore;
 use iris_crypto::keyfile::{KeyFileError, Purpose, SecretFile};
 use iris_crypto::{Identity, Secret};
@@ -45,7 +45,7 @@ pub(crate) async fn new_key(settings: &Settings, key: &NewKey) -> Result<(), Fai
 
 /// Opens everything that serving needs and reports on each.
 pub(crate) async fn check(settings: &Settings) -> Result<(), Failure> {
-    let books = check_books(settings);
+    let books = check_books(settings).await;
     let is_running = matches!(books, Ok(State::InUse));
     let findings = [
         ("identity", check_identity(settings)),
@@ -98,7 +98,7 @@ fn check_identity(settings: &Settings) -> Result<String, Failure> {
     }
 }
 
-fn check_books(settings: &Settings) -> Result<State, Failure> {
+async fn check_books(settings: &Settings) -> Result<State, Failure> {
     let database = books::database(settings)?;
     if !books::exist(&database) {
         let secret = SecretFile::new(settings.secret(), Purpose::Records).load();
@@ -107,7 +107,13 @@ fn check_books(settings: &Settings) -> Result<State, Failure> {
             Err(error) => Err(Failure::books(error)),
         };
     }
-    Books::open(settings)?;
+    let books = Books::open(settings)?;
+    if let Some(found) = Transparency::coordinator_of(&books.store).await.map_err(Failure::books)? {
+        let own = Identity::load(&settings.private_key_path).map_err(Failure::books)?.public();
+        if own != found {
+            return Err(Failure::books(StartError::OtherCoordinator { found, own }));
+        }
+    }
     Ok(books::lock(&database)?.map_or(State::InUse, |_| State::Ready))
 }
 

@@ -233,6 +233,25 @@ fn old_books_are_not_opened_with_a_new_secret() {
 }
 
 #[test]
+fn public_log_is_gone_on_with_by_the_identity_that_began_it_alone() {
+    let folder = TempDir::new().unwrap();
+    assert_eq!(Serving::start(&folder).stop().code(), Some(0));
+    assert_eq!(run(&folder, "check --listen 127.0.0.1:0").code, Some(0));
+    let key = folder.path().join("data/coordinator.key");
+    let kept = folder.path().join("kept.key");
+    std::fs::rename(&key, &kept).unwrap();
+    assert_eq!(run(&folder, "check --listen 127.0.0.1:0").code, Some(3));
+    let refused = run(&folder, "serve --listen 127.0.0.1:0");
+    assert_eq!(refused.code, Some(3));
+    assert!(refused.stderr.contains("public log"), "{}", refused.stderr);
+    let checked = run(&folder, "check --listen 127.0.0.1:0");
+    assert_eq!(checked.code, Some(3));
+    assert!(checked.stdout.contains("WRONG  books: the public log"), "{}", checked.stdout);
+    std::fs::rename(&kept, &key).unwrap();
+    assert_eq!(Serving::start(&folder).stop().code(), Some(0));
+}
+
+#[test]
 fn check_leaves_an_empty_folder_empty() {
     let folder = TempDir::new().unwrap();
     let check = run(&folder, "check --listen 127.0.0.1:0");

@@ -48,6 +48,13 @@ impl State {
 }
 
 impl Log {
+    /// Returns whose log `store` holds.
+    pub(super) async fn coordinator_of(
+        store: &dyn Store,
+    ) -> Result<Option<PublicIdentity>, StoreError> {
+        Ok(read_head(store).await?.map(|(head, _)| head.coordinator))
+    }
+
     /// Takes up the log in `store`, or begins one.
     pub(super) async fn open(
         store: Arc<dyn Store>,

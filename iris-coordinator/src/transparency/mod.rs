@@ -11,8 +11,8 @@
 //! certificates in it last.
 //!
 //! The log lives in the store beside the books. A store that is set back, to a backup for
-//! instance, forgets entries that were signed for; callers then find two logs and say so. Give
-//! such a coordinator a new identity.
+//! instance, forgets entries that were signed for; callers then find two logs and say so. Such a
+//! coordinator needs a new identity and a new log.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -93,7 +93,8 @@ pub enum StartError {
     /// The identity is not the one that began the log, and nobody would believe both.
     #[error(
         "the public log in the store is that of the coordinator {found}, and this one is {own}: \
-         restore the identity file that belongs to the store, or start with an empty store"
+         restore the identity file that belongs to the store; or, to begin another log that \
+         everybody who knew the old one has to be told of, delete the records log-* from the store"
     )]
     OtherCoordinator {
         /// Whose log it is.
@@ -116,6 +117,12 @@ pub enum TransparencyError {
 }
 
 impl Transparency {
+    /// Returns whose log `store` holds, if it holds one: the identity without which no coordinator
+    /// starts on it.
+    pub async fn coordinator_of(store: &dyn Store) -> Result<Option<PublicIdentity>, StoreError> {
+        Log::coordinator_of(store).await
+    }
+
     /// Takes up the log in `store`, or begins one.
     pub(crate) async fn open(
         dispatch: Arc<Dispatch>,
