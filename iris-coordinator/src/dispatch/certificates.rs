@@ -27,6 +27,7 @@ pub(super) struct Certificates {
 
 #[derive(Debug)]
 struct Held {
+    /// The same as that of its link, while it has one.
     current: Arc<VerifiedCertificate>,
     hash: CertificateHash,
     /// Hashes before that, and when they were replaced; the latest comes last.
