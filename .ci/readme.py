@@ -1,13 +1,15 @@
 """Checks that the README tells the truth, as far as that can be looked up.
 
-Rust blocks must stand in an example word for word, tests that are named must exist, links must
-lead to files of this repository, and settings must be those of the programs.
+Rust blocks must stand in an example word for word, tests that are named (here and in the list of
+promises) must exist, links must lead to files of this repository, and settings must be those of the programs.
 """
 
 import pathlib
 import re
 import sys
 
+# What the sealed path promises, beside the crate that keeps it.
+PROMISES = "iris-crypto/PROMISES.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)\)")
 NAME = re.compile(r"`([a-z_0-9]+)`")
@@ -18,6 +20,8 @@ FLAG = re.compile(r"`(--[a-z-]+)")
 def main():
     text = pathlib.Path("README.md").read_text(encoding="utf-8")
     faults = [*snippets(text), *tests(text), *links(text), *settings(text)]
+    promises = pathlib.Path(PROMISES).read_text(encoding="utf-8")
+    faults += [f"{PROMISES}: {fault}" for fault in tests(promises)]
     for fault in faults:
         print(f"error: README.md: {fault}")
     print(f"README.md: {len(faults)} faults")
@@ -34,13 +38,14 @@ def snippets(text):
 def tests(text):
     sources = "\n".join(read_all("*.rs") + read_all("test_*.py", ".ci"))
     known = set(re.findall(r"\b(?:fn|def) (\w+)\(", sources))
-    for row in text.split("| backed by |")[1].split("\n\n")[0].splitlines()[2:]:
-        names = NAME.findall(row.rstrip("|").rsplit("|", 1)[1])
-        if not names:
-            yield f"no test backs this line: {row}"
-        for name in names:
-            if name not in known:
-                yield f"there is no test {name}"
+    for table in text.split("| backed by |")[1:]:
+        for row in table.split("\n\n")[0].splitlines()[2:]:
+            names = NAME.findall(row.rstrip("|").rsplit("|", 1)[1])
+            if not names:
+                yield f"no test backs this line: {row}"
+            for name in names:
+                if name not in known:
+                    yield f"there is no test {name}"
 
 
 def links(text):

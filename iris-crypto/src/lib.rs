@@ -14,6 +14,7 @@
 //! | [`certificate`] | how an identity vouches for its sealing key |
 //! | [`hpke`] | sealing to a public key |
 //! | [`hop`] | the keys and chunks of a session between coordinator and node |
+//! | [`promises`] | what the sealed path stands, test by test |
 //! | [`seal`] | requests that only the chosen node can open, and their answers |
 //! | [`record`] | sealing what lies on disk |
 //! | [`log`] | the public log of what a coordinator tells everybody |
@@ -57,6 +58,8 @@ pub mod hop;
 pub mod hpke;
 pub mod identity;
 pub mod keyfile;
+#[doc = include_str!("../PROMISES.md")]
+pub mod promises {}
 pub mod log;
 pub mod record;
 pub mod seal;

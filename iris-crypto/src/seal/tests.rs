@@ -190,7 +190,7 @@ fn every_bit_of_an_answer_counts() {
 }
 
 #[test]
-fn attack_5_answer_that_is_cut_reordered_repeated_or_relabelled_is_refused() {
+fn attack_05_answer_that_is_cut_reordered_repeated_or_relabelled_is_refused() {
     let node = Node::new(1);
     let seal = || SealedRequest::seal(&node.certificate, terms(Shape::Off), &prompt()).unwrap();
     let (request, _) = seal();

@@ -225,7 +225,7 @@ async fn what_the_model_server_says_of_a_failure_is_sealed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn attack_2_second_copy_is_refused_and_the_first_goes_on() {
+async fn attack_02_second_copy_is_refused_and_the_first_goes_on() {
     let backend = scripted(|| Script::saying(["once"]));
     let (mut coordinator, _agent) = online(&backend, 2).await;
     let (request, opener) = sealed(&coordinator, Shape::Off, true);

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn attack_2_replayed_request_is_refused_and_a_restart_ends_all_replays() {
+    fn attack_02_replayed_request_is_refused_and_a_restart_ends_all_replays() {
         let mut node = Node::new();
         let wire = sealed(&node.certificate(NOW), "m", "m", NOW);
         assert_eq!(node.open(&wire, "m", NOW), Ok(()));
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn attack_4_request_for_another_model_or_node_is_refused() {
+    fn attack_04_request_for_another_model_or_node_is_refused() {
         let mut node = Node::new();
         let certificate = node.certificate(NOW);
         let wire = sealed(&certificate, "m", "m", NOW);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn attack_3_old_or_future_request_is_refused() {
+    fn attack_03_old_or_future_request_is_refused() {
         let mut node = Node::new();
         let certificate = node.certificate(NOW);
         let hour = Duration::from_hours(1);
