@@ -1,7 +1,11 @@
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use iris_core::NodeId;
+use iris_crypto::PublicIdentity;
+use iris_crypto::seal::Shape;
 use iris_protocol::rest::Secret;
 use reqwest::Url;
 use rustls::pki_types::CertificateDer;
@@ -9,6 +13,9 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::client::{Client, Inner};
+use crate::policy::Policy;
+use crate::sealed::Sealed;
+use crate::trust::TrustStore;
 
 /// The longest time that a request may take; clocks do not reach much further.
 const LONGEST: Duration = Duration::from_hours(365 * 24);
@@ -24,6 +31,11 @@ pub struct ClientBuilder {
     idle_timeout: Duration,
     plain_http: bool,
     authorities: Option<Vec<u8>>,
+    policy: Policy,
+    shape: Option<Shape>,
+    trust_file: Option<PathBuf>,
+    coordinator: Option<PublicIdentity>,
+    own_nodes: Vec<NodeId>,
 }
 
 impl ClientBuilder {
@@ -35,6 +47,11 @@ impl ClientBuilder {
             idle_timeout: Duration::from_mins(1),
             plain_http: false,
             authorities: None,
+            policy: Policy::default(),
+            shape: None,
+            trust_file: None,
+            coordinator: None,
+            own_nodes: Vec::new(),
         }
     }
 
@@ -72,6 +89,44 @@ impl ClientBuilder {
         self
     }
 
+    /// Sets who may read what is asked. Default: [`Policy::Sealed`].
+    pub fn with_policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Sets how much the sizes and times of sealed answers tell whoever looks at the bytes.
+    /// Default: [`Shape::Paced`], which waits up to 200 ms, and [`Shape::Off`] for nodes of one's
+    /// own.
+    pub fn with_shape(mut self, shape: Shape) -> Self {
+        self.shape = Some(shape);
+        self
+    }
+
+    /// Remembers in `file` who the coordinator is, what its log held, and which nodes are used:
+    /// made where it is missing, with mode 0600, and shared safely by several processes. Use one
+    /// for each coordinator.
+    ///
+    /// Default: in memory, so that each process trusts the coordinator that it meets first.
+    pub fn with_trust_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.trust_file = Some(file.into());
+        self
+    }
+
+    /// Demands that the coordinator is `identity`. Default: whoever answers first is trusted, and
+    /// from then on nobody else.
+    pub fn with_coordinator(mut self, identity: PublicIdentity) -> Self {
+        self.coordinator = Some(identity);
+        self
+    }
+
+    /// Takes `node` for one's own, beside those in the trust file. Own nodes are asked before
+    /// others; with [`Policy::Own`] nobody else is.
+    pub fn with_own_node(mut self, node: NodeId) -> Self {
+        self.own_nodes.push(node);
+        self
+    }
+
     /// Checks the settings. Nothing is sent yet.
     pub fn build(self) -> Result<Client, BuildError> {
         let base = normalize(&self.base_url)?;
@@ -103,14 +158,16 @@ impl ClientBuilder {
             _ => http.tls_backend_preconfigured(tls(RootCertStore::empty())?),
         };
         let http = http.build().map_err(|error| BuildError::Tls(error.to_string()))?;
-        Ok(Client::new(Inner {
+        let trust = TrustStore::new(self.trust_file, self.coordinator, self.own_nodes);
+        let inner = Inner {
             http,
             base,
-            authorization,
             keys_are_safe,
             timeout: self.timeout,
             idle_timeout: self.idle_timeout,
-        }))
+            sealed: Sealed::new(trust, self.shape),
+        };
+        Ok(Client::new(inner, authorization, self.policy))
     }
 }
 
@@ -167,7 +224,7 @@ fn is_loopback(url: &Url) -> bool {
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
-fn authorization(key: &Secret) -> Result<reqwest::header::HeaderValue, BuildError> {
+pub(crate) fn authorization(key: &Secret) -> Result<reqwest::header::HeaderValue, BuildError> {
     let text = format!("Bearer {}", key.expose());
     let mut value =
         reqwest::header::HeaderValue::try_from(text).map_err(|_| BuildError::InvalidKey)?;

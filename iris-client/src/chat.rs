@@ -1,8 +1,9 @@
 use std::future::IntoFuture;
 
 use futures::future::BoxFuture;
-use iris_protocol::openai::{ChatCompletion, ChatRequest, Message};
+use iris_protocol::openai::{ChatRequest, Message};
 
+use crate::answer::Answer;
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::stream::ChatStream;
@@ -45,7 +46,7 @@ impl Ask {
     }
 
     /// Sends the question and waits for the whole answer.
-    pub async fn send(self) -> Result<ChatCompletion, ClientError> {
+    pub async fn send(self) -> Result<Answer, ClientError> {
         self.client.chat(self.request).await
     }
 

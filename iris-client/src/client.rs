@@ -2,10 +2,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use iris_core::NodeId;
+use iris_core::backend::Operation;
+use iris_crypto::seal::MEDIA_TYPE;
 use iris_protocol::openai::{
     ChatCompletion, ChatRequest, Message, Model, ModelList, StreamOptions, count_values,
 };
-use iris_protocol::rest;
+use iris_protocol::rest::{self, Secret};
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, Url};
 use serde::Serialize;
@@ -13,36 +17,46 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::accounts::Accounts;
-use crate::builder::ClientBuilder;
+use crate::answer::Answer;
+use crate::builder::{BuildError, ClientBuilder, authorization};
 use crate::chat::Ask;
 use crate::error::ClientError;
 use crate::head::Head;
+use crate::log::Log;
+use crate::policy::Policy;
 use crate::retry;
+use crate::sealed::{Question, Sealed};
 use crate::stream::ChatStream;
 use crate::tasks::Tasks;
+use crate::trust::{Trust, TrustError};
 
 /// The longest answer that is read, in bytes.
 pub(crate) const MAX_ANSWER: usize = 64 << 20;
 /// Most values of an answer; the log probabilities of a long one are a million.
-const MAX_VALUES: usize = 1 << 21;
+pub(crate) const MAX_VALUES: usize = 1 << 21;
 /// How much of a refusal is read, in bytes.
 const MAX_REFUSAL: usize = 64 << 10;
 
 /// Asks one coordinator. Cloning is cheap and shares the connections.
 ///
+/// Chats are sealed to the node that answers unless another [`Policy`] is asked for; everything
+/// else here is read by the coordinator, which is what it is for.
+///
 /// Dropping a call cancels it; the coordinator then frees the node within a second.
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
+    authorization: Option<HeaderValue>,
+    policy: Policy,
 }
 
 pub(crate) struct Inner {
     pub(crate) http: reqwest::Client,
     pub(crate) base: Url,
-    pub(crate) authorization: Option<HeaderValue>,
     pub(crate) keys_are_safe: bool,
     pub(crate) timeout: Duration,
     pub(crate) idle_timeout: Duration,
+    pub(crate) sealed: Sealed,
 }
 
 impl Client {
@@ -52,8 +66,26 @@ impl Client {
         ClientBuilder::new(base_url.into())
     }
 
-    pub(crate) fn new(inner: Inner) -> Self {
-        Self { inner: Arc::new(inner) }
+    pub(crate) fn new(inner: Inner, authorization: Option<HeaderValue>, policy: Policy) -> Self {
+        Self { inner: Arc::new(inner), authorization, policy }
+    }
+
+    /// Returns this client with another policy; connections and trust are shared.
+    pub fn with_policy(&self, policy: Policy) -> Self {
+        Self { policy, ..self.clone() }
+    }
+
+    /// Returns this client with another key; connections and trust are shared.
+    pub fn with_api_key(&self, key: &Secret) -> Result<Self, BuildError> {
+        if !self.inner.keys_are_safe {
+            return Err(BuildError::PlainHttp);
+        }
+        Ok(Self { authorization: Some(authorization(key)?), ..self.clone() })
+    }
+
+    /// Returns who may read what is asked.
+    pub const fn policy(&self) -> Policy {
+        self.policy
     }
 
     /// Returns the coordinator's address.
@@ -68,10 +100,18 @@ impl Client {
     }
 
     /// Sends a conversation and waits for the whole answer.
-    pub async fn chat(&self, mut request: ChatRequest) -> Result<ChatCompletion, ClientError> {
+    pub async fn chat(&self, mut request: ChatRequest) -> Result<Answer, ClientError> {
         request.stream = None;
         request.stream_options = None;
-        Ok(self.call(Call::post("v1/chat/completions", &request)).await?.0)
+        if self.policy == Policy::Open {
+            let call = Call::post("v1/chat/completions", &request);
+            let (completion, headers) = self.call::<ChatCompletion>(call).await?;
+            return Ok(Answer::open(completion, Head::read(&headers)));
+        }
+        let question = question(&request)?;
+        let created = crate::sealed::now().as_secs();
+        let answer = self.whole_sealed(&question, created).await?;
+        Answer::sealed(answer)
     }
 
     /// Sends a conversation and yields the answer as it is written.
@@ -84,6 +124,12 @@ impl Client {
             include_usage: Some(true),
             ..StreamOptions::default()
         });
+        if self.policy != Policy::Open {
+            let question = question(&request)?;
+            let created = crate::sealed::now().as_secs();
+            let answer = self.ask_sealed(&question).await?;
+            return Ok(ChatStream::sealed(answer, question.asked, created));
+        }
         let call = Call::post("v1/chat/completions", &request);
         let deadline = Instant::now() + self.inner.timeout;
         let response = self.within(deadline, self.send(&call)).await?;
@@ -93,7 +139,7 @@ impl Client {
             let reason = "a stream was asked for, and another form came".to_owned();
             return Err(ClientError::Malformed { reason, request_id: head.request_id });
         }
-        Ok(ChatStream::new(response, head, self.inner.idle_timeout))
+        Ok(ChatStream::open(response, head, self.inner.idle_timeout))
     }
 
     /// Lists the models that can be asked.
@@ -116,25 +162,74 @@ impl Client {
         Tasks::new(self)
     }
 
+    /// Returns what is remembered of the coordinator, its nodes and one's own.
+    pub fn trust(&self) -> Result<Trust, TrustError> {
+        self.inner.sealed.trust.with(|trust| Ok(trust.clone()))
+    }
+
+    /// Returns the file of what is trusted; `None` where that is in memory alone.
+    pub fn trust_file(&self) -> Option<&std::path::Path> {
+        self.inner.sealed.trust.file()
+    }
+
+    /// Takes `node` for one's own from now on; returns whether that is new.
+    pub fn pin(&self, node: NodeId) -> Result<bool, TrustError> {
+        self.inner.sealed.trust.with(|trust| Ok(trust.pin(node)))
+    }
+
+    /// Takes `node` for one's own no more; returns whether it was.
+    pub fn unpin(&self, node: &NodeId) -> Result<bool, TrustError> {
+        self.inner.sealed.trust.with(|trust| Ok(trust.unpin(node)))
+    }
+
+    /// Forgets the coordinator, its log, its nodes and the guards; one's own nodes are kept where
+    /// they can be read.
+    pub fn forget(&self) -> Result<(), TrustError> {
+        self.inner.sealed.trust.reset()
+    }
+
+    /// Returns the operations on the coordinator's public log.
+    pub fn log(&self) -> Log<'_> {
+        Log::new(self)
+    }
+
     /// Returns the operations on accounts.
     pub fn accounts(&self) -> Accounts<'_> {
         Accounts::new(self)
+    }
+
+    pub(crate) fn settings(&self) -> &Inner {
+        &self.inner
+    }
+
+    pub(crate) const fn has_key(&self) -> bool {
+        self.authorization.is_some()
+    }
+
+    pub(crate) fn sealed(&self) -> &Sealed {
+        &self.inner.sealed
     }
 
     pub(crate) fn keys_are_safe(&self) -> bool {
         self.inner.keys_are_safe
     }
 
-    /// Carries out a call, again where that is safe and sensible.
+    /// Carries out a call whose answer is JSON, again where that is safe and sensible.
     pub(crate) async fn call<T: DeserializeOwned>(
         &self,
         call: Call,
     ) -> Result<(T, HeaderMap), ClientError> {
+        let (body, headers) = self.bytes(call).await?;
+        Ok((parse(&body, &headers)?, headers))
+    }
+
+    /// Carries out a call, again where that is safe and sensible.
+    pub(crate) async fn bytes(&self, call: Call) -> Result<(Vec<u8>, HeaderMap), ClientError> {
         let deadline = Instant::now() + self.inner.timeout;
         let mut attempt = 0;
         loop {
             let error = match self.within(deadline, self.exchange(&call)).await {
-                Ok((body, headers)) => return Ok((parse(&body, &headers)?, headers)),
+                Ok(done) => return Ok(done),
                 Err(error) => error,
             };
             let delay = retry::delay(&error, attempt).filter(|_| call.repeatable);
@@ -161,25 +256,34 @@ impl Client {
 
     /// Sends a call and returns the answer's beginning, or the refusal.
     async fn send(&self, call: &Call) -> Result<Response, ClientError> {
+        let mut response = self.request(call).await?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let body = self.read_refusal(&mut response).await;
+        Err(ClientError::refused(response.status(), response.headers(), &body))
+    }
+
+    /// Sends a call and returns the answer's beginning, whatever it is.
+    pub(crate) async fn request(&self, call: &Call) -> Result<Response, ClientError> {
         let url = self.inner.base.join(&call.path).expect("paths of calls are relative and valid");
         let mut request = self.inner.http.request(call.method.clone(), url);
-        if let Some(authorization) = &self.inner.authorization {
+        if let Some(authorization) = &self.authorization {
             request = request.header(header::AUTHORIZATION, authorization.clone());
         }
         if let Some(key) = &call.idempotency_key {
             request = request.header(rest::IDEMPOTENCY_KEY, key);
         }
-        if let Some(body) = &call.body {
-            let json = HeaderValue::from_static("application/json");
-            request = request.header(header::CONTENT_TYPE, json).body(body.clone());
+        if let Some((kind, body)) = &call.body {
+            let kind = HeaderValue::from_static(kind);
+            request = request.header(header::CONTENT_TYPE, kind).body(body.clone());
         }
-        let mut response = request.send().await.map_err(|error| self.transport(&error))?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        // What the status says stands even if the body breaks off.
-        let body = self.read(&mut response, MAX_REFUSAL).await.unwrap_or_default();
-        Err(ClientError::refused(response.status(), response.headers(), &body))
+        request.send().await.map_err(|error| self.transport(&error))
+    }
+
+    /// Reads what a refusal says. What its status says stands even if that breaks off.
+    pub(crate) async fn read_refusal(&self, response: &mut Response) -> Vec<u8> {
+        self.read(response, MAX_REFUSAL).await.unwrap_or_default()
     }
 
     /// Reads a body until its end, or just beyond `limit` bytes.
@@ -211,7 +315,8 @@ impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
             .field("base_url", &self.base_url())
-            .field("has_key", &self.inner.authorization.is_some())
+            .field("has_key", &self.authorization.is_some())
+            .field("policy", &self.policy)
             .finish_non_exhaustive()
     }
 }
@@ -220,7 +325,7 @@ impl fmt::Debug for Client {
 pub(crate) struct Call {
     method: Method,
     path: String,
-    body: Option<Vec<u8>>,
+    body: Option<(&'static str, Bytes)>,
     idempotency_key: Option<String>,
     repeatable: bool,
 }
@@ -245,7 +350,14 @@ impl Call {
     /// Does something with `body`, once.
     pub(crate) fn post(path: impl Into<String>, body: &impl Serialize) -> Self {
         let body = serde_json::to_vec(body).expect("requests have a JSON form");
-        Self { method: Method::POST, body: Some(body), repeatable: false, ..Self::get(path) }
+        let body = Some(("application/json", body.into()));
+        Self { method: Method::POST, body, repeatable: false, ..Self::get(path) }
+    }
+
+    /// Hands in a sealed request, once.
+    pub(crate) fn sealed(wire: Bytes) -> Self {
+        let body = Some((MEDIA_TYPE, wire));
+        Self { method: Method::POST, body, repeatable: false, ..Self::get("sealed") }
     }
 
     /// Makes the coordinator take repetitions with the same key for one.
@@ -257,6 +369,12 @@ impl Call {
     pub(crate) fn once(self) -> Self {
         Self { repeatable: false, ..self }
     }
+}
+
+/// Reads a conversation as whoever answers it will.
+fn question(request: &ChatRequest) -> Result<Question, ClientError> {
+    let body = serde_json::to_vec(request).expect("requests have a JSON form");
+    Question::read(Operation::Chat, body.into()).map_err(ClientError::local)
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8], headers: &HeaderMap) -> Result<T, ClientError> {

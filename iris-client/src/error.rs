@@ -1,12 +1,14 @@
 use std::fmt;
 use std::time::Duration;
 
-use iris_protocol::openai::{ErrorBody, ErrorDetail};
+use iris_crypto::seal::AnswerError;
+use iris_protocol::openai::{ErrorBody, ErrorDetail, Refused, Retry};
 use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 
 use crate::head::Head;
 use crate::retry;
+use crate::trust::TrustError;
 
 /// Why a request has no answer, or only half of one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,7 +41,7 @@ pub enum ClientError {
     /// The coordinator failed.
     #[error("the coordinator failed: {0}")]
     Server(Box<Refusal>),
-    /// A streamed answer broke off. What came before is in [`Partial::text`].
+    /// An answer broke off. What came before of a streamed one is in [`Partial::text`].
     #[error("the answer broke off: {}", .0.cause)]
     Truncated(Box<Partial>),
     /// The answer is not one of a coordinator.
@@ -53,6 +55,34 @@ pub enum ClientError {
     /// An account key would travel unencrypted to another machine; nothing was sent.
     #[error("an account key must not travel over plain http to another machine; use https")]
     PlainHttp,
+    /// What the coordinator publishes of its nodes is not believed; nothing was sealed or sent.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The coordinator does not take sealed requests, or answers them in the clear. Nothing it
+    /// said was taken for an answer, and nothing was sent in the clear.
+    #[error(
+        "the coordinator {what}; nothing was sent unsealed (to let the coordinator read a request, \
+         ask for it as open)"
+    )]
+    Downgrade {
+        /// What it did.
+        what: &'static str,
+        /// Names the request, if the answer did.
+        request_id: Option<String>,
+    },
+    /// None of the nodes that were named as one's own offers the model now.
+    #[error("none of your own nodes offers this model now")]
+    NoOwnNode,
+    /// The coordinator says of one node after another that it is busy, and in its roster that they
+    /// are free: it may be leading this client to a node of its choice.
+    #[error(
+        "the coordinator refused {refusals} times in a row on behalf of nodes that it calls free: \
+         it may be steering your requests to a node of its choice"
+    )]
+    SteeringSuspected {
+        /// How often in a row.
+        refusals: u32,
+    },
     /// There was no answer in time.
     #[error("no answer within {} s", .0.as_secs_f32())]
     Timeout(Duration),
@@ -69,7 +99,9 @@ impl ClientError {
     pub fn request_id(&self) -> Option<&str> {
         match self {
             Self::Truncated(partial) => partial.head.request_id.as_deref(),
-            Self::Malformed { request_id, .. } => request_id.as_deref(),
+            Self::Malformed { request_id, .. } | Self::Downgrade { request_id, .. } => {
+                request_id.as_deref()
+            }
             _ => self.refusal()?.request_id.as_deref(),
         }
     }
@@ -110,6 +142,68 @@ impl ClientError {
         )
     }
 
+    /// Returns whether privacy is what failed: something that was to be proven is not, so nothing
+    /// is asked, or what was answered is not taken for an answer.
+    pub fn is_about_privacy(&self) -> bool {
+        match self {
+            Self::Trust(_)
+            | Self::Downgrade { .. }
+            | Self::NoOwnNode
+            | Self::SteeringSuspected { .. } => true,
+            Self::Truncated(partial) => matches!(partial.cause, Cut::Broken(_)),
+            _ => false,
+        }
+    }
+
+    /// Refuses a request without asking anybody, as a coordinator would.
+    pub(crate) fn local(refused: impl Into<Refused>) -> Self {
+        let refused = refused.into();
+        let retry_after = match refused.retry {
+            Retry::After(secs) => Some(Duration::from_secs(secs.into())),
+            Retry::Unsaid | Retry::No => None,
+        };
+        let refusal = Refusal {
+            status: refused.status,
+            detail: refused.body().error,
+            request_id: None,
+            retry_after,
+            is_final: refused.retry == Retry::No,
+        };
+        let status = StatusCode::from_u16(refused.status).unwrap_or(StatusCode::BAD_GATEWAY);
+        Self::of(status, refusal)
+    }
+
+    /// Names the request that led to this refusal.
+    pub(crate) fn of_request(mut self, request_id: Option<String>) -> Self {
+        if let Self::Unauthorized(refusal)
+        | Self::Forbidden(refusal)
+        | Self::ModelNotFound(refusal)
+        | Self::NotFound(refusal)
+        | Self::NoNode(refusal)
+        | Self::RateLimited(refusal)
+        | Self::BadRequest(refusal)
+        | Self::TooLarge(refusal)
+        | Self::Server(refusal) = &mut self
+        {
+            refusal.request_id = request_id;
+        }
+        self
+    }
+
+    pub(crate) fn downgrade(what: &'static str, head: &Head) -> Self {
+        Self::Downgrade { what, request_id: head.request_id.clone() }
+    }
+
+    /// Says `what` of a coordinator that does not know the path.
+    pub(crate) fn without(self, what: &'static str) -> Self {
+        match self.refusal() {
+            Some(Refusal { status: 404 | 405 | 501, request_id, .. }) => {
+                Self::Downgrade { what, request_id: request_id.clone() }
+            }
+            _ => self,
+        }
+    }
+
     /// Reads a refusal; `body` may be cut off or anything else than what it should be.
     pub(crate) fn refused(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
         let request_id = Head::read(headers).request_id;
@@ -117,13 +211,18 @@ impl ClientError {
             let reason = format!("status {status} is no answer to this request");
             return Self::Malformed { reason, request_id };
         }
-        let refusal = Box::new(Refusal {
+        let refusal = Refusal {
             status: status.as_u16(),
             detail: detail(status, body),
             request_id,
             retry_after: retry::retry_after(headers),
             is_final: headers.get("x-should-retry").is_some_and(|value| value == "false"),
-        });
+        };
+        Self::of(status, refusal)
+    }
+
+    fn of(status: StatusCode, refusal: Refusal) -> Self {
+        let refusal = Box::new(refusal);
         match status.as_u16() {
             401 => Self::Unauthorized(refusal),
             403 => Self::Forbidden(refusal),
@@ -177,7 +276,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// A streamed answer that broke off.
+/// An answer that broke off.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Partial {
@@ -213,6 +312,9 @@ pub enum Cut {
     /// The connection broke.
     #[error("the connection broke: {0}")]
     Connection(String),
+    /// What came of a sealed answer does not open, or not where it came.
+    #[error("{0}")]
+    Broken(AnswerError),
     /// Nothing came for the idle timeout.
     #[error("nothing came for {} s", .0.as_secs_f32())]
     Silent(Duration),

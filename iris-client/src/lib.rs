@@ -26,6 +26,7 @@
 //! keys are sent once: the coordinator itself tries other nodes before it refuses.
 
 mod accounts;
+mod answer;
 mod builder;
 mod chat;
 #[cfg(feature = "cli")]
@@ -33,24 +34,35 @@ pub mod cli;
 mod client;
 mod error;
 mod head;
+mod log;
+mod policy;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod properties;
+#[cfg(feature = "proxy")]
+pub mod proxy;
 mod retry;
+mod sealed;
 #[cfg(feature = "cli")]
 mod settings;
 mod sse;
 mod stream;
 mod tasks;
+pub mod trust;
 
 pub use accounts::Accounts;
+pub use answer::Answer;
 pub use builder::{BuildError, ClientBuilder};
 pub use chat::Ask;
 pub use client::Client;
 pub use error::{ClientError, Cut, Partial, Refusal};
 pub use head::Head;
+pub use log::Log;
+pub use policy::{Policy, Privacy};
+pub use sealed::{NoReceipt, PendingReceipt};
 pub use sse::{EventTooLong, SseParser};
 pub use stream::ChatStream;
 pub use tasks::Tasks;
 
+pub use iris_crypto::seal::{AnswerError, Shape, SignedReceipt};
 pub use iris_protocol::{openai, rest};

@@ -5,17 +5,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use config::{Config, ConfigError, File};
+use iris_crypto::PublicIdentity;
 use iris_protocol::rest::Secret;
 use serde::Deserialize;
 
 /// Environment variables, for each setting the first that is set and not empty.
-const ENVIRONMENT: [(&str, &[&str]); 6] = [
+const ENVIRONMENT: [(&str, &[&str]); 8] = [
     ("url", &["IRIS_URL", "COORDINATOR_URL"]),
     ("api_key", &["IRIS_API_KEY"]),
     ("model", &["IRIS_MODEL"]),
     ("ca_file", &["IRIS_CA_FILE"]),
     ("allow_plain_http", &["IRIS_ALLOW_PLAIN_HTTP"]),
     ("timeout_secs", &["IRIS_TIMEOUT_SECS"]),
+    ("trust_file", &["IRIS_TRUST_FILE"]),
+    ("coordinator", &["IRIS_COORDINATOR"]),
 ];
 
 /// The settings in force.
@@ -29,6 +32,8 @@ pub(crate) struct Settings {
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) allow_plain_http: bool,
     timeout_secs: u64,
+    trust_file: Option<PathBuf>,
+    pub(crate) coordinator: Option<PublicIdentity>,
 }
 
 /// What flags say; `None` where they are silent. Keys have no flag: other users of a machine can
@@ -40,6 +45,8 @@ pub(crate) struct Flags {
     pub(crate) ca_file: Option<String>,
     pub(crate) allow_plain_http: Option<bool>,
     pub(crate) timeout_secs: Option<u64>,
+    pub(crate) trust_file: Option<String>,
+    pub(crate) coordinator: Option<String>,
 }
 
 impl Settings {
@@ -66,6 +73,8 @@ impl Settings {
             .set_override_option("ca_file", flags.ca_file)?
             .set_override_option("allow_plain_http", flags.allow_plain_http)?
             .set_override_option("timeout_secs", flags.timeout_secs)?
+            .set_override_option("trust_file", flags.trust_file)?
+            .set_override_option("coordinator", flags.coordinator)?
             .build()?
             .try_deserialize()?;
         if settings.timeout_secs == 0 {
@@ -80,6 +89,25 @@ impl Settings {
 
     pub(crate) fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout_secs)
+    }
+
+    /// Returns where to remember what is trusted of the coordinator at `url`: what is set, else a
+    /// file of that coordinator's own among this user's state. `None` where there is no home.
+    pub(crate) fn trust_file(
+        &self,
+        url: &str,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Option<PathBuf> {
+        if let Some(file) = &self.trust_file {
+            return Some(file.clone());
+        }
+        let folder = |name: &str| environment(name).map(PathBuf::from).filter(|f| f.is_absolute());
+        let state = folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(".local/state")));
+        let state = state.or_else(|| folder("LOCALAPPDATA"))?;
+        let plain = |c: char| if c.is_ascii_alphanumeric() || ".-".contains(c) { c } else { '_' };
+        let name: String =
+            url.trim_end_matches('/').replace("://", "_").chars().map(plain).collect();
+        Some(state.join("iris").join(format!("{name}.json")))
     }
 }
 
@@ -99,7 +127,11 @@ impl fmt::Display for Settings {
         let ca_file = self.ca_file.as_ref().map(|file| file.to_string_lossy());
         optional(f, "ca_file", ca_file.as_deref())?;
         writeln!(f, "allow_plain_http = {}", self.allow_plain_http)?;
-        writeln!(f, "timeout_secs = {}", self.timeout_secs)
+        writeln!(f, "timeout_secs = {}", self.timeout_secs)?;
+        let trust_file = self.trust_file.as_ref().map(|file| file.to_string_lossy());
+        optional(f, "trust_file", trust_file.as_deref())?;
+        let coordinator = self.coordinator.map(|identity| identity.to_string());
+        optional(f, "coordinator", coordinator.as_deref())
     }
 }
 
@@ -164,6 +196,24 @@ mod tests {
             assert_eq!(settings.timeout(), Duration::from_secs(7), "{name}");
             assert_eq!(settings.api_key.unwrap().expose(), "k", "{name}");
         }
+    }
+
+    #[test]
+    fn each_coordinator_has_a_trust_file_of_its_own() {
+        let settings = load(None, &[], None);
+        let home = |name: &str| (name == "HOME").then(|| "/home/a".to_owned());
+        let state = |name: &str| (name == "XDG_STATE_HOME").then(|| "/state".to_owned());
+        let file = |url| settings.trust_file(url, home).unwrap();
+        assert_eq!(
+            file("https://iris.example/net/"),
+            Path::new("/home/a/.local/state/iris/https_iris.example_net.json")
+        );
+        assert_ne!(file("http://127.0.0.1:8080/"), file("http://127.0.0.1:8081/"));
+        let file = settings.trust_file("http://[::1]:1/../x", state).unwrap();
+        assert_eq!(file.parent(), Some(Path::new("/state/iris")));
+        assert_eq!(settings.trust_file("http://a/", |_| None), None);
+        let set = load(None, &[("IRIS_TRUST_FILE", "/t.json")], None);
+        assert_eq!(set.trust_file("http://a/", home), Some("/t.json".into()));
     }
 
     #[test]

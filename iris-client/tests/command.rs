@@ -55,7 +55,9 @@ async fn an_answer_is_printed_and_the_only_model_is_asked() {
         _ => events(vec![chunk("Hello, "), chunk("you"), finish("length"), DONE.to_owned()]),
     })
     .await;
-    let ran = run(&coordinator.url, &["ask", "who", "is", "there?", "--temperature", "0.5"]).await;
+    let ran =
+        run(&coordinator.url, &["ask", "--open", "who", "is", "there?", "--temperature", "0.5"])
+            .await;
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), "Hello, you\n"), "{}", ran.err);
     assert!(ran.err.contains("--max-tokens"), "{}", ran.err);
     let asked = &coordinator.seen()[1];
@@ -68,7 +70,8 @@ async fn an_answer_is_printed_and_the_only_model_is_asked() {
 async fn the_question_can_come_from_standard_input_and_the_answer_as_json() {
     let coordinator = Scripted::always(|| json(200, &[], &answer("hi"))).await;
     let ran =
-        run_with(&coordinator.url, &["ask", "-", "-m", "m", "--json"], "long\nquestion").await;
+        run_with(&coordinator.url, &["ask", "--open", "-", "-m", "m", "--json"], "long\nquestion")
+            .await;
     assert_eq!(ran.code, Some(0), "{}", ran.err);
     let printed: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!(printed["choices"][0]["message"]["content"], "hi");
@@ -95,7 +98,10 @@ async fn exit_codes_tell_causes_apart() {
         (500, "server_error", 7),
     ] {
         let coordinator = Scripted::always(move || refusal(status, code)).await;
-        for args in [&["ask", "hi", "-m", "m"][..], &["ask", "hi", "-m", "m", "--no-stream"]] {
+        for args in [
+            &["ask", "--open", "hi", "-m", "m"][..],
+            &["ask", "--open", "hi", "-m", "m", "--no-stream"],
+        ] {
             let ran = run(&coordinator.url, args).await;
             assert_eq!((ran.code, ran.out.as_str()), (Some(exit), ""), "{status}: {}", ran.err);
             assert!(ran.err.contains(code) && ran.err.contains("req-1"), "{}", ran.err);
@@ -106,7 +112,7 @@ async fn exit_codes_tell_causes_apart() {
 #[tokio::test]
 async fn half_an_answer_is_printed_and_is_a_failure() {
     let coordinator = Scripted::always(|| events(vec![chunk("half an")])).await;
-    let ran = run(&coordinator.url, &["ask", "hi", "-m", "m"]).await;
+    let ran = run(&coordinator.url, &["ask", "--open", "hi", "-m", "m"]).await;
     assert_eq!((ran.code, ran.out.as_str()), (Some(7), "half an\n"), "{}", ran.err);
 }
 
@@ -236,7 +242,7 @@ async fn ctrl_c_ends_with_130_and_cancels_the_request() {
         event_stream(pieces)
     })
     .await;
-    let mut child = iris(&coordinator.url, &["ask", "hi", "-m", "m"]).spawn().unwrap();
+    let mut child = iris(&coordinator.url, &["ask", "--open", "hi", "-m", "m"]).spawn().unwrap();
     let mut begun = [0; 4];
     child.stdout.as_mut().unwrap().read_exact(&mut begun).await.unwrap();
     let id = child.id().unwrap().to_string();
@@ -250,7 +256,7 @@ async fn ctrl_c_ends_with_130_and_cancels_the_request() {
 #[tokio::test]
 async fn a_reader_that_has_seen_enough_is_not_an_error() {
     let coordinator = Scripted::always(|| event_stream(futures::stream::repeat(chunk("x")))).await;
-    let mut child = iris(&coordinator.url, &["ask", "hi", "-m", "m"]).spawn().unwrap();
+    let mut child = iris(&coordinator.url, &["ask", "--open", "hi", "-m", "m"]).spawn().unwrap();
     drop(child.stdout.take());
     let ran = finish_with(child, "").await;
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));

@@ -6,13 +6,14 @@ mod support;
 use axum::body::{Body, Bytes};
 use axum::http::Response;
 use futures::{StreamExt, stream};
-use iris_client::{Client, ClientError, Cut, Partial};
+use iris_client::{Client, ClientError, Cut, Partial, Policy};
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 fn client(url: &str) -> Client {
-    Client::builder(url).with_api_key("iris_k").build().expect("the url is valid")
+    let builder = Client::builder(url).with_api_key("iris_k").with_policy(Policy::Open);
+    builder.build().expect("the url is valid")
 }
 
 /// Streams an answer that should break off.

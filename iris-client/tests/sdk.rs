@@ -1,4 +1,4 @@
-//! The SDK against a scripted coordinator.
+//! The SDK against a scripted coordinator that reads what is asked.
 
 #[allow(dead_code, reason = "each test file uses its own part")]
 mod support;
@@ -8,11 +8,19 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt};
 use iris_client::openai::{ChatRequest, Message};
 use iris_client::rest::{InferenceRequest, KeyRequest, KeyScope, TaskState};
-use iris_client::{Client, ClientError, Cut, Partial};
+use iris_client::{Client, ClientBuilder, ClientError, Cut, Partial, Policy};
 use support::*;
 
 fn client(coordinator: &Scripted) -> Client {
-    Client::builder(&coordinator.url).with_api_key("iris_k").build().expect("the url is valid")
+    Client::builder(&coordinator.url)
+        .with_api_key("iris_k")
+        .with_policy(Policy::Open)
+        .build()
+        .expect("the url is valid")
+}
+
+fn open(coordinator: &Scripted) -> ClientBuilder {
+    Client::builder(&coordinator.url).with_policy(Policy::Open)
 }
 
 fn request() -> ChatRequest {
@@ -134,7 +142,7 @@ async fn a_connection_that_breaks_is_told_from_one_that_ends() {
 async fn silence_ends_a_stream_after_the_idle_timeout() {
     let coordinator = Scripted::always(|| events_then_silence(vec![chunk("half")])).await;
     let idle = Duration::from_millis(100);
-    let client = Client::builder(&coordinator.url).with_idle_timeout(idle).build().unwrap();
+    let client = open(&coordinator).with_idle_timeout(idle).build().unwrap();
     let partial = cut(&client).await;
     assert_eq!((partial.text.as_str(), partial.cause), ("half", Cut::Silent(idle)));
 }
@@ -251,8 +259,8 @@ async fn redirects_are_not_followed() {
 async fn an_answer_that_never_comes_ends_at_the_timeout() {
     let coordinator = Scripted::always(|| events_then_silence(Vec::new())).await;
     let timeout = Duration::from_millis(100);
-    let client = Client::builder(&coordinator.url).with_timeout(timeout).build().unwrap();
-    assert_eq!(client.chat(request()).await, Err(ClientError::Timeout(timeout)));
+    let client = open(&coordinator).with_timeout(timeout).build().unwrap();
+    assert_eq!(client.chat(request()).await.map(drop), Err(ClientError::Timeout(timeout)));
 }
 
 #[tokio::test]

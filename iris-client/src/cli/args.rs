@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use iris_core::TaskId;
+use iris_core::{NodeId, TaskId};
+use iris_crypto::seal::Shape;
 use iris_protocol::rest::KeyScope;
 
 use crate::settings::Flags;
@@ -16,12 +17,18 @@ First steps:
   export IRIS_API_KEY=iris_...         let this command use the key
   iris ask \"Why is the sky blue?\"      ask
 
+Who can read what you ask: only the node that answers, which does not learn who you are. The
+question is sealed on this machine to a key of that node; the network's coordinator passes it on
+and cannot open it. `iris ask --own` asks nothing but nodes of your own (see `iris trust`), and
+`iris ask --open` lets the coordinator read it. Nothing is ever sent in a weaker way than you ask
+for. `iris proxy` seals for any program that speaks the OpenAI API.
+
 Settings: a flag wins over the environment, the environment over the file given with --config.
   IRIS_URL, COORDINATOR_URL   the network's address; several, separated by commas, are tried in turn
   IRIS_API_KEY                your API key (in a file: api_key)
   IRIS_MODEL                  the model to ask (in a file: model)
   IRIS_ACCOUNT_KEY            your account's 16 digits, for `iris key new`
-  IRIS_CA_FILE, IRIS_ALLOW_PLAIN_HTTP, IRIS_TIMEOUT_SECS
+  IRIS_CA_FILE, IRIS_ALLOW_PLAIN_HTTP, IRIS_TIMEOUT_SECS, IRIS_TRUST_FILE, IRIS_COORDINATOR
                               as the flags of these names (in a file: ca_file and so on)
 
 Exit codes:
@@ -34,6 +41,7 @@ Exit codes:
     6  the request was refused
     7  the answer broke off, or the work failed
     8  the network cannot be reached, or did not answer in time
+    9  privacy cannot be vouched for: nothing was asked, or the answer is not to be believed
   130  interrupted by Ctrl-C";
 
 const SETTINGS: &str = "Settings";
@@ -61,6 +69,14 @@ pub(super) struct Cli {
     /// Let keys travel unencrypted to another machine (never over the internet)
     #[arg(long, global = true, help_heading = SETTINGS)]
     allow_plain_http: bool,
+    /// Remember in this file which network is trusted, its nodes and your own [default: one for
+    /// each coordinator, in $`XDG_STATE_HOME`/iris or ~/.local/state/iris]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "FILE")]
+    trust_file: Option<String>,
+    /// Talk to the coordinator of this identity only (64 hexadecimal digits) [default: trust the
+    /// one that answers first, and from then on no other]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "IDENTITY")]
+    coordinator: Option<String>,
     /// Give up after this many seconds without an answer [default: 600]
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "SECONDS")]
     timeout: Option<u64>,
@@ -81,6 +97,8 @@ impl Cli {
             ca_file: self.ca_file.clone(),
             allow_plain_http: self.allow_plain_http.then_some(true),
             timeout_secs: self.timeout,
+            trust_file: self.trust_file.clone(),
+            coordinator: self.coordinator.clone(),
         }
     }
 }
@@ -100,8 +118,101 @@ pub(super) enum Command {
     /// Hand in questions that are answered even if you disconnect
     #[command(subcommand)]
     Task(TaskCommand),
+    /// Offer an OpenAI address on this machine that seals what programs ask
+    ///
+    /// Point any program that speaks the OpenAI API at the address that is printed. What it asks
+    /// is sealed on this machine, so that only the node that answers can read it. Only programs on
+    /// this machine can connect.
+    #[cfg(feature = "proxy")]
+    Proxy(Proxy),
+    /// Look at what is trusted, and name nodes of your own
+    #[command(subcommand)]
+    Trust(TrustCommand),
+    /// Check the network's public log, which keeps its coordinator honest
+    ///
+    /// The coordinator writes every list of nodes that it publishes into a log that can only grow.
+    /// Before each question `iris` checks that the log still begins with all that it held before,
+    /// so a coordinator that shows you other nodes than everybody else is found out.
+    #[command(subcommand)]
+    Log(LogCommand),
     /// Check whether the network is at work
     Health(Json),
+}
+
+/// How private a question is.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Sealing {
+    /// Ask only nodes of your own, so that nobody else can read it
+    #[arg(long)]
+    pub(super) own: bool,
+    /// How much the sizes and times of the sealed answer tell whoever watches the line: `off`
+    /// sends each piece at once, `batched` four times a second, `paced` by the clock and filled up
+    /// [default: paced; off for nodes of your own]
+    #[arg(long, value_name = "SHAPE", value_parser = shape())]
+    pub(super) shape: Option<Shape>,
+}
+
+/// A local endpoint.
+#[cfg(feature = "proxy")]
+#[derive(Debug, Args)]
+pub(super) struct Proxy {
+    /// Where to listen; an address of this machine alone
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8088")]
+    pub(super) listen: std::net::SocketAddr,
+    #[command(flatten)]
+    pub(super) sealing: Sealing,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TrustCommand {
+    /// Print which coordinator is trusted, your own nodes and your guards
+    ///
+    /// Guards are the three nodes that your questions to a model go to for a month. Whoever asked
+    /// other nodes each time would sooner or later ask one that is run by somebody curious.
+    Show(Json),
+    /// Name a node as your own
+    ///
+    /// `iris-node` prints the id when it starts. Take it from there, not from the network.
+    Pin(OneNode),
+    /// Name a node as your own no more
+    Unpin(OneNode),
+    /// Forget the coordinator, its log, its nodes and your guards; your own nodes are kept
+    ///
+    /// For when a network was set up anew. If you do not know why it is not trusted any more, ask
+    /// whoever runs it before you do this.
+    Reset,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OneNode {
+    /// The node's id: 26 letters and digits
+    pub(super) id: NodeId,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum LogCommand {
+    /// Print the log's present state, after checking that it only grew
+    Show(Json),
+    /// Check that what somebody else was shown is of the same log
+    ///
+    /// FILE holds a checkpoint as `iris log show` prints it, or evidence that `iris` saved; `-`
+    /// reads standard input. Two people whose checkpoints do not go together hold the proof that
+    /// the coordinator shows them different networks.
+    Check {
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Read the whole log, check every entry against its root, and go on watching
+    Monitor {
+        /// Stop after the first reading
+        #[arg(long)]
+        once: bool,
+        /// Seconds between two looks
+        #[arg(long, value_name = "SECONDS", default_value_t = 60,
+            value_parser = clap::value_parser!(u64).range(1..))]
+        interval: u64,
+    },
 }
 
 #[derive(Clone, Debug, Args)]
@@ -125,6 +236,15 @@ pub(super) struct Question {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct Privacy {
+    #[command(flatten)]
+    pub(super) sealing: Sealing,
+    /// Let the coordinator read the question and the answer, and choose the node
+    #[arg(long, conflicts_with_all = ["own", "shape"])]
+    pub(super) open: bool,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct Ask {
     #[command(flatten)]
     pub(super) question: Question,
@@ -134,7 +254,9 @@ pub(super) struct Ask {
     /// How freely words are chosen, from 0 (always the likeliest) to 2
     #[arg(long, short, value_name = "T", value_parser = temperature)]
     pub(super) temperature: Option<f64>,
-    /// Print the whole answer as JSON, for programs
+    #[command(flatten)]
+    pub(super) privacy: Privacy,
+    /// Print the whole answer as JSON, for programs, with who could read it
     #[arg(long)]
     pub(super) json: bool,
     /// Print the answer when it is complete, not as it is written
@@ -213,6 +335,14 @@ pub(super) struct OneTask {
 fn temperature(text: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
     if (0.0..=2.0).contains(&value) { Ok(value) } else { Err("not between 0 and 2".to_owned()) }
+}
+
+fn shape() -> impl TypedValueParser<Value = Shape> {
+    PossibleValuesParser::new(["off", "batched", "paced"]).map(|name| match name.as_str() {
+        "off" => Shape::Off,
+        "batched" => Shape::Batched,
+        _ => Shape::Paced,
+    })
 }
 
 fn scope() -> impl TypedValueParser<Value = KeyScope> {

@@ -1,15 +1,19 @@
 //! `iris ask`.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
+use serde_json::json;
+use tokio::time::timeout;
 
-use super::args::Ask;
+use super::args::{Ask, Sealing};
 use super::failure::Failure;
 use super::terminal::{Output, remark};
 use super::{choose_model, question};
 use crate::chat;
 use crate::client::Client;
+use crate::policy::{Policy, Privacy};
+use crate::sealed::{NoReceipt, PendingReceipt};
 use crate::settings::Settings;
 
 pub(super) struct Job {
@@ -17,6 +21,8 @@ pub(super) struct Job {
     system: Option<String>,
     max_tokens: Option<u32>,
     temperature: Option<f64>,
+    sealing: Sealing,
+    policy: Option<Policy>,
     json: bool,
     stream: bool,
     verbose: bool,
@@ -29,10 +35,16 @@ impl Job {
             system: args.system.clone(),
             max_tokens: args.question.max_tokens,
             temperature: args.temperature,
+            sealing: args.privacy.sealing.clone(),
+            policy: args.privacy.open.then_some(Policy::Open),
             json: args.json,
             stream: !args.no_stream,
             verbose: args.verbose,
         })
+    }
+
+    pub(super) const fn sealing(&self) -> &Sealing {
+        &self.sealing
     }
 
     pub(super) async fn run(
@@ -43,16 +55,26 @@ impl Job {
     ) -> Result<(), Failure> {
         let model = choose_model(client, settings).await?;
         let (json, stream, verbose) = (self.json, self.stream, self.verbose);
-        let ask = self.into_ask(client, model);
+        let client = client.with_policy(self.policy.unwrap_or(client.policy()));
+        let ask = self.into_ask(&client, model);
         if stream && !json {
             return print_stream(ask, verbose, output).await;
         }
-        let answer = ask.send().await?;
+        let mut answer = ask.send().await?;
         if json {
-            return Ok(output.json(&answer)?);
+            let member = json!({
+                "privacy": answer.privacy,
+                "node": answer.head.node,
+                "task": answer.head.task,
+                "receipt": receipt(&answer.receipt).await,
+            });
+            answer.completion.extra.insert("iris".to_owned(), member);
+            return Ok(output.json(&answer.completion)?);
         }
         output.line(answer.text())?;
-        let reason = answer.choices.first().and_then(|choice| choice.finish_reason.as_deref());
+        leave(answer.privacy, &answer.receipt).await;
+        let reason =
+            answer.completion.choices.first().and_then(|choice| choice.finish_reason.as_deref());
         note_end(reason);
         Ok(())
     }
@@ -94,10 +116,41 @@ async fn print_stream(ask: chat::Ask, verbose: bool, output: &mut Output) -> Res
         let node = stream.head().node.map_or("an unnamed node".to_owned(), |id| id.to_string());
         let tokens = usage.map_or(0, |usage| usage.completion_tokens);
         let seconds = begun.elapsed().as_secs_f64();
-        remark(&format!("answered by {node}: {tokens} tokens in {seconds:.1} s"));
+        let who = match stream.privacy() {
+            Privacy::Own => "your own node, and nobody else could read it",
+            Privacy::Sealed => "only that node could read it",
+            Privacy::Open => "the coordinator could read it too",
+        };
+        remark(&format!("answered by {node}: {tokens} tokens in {seconds:.1} s; {who}"));
     }
     note_end(reason.as_deref());
+    leave(stream.privacy(), stream.receipt()).await;
     Ok(())
+}
+
+/// How long the command stays for a receipt when it has nothing else to do. Who leaves at the
+/// answer's end tells everybody on the way when that was, and takes the receipt from the
+/// coordinator too.
+const STAY: Duration = Duration::from_secs(10);
+
+/// Waits for what follows an answer, and tells if the receipt is not one for it.
+async fn leave(privacy: Privacy, receipt: &PendingReceipt) {
+    if privacy == Privacy::Open {
+        return;
+    }
+    if let Ok(Err(error @ NoReceipt::Disputed(_))) = timeout(STAY, receipt.wait()).await {
+        remark(&error.to_string());
+    }
+}
+
+/// Returns what became of a receipt, in a word.
+async fn receipt(receipt: &PendingReceipt) -> Option<&'static str> {
+    match receipt.wait().await {
+        Ok(_) => Some("held"),
+        Err(NoReceipt::Open) => None,
+        Err(NoReceipt::Disputed(_)) => Some("disputed"),
+        Err(NoReceipt::Missing) => Some("missing"),
+    }
 }
 
 /// Tells why an answer is shorter than the reader might think.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use crate::builder::BuildError;
 use crate::error::ClientError;
 use crate::settings::SettingsError;
+use crate::trust::TrustError;
 
 /// Why the command fails, for scripts by number and for people in words.
 #[derive(Debug)]
@@ -28,6 +29,7 @@ pub(super) enum Exit {
     Refused = 6,
     Failed = 7,
     Unreachable = 8,
+    Privacy = 9,
     Interrupted = 130,
 }
 
@@ -49,6 +51,11 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let mut parts = vec![error.to_string()];
         let (exit, advice) = match &error {
+            ClientError::Trust(TrustError::File { .. }) => (Exit::Usage, None),
+            ClientError::NoOwnNode => {
+                (Exit::Privacy, Some("`iris trust show` lists them, `iris trust pin` adds one"))
+            }
+            error if error.is_about_privacy() => (Exit::Privacy, None),
             // The digits of an account are refused with another code.
             ClientError::Unauthorized(refusal) if refusal.code() == Some("invalid_api_key") => (
                 Exit::Unauthorized,
@@ -67,9 +74,7 @@ impl From<ClientError> for Failure {
             ClientError::Unreachable(_) | ClientError::Connection(_) => {
                 (Exit::Unreachable, Some("is the coordinator running? its address is set by --url"))
             }
-            ClientError::Truncated(_) | ClientError::Server(_) | ClientError::Malformed { .. } => {
-                (Exit::Failed, None)
-            }
+            _ => (Exit::Failed, None),
         };
         if let Some(wait) = error.retry_after() {
             parts.push(format!("try again in {} s", wait.as_secs().max(1)));
@@ -80,6 +85,12 @@ impl From<ClientError> for Failure {
             message = format!("{message} (request {id})");
         }
         Self::new(exit, message)
+    }
+}
+
+impl From<TrustError> for Failure {
+    fn from(error: TrustError) -> Self {
+        ClientError::from(error).into()
     }
 }
 

@@ -4,8 +4,12 @@ mod account;
 mod args;
 mod ask;
 mod failure;
+mod log;
+#[cfg(feature = "proxy")]
+mod proxy;
 mod task;
 mod terminal;
+mod trust;
 
 use std::io::{self, Read};
 use std::process::ExitCode;
@@ -14,8 +18,9 @@ use clap::Parser;
 
 use crate::client::Client;
 use crate::error::ClientError;
+use crate::policy::Policy;
 use crate::settings::Settings;
-use args::{AccountCommand, Cli, Command, Json, KeyCommand};
+use args::{AccountCommand, Cli, Command, Json, KeyCommand, Sealing};
 use failure::{Exit, Failure};
 use terminal::{Output, remark};
 
@@ -48,6 +53,10 @@ enum Job {
     NewAccount(Json),
     NewKey(account::Job),
     Task(task::Job),
+    #[cfg(feature = "proxy")]
+    Proxy(proxy::Job),
+    Trust(trust::Job),
+    Log(log::Job),
     Health(Json),
 }
 
@@ -66,19 +75,28 @@ fn prepare(cli: &Cli) -> Result<Option<Work>, Failure> {
         Command::Account(AccountCommand::New(output)) => Job::NewAccount(output.clone()),
         Command::Key(KeyCommand::New(args)) => Job::NewKey(account::Job::prepare(args)?),
         Command::Task(args) => Job::Task(task::Job::prepare(args)?),
+        #[cfg(feature = "proxy")]
+        Command::Proxy(args) => Job::Proxy(proxy::Job::prepare(args)),
+        Command::Trust(args) => Job::Trust(trust::Job::prepare(args)),
+        Command::Log(args) => Job::Log(log::Job::prepare(args)?),
         Command::Health(output) => Job::Health(output.clone()),
     };
     Ok(Some(Work { settings, job }))
 }
 
 fn execute(work: Work) -> Result<(), Failure> {
+    // A service ends by Ctrl-C as it should.
+    #[cfg(feature = "proxy")]
+    let is_service = matches!(work.job, Job::Proxy(_));
+    #[cfg(not(feature = "proxy"))]
+    let is_service = false;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime
         .map_err(|error| Failure::new(Exit::Output, format!("the process cannot run: {error}")))?;
     let done = runtime.block_on(async {
         tokio::select! {
             done = work.run() => done,
-            _ = tokio::signal::ctrl_c() => Err(Failure::new(Exit::Interrupted, "interrupted")),
+            _ = tokio::signal::ctrl_c(), if !is_service => Err(Failure::new(Exit::Interrupted, "interrupted")),
         }
     });
     // A name that is still being looked up must not delay the end.
@@ -87,9 +105,18 @@ fn execute(work: Work) -> Result<(), Failure> {
 }
 
 impl Work {
+    fn sealing(&self) -> Option<&Sealing> {
+        match &self.job {
+            Job::Ask(job) => Some(job.sealing()),
+            #[cfg(feature = "proxy")]
+            Job::Proxy(job) => Some(job.sealing()),
+            _ => None,
+        }
+    }
+
     async fn run(self) -> Result<(), Failure> {
         let settings = &self.settings;
-        let client = connect(settings).await?;
+        let client = connect(settings, self.sealing()).await?;
         let mut output = Output::new();
         match self.job {
             Job::Ask(job) => job.run(&client, settings, &mut output).await,
@@ -97,13 +124,18 @@ impl Work {
             Job::NewAccount(format) => account::open(&client, &format, &mut output).await,
             Job::NewKey(job) => job.run(&client, &mut output).await,
             Job::Task(job) => job.run(&client, settings, &mut output).await,
+            #[cfg(feature = "proxy")]
+            Job::Proxy(job) => job.run(client, &mut output).await,
+            Job::Trust(job) => job.run(&client, &mut output),
+            Job::Log(job) => job.run(&client, &mut output).await,
             Job::Health(format) => health(&client, &format, &mut output).await,
         }
     }
 }
 
 /// Makes a client of the first coordinator that can be reached.
-async fn connect(settings: &Settings) -> Result<Client, Failure> {
+async fn connect(settings: &Settings, sealing: Option<&Sealing>) -> Result<Client, Failure> {
+    let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let authorities = settings.ca_file.as_ref().map(|file| {
         std::fs::read(file)
             .map_err(|error| Failure::usage(format!("ca_file {}: {error}", file.display())))
@@ -120,7 +152,20 @@ async fn connect(settings: &Settings) -> Result<Client, Failure> {
         if settings.allow_plain_http {
             builder = builder.allow_plain_http();
         }
-        builder.build()
+        if let Some(identity) = settings.coordinator {
+            builder = builder.with_coordinator(identity);
+        }
+        if let Some(shape) = sealing.and_then(|sealing| sealing.shape) {
+            builder = builder.with_shape(shape);
+        }
+        if sealing.is_some_and(|sealing| sealing.own) {
+            builder = builder.with_policy(Policy::Own);
+        }
+        let base = builder.clone().build()?.base_url().to_owned();
+        match settings.trust_file(&base, environment) {
+            Some(file) => builder.with_trust_file(file).build(),
+            None => builder.build(),
+        }
     });
     let mut clients = clients.collect::<Result<Vec<_>, _>>()?;
     let last = clients.pop().ok_or_else(|| Failure::usage("no coordinator's address is set"))?;

@@ -10,7 +10,7 @@ use std::time::Instant;
 use iris_core::admission::{Admission, AdmissionPolicy, Situation};
 use iris_core::demand::Demand;
 use iris_core::explain::{Explanation, Reason};
-use iris_core::model::{Abilities, ModelOffer};
+use iris_core::model::ModelOffer;
 use iris_core::queue::{Priority, Ticket, WaitQueue};
 use iris_core::registry::{Node, NodeProfile, NodeState, Registry, Seat};
 use iris_core::reputation::{Points, ReputationEvent, ReputationLedger};
@@ -609,10 +609,7 @@ impl Dispatch {
         let able = floor.registry.groups(demand).filter(|group| group.refusal.is_none());
         let able: usize = able.map(|group| group.free() + group.occupied() as usize).sum();
         if able == 0 {
-            let needs = needs(demand, explanation);
-            let lacks = |reason| explanation.skipped.iter().any(|(known, _)| *known == reason);
-            let too_long = lacks(Reason::ContextTooShort);
-            return Some(TaskError::NoNodeAble { model, needs, too_long });
+            return Some(TaskError::no_node_able(demand, explanation));
         }
         let tried = |id: &&NodeId| floor.registry.refusal(id, demand) == Some(Reason::AlreadyTried);
         if able > demand.exclude.iter().filter(tried).count() {
@@ -685,20 +682,4 @@ impl Floor {
             self.admission.forget(&offer.name);
         }
     }
-}
-
-/// Says what the nodes of a model lack for `demand`.
-fn needs(demand: &Demand, explanation: &Explanation) -> String {
-    let lacks = |reason| explanation.skipped.iter().any(|(known, _)| *known == reason);
-    let mut needs = Vec::new();
-    if lacks(Reason::ContextTooShort) {
-        needs.push(format!("a context of {} tokens", demand.context_tokens));
-    }
-    if lacks(Reason::MissingAbility) && demand.abilities != Abilities::NONE {
-        needs.push(demand.abilities.names().collect::<Vec<_>>().join(", "));
-    }
-    if lacks(Reason::TierTooLow) {
-        needs.push("a higher tier".to_owned());
-    }
-    needs.join(" and ")
 }

@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{BackendError, Finish};
+use crate::demand::Demand;
+use crate::explain::{Explanation, Reason};
 use crate::id::NodeId;
+use crate::model::Abilities;
 
 mod run;
 
@@ -147,6 +150,24 @@ pub enum TaskError {
 }
 
 impl TaskError {
+    /// Says what the nodes of a model, none of which will do, lack for `demand`.
+    pub fn no_node_able(demand: &Demand, explanation: &Explanation) -> Self {
+        let lacks = |reason| explanation.skipped.iter().any(|(known, _)| *known == reason);
+        let too_long = lacks(Reason::ContextTooShort);
+        let mut needs = Vec::new();
+        if too_long {
+            needs.push(format!("a context of {} tokens", demand.context_tokens));
+        }
+        if lacks(Reason::MissingAbility) && demand.abilities != Abilities::NONE {
+            needs.push(demand.abilities.names().collect::<Vec<_>>().join(", "));
+        }
+        if lacks(Reason::TierTooLow) {
+            needs.push("a higher tier".to_owned());
+        }
+        let model = demand.model.to_string();
+        Self::NoNodeAble { model, needs: needs.join(" and "), too_long }
+    }
+
     /// Returns the error's name, for programs.
     pub const fn code(&self) -> &'static str {
         match self {
