@@ -50,12 +50,13 @@ struct Fragile {
     store: Arc<dyn Store>,
     full: Arc<AtomicBool>,
     mute: Arc<AtomicBool>,
+    hang: Arc<AtomicBool>,
 }
 
 impl Fragile {
     fn over(store: impl Store) -> Self {
-        let (full, mute) = (Arc::default(), Arc::default());
-        Self { store: Arc::new(store), full, mute }
+        let (full, mute, hang) = (Arc::default(), Arc::default(), Arc::default());
+        Self { store: Arc::new(store), full, mute, hang }
     }
 }
 
@@ -66,6 +67,9 @@ impl Store for Fragile {
                 return Err(StoreError::Unavailable("full".to_owned()));
             }
             self.store.commit(batch).await?;
+            if self.hang.load(Ordering::Relaxed) {
+                return futures::future::pending().await;
+            }
             if self.mute.load(Ordering::Relaxed) {
                 return Err(StoreError::Unavailable("the answer was lost".to_owned()));
             }
@@ -410,6 +414,81 @@ async fn last_roster_is_served_while_the_store_fails_and_it_lasts() {
     store.full.store(false, Ordering::Relaxed);
     public.clock.by(Duration::from_secs(1));
     assert_eq!(public.roster().await.0.number, 2);
+}
+
+/// Faults of the store and kills of the coordinator, in the order that `seed` draws.
+async fn live_through(seed: u64) {
+    let store = Fragile::over(MemoryStore::new());
+    let clock = Ahead::default();
+    let start = async || {
+        for fault in [&store.full, &store.mute, &store.hang] {
+            fault.store(false, Ordering::Relaxed);
+        }
+        let secret = Secret::from_bytes([9; 32]);
+        let builder = Coordinator::builder(Arc::new(store.clone()), identity(), secret);
+        builder.with_clock(Arc::new(clock.clone())).build().await.unwrap()
+    };
+    let mut dice = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut coordinator = start().await;
+    let mut old = Checkpoint { size: 0, root: TreeHash::EMPTY };
+    let mut last = 0;
+    for step in 0..120 {
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        match dice >> 60 {
+            0 => {
+                // Killed in the midst of a roster, or beside it.
+                store.hang.store(dice & (1 << 40) != 0, Ordering::Relaxed);
+                clock.by(Duration::from_mins(1));
+                let log = Arc::clone(coordinator.transparency());
+                let asked = tokio::spawn(async move { log.roster().await });
+                tokio::task::yield_now().await;
+                asked.abort();
+                drop(coordinator);
+                coordinator = start().await;
+            }
+            1 => drop(store.full.fetch_xor(true, Ordering::Relaxed)),
+            2 => drop(store.mute.fetch_xor(true, Ordering::Relaxed)),
+            3 => drop(store.hang.fetch_xor(true, Ordering::Relaxed)),
+            _ => clock.by(Duration::from_secs(dice >> 40 & 63)),
+        }
+        let log = coordinator.transparency();
+        let Ok(json) = log.roster().await else { continue };
+        let signed: SignedRoster = serde_json::from_slice(&json).unwrap();
+        let number = serde_json::from_str::<Roster>(&signed.roster).unwrap().number;
+        assert!(number >= last, "seed {seed}, step {step}");
+        last = number;
+        for text in [&signed.checkpoint, &log.checkpoint()] {
+            let signed = SignedCheckpoint::decode(text).unwrap();
+            let new = signed.verify(&identity().public()).unwrap();
+            if new.size < old.size {
+                continue;
+            }
+            let proof = log.consistency(old.size, new.size).await.unwrap();
+            let grown = verify_consistency(&old, &new, &hashes(&proof.hashes));
+            assert_eq!(grown, Ok(()), "seed {seed}, step {step}");
+            old = new;
+        }
+    }
+    assert!(last > 3, "seed {seed}: {last} rosters");
+    let coordinator = start().await;
+    let tip = SignedCheckpoint::decode(&coordinator.transparency().checkpoint()).unwrap();
+    let tip = tip.verify(&identity().public()).unwrap();
+    assert!(tip.size >= old.size, "seed {seed}: what was shown is kept");
+    let mut frontier = Frontier::new();
+    while frontier.size() < tip.size {
+        let page = coordinator.transparency().entries(frontier.size(), 256).await.unwrap();
+        for entry in &page.entries {
+            frontier.append(leaf_hash(entry.as_bytes())).unwrap();
+        }
+    }
+    assert_eq!(frontier.root(), tip.root, "seed {seed}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn log_only_grows_whatever_happens_to_its_store_and_coordinator() {
+    for seed in 0..30 {
+        live_through(seed).await;
+    }
 }
 
 #[tokio::test]
