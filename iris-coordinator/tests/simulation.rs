@@ -30,10 +30,20 @@ fn counting(seed: u64) -> NodePlan {
 
 /// Lets `name` ask for `words` words and returns the reply.
 fn ask(net: &mut Simulation, name: &'static str, words: u32) -> Reply {
+    ask_for(net, name, words, |chat| chat)
+}
+
+/// The same, of a chat that `change` has changed.
+fn ask_for(
+    net: &mut Simulation,
+    name: &'static str,
+    words: u32,
+    change: impl FnOnce(Chat) -> Chat + 'static,
+) -> Reply {
     let reply = Arc::new(Mutex::new(None));
     let place = Arc::clone(&reply);
     net.caller(name, |caller| async move {
-        let chat = Chat::new(model(), Counting::question(name, words));
+        let chat = change(Chat::new(model(), Counting::question(name, words)));
         *place.lock().unwrap() = Some(caller.chat(chat).await);
     });
     assert!(net.run_callers(Duration::from_mins(12)), "{:#?}", net.trace().lines());
@@ -56,6 +66,38 @@ fn question_crosses_the_simulated_network_and_comes_back() {
     assert_eq!(reply.text, Counting::answer("alice", 20));
     assert_well(&mut net);
     assert_eq!(net.settlements().len(), 1);
+}
+
+#[test]
+fn sealed_question_crosses_the_network_and_only_its_node_can_read_it() {
+    for (seed, stream) in [(1, true), (2, false)] {
+        let mut net = Simulation::builder(seed).build();
+        let node = net.node("node", counting(1));
+        net.run_for(Duration::from_secs(1));
+        let reply =
+            ask_for(&mut net, "alice", 20, move |chat| chat.with_seal(true).with_stream(stream));
+        assert_eq!((reply.end, reply.node), (ReplyEnd::Complete, Some(node.id())));
+        assert_eq!(reply.text, Counting::answer("alice", 20));
+        assert_well(&mut net);
+        assert!(net.settlements()[0].sealed);
+    }
+}
+
+#[test]
+fn no_mischief_changes_a_sealed_answer_or_takes_a_slot_for_good() {
+    for (seed, mischief) in (0..).zip(Mischief::ALL) {
+        let mut net = Simulation::builder(seed).build();
+        let liar = net.node("liar", counting(seed).with_mischief([mischief], 1));
+        net.run_for(Duration::from_secs(1));
+        let reply = ask_for(&mut net, "alice", 30, |chat| chat.with_seal(true));
+        assert!(liar.offered() > 0, "{mischief:?}");
+        let whole = Counting::answer("alice", 30);
+        assert!(whole.starts_with(&reply.text), "{mischief:?}: {:?}", reply.text);
+        let complete = reply.end == ReplyEnd::Complete;
+        assert!(!complete || reply.text == whole, "{mischief:?}: {:?}", reply.text);
+        assert!(!matches!(reply.end, ReplyEnd::Malformed(_)), "{mischief:?}: {:?}", reply.end);
+        assert_well(&mut net);
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::trace::Trace;
 
 mod http1;
+mod sealed;
 mod sse;
 
 use http1::{Body, Broken};
@@ -32,6 +33,7 @@ pub struct Chat {
     model: ModelName,
     question: String,
     stream: bool,
+    sealed: bool,
     pace: Duration,
     leave_after: Option<u32>,
     patience: Duration,
@@ -44,6 +46,7 @@ impl Chat {
             model,
             question: question.into(),
             stream: true,
+            sealed: false,
             pace: Duration::ZERO,
             leave_after: None,
             patience: Duration::from_mins(15),
@@ -53,6 +56,13 @@ impl Chat {
     /// Sets whether the answer is streamed. Default: yes.
     pub const fn with_stream(mut self, stream: bool) -> Self {
         self.stream = stream;
+        self
+    }
+
+    /// Sets whether the question is sealed to a node of the roster, so that only that one can read
+    /// it. Default: no.
+    pub const fn with_seal(mut self, sealed: bool) -> Self {
+        self.sealed = sealed;
         self
     }
 
@@ -198,19 +208,26 @@ impl Caller {
         let message = json!({ "role": "user", "content": chat.question });
         let body = json!({ "model": chat.model, "stream": chat.stream, "messages": [message] });
         let headers = [("authorization", format!("Bearer {}", self.key))];
-        let path = "/v1/chat/completions";
-        let sent = http1::send(Method::POST, path, &headers, body.to_string().into()).await;
+        let (path, body, opener) = if chat.sealed {
+            match self.seal(chat, body.to_string().into()).await {
+                Ok((body, opener)) => ("/sealed", body, Some(opener)),
+                Err(end) => return end,
+            }
+        } else {
+            ("/v1/chat/completions", body.to_string().into(), None)
+        };
+        let sent = http1::send(Method::POST, path, &headers, body).await;
         let Ok((head, mut incoming)) = sent else { return ReplyEnd::Broken };
         let header = |name: &str| head.headers.get(name)?.to_str().ok();
         reply.task = header(rest::REQUEST_ID).and_then(|id| id.parse().ok());
         reply.node = header(rest::NODE).and_then(|id| id.parse().ok());
         if head.status != StatusCode::OK {
             let Ok(text) = incoming.all().await else { return ReplyEnd::Broken };
-            let code = serde_json::from_slice::<ErrorBody>(&text).ok();
-            let code = code.and_then(|body| body.error.code).unwrap_or_default();
-            return ReplyEnd::Refused(head.status.as_u16(), code);
+            return ReplyEnd::Refused(head.status.as_u16(), error_code(&text));
         }
-        if chat.stream {
+        if let Some(opener) = opener {
+            sealed::read(chat, opener, &mut incoming, &mut reply.text).await
+        } else if chat.stream {
             read_stream(chat, &mut incoming, &mut reply.text).await
         } else {
             read_whole(&mut incoming, &mut reply.text).await
@@ -218,17 +235,26 @@ impl Caller {
     }
 }
 
+fn error_code(text: &[u8]) -> String {
+    let body = serde_json::from_slice::<ErrorBody>(text).ok();
+    body.and_then(|body| body.error.code).unwrap_or_default()
+}
+
 async fn read_whole(incoming: &mut Body, text: &mut String) -> ReplyEnd {
     let Ok(body) = incoming.all().await else { return ReplyEnd::Broken };
-    let answer: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
-    let content = answer.as_ref().and_then(|a| a["choices"][0]["message"]["content"].as_str());
-    match content {
+    match content(&body) {
         Some(content) => {
-            text.push_str(content);
+            text.push_str(&content);
             ReplyEnd::Complete
         }
         None => ReplyEnd::Malformed("no content".to_owned()),
     }
+}
+
+/// Returns what a whole answer says.
+fn content(answer: &[u8]) -> Option<String> {
+    let answer: serde_json::Value = serde_json::from_slice(answer).ok()?;
+    Some(answer["choices"][0]["message"]["content"].as_str()?.to_owned())
 }
 
 async fn read_stream(chat: &Chat, incoming: &mut Body, text: &mut String) -> ReplyEnd {

@@ -11,6 +11,7 @@ use iris_core::AssignmentId;
 use iris_core::backend::{BackendError, Chunk, Finish, Usage};
 use iris_crypto::certificate::{Origin, Role};
 use iris_crypto::hello::{Hello, Welcome, sign_hello, verify_welcome};
+use iris_crypto::seal::coarse;
 use iris_crypto::{HopRoot, SealingKey, Signature, SignedCertificate, random_bytes};
 use iris_protocol::Frame;
 use iris_protocol::connection::{NodeConnection, NodeEvent, SendError};
@@ -22,13 +23,13 @@ use iris_protocol::message::{
 };
 use iris_protocol::text::{Bytes32, Bytes64, Label};
 use iris_protocol::transport::websocket::{IntoClientRequest, WebSocket};
-use iris_protocol::version::CONTINUE;
+use iris_protocol::version::{CONTINUE, SEAL};
 use tokio::time::{Instant, sleep_until, timeout};
 use turmoil::net::TcpStream;
 
 use super::Shared;
 use super::mischief::Mischief;
-use super::work::Work;
+use super::work::{Arrived, Work};
 use crate::Clock;
 use crate::simulation::{COORDINATOR, PORT};
 
@@ -242,10 +243,19 @@ impl Session {
             }
             NodeEvent::Assigned(assign) => return self.take_on(assign),
             NodeEvent::Body(part) => {
-                let work = self.work.get_mut(&part.header.assignment)?;
-                if work.receive(&self.shared, &part).is_err() {
-                    self.shared.trace.broken(&self.shared.name, "a prompt does not open");
-                    return Some(Parting::Over);
+                let id = part.header.assignment;
+                let work = self.work.get_mut(&id)?;
+                match work.receive(&self.shared, &self.sealing, &part) {
+                    Ok(Arrived::Whole) if work.is_sealed() => self.connection.accept(id).ok()?,
+                    Ok(Arrived::InPart | Arrived::Whole) => {}
+                    Ok(Arrived::Sealed) => {
+                        self.work.remove(&id);
+                        let _ = self.connection.refuse(id, RefuseReason::StaleKey);
+                    }
+                    Err(_) => {
+                        self.shared.trace.broken(&self.shared.name, "a prompt does not open");
+                        return Some(Parting::Over);
+                    }
                 }
             }
             NodeEvent::Cancelled(id) => {
@@ -279,7 +289,7 @@ impl Session {
         let models = futures::FutureExt::now_or_never(plan.backend.models());
         NodeRegister {
             version: challenge.max_version,
-            capabilities: Label::lossy(CONTINUE).into_iter().collect(),
+            capabilities: [CONTINUE, SEAL].into_iter().filter_map(Label::lossy).collect(),
             identity: (*identity.public().as_bytes()).into(),
             certificate: certificate.encoded().to_vec().try_into().expect("it is short"),
             nonce: self.nonce.into(),
@@ -332,7 +342,10 @@ impl Session {
             let _ = self.connection.refuse(id, RefuseReason::StaleKey);
             return None;
         };
-        self.connection.accept(id).ok()?;
+        // A sealed prompt is taken on once it has opened.
+        if !assign.sealed {
+            self.connection.accept(id).ok()?;
+        }
         self.work.insert(id, Work::new(assign, channel, mischief));
         None
     }
@@ -351,10 +364,12 @@ impl Session {
         let sent = match item {
             Ok(Chunk::Finished(finish)) => return self.finish(id, &finish),
             Err(error) => {
-                let frames = work.frames;
-                self.work.remove(&id);
+                let receipt = self.end(id, Err(&error));
+                let work = self.work.remove(&id)?;
                 self.shared.note(format_args!("{id} failed"));
-                let _ = self.connection.fail(TaskError::new(id, frames, error));
+                let mut error = TaskError::new(id, work.frames, error);
+                error.receipt = receipt.and_then(|receipt| receipt.try_into().ok());
+                let _ = self.connection.fail(error);
                 return None;
             }
             Ok(chunk) => self.send(id, &chunk),
@@ -370,6 +385,13 @@ impl Session {
         let work = self.work.get_mut(&id).ok_or(SendError::Gone)?;
         work.chunks += 1;
         let babble = Bytes::from_static(b"{\"choices\":[}\n\ndata: [DONE]");
+        if work.is_sealed() {
+            let records = match work.mischief {
+                Some(Mischief::Babbles) => babble.to_vec(),
+                _ => work.records(chunk).map_err(|_| SendError::Gone)?,
+            };
+            return self.send_content(id, Content::Sealed, &records);
+        }
         let (content, text) = match (work.mischief, chunk) {
             (Some(Mischief::Babbles), Chunk::Whole(_)) => (Content::Whole, babble),
             (Some(Mischief::Babbles), _) => (Content::Json, babble),
@@ -383,8 +405,18 @@ impl Session {
             (_, Chunk::Whole(json)) => (Content::Whole, json.clone()),
             (_, Chunk::Finished(_)) => return Err(SendError::OutOfOrder),
         };
+        self.send_content(id, content, &text)
+    }
+
+    fn send_content(
+        &mut self,
+        id: AssignmentId,
+        content: Content,
+        text: &[u8],
+    ) -> Result<(), SendError> {
+        let work = self.work.get_mut(&id).ok_or(SendError::Gone)?;
         let repeats = work.mischief == Some(Mischief::Repeats);
-        for frame in work.seal(content, &text).map_err(|_| SendError::Gone)? {
+        for frame in work.seal(content, text).map_err(|_| SendError::Gone)? {
             self.connection.stream(frame.clone())?;
             if repeats {
                 self.extra.push_back(Frame::Binary(frame));
@@ -393,10 +425,22 @@ impl Session {
         Ok(())
     }
 
+    /// Sends the last records of a sealed answer and returns its receipt; `None` for an open one.
+    fn end(&mut self, id: AssignmentId, end: Result<&Finish, &BackendError>) -> Option<Vec<u8>> {
+        let (records, receipt) = self.work.get_mut(&id)?.end(&self.shared.identity, end)?;
+        self.send_content(id, Content::Sealed, &records).ok()?;
+        Some(receipt)
+    }
+
     fn finish(&mut self, id: AssignmentId, finish: &Finish) -> Option<Parting> {
+        let receipt = self.end(id, Ok(finish));
         let work = self.work.remove(&id)?;
         self.shared.note(format_args!("{id} finished"));
-        let result = TaskResult::new(id, work.frames, finish);
+        let mut result = TaskResult::new(id, work.frames, finish);
+        if let Some(receipt) = receipt {
+            result.usage = coarse(finish.usage);
+            result.receipt = receipt.try_into().ok();
+        }
         if work.mischief == Some(Mischief::EndsTwice) {
             self.extra.push_back(NodeMessage::TaskResult(result.clone()).encode());
         }

@@ -4,8 +4,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use iris_core::backend::{BackendError, Begun, Chunk, GenerateRequest};
+use iris_core::backend::{BackendError, Begun, Chunk, Finish, GenerateRequest, Usage};
 use iris_crypto::hop::{Channel, HopError};
+use iris_crypto::seal::{AnswerSealer, Outcome, Pieces, SealError, SealedRequest, coarse};
+use iris_crypto::{Identity, SealingKey};
 use iris_protocol::frame::{Content, DataFrame, HEADER_LEN, Header, parts};
 use iris_protocol::limits::SEAL_OVERHEAD;
 use iris_protocol::message::{BegunSize, TaskAssign};
@@ -27,6 +29,17 @@ pub(super) struct Work {
     /// Chunks that were sent.
     pub(super) chunks: u32,
     pub(super) silent: bool,
+    /// Seals the answer, where the caller sealed the prompt.
+    answer: Option<AnswerSealer>,
+}
+
+/// How a prompt has arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrived {
+    InPart,
+    Whole,
+    /// It was sealed to another key.
+    Sealed,
 }
 
 impl Work {
@@ -41,15 +54,39 @@ impl Work {
             frames: 0,
             chunks: 0,
             silent: false,
+            answer: None,
         }
     }
 
     /// Takes in a part of the prompt; begins to answer with the last one.
-    pub(super) fn receive(&mut self, shared: &Shared, part: &DataFrame) -> Result<(), HopError> {
+    pub(super) fn receive(
+        &mut self,
+        shared: &Shared,
+        key: &SealingKey,
+        part: &DataFrame,
+    ) -> Result<Arrived, HopError> {
         let (number, header) = (u64::from(part.header.seq), part.header.encode());
         self.body.extend(self.channel.opener.open(number, &header, &part.payload)?);
         self.sealed += part.payload.len();
-        if self.sealed >= self.assign.body_bytes as usize {
+        if self.sealed < self.assign.body_bytes as usize {
+            return Ok(Arrived::InPart);
+        }
+        if self.assign.sealed {
+            let request = SealedRequest::decode(std::mem::take(&mut self.body).into());
+            let Ok((prompt, answer)) = request.and_then(|request| request.open(key)) else {
+                return Ok(Arrived::Sealed);
+            };
+            self.answer = Some(answer);
+            self.stream = Some(shared.plan.backend.generate(GenerateRequest {
+                operation: prompt.operation,
+                model: self.assign.model.clone(),
+                body: prompt.body,
+                begun: None,
+                stream: prompt.stream,
+                time_left: Duration::from_millis(self.assign.time_left_ms),
+                isolated: true,
+            }));
+        } else {
             let mut body = std::mem::take(&mut self.body);
             let begun = self.assign.begun.map(|BegunSize { bytes, tokens }| {
                 let text = body.split_off(body.len().saturating_sub(bytes as usize));
@@ -65,7 +102,7 @@ impl Work {
                 time_left: Duration::from_millis(self.assign.time_left_ms),
             }));
         }
-        Ok(())
+        Ok(Arrived::Whole)
     }
 
     /// Polls for the next step of the answer.
@@ -99,5 +136,61 @@ impl Work {
             frames.push(frame.into());
         }
         Ok(frames)
+    }
+
+    /// Returns whether the answer is sealed for its caller.
+    pub(super) const fn is_sealed(&self) -> bool {
+        self.answer.is_some()
+    }
+
+    /// Returns the records that a chunk becomes, the opening before the first ones.
+    pub(super) fn records(&mut self, chunk: &Chunk) -> Result<Vec<u8>, SealError> {
+        let mut records = self.opening();
+        let Some(answer) = &mut self.answer else { return Ok(records) };
+        let (text, add): (&[u8], fn(&mut Pieces, &[u8]) -> usize) = match chunk {
+            Chunk::Text(text) => (text.as_bytes(), |pieces, rest| {
+                pieces.push_text(std::str::from_utf8(rest).unwrap_or_default())
+            }),
+            Chunk::Json(json) => (json, Pieces::push_json),
+            Chunk::Whole(json) => (json, Pieces::push_whole),
+            Chunk::Finished(_) => return Ok(records),
+        };
+        let mut rest = text;
+        while !rest.is_empty() {
+            let mut pieces = Pieces::new(answer.shape());
+            rest = &rest[add(&mut pieces, rest)..];
+            answer.seal(&pieces, &mut records)?;
+        }
+        Ok(records)
+    }
+
+    /// Returns the last records of the answer, and its receipt.
+    pub(super) fn end(
+        &mut self,
+        identity: &Identity,
+        end: Result<&Finish, &BackendError>,
+    ) -> Option<(Vec<u8>, Vec<u8>)> {
+        let mut records = self.opening();
+        let mut answer = self.answer.take()?;
+        let (outcome, usage) = match end {
+            Ok(finish) => {
+                answer.end(finish, &mut records).ok()?;
+                (Outcome::Complete, finish.usage)
+            }
+            Err(error) => {
+                answer.fault(error, &mut records).ok()?;
+                (Outcome::Failed, Usage::default())
+            }
+        };
+        let receipt = answer.finish(identity, outcome, coarse(usage), &mut records).ok()?;
+        Some((records, receipt.encode()))
+    }
+
+    fn opening(&self) -> Vec<u8> {
+        let mut records = Vec::new();
+        if let Some(answer) = self.answer.as_ref().filter(|_| self.frames == 0) {
+            answer.opening(&mut records);
+        }
+        records
     }
 }

@@ -40,9 +40,10 @@ impl Actor {
             sleep(act.pause).await;
             let name = format!("{}-{number}", self.caller.name());
             match act.what {
-                What::Chat { stream, pace, leave_after } => {
+                What::Chat { stream, sealed, pace, leave_after } => {
                     let chat = Chat::new(model(&act), Counting::question(&name, act.words))
                         .with_stream(stream)
+                        .with_seal(sealed)
                         .with_pace(pace)
                         .with_patience(TIME_LIMIT + PATIENCE + pace * (act.words + 8));
                     let chat = match leave_after {

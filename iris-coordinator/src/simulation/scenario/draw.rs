@@ -46,7 +46,7 @@ pub(super) struct Act {
 
 #[derive(Clone, Debug)]
 pub(super) enum What {
-    Chat { stream: bool, pace: Duration, leave_after: Option<u32> },
+    Chat { stream: bool, sealed: bool, pace: Duration, leave_after: Option<u32> },
     Durable { keyed: bool, deadline: Duration, cancel_after: Option<Duration>, follow: bool },
 }
 
@@ -134,6 +134,7 @@ fn chat(dice: &mut Dice) -> What {
     let reads = 1 + dice.below(20);
     What::Chat {
         stream: !dice.once_in(3),
+        sealed: dice.once_in(3),
         pace: if slow { pace } else { Duration::ZERO },
         leave_after: leaves.then(|| u32::try_from(reads).expect("it is small")),
     }

@@ -40,8 +40,9 @@ type Join = Rc<dyn Fn(&mut Simulation, &mut Dice) -> Vec<String>>;
 
 /// A random run: nodes, callers and faults drawn from one seed.
 ///
-/// Nodes are honest or not, callers ask for streams, whole answers and durable tasks, read slowly
-/// or leave; hosts crash, connections and the disk fail. After a while all is mended. Then these
+/// Nodes are honest or not, callers ask for streams, whole answers, sealed ones and durable tasks,
+/// read slowly or leave; hosts crash, connections and the disk fail. After a while all is mended.
+/// Then these
 /// must hold, some of them at any moment:
 ///
 /// - every task has exactly one end, and one settlement, unless a crash came first;

@@ -161,7 +161,8 @@ impl Judge<'_> {
     }
 }
 
-/// Returns whether a status is one that the weather of a scenario explains.
+/// Returns whether a status is one that the weather of a scenario explains. A key is stale (409)
+/// when its node has restarted since the roster was made.
 const fn is_honest_refusal(status: u16) -> bool {
-    matches!(status, 404 | 429 | 502 | 503 | 504)
+    matches!(status, 404 | 409 | 429 | 502 | 503 | 504)
 }
