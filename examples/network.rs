@@ -146,7 +146,7 @@ impl Network {
         let messages = vec![Message::user(options.question.as_str())];
         let request = ChatRequest::new(BUNDLED_MODEL, messages);
         if options.json {
-            println!("{}", serde_json::to_string(&self.client.chat(request).await?)?);
+            println!("{}", serde_json::to_string(&self.client.chat(request).await?.completion)?);
             return Ok(());
         }
         println!("\nquestion     {}", options.question);
