@@ -208,6 +208,9 @@ async fn sealable(
     let mut models = client.models().await?;
     let listing = client.roster_now().await?;
     models.retain(|model| listing.offers(&model.id));
+    for model in &mut models {
+        "model".clone_into(&mut model.object);
+    }
     Ok(models)
 }
 

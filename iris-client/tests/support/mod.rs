@@ -164,3 +164,36 @@ pub(crate) const TASK: &str = "0123456789abcdef0123456789abcdef";
 
 /// The id of the node that answers.
 pub(crate) const NODE: &str = "abcdefghijklmnopqrstuvwx27";
+
+/// The events of a whole stream.
+#[derive(Debug)]
+pub(crate) struct SseEvents(Vec<String>);
+
+impl SseEvents {
+    pub(crate) fn of(text: &str) -> Self {
+        let mut parser = iris_client::SseParser::new();
+        parser.push(text.as_bytes()).expect("it is short");
+        Self(std::iter::from_fn(|| parser.pop()).collect())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn last(&self) -> &str {
+        self.0.last().map_or("", String::as_str)
+    }
+
+    pub(crate) fn json(&self, place: usize) -> serde_json::Value {
+        serde_json::from_str(&self.0[place]).expect("the event is JSON")
+    }
+
+    /// What the first choice says.
+    pub(crate) fn text(&self) -> String {
+        let delta = |event: &String| {
+            let event: serde_json::Value = serde_json::from_str(event).ok()?;
+            event["choices"][0]["delta"]["content"].as_str().map(str::to_owned)
+        };
+        self.0.iter().filter_map(delta).collect()
+    }
+}
