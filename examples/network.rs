@@ -152,7 +152,6 @@ impl Network {
         println!("\nquestion     {}", options.question);
         let started = Instant::now();
         let mut answer = self.client.chat_stream(request).await?;
-        let task = answer.head().task;
         let mut first = None;
         let mut chunks = 0;
         print!("answer       ");
@@ -168,19 +167,12 @@ impl Network {
         let (took, first) = (started.elapsed(), first.unwrap_or_default());
         println!("\n\nfirst chunk  after {} ms", first.as_millis());
         println!("whole answer {chunks} chunks in {} ms{}", took.as_millis(), rate(chunks, took));
-        if let Some(task) = task {
-            self.explain(task).await?;
-        }
-        Ok(())
-    }
-
-    async fn explain(&self, task: iris_core::TaskId) -> Result<(), AnyError> {
-        let names = self.client.nodes().await?.nodes;
-        for reason in self.client.tasks().explain(task).await?.reasons {
-            let node = names.iter().find(|node| node.id == reason.node);
-            let name = node.and_then(|node| node.name.as_deref()).unwrap_or("?");
-            println!("why          {name:<8} {}", reason.sentence);
-        }
+        let nodes = self.client.nodes().await?.nodes;
+        let node = nodes.iter().find(|node| Some(node.id) == answer.head().node);
+        let name = node.and_then(|node| node.name.as_deref()).unwrap_or("?");
+        println!("privacy      {}: only {name} could read this", answer.privacy());
+        let receipt = answer.receipt().wait().await?;
+        println!("receipt      signed by {name}, {} bytes", receipt.encode().len());
         Ok(())
     }
 
