@@ -99,7 +99,7 @@ pub(super) async fn read(
                         }
                     }
                     AnswerEvent::Whole(whole) => {
-                        text.push_str(&content(&whole).unwrap_or_default())
+                        text.push_str(&content(&whole).unwrap_or_default());
                     }
                     AnswerEvent::Failed(_) => return ReplyEnd::CutOff("failed".to_owned()),
                     AnswerEvent::Receipt(_) => return ReplyEnd::Complete,

@@ -147,18 +147,20 @@ impl Work {
     pub(super) fn records(&mut self, chunk: &Chunk) -> Result<Vec<u8>, SealError> {
         let mut records = self.opening();
         let Some(answer) = &mut self.answer else { return Ok(records) };
-        let (text, add): (&[u8], fn(&mut Pieces, &[u8]) -> usize) = match chunk {
-            Chunk::Text(text) => (text.as_bytes(), |pieces, rest| {
-                pieces.push_text(std::str::from_utf8(rest).unwrap_or_default())
-            }),
-            Chunk::Json(json) => (json, Pieces::push_json),
-            Chunk::Whole(json) => (json, Pieces::push_whole),
-            Chunk::Finished(_) => return Ok(records),
+        let length = match chunk {
+            Chunk::Text(text) => text.len(),
+            Chunk::Json(json) | Chunk::Whole(json) => json.len(),
+            Chunk::Finished(_) => 0,
         };
-        let mut rest = text;
-        while !rest.is_empty() {
+        let mut taken = 0;
+        while taken < length {
             let mut pieces = Pieces::new(answer.shape());
-            rest = &rest[add(&mut pieces, rest)..];
+            taken += match chunk {
+                Chunk::Text(text) => pieces.push_text(&text[taken..]),
+                Chunk::Json(json) => pieces.push_json(&json[taken..]),
+                Chunk::Whole(json) => pieces.push_whole(&json[taken..]),
+                Chunk::Finished(_) => 0,
+            };
             answer.seal(&pieces, &mut records)?;
         }
         Ok(records)
