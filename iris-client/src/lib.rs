@@ -17,13 +17,38 @@
 //! Streaming, and why an answer can be half there, is told by [`ChatStream`]; tasks that survive a
 //! crash of the coordinator by [`Tasks`]; what can go wrong by [`ClientError`].
 //!
+//! # Who can read what is asked
+//!
+//! Chats are sealed to the node that answers, unless another [`Policy`] is asked for by name: the
+//! coordinator passes on bytes that it cannot open, and the node does not learn who asks. Every
+//! answer carries a [`Privacy`] label, computed here from what was verified and never from what a
+//! server says. Nothing falls back: a coordinator that does not seal, or whose word does not hold,
+//! is an error ([`ClientError::is_about_privacy`]), and nothing was sent in the clear.
+//!
+//! Before a request is sealed, the client has checked that
+//!
+//! - the coordinator is the one that was met first, or that was demanded
+//!   ([`ClientBuilder::with_coordinator`]), and that its public log only grew since then;
+//! - its roster of nodes is fresh and in that log, as everybody is shown it;
+//! - the node's own certificate holds for its id and is not older than the last that was seen.
+//!
+//! The client chooses the node, so that nobody can lead it to one of theirs: one of its owner's
+//! [own nodes](ClientBuilder::with_own_node) where there is one, else one of three guards that stay
+//! the same for a month. What it has to remember for all this lies in a
+//! [trust file](ClientBuilder::with_trust_file), or in memory; see [`trust`].
+//!
+//! A busy node is waited for up to ten seconds, and one that is lost before it said anything is
+//! replaced by another guard, once; each sealing is a task of its own. An answer is whole when its
+//! sealed end has come, and anything else is [`ClientError::Truncated`]. A little later comes the
+//! node's signed [receipt](PendingReceipt).
+//!
 //! # Retries
 //!
 //! Requests that may be repeated safely (lists, states and submissions of tasks, which carry an
 //! idempotency key) are sent up to three times when the coordinator cannot be reached or answers
 //! 408, 429 or 5xx without advising against it. Between them the client waits as long as the coordinator's `Retry-After` says,
-//! else a fraction of a second, and never beyond its timeout. Chats, streams and new accounts and
-//! keys are sent once: the coordinator itself tries other nodes before it refuses.
+//! else a fraction of a second, and never beyond its timeout. Open chats, streams and new accounts
+//! and keys are sent once: the coordinator itself tries other nodes before it refuses.
 
 mod accounts;
 mod answer;

@@ -261,3 +261,148 @@ async fn a_reader_that_has_seen_enough_is_not_an_error() {
     let ran = finish_with(child, "").await;
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
 }
+
+/// Runs the command with a home folder of its own.
+async fn run_at_home(url: &str, home: &std::path::Path, args: &[&str]) -> Ran {
+    let mut command = iris(url, args);
+    command.env("HOME", home);
+    finish_with(command.spawn().expect("the command was built"), "").await
+}
+
+#[tokio::test]
+async fn questions_are_sealed_and_json_tells_who_could_read_them() {
+    let network = sealed::Network::start(2).await;
+    let home = tempfile::tempdir().unwrap();
+    let ask = |args: &[&str]| {
+        let args: Vec<_> =
+            ["ask", "hi", "-m", "m"].iter().chain(args).map(|a| (*a).to_owned()).collect();
+        let (url, home) = (network.url.clone(), home.path().to_owned());
+        async move {
+            let args: Vec<_> = args.iter().map(String::as_str).collect();
+            run_at_home(&url, &home, &args).await
+        }
+    };
+    for args in [&[][..], &["--no-stream"], &["--shape", "off"]] {
+        let ran = ask(args).await;
+        let said = (ran.code, ran.out.as_str(), ran.err.as_str());
+        assert_eq!(said, (Some(0), "hello there\n", ""), "{args:?}");
+    }
+    let ran = ask(&["--json"]).await;
+    let printed: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(printed["choices"][0]["message"]["content"], "hello there");
+    assert_eq!(
+        (&printed["iris"]["privacy"], &printed["iris"]["receipt"]),
+        (&"sealed".into(), &"held".into())
+    );
+    network.with(|state| assert!(!state.calls.iter().any(|call| call.contains("/v1/"))));
+    // What was trusted is remembered in a file of this coordinator's.
+    let files: Vec<_> = std::fs::read_dir(home.path().join(".local/state/iris")).unwrap().collect();
+    assert!(!files.is_empty());
+}
+
+#[tokio::test]
+async fn what_privacy_cannot_be_vouched_for_ends_with_9() {
+    let home = tempfile::tempdir().unwrap();
+    let network = sealed::Network::start(1).await;
+    let ask = &["ask", "hi", "-m", "m"][..];
+    assert_eq!(run_at_home(&network.url, home.path(), ask).await.code, Some(0));
+    // No node of one's own, and none is asked in its place.
+    let own = run_at_home(&network.url, home.path(), &[ask, &["--own"]].concat()).await;
+    assert_eq!((own.code, own.out.as_str()), (Some(9), ""), "{}", own.err);
+    assert!(own.err.contains("iris trust pin"), "{}", own.err);
+    // Another log than before.
+    network.with(|state| state.fork(7));
+    let forked = run_at_home(&network.url, home.path(), ask).await;
+    assert_eq!((forked.code, forked.out.as_str()), (Some(9), ""), "{}", forked.err);
+    assert!(forked.err.contains(".fork-"), "{}", forked.err);
+    // A server that does not seal.
+    let coordinator = Scripted::always(|| refusal(404, "not_found")).await;
+    let refused = run_at_home(&coordinator.url, home.path(), ask).await;
+    assert_eq!((refused.code, refused.out.as_str()), (Some(9), ""), "{}", refused.err);
+    assert!(coordinator.seen().iter().all(|seen| !seen.call.contains("/v1/")));
+}
+
+#[tokio::test]
+async fn own_nodes_are_pinned_asked_and_unpinned() {
+    let home = tempfile::tempdir().unwrap();
+    let network = sealed::Network::start(3).await;
+    let node = network.with(|state| state.nodes[1].id().to_string());
+    let run = |args: &'static [&'static str], node: Option<String>| {
+        let (url, home) = (network.url.clone(), home.path().to_owned());
+        async move {
+            let args: Vec<_> = args.iter().copied().chain(node.as_deref()).collect();
+            run_at_home(&url, &home, &args).await
+        }
+    };
+    assert_eq!(run(&["trust", "pin"], Some(node.clone())).await.code, Some(0));
+    assert_eq!(run(&["trust", "pin", "nonsense"], None).await.code, Some(2));
+    let asked = run(&["ask", "--own", "--json", "hi", "-m", "m"], None).await;
+    let printed: serde_json::Value = serde_json::from_str(&asked.out).unwrap();
+    assert_eq!(
+        (&printed["iris"]["privacy"], &printed["iris"]["node"]),
+        (&"own".into(), &node.clone().into())
+    );
+    let shown = run(&["trust", "show"], None).await;
+    let coordinator = network.with(|state| state.coordinator.public().to_string());
+    assert!(shown.out.contains(&node) && shown.out.contains(&coordinator), "{}", shown.out);
+    let shown = run(&["trust", "show", "--json"], None).await;
+    let shown: serde_json::Value = serde_json::from_str(&shown.out).unwrap();
+    assert_eq!(
+        (&shown["own"], &shown["coordinator"]),
+        (&serde_json::json!([node]), &coordinator.into())
+    );
+    assert_eq!(run(&["trust", "reset"], None).await.code, Some(0));
+    assert_eq!(run(&["trust", "unpin"], Some(node)).await.code, Some(0));
+    let asked = run(&["ask", "--own", "hi", "-m", "m"], None).await;
+    assert_eq!(asked.code, Some(9), "{}", asked.err);
+}
+
+#[tokio::test]
+async fn the_log_is_shown_checked_and_read_whole() {
+    let home = tempfile::tempdir().unwrap();
+    let network = sealed::Network::start(2).await;
+    let ask = ["ask", "hi", "-m", "m"];
+    assert_eq!(run_at_home(&network.url, home.path(), &ask).await.code, Some(0));
+    let shown = run_at_home(&network.url, home.path(), &["log", "show"]).await;
+    assert!(shown.out.starts_with("iris-log/"), "{} {}", shown.out, shown.err);
+    let file = home.path().join("seen.txt");
+    std::fs::write(&file, &shown.out).unwrap();
+    let check = ["log", "check", file.to_str().unwrap()];
+    let checked = run_at_home(&network.url, home.path(), &check).await;
+    assert_eq!(checked.code, Some(0), "{}", checked.err);
+    let read = run_at_home(&network.url, home.path(), &["log", "monitor", "--once"]).await;
+    assert!(read.out.contains("2 certificates, 1 rosters"), "{} {}", read.out, read.err);
+    // Somebody else was shown another log, by the same coordinator.
+    let other = network.with(|state| {
+        let mut log = sealed::Log::default();
+        for number in 0..3 {
+            log.append(&iris_crypto::log::Entry::Roster([number; 32]));
+        }
+        log.checkpoint(&state.coordinator)
+    });
+    std::fs::write(&file, other).unwrap();
+    let checked = run_at_home(&network.url, home.path(), &check).await;
+    assert_eq!((checked.code, checked.out.as_str()), (Some(9), ""), "{}", checked.err);
+}
+
+#[cfg(all(feature = "proxy", unix))]
+#[tokio::test]
+async fn the_proxy_prints_its_address_answers_and_stops_when_told() {
+    let network = sealed::Network::start(1).await;
+    let mut child = iris(&network.url, &["proxy", "--listen", "127.0.0.1:0"]).spawn().unwrap();
+    let mut address = String::new();
+    let mut lines = tokio::io::BufReader::new(child.stdout.as_mut().unwrap());
+    tokio::io::AsyncBufReadExt::read_line(&mut lines, &mut address).await.unwrap();
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let body = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
+    let url = format!("{}/chat/completions", address.trim());
+    let answer = reqwest::Client::new().post(url).body(body).send().await.unwrap();
+    assert_eq!(answer.headers()["x-iris-privacy"], "sealed");
+    drop(answer);
+    let id = child.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    assert_eq!(finish_with(child, "").await.code, Some(0));
+    let refused = run(&network.url, &["proxy", "--listen", "0.0.0.0:8088"]).await;
+    assert_eq!(refused.code, Some(2), "{}", refused.err);
+    assert!(refused.err.contains("loopback"), "{}", refused.err);
+}
