@@ -147,6 +147,14 @@ impl Client {
         Ok(self.call::<ModelList>(Call::get("v1/models")).await?.0.data)
     }
 
+    /// Lists the models that can be asked sealed: those that the roster has, too.
+    pub async fn sealed_models(&self) -> Result<Vec<Model>, ClientError> {
+        let mut models = self.models().await?;
+        let listing = self.roster_now().await?;
+        models.retain(|model| listing.offers(&model.id));
+        Ok(models)
+    }
+
     /// Lists the connected nodes.
     pub async fn nodes(&self) -> Result<rest::NodeList, ClientError> {
         Ok(self.call(Call::get("nodes")).await?.0)
@@ -202,7 +210,8 @@ impl Client {
         &self.inner
     }
 
-    pub(crate) const fn has_key(&self) -> bool {
+    /// Returns whether a key is sent with every request.
+    pub const fn has_api_key(&self) -> bool {
         self.authorization.is_some()
     }
 

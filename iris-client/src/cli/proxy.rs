@@ -28,7 +28,7 @@ impl Job {
 
     pub(super) async fn run(self, client: Client, output: &mut Output) -> Result<(), Failure> {
         let coordinator = client.base_url().to_owned();
-        let has_key = client.has_key();
+        let has_key = client.has_api_key();
         let proxy = proxy::Proxy::bind(client, self.listen).await.map_err(|error| match error {
             BindError::NotLoopback(_) => Failure::usage(error.to_string()),
             BindError::Io(..) => Failure::new(Exit::Unreachable, error.to_string()),

@@ -204,10 +204,7 @@ async fn sealable(
     client: &Client,
     headers: &HeaderMap,
 ) -> Result<Vec<iris_protocol::openai::Model>, ProxyError> {
-    let client = asking(client, headers)?;
-    let mut models = client.models().await?;
-    let listing = client.roster_now().await?;
-    models.retain(|model| listing.offers(&model.id));
+    let mut models = asking(client, headers)?.sealed_models().await?;
     for model in &mut models {
         "model".clone_into(&mut model.object);
     }
@@ -224,7 +221,7 @@ fn asking(client: &Client, headers: &HeaderMap) -> Result<Client, ProxyError> {
     let shown = shown.and_then(|value| value.split_once(' '));
     let shown = shown.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     match shown {
-        Some((_, token)) if !client.has_key() => {
+        Some((_, token)) if !client.has_api_key() => {
             client.with_api_key(&Secret::new(token.trim())).map_err(ProxyError::from)
         }
         _ => Ok(client.clone()),
