@@ -1,12 +1,15 @@
 //! What holds for anything that a coordinator answers; shared by the tests and the fuzz targets.
 
+use iris_core::Timestamp;
 use iris_protocol::openai::ChatCompletionChunk;
+use iris_protocol::rest::SignedRoster;
 use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 
 use crate::builder::normalize;
 use crate::error::ClientError;
 use crate::sse::SseParser;
+use crate::trust::{Clocks, Trust, Verdict};
 
 /// A stream means the same however it is cut, and the same as by the letter of the standard.
 pub fn events(bytes: &[u8]) {
@@ -38,6 +41,29 @@ pub fn refusal(bytes: &[u8]) {
     assert_eq!(refusal.is_some(), status.is_client_error() || status.is_server_error());
     assert!(refusal.is_none_or(|refusal| refusal.status == status.as_u16()));
     assert!(!error.to_string().is_empty());
+}
+
+/// What is published changes what is trusted only when it is believed, and what is trusted reads
+/// back from its file as it was.
+pub fn published(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let clocks = Clocks { ours: Timestamp::from_millis(1_800_000_000_000), theirs: None };
+    let mut trust = Trust::new();
+    if let Ok(signed) = serde_json::from_str::<SignedRoster>(text) {
+        match trust.handle_roster(&signed, None, clocks) {
+            Ok(Verdict::Believed(_)) => assert!(trust.coordinator().is_some()),
+            _ => assert_eq!(trust, Trust::new()),
+        }
+    }
+    let mut trust = Trust::new();
+    match trust.handle_checkpoint(text, None) {
+        Ok(_) => assert_eq!(trust.checkpoint(), Some(text)),
+        Err(_) => assert_eq!(trust, Trust::new()),
+    }
+    if let Ok(trust) = serde_json::from_str::<Trust>(text) {
+        let written = serde_json::to_string(&trust).expect("trust has a JSON form");
+        assert_eq!(serde_json::from_str::<Trust>(&written).expect("it was written here"), trust);
+    }
 }
 
 /// An address is refused, or leads to a base that is nothing but an address.
@@ -119,6 +145,17 @@ mod tests {
             ],
         ) {
             refusal(&[&status[..], line.as_bytes(), b"\n", body.as_bytes()].concat());
+        }
+
+        #[test]
+        fn what_is_published_is_believed_or_changes_nothing(
+            text in prop_oneof![
+                r#"\{"roster":"[a-z{}]{0,4}","index":[0-9],"hashes":\[\],"checkpoint":"(iris-log/)?[a-f0-9\\n=]{0,40}"\}"#,
+                "iris-log/[0-9a-f]{64}\n[0-9]{1,3}\n[A-Za-z0-9+/]{43}=\n\n\u{2014} [ -~]{0,40}\n",
+                r#"\{"version":"iris-trust/v1","coordinator":null,"checkpoint":(null|"a"),"own":\[("[a-z]{26}")?\],"nodes":\{\},"guards":\{("m":\[\])?\}\}"#,
+            ],
+        ) {
+            published(text.as_bytes());
         }
 
         #[test]
