@@ -24,9 +24,11 @@ async fn start_with(network: &Network, key: Option<&str>) -> String {
         builder = builder.with_api_key(key);
     }
     // Even a client that is open seals here.
-    let client = builder.with_policy(Policy::Open).build().unwrap();
-    let proxy = Proxy::bind(client, "127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let url = format!("http://{}", proxy.local_addr().unwrap());
+    let client = builder.with_policy(Policy::Open).build().expect("the url is valid");
+    let proxy = Proxy::bind(client, "127.0.0.1:0".parse().expect("a port is free"))
+        .await
+        .expect("a port is free");
+    let url = format!("http://{}", proxy.local_addr().expect("it is bound"));
     tokio::spawn(proxy.run(std::future::pending()));
     url
 }
@@ -38,7 +40,12 @@ fn http() -> reqwest::Client {
 }
 
 async fn post(url: &str, path: &str, body: &Value) -> Response {
-    http().post(format!("{url}{path}")).body(body.to_string()).send().await.unwrap()
+    http()
+        .post(format!("{url}{path}"))
+        .body(body.to_string())
+        .send()
+        .await
+        .expect("the proxy answers")
 }
 
 fn chat(stream: bool) -> Value {
@@ -49,8 +56,9 @@ async fn refused(response: Response) -> (u16, Value) {
     let status = response.status().as_u16();
     assert!(response.headers().contains_key("x-request-id"), "{status}");
     assert_eq!(response.headers()["content-type"], "application/json", "{status}");
-    let body: Value = response.json().await.unwrap();
-    let members: Vec<_> = body["error"].as_object().unwrap().keys().cloned().collect();
+    let body: Value = response.json().await.expect("it is JSON");
+    let members: Vec<_> =
+        body["error"].as_object().expect("an error is an object").keys().cloned().collect();
     assert_eq!(members, ["code", "message", "param", "type"]);
     (status, body["error"].clone())
 }
