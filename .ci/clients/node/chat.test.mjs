@@ -132,7 +132,9 @@ for (const streamed of [false, true]) {
     if (streamed) await collect(answer);
     const { stream: asked, stream_options: _, ...received } = (await script.recorded()).body;
     assert.equal(asked, streamed);
-    assert.deepEqual(received, request);
+    // What is left of one caller's prompt would show in the times of another's.
+    const added = network.privacy === "sealed" ? { cache_prompt: false } : {};
+    assert.deepEqual(received, { ...request, ...added });
   });
 }
 
