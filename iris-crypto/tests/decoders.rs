@@ -5,6 +5,8 @@
 use proptest::prelude::*;
 
 mod properties;
+#[path = "properties/seal.rs"]
+mod seal;
 
 /// Texts that are almost keys: the right characters, and now and then the right length.
 fn almost_key() -> impl Strategy<Value = String> {
@@ -91,6 +93,45 @@ proptest! {
         bytes in prop_oneof![3 => almost_of_a_log(), 1 => any::<Vec<u8>>()]
     ) {
         properties::log(&bytes);
+    }
+}
+
+/// Almost requests, edits of one, almost records, edits of an answer, almost receipts.
+fn almost_sealed() -> impl Strategy<Value = Vec<u8>> {
+    let starting = |kind: u8, start: &'static [u8], most: usize| {
+        prop::collection::vec(any::<u8>(), 0..most)
+            .prop_map(move |rest| [&[kind], start, &rest[..]].concat())
+    };
+    let edits = prop::collection::vec((any::<u8>(), 0_u8..10, any::<u8>(), any::<u8>()), 0..4);
+    prop_oneof![
+        starting(0, b"iris/req/v1\0\x01", 160),
+        prop::collection::vec((0_u8..6, any::<u8>(), any::<u8>()), 0..3).prop_map(|edits| edits
+            .iter()
+            .fold(vec![1], |all, (high, low, bits)| {
+                [&all[..], &[*high, *low, *bits]].concat()
+            })),
+        prop::collection::vec((0_usize..70, 0_u8..6), 0..6).prop_map(|records| {
+            records.iter().fold(vec![2, 7], |all, (length, kind)| {
+                let length_byte = u8::try_from(length + 1).unwrap_or(0);
+                [&all[..], &[0, 0, 0, length_byte, *kind], &vec![*kind; *length]].concat()
+            })
+        }),
+        (0_u8..3, edits).prop_map(|(shape, edits)| {
+            edits.iter().fold(vec![3, shape], |all, (kind, at, high, low)| {
+                [&all[..], &[*kind, *at, *high, *low]].concat()
+            })
+        }),
+        starting(4, b"iris/receipt/v1\0", 300),
+        any::<Vec<u8>>(),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn sealed_requests_and_answers_are_refused_or_are_as_they_were_sealed(
+        bytes in almost_sealed()
+    ) {
+        seal::seal(&bytes);
     }
 }
 
