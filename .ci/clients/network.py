@@ -39,8 +39,8 @@ class Network:
         for program in reversed(self.programs):
             program.stop()
 
-    def start_coordinator(self):
-        settings = self._coordinator_settings()
+    def start_coordinator(self, **changes):
+        settings = {**self._coordinator_settings(), **changes}
         printed, said = self._command("iris-coordinator", ["account", "new"], settings)
         digits, account = DIGITS.search(printed), ACCOUNT.search(said)
         if not digits or not account:
@@ -75,6 +75,12 @@ class Network:
         """Returns the names of the models that are offered now."""
         _, answer = self._json("/v1/models", key=key)
         return {model["id"] for model in answer["data"]}
+
+    def sealed_models(self, key):
+        """Returns the names of the models that can be sealed to now."""
+        _, answer = self._json("/roster", key=key)
+        nodes = json.loads(answer["roster"])["nodes"]
+        return {model["name"] for node in nodes for model in node["models"]}
 
     def node_names(self, key):
         _, answer = self._json("/nodes", key=key)

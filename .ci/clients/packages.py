@@ -39,6 +39,21 @@ def node(cache):
     return folder
 
 
+def browser(cache):
+    """Returns the folder of what drives a browser from Node."""
+    source = os.path.join(HERE, "browser")
+    lock = os.path.join(source, "package-lock.json")
+    version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True)
+    folder = _folder(cache, "browser", lock, version.stdout)
+    if not _is_done(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(source, folder)
+        flags = ["--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
+        _run(["npm", "ci", *flags], cwd=folder)
+        _set_done(folder)
+    return os.path.join(folder, "node_modules", "playwright-core")
+
+
 def _folder(cache, kind, pins, version):
     with open(pins, "rb") as file:
         digest = hashlib.sha256(file.read() + version.encode()).hexdigest()[:16]
