@@ -123,6 +123,27 @@
 //! multiples of 64. The digest and the root are zeros where the node states none. The outcome is 1
 //! for a complete answer and 2 for one that failed; why is sealed.
 //!
+//! # What it is made from, and where it differs
+//!
+//! The request is HPKE as in RFC 9180, the answer's keys are derived as in RFC 9458, and frames are
+//! numbered and marked as in Chunked OHTTP (draft-ietf-ohai-chunked-ohttp). Beyond them, an end
+//! that lies within the sealed text says that the answer is complete, since a connection's end says
+//! nothing, and the key is committed to. Against the plan that this was built by:
+//!
+//! - *Usage is a part of the end*, not a piece of its own: what is counted holds for a whole answer
+//!   or for none, and one piece cannot come without the other. Its kind, 2, is a whole answer that
+//!   was not streamed.
+//! - *The operation and whether it is streamed are sealed*, in front of the body. The relay has no
+//!   use for them, and they would tell one kind of program from another.
+//! - *The finish reason is sealed*, and what is signed in clear tells complete from failed only:
+//!   `tool_calls` or `content_filter` would say what was spoken of. Exact usage is sealed likewise.
+//! - *Text may be cut between pieces* only between characters, unless a piece says that it goes on,
+//!   so that no reader has to keep half a character.
+//! - *Failures are JSON of one type*, the node's [`BackendError`](iris_core::backend::BackendError),
+//!   and their text is the model server's; the relay learns that it failed.
+//!
+//! `iris-client/js/iris-seal.mjs` is the client's side once more, for browsers.
+//!
 //! # Shapes
 //!
 //! | shape | what an observer of the bytes learns |
