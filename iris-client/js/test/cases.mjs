@@ -28,6 +28,7 @@ export function casesOf(vectors) {
   const test = (name, run) => cases.push({ name, run });
   vectorsOf(vectors.seal, test);
   partsOf(test);
+  logVectorsOf(vectors.log, test);
   logOf(test);
   chatsOf(test);
   return cases;
@@ -250,6 +251,34 @@ function partsOf(test) {
 }
 
 // ---------------------------------------------------------------------------- log
+
+function logVectorsOf({ coordinator, entries, checkpoints, inclusions, consistencies }, test) {
+  const bytes = (text) => {
+    const binary = atob(text.replaceAll("-", "+").replaceAll("_", "/"));
+    return Uint8Array.from(binary, (byte) => byte.charCodeAt(0));
+  };
+  const state = (size) => verifyCheckpoint(checkpoints[size - 1], coordinator);
+
+  test("the checkpoints and proofs of the vectors hold, and altered ones do not", async () => {
+    for (const { index, size, hashes } of inclusions) {
+      const leaf = await leafHash(fromHex(entries[index]));
+      const proof = hashes.map(bytes);
+      await verifyInclusion(leaf, index, await state(size), proof);
+      if (proof.length === 0) continue;
+      proof[0][0] ^= 1;
+      const altered = async () => verifyInclusion(leaf, index, await state(size), proof);
+      await refused("BadInclusion", altered, `${index} of ${size}`);
+    }
+    for (const { from, to, hashes } of consistencies) {
+      const proof = hashes.map(bytes);
+      await verifyConsistency(await state(from), await state(to), proof);
+      if (proof.length === 0) continue;
+      proof[0][0] ^= 1;
+      const altered = async () => verifyConsistency(await state(from), await state(to), proof);
+      await refused("BadConsistency", altered, `${from} to ${to}`);
+    }
+  });
+}
 
 function logOf(test) {
   test("entries of logs of every size are proven, and nothing else", async () => {

@@ -7,7 +7,8 @@ const read = async (name) =>
   (await fetch(`../../../iris-crypto/tests/vectors/${name}.json`)).json();
 
 globalThis.tests = async (facts) => {
-  const all = [...casesOf({ seal: await read("seal") }), ...casesOfNetwork(facts)];
+  const vectors = { seal: await read("seal"), log: await read("log") };
+  const all = [...casesOf(vectors), ...casesOfNetwork(facts)];
   globalThis.runTest = async (place) => {
     try {
       await all[place].run();

@@ -8,4 +8,6 @@ import { casesOf } from "./cases.mjs";
 const VECTORS = new URL("../../../iris-crypto/tests/vectors/", import.meta.url);
 const read = (name) => JSON.parse(readFileSync(new URL(`${name}.json`, VECTORS), "utf8"));
 
-for (const { name, run } of casesOf({ seal: read("seal") })) test(name, run);
+const vectors = { seal: read("seal"), log: read("log") };
+
+for (const { name, run } of casesOf(vectors)) test(name, run);
