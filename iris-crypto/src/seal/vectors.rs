@@ -333,8 +333,8 @@ fn exchange(
         Terms { max_tokens: 512, shape, ..Terms::new("org/model-7b".parse().unwrap(), NOW) };
     let (request, mut opener) = seal(&node.certificate, name, terms.clone(), &prompt);
     let rn = secret(&format!("{name}: rn"));
-    let (opened, mut sealer) = request.open_with(&node.key, rn).unwrap();
-    assert_eq!(opened, prompt);
+    let (arrived, mut sealer) = request.open_with(&node.key, rn).unwrap();
+    assert_eq!(arrived, prompt);
     let mut out = Vec::new();
     sealer.opening(&mut out);
     let (outcome, usage) = answer(&mut sealer, &mut out);
@@ -343,7 +343,7 @@ fn exchange(
     let (events, end) = opened_by(&mut opener, &out);
     assert_eq!(end, None);
     let request_vector = request_vector(node, name, &request, &prompt);
-    let answer = answer_vector(node, &request, rn, &out, events, &receipt);
+    let answer = answer_vector(node, &request, rn, &out, &events, &receipt);
     let records = split(&out);
     let vector = Exchange { name, request: request_vector, answer };
     Made { node: node.certificate.clone(), terms, prompt, name, request, records, vector }
@@ -389,7 +389,7 @@ fn answer_vector(
     request: &SealedRequest,
     rn: [u8; 32],
     bytes: &[u8],
-    events: Vec<AnswerEvent>,
+    events: &[AnswerEvent],
     receipt: &SignedReceipt,
 ) -> AnswerVector {
     let enc = request.encapsulated();
@@ -640,6 +640,7 @@ fn refused_requests(node: &Node, made: &[Made]) -> Vec<RefusedRequest> {
     cases.into_iter().map(refused).collect()
 }
 
+#[allow(clippy::too_many_lines, reason = "a list of cases, and what they are made with")]
 fn refused_answers(node: &Node, made: &[Made]) -> Vec<RefusedAnswer> {
     let (off, paced) = (&made[0], &made[1]);
     // Opening, text, two frames of an object, end, dummy, last frame, receipt.
