@@ -219,7 +219,7 @@ async fn nodes_that_cannot_go_on_are_not_asked() {
         Frame::Text(text) => {
             let text = String::from_utf8(text.as_bytes().to_vec()).unwrap();
             Frame::Text(
-                text.replace(r#""capabilities":["continue"]"#, r#""capabilities":[]"#).into(),
+                text.replace(r#""capabilities":["continue","#, r#""capabilities":["#).into(),
             )
         }
         Frame::Binary(_) => frame,

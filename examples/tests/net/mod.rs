@@ -66,7 +66,9 @@ impl Net {
 
     pub async fn over(store: Arc<dyn Store>) -> Self {
         let secret = Secret::from_bytes([9; 32]);
-        let builder = Coordinator::builder(Arc::clone(&store), Identity::generate(), secret)
+        // The log in a store is that of one identity, whoever starts on it.
+        let identity = Identity::from_seed(&Secret::from_bytes([8; 32]));
+        let builder = Coordinator::builder(Arc::clone(&store), identity, secret)
             .with_clock(Arc::new(VirtualClock));
         Self { coordinator: builder.build().await.unwrap(), store }
     }

@@ -206,6 +206,13 @@ impl Client {
             let Some((node, privacy)) = choice else {
                 // All that may be asked were asked. Those that are busy are worth waiting for.
                 let Some(advised) = wait.take() else {
+                    if lost > 0 && !doubted {
+                        // Whoever could take over may have come since the roster was made.
+                        doubted = true;
+                        age = DOUBTFUL;
+                        sleep(DOUBTFUL.saturating_sub(listing.since.elapsed())).await;
+                        continue;
+                    }
                     if let Some(error) = rejected {
                         return Err(error);
                     }
@@ -417,6 +424,8 @@ impl Client {
             }
             (429, Some("node_busy")) => Ok(Attempt::Busy(refusal.retry_after)),
             (503, Some("node_offline")) | (404, Some("model_not_found")) => Ok(Attempt::Unable),
+            // It was taken, and its node failed before it said anything.
+            (502, Some("nodes_failed" | "interrupted")) => Ok(Attempt::Lost),
             (400, Some("seal_rejected")) => Ok(Attempt::Rejected(error)),
             (404 | 405 | 501, _) => {
                 let head = Head::read(response.headers());
