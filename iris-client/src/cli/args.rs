@@ -46,6 +46,9 @@ Exit codes:
 
 const SETTINGS: &str = "Settings";
 
+const TRUST_HELP: &str = "Remember in this file which network is trusted, its nodes and your own \
+    [default: one for each coordinator, in $XDG_STATE_HOME/iris or ~/.local/state/iris]";
+
 const URL_HELP: &str = "Address of the network's coordinator [default: http://127.0.0.1:8080]";
 
 /// Ask an Iris network: AI models that run on machines of its members.
@@ -69,9 +72,7 @@ pub(super) struct Cli {
     /// Let keys travel unencrypted to another machine (never over the internet)
     #[arg(long, global = true, help_heading = SETTINGS)]
     allow_plain_http: bool,
-    /// Remember in this file which network is trusted, its nodes and your own [default: one for
-    /// each coordinator, in $`XDG_STATE_HOME`/iris or ~/.local/state/iris]
-    #[arg(long, global = true, help_heading = SETTINGS, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "FILE", help = TRUST_HELP)]
     trust_file: Option<String>,
     /// Talk to the coordinator of this identity only (64 hexadecimal digits) [default: trust the
     /// one that answers first, and from then on no other]
