@@ -71,7 +71,7 @@ impl ClientBuilder {
     /// Gives a stream up after a silence of `timeout`. Default: one minute, four times the
     /// interval at which coordinators send a sign of life.
     pub fn with_idle_timeout(mut self, timeout: Duration) -> Self {
-        self.idle_timeout = timeout;
+        self.idle_timeout = timeout.min(LONGEST);
         self
     }
 

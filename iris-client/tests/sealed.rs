@@ -468,17 +468,20 @@ async fn attack_17_a_key_that_was_replaced_is_sealed_to_anew_after_verifying_it(
         state.nodes[0].certify(|claims| (claims.sealing_key, claims.serial) = (public, 11));
         stale(&state.nodes[0].certificate)
     });
-    let answer = client(&network).chat(request()).await.unwrap();
+    let client = client(&network);
+    let answer = client.chat(request()).await.unwrap();
     assert_eq!(answer.text(), "hello");
     network.with(|state| {
         let tasks: BTreeSet<_> = state.asked.iter().map(|asked| asked.header().task).collect();
         assert_eq!(tasks.len(), 2, "each sealing is a task of its own");
     });
+    // The roster that is at hand still has the old key.
+    assert_eq!(client.chat(request()).await.unwrap().text(), "hello");
 
     // The key of another node is none for this one.
     let network = Network::start(1).await;
     network.on_sealed(move |state, _| stale(&Node::new(&state.coordinator).certificate));
-    let error = failure(&client(&network)).await;
+    let error = failure(&self::client(&network)).await;
     assert!(matches!(error, ClientError::Trust(TrustError::WrongNode { .. })), "{error:?}");
 }
 

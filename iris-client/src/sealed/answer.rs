@@ -113,6 +113,8 @@ pub(super) struct Records {
     reader: RecordReader,
     opener: AnswerOpener,
     events: VecDeque<AnswerEvent>,
+    /// What is wrong behind the events that wait.
+    fault: Option<Stop>,
     /// What the coordinator said went wrong. It may lie, so it is only told if nothing came.
     advice: Option<ErrorDetail>,
     idle: Duration,
@@ -134,6 +136,7 @@ impl Records {
             reader: RecordReader::new(),
             opener,
             events: VecDeque::new(),
+            fault: None,
             advice: None,
             idle,
             heard: Instant::now(),
@@ -154,6 +157,9 @@ impl Records {
                     AnswerEvent::Failed(error) => Err(Stop::Failed(error)),
                     AnswerEvent::Opened | AnswerEvent::Receipt(_) => continue,
                 };
+            }
+            if let Some(fault) = self.fault.take() {
+                return Err(fault);
             }
             self.read().await?;
         }
@@ -178,7 +184,12 @@ impl Records {
             return Err(Stop::Cut(Cut::TooLarge));
         }
         self.reader.push(&piece);
-        while let Some(record) = self.reader.pop().map_err(|_| Stop::Cut(Cut::TooLarge))? {
+        loop {
+            let record = match self.reader.pop() {
+                Ok(Some(record)) => record,
+                Ok(None) => return Ok(()),
+                Err(_) => return self.break_off(Stop::Cut(Cut::TooLarge)),
+            };
             if record.kind == RecordKind::Failure {
                 let advice = serde_json::from_slice::<ErrorBody>(&record.payload);
                 self.advice = advice.ok().map(|body| body.error);
@@ -190,9 +201,17 @@ impl Records {
                     self.disputed(cause);
                     return Ok(());
                 }
-                Err(cause) => return Err(Stop::Broken(cause)),
+                Err(cause) => return self.break_off(Stop::Broken(cause)),
             }
         }
+    }
+
+    /// Ends the answer behind what came before in the same piece.
+    fn break_off(&mut self, fault: Stop) -> Result<(), Stop> {
+        if self.events.is_empty() {
+            return Err(fault);
+        }
+        self.fault = Some(fault);
         Ok(())
     }
 
@@ -221,6 +240,9 @@ impl Records {
     /// Leaving now would take the receipt from the coordinator too, and tell everybody on the way
     /// when the answer really ended.
     fn finish_beside(mut self) {
+        if self.fault.is_some() {
+            self.disputed(AnswerError::ReceiptMissing);
+        }
         if self.is_over() {
             return;
         }

@@ -191,8 +191,9 @@ impl Client {
         let mut wait: Option<Duration> = None;
         let mut doubted = false;
         let mut rejected = None;
+        let mut renewed = false;
         loop {
-            let listing = self.listing(age).await?;
+            let listing = timeout_at(deadline, self.listing(age)).await.map_err(|_| late())??;
             age = ROSTER_LIFE;
             let choice = match self.choose(&listing, &demand) {
                 Err(_) if !doubted && listing.since.elapsed() > DOUBTFUL => {
@@ -238,6 +239,16 @@ impl Client {
             let certificate = match keys.get(&node) {
                 Some(known) => SignedCertificate::clone(known),
                 None => listed_certificate(&listing, node)?,
+            };
+            let certificate = match self.sealed().verify(node, &certificate) {
+                Err(error) if error.is_old_serial() && !renewed => {
+                    // A newer key was seen than this list has; the next one must have it.
+                    renewed = true;
+                    age = DOUBTFUL;
+                    sleep(DOUBTFUL.saturating_sub(listing.since.elapsed())).await;
+                    continue;
+                }
+                verified => verified?,
             };
             let attempt = self.attempt(question, node, privacy, &certificate, deadline);
             let attempt = timeout_at(deadline, attempt).await.map_err(|_| late())??;
@@ -358,10 +369,9 @@ impl Client {
         question: &Question,
         node: NodeId,
         privacy: Privacy,
-        certificate: &SignedCertificate,
+        certificate: &VerifiedCertificate,
         deadline: Instant,
     ) -> Result<Attempt, ClientError> {
-        let certificate = self.sealed().verify(node, certificate)?;
         let left = deadline.saturating_duration_since(Instant::now()).min(MAX_TTL);
         let terms = Terms {
             // A stream may go on for longer than its beginning was waited for.
@@ -379,7 +389,7 @@ impl Client {
             body: question.body.clone(),
         };
         let (request, opener) =
-            SealedRequest::seal(&certificate, terms, &prompt).map_err(|error| match error {
+            SealedRequest::seal(certificate, terms, &prompt).map_err(|error| match error {
                 SealError::TooLong => ClientError::local(RequestError::TooLarge(MAX_REQUEST)),
                 _ => ClientError::Trust(TrustError::Roster("a node's key is of small order")),
             })?;

@@ -111,3 +111,15 @@ impl fmt::Display for Fork {
         }
     }
 }
+
+impl TrustError {
+    /// Returns whether a certificate is older than one that was seen of its node.
+    pub(crate) fn is_old_serial(&self) -> bool {
+        match self {
+            Self::Certificate { cause, .. } => {
+                matches!(**cause, CertificateError::OldSerial { .. })
+            }
+            _ => false,
+        }
+    }
+}

@@ -59,6 +59,12 @@ impl Seen {
         }
     }
 
+    /// Returns when frames came, in tenths of a second.
+    fn times(&self) -> Vec<u128> {
+        let frames = self.records.iter().filter(|(_, record)| record.kind == RecordKind::Frame);
+        frames.map(|(at, _)| at.as_millis() / 100).collect()
+    }
+
     fn receipt(&self) -> SignedReceipt {
         let result = self.result.as_ref().and_then(|result| result.receipt.as_ref());
         let error = self.error.as_ref().and_then(|error| error.receipt.as_ref());
@@ -140,6 +146,29 @@ async fn attack_13_paced_frames_are_alike_and_leave_by_the_clock() {
     }
     let expected: Vec<_> = (1..=5).map(|tick| (tick * 200, 272)).collect();
     assert_eq!(seen_ticks, [expected.clone(), expected]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn attack_13_whole_answer_leaves_with_its_class_and_not_when_it_is_made() {
+    let mut seen_times = Vec::new();
+    for made_after in [250, 950] {
+        let gate = Gate::new();
+        let backend = scripted({
+            let gate = gate.clone();
+            move || Script::new().wait(&gate).text("Paris")
+        });
+        let (mut coordinator, _agent) = online(&backend, 1).await;
+        let (request, opener) = sealed(&coordinator, Shape::Paced, false);
+        coordinator.assign_sealed("m", request.wire()).await;
+        let making = async {
+            tokio::time::sleep(Duration::from_millis(made_after)).await;
+            gate.open();
+        };
+        let (seen, ()) = tokio::join!(Seen::of(&mut coordinator), making);
+        assert!(finished(&seen.opened(opener)).is_some());
+        seen_times.push(seen.times());
+    }
+    assert_eq!(seen_times[0], seen_times[1]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -111,20 +111,36 @@ impl Shaper {
             Shape::Paced => {
                 while self.tick(TICK) <= now {
                     self.ticks += 1;
-                    if self.ended && self.ticks >= class(self.ticks, SHORTEST) {
+                    let is_class = self.ticks == class(self.ticks, SHORTEST);
+                    if self.ended && is_class {
                         return self.close(identity, out);
                     }
-                    self.pace(out)?;
+                    // Ticks that are overdue, since somebody took nothing, carry one frame each,
+                    // whatever waits: how much that is must not show in how many there are.
+                    let is_last_due = self.tick(TICK) > now;
+                    self.pace(is_class, is_last_due, out)?;
                 }
                 Ok(Advanced::On(self))
             }
         }
     }
 
-    /// Appends the frames of one tick: one, unless more is waiting.
-    fn pace(&mut self, out: &mut Vec<u8>) -> Result<(), SealError> {
+    /// Appends the frames of one tick: one, unless more is waiting at the last tick that is due.
+    ///
+    /// A whole answer comes at once, so its length and time would show; it leaves at the end of a
+    /// class of durations.
+    fn pace(
+        &mut self,
+        is_class: bool,
+        is_last_due: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<(), SealError> {
+        let is_whole = self.waiting.iter().any(|(content, _)| *content == Content::Whole);
+        if is_whole && !is_class {
+            return self.sealer.seal(&Pieces::new(Shape::Paced), out);
+        }
         let mut frames = 0;
-        while frames == 0 || !self.waiting.is_empty() {
+        while frames == 0 || (is_last_due && !self.waiting.is_empty()) {
             let mut pieces = Pieces::new(Shape::Paced);
             self.fill(&mut pieces);
             // The end takes the place of a dummy.
@@ -216,4 +232,60 @@ fn class(count: u64, first: u64) -> u64 {
         class = (class * 5 / 4).max(class + 1);
     }
     class
+}
+
+#[cfg(test)]
+mod tests {
+    use iris_core::Timestamp;
+    use iris_core::backend::Operation;
+    use iris_crypto::certificate::{Expectation, Origin, Role};
+    use iris_crypto::seal::{Prompt, RecordReader, SealedRequest, Terms};
+    use iris_crypto::{SealingKey, SignedCertificate};
+
+    use super::*;
+
+    fn sealer(identity: &Identity) -> AnswerSealer {
+        let (key, now) = (SealingKey::generate(), Timestamp::from_millis(1_800_000_000_000));
+        let origin: Origin = "https://a.example".parse().unwrap();
+        let certificate =
+            SignedCertificate::issue(identity, Role::Node, key.public(), &origin, now, 1);
+        let expected = Expectation { role: Role::Node, now, min_serial: 0, origin: &origin };
+        let prompt = Prompt { operation: Operation::Chat, stream: true, body: "{}".into() };
+        let terms = Terms::new("m".parse().unwrap(), now);
+        let certificate = certificate.verify(&expected).unwrap();
+        let (request, _) = SealedRequest::seal(&certificate, terms, &prompt).unwrap();
+        request.open(&key).unwrap().1
+    }
+
+    fn frames(records: &[u8]) -> usize {
+        let mut reader = RecordReader::new();
+        reader.push(records);
+        std::iter::from_fn(|| reader.pop().unwrap()).count() - 1
+    }
+
+    #[test]
+    fn attack_13_whoever_holds_the_stream_up_learns_nothing_of_its_length() {
+        let identity = Identity::generate();
+        for (bytes, expected) in [(0, 50), (1, 50), (12_000, 50), (253 * 60, 60)] {
+            let (begun, mut out) = (Instant::now(), Vec::new());
+            let mut shaper = Shaper::new(sealer(&identity), begun, &mut out);
+            shaper.push(Content::Text, "x".repeat(bytes).into());
+            // Nobody took anything for ten seconds.
+            let now = begun + Duration::from_secs(10);
+            let advanced = shaper.advance(now, &identity, &mut out).unwrap();
+            assert!(matches!(advanced, Advanced::On(_)));
+            // What exceeds the overdue frames leaves in a class of bursts.
+            let least = frames(&out);
+            assert!((expected..=expected + 3).contains(&least), "{bytes} bytes: {least}");
+        }
+    }
+
+    #[test]
+    fn classes_are_a_quarter_longer_each() {
+        let classes: Vec<_> = (1..=60).map(|count| class(count, SHORTEST)).collect();
+        let mut distinct = classes.clone();
+        distinct.dedup();
+        assert_eq!(distinct, [5, 6, 7, 8, 10, 12, 15, 18, 22, 27, 33, 41, 51, 63]);
+        assert!(classes.iter().zip(1..).all(|(class, count)| *class >= count));
+    }
 }
