@@ -60,6 +60,7 @@ impl Job {
         if stream && !json {
             return print_stream(ask, verbose, output).await;
         }
+        let begun = Instant::now();
         let mut answer = ask.send().await?;
         if json {
             let member = json!({
@@ -72,7 +73,7 @@ impl Job {
             return Ok(output.json(&answer.completion)?);
         }
         output.line(answer.text())?;
-        leave(answer.privacy, &answer.receipt).await;
+        leave(answer.privacy, &answer.receipt, begun.elapsed()).await;
         let reason =
             answer.completion.choices.first().and_then(|choice| choice.finish_reason.as_deref());
         note_end(reason);
@@ -124,21 +125,24 @@ async fn print_stream(ask: chat::Ask, verbose: bool, output: &mut Output) -> Res
         remark(&format!("answered by {node}: {tokens} tokens in {seconds:.1} s; {who}"));
     }
     note_end(reason.as_deref());
-    leave(stream.privacy(), stream.receipt()).await;
+    leave(stream.privacy(), stream.receipt(), begun.elapsed()).await;
     Ok(())
 }
 
-/// How long the command stays for a receipt when it has nothing else to do. Who leaves at the
-/// answer's end tells everybody on the way when that was, and takes the receipt from the
-/// coordinator too.
+/// How long the command stays for a receipt at least when it has nothing else to do.
 const STAY: Duration = Duration::from_secs(10);
 
-/// Waits for what follows an answer, and tells if the receipt is not one for it.
-async fn leave(privacy: Privacy, receipt: &PendingReceipt) {
+/// Waits for what follows an answer that took so long, and tells if the receipt is not one for it.
+///
+/// Who leaves at the answer's end tells everybody on the way when that was, and takes the receipt
+/// from the coordinator too. The receipt comes a quarter later at most.
+async fn leave(privacy: Privacy, receipt: &PendingReceipt, took: Duration) {
     if privacy == Privacy::Open {
         return;
     }
-    if let Ok(Err(error @ NoReceipt::Disputed(_))) = timeout(STAY, receipt.wait()).await {
+    if let Ok(Err(error @ NoReceipt::Disputed(_))) =
+        timeout(STAY.max(took / 3), receipt.wait()).await
+    {
         remark(&error.to_string());
     }
 }

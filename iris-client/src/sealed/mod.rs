@@ -1,7 +1,7 @@
 //! Requests that the coordinator cannot read: choosing a node, sealing to it, and sealing again
 //! to the next when it is busy or lost.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -69,9 +69,9 @@ pub(crate) struct Sealed {
 #[derive(Default)]
 struct Refusals {
     in_a_row: u32,
-    /// The last roster, and whose refusals by it were counted.
-    roster: u64,
-    nodes: BTreeSet<NodeId>,
+    /// The same of each node, and the roster by which it was counted last. A coordinator that
+    /// steers lets the node of its choice answer between the refusals of all others.
+    nodes: BTreeMap<NodeId, (u32, u64)>,
 }
 
 /// What is asked, and what was read of it.
@@ -121,22 +121,23 @@ impl Sealed {
     fn refused(&self, node: NodeId, listing: &Listing) -> Result<(), ClientError> {
         let is_free = listing.node(&node).is_some_and(|node| node.free != FreeSlots::None);
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        if refusals.roster != listing.number {
-            refusals.roster = listing.number;
-            refusals.nodes.clear();
-        }
-        if is_free && refusals.nodes.insert(node) {
+        let (count, roster) = refusals.nodes.get(&node).copied().unwrap_or_default();
+        if is_free && (count == 0 || roster != listing.number) {
+            refusals.nodes.insert(node, (count + 1, listing.number));
             refusals.in_a_row += 1;
         }
-        let refusals = refusals.in_a_row;
+        let of_node = refusals.nodes.get(&node).map_or(0, |(count, _)| *count);
+        let refusals = refusals.in_a_row.max(of_node);
         if refusals > MOST_REFUSALS {
             return Err(ClientError::SteeringSuspected { refusals });
         }
         Ok(())
     }
 
-    fn accepted(&self) {
-        *self.refusals.lock().unwrap_or_else(PoisonError::into_inner) = Refusals::default();
+    fn accepted(&self, node: NodeId) {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        refusals.in_a_row = 0;
+        refusals.nodes.remove(&node);
     }
 
     fn verify(
@@ -214,15 +215,7 @@ impl Client {
                         sleep(DOUBTFUL.saturating_sub(listing.since.elapsed())).await;
                         continue;
                     }
-                    if let Some(error) = rejected {
-                        return Err(error);
-                    }
-                    let model = demand.model.to_string();
-                    let error = match lost {
-                        0 => TaskError::NoNodeOnline { model },
-                        attempts => TaskError::NodesFailed { attempts },
-                    };
-                    return Err(ClientError::local(error));
+                    return Err(rejected.unwrap_or_else(|| unanswered(lost, &demand)));
                 };
                 let pause =
                     retry::jittered(advised.clamp(Duration::from_millis(100), LONGEST_WAIT));
@@ -254,7 +247,7 @@ impl Client {
             let attempt = timeout_at(deadline, attempt).await.map_err(|_| late())??;
             match attempt {
                 Attempt::Answered(answer) => {
-                    self.sealed().accepted();
+                    self.sealed().accepted(node);
                     return Ok(*answer);
                 }
                 Attempt::Busy(advised) => {
@@ -516,6 +509,14 @@ impl fmt::Debug for Sealed {
 #[derive(Default, Deserialize)]
 struct StaleKey {
     certificate: Option<SignedCertificate>,
+}
+
+/// Says that all that may be asked were asked, of which so many had taken the request.
+fn unanswered(lost: u32, demand: &Demand) -> ClientError {
+    ClientError::local(match lost {
+        0 => TaskError::NoNodeOnline { model: demand.model.to_string() },
+        attempts => TaskError::NodesFailed { attempts },
+    })
 }
 
 fn listed_certificate(listing: &Listing, node: NodeId) -> Result<SignedCertificate, ClientError> {

@@ -62,7 +62,7 @@ impl SealedAnswer {
         let mut answer = Some(self.backend.generate(request));
         let (mut watch, mut pulse) = (Stopwatch::default(), Pulse::new(self.core.limits.progress));
         let mut out = Vec::new();
-        let mut shaper = Shaper::new(sealer, Instant::now(), &mut out);
+        let mut shaper = Shaper::new(sealer, Instant::now(), self.deadline, &mut out);
         let mut end = None;
         loop {
             let listens = answer.as_mut().filter(|_| !shaper.is_full());

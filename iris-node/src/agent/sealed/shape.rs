@@ -17,6 +17,8 @@ const BATCH: Duration = Duration::from_millis(250);
 const TICK: Duration = Duration::from_millis(200);
 /// The ticks of the shortest class of durations: a second.
 const SHORTEST: u64 = 5;
+/// How long before its deadline an answer is complete at the latest, if it is made by then.
+const SPARE: Duration = Duration::from_secs(1);
 /// How much output may wait for its tick before the backend is asked for no more.
 const MOST_WAITING: usize = 1 << 20;
 
@@ -28,6 +30,8 @@ const MOST_WAITING: usize = 1 << 20;
 pub(super) struct Shaper {
     sealer: AnswerSealer,
     begun: Instant,
+    /// When nobody waits for the answer any more.
+    deadline: Instant,
     /// How many ticks are over.
     ticks: u64,
     waiting: VecDeque<(Content, Bytes)>,
@@ -39,11 +43,17 @@ pub(super) struct Shaper {
 
 impl Shaper {
     /// Begins an answer that was accepted at `now`; appends its first record.
-    pub(super) fn new(sealer: AnswerSealer, now: Instant, out: &mut Vec<u8>) -> Box<Self> {
+    pub(super) fn new(
+        sealer: AnswerSealer,
+        now: Instant,
+        deadline: Instant,
+        out: &mut Vec<u8>,
+    ) -> Box<Self> {
         sealer.opening(out);
         Box::new(Self {
             sealer,
             begun: now,
+            deadline,
             ticks: 0,
             waiting: VecDeque::new(),
             bytes: 0,
@@ -112,7 +122,9 @@ impl Shaper {
                 while self.tick(TICK) <= now {
                     self.ticks += 1;
                     let is_class = self.ticks == class(self.ticks, SHORTEST);
-                    if self.ended && is_class {
+                    // An answer that is whole must not be late for the sake of its class.
+                    let is_last = self.tick(TICK) + SPARE > self.deadline;
+                    if self.ended && (is_class || is_last) {
                         return self.close(identity, out);
                     }
                     // Ticks that are overdue, since somebody took nothing, carry one frame each,
@@ -136,7 +148,7 @@ impl Shaper {
         out: &mut Vec<u8>,
     ) -> Result<(), SealError> {
         let is_whole = self.waiting.iter().any(|(content, _)| *content == Content::Whole);
-        if is_whole && !is_class {
+        if is_whole && !is_class && self.tick(TICK) + SPARE <= self.deadline {
             return self.sealer.seal(&Pieces::new(Shape::Paced), out);
         }
         let mut frames = 0;
@@ -244,6 +256,8 @@ mod tests {
 
     use super::*;
 
+    const HOUR: Duration = Duration::from_hours(1);
+
     fn sealer(identity: &Identity) -> AnswerSealer {
         let (key, now) = (SealingKey::generate(), Timestamp::from_millis(1_800_000_000_000));
         let origin: Origin = "https://a.example".parse().unwrap();
@@ -268,7 +282,7 @@ mod tests {
         let identity = Identity::generate();
         for (bytes, expected) in [(0, 50), (1, 50), (12_000, 50), (253 * 60, 60)] {
             let (begun, mut out) = (Instant::now(), Vec::new());
-            let mut shaper = Shaper::new(sealer(&identity), begun, &mut out);
+            let mut shaper = Shaper::new(sealer(&identity), begun, begun + HOUR, &mut out);
             shaper.push(Content::Text, "x".repeat(bytes).into());
             // Nobody took anything for ten seconds.
             let now = begun + Duration::from_secs(10);
@@ -278,6 +292,23 @@ mod tests {
             let least = frames(&out);
             assert!((expected..=expected + 3).contains(&least), "{bytes} bytes: {least}");
         }
+    }
+
+    #[test]
+    fn answer_that_is_whole_is_not_late_for_the_sake_of_its_class() {
+        let identity = Identity::generate();
+        let (begun, mut out) = (Instant::now(), Vec::new());
+        let deadline = begun + Duration::from_secs(30);
+        let mut shaper = Shaper::new(sealer(&identity), begun, deadline, &mut out);
+        // The class that this ends in is over at 40.8 s.
+        let ended = begun + Duration::from_millis(28_500);
+        let Advanced::On(mut on) = shaper.advance(ended, &identity, &mut out).unwrap() else {
+            panic!("nothing has ended")
+        };
+        on.end(Ok(Finish { reason: "stop".to_owned(), usage: Usage::default() }));
+        shaper = on;
+        let over = shaper.advance(deadline, &identity, &mut out).unwrap();
+        assert!(matches!(over, Advanced::Over(_)));
     }
 
     #[test]
