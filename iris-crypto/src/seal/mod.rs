@@ -150,7 +150,7 @@
 //! |---|---|
 //! | 0 off | the length and time of every piece of the answer |
 //! | 1 batched | how much came in every quarter of a second |
-//! | 2 paced | in which class of duration the answer falls; how fast, only above 1,265 bytes a second |
+//! | 2 paced | in which class of duration the answer falls; how fast, only above 1,265 bytes a second; of an answer that is not streamed its class of length, too |
 //!
 //! The node sends by the clock, see [`Shape`]; that lengths are alike is seen to here.
 //!
