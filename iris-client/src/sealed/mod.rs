@@ -44,6 +44,9 @@ use answer::{Records, Stop};
 const ROSTER_LIFE: Duration = Duration::from_mins(1);
 /// The age from which a roster that does not list what is asked for is not the last word.
 const DOUBTFUL: Duration = Duration::from_secs(1);
+/// When a coordinator has a new roster, if anything changed since the last: it makes one a second,
+/// counted from when that one was made.
+const RENEWED: Duration = Duration::from_millis(1200);
 /// How long a request waits for a busy network, as it does in the coordinator's queue.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest wait between two rounds.
@@ -212,7 +215,7 @@ impl Client {
                         // Whoever could take over may have come since the roster was made.
                         doubted = true;
                         age = DOUBTFUL;
-                        sleep(DOUBTFUL.saturating_sub(listing.since.elapsed())).await;
+                        sleep(RENEWED.saturating_sub(listing.since.elapsed())).await;
                         continue;
                     }
                     return Err(rejected.unwrap_or_else(|| unanswered(lost, &demand)));
@@ -238,7 +241,7 @@ impl Client {
                     // A newer key was seen than this list has; the next one must have it.
                     renewed = true;
                     age = DOUBTFUL;
-                    sleep(DOUBTFUL.saturating_sub(listing.since.elapsed())).await;
+                    sleep(RENEWED.saturating_sub(listing.since.elapsed())).await;
                     continue;
                 }
                 verified => verified?,
