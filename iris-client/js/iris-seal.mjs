@@ -538,9 +538,10 @@ export class AnswerOpener {
     if (content.includes(kind)) this.#content.push(data);
     const begun = this.#begun;
     if (begun && begun.kind !== kind) throw outOfPlace("a piece of another kind");
-    const parts = [...(begun?.parts ?? []), data];
+    const parts = begun?.parts ?? [];
+    parts.push(data);
     this.#begun = more ? { kind, parts } : undefined;
-    return more ? undefined : this.#complete(kind, concat(...parts));
+    return more ? undefined : this.#complete(kind, joined(parts));
   }
 
   async #complete(kind, data) {
@@ -558,7 +559,7 @@ export class AnswerOpener {
       }
       case PieceKind.End: {
         const { usage, reason, digest } = readEnd(data);
-        if (!equal(digest, await sha256(concat(...this.#content)))) {
+        if (!equal(digest, await sha256(joined(this.#content)))) {
           throw malformed("the end is of another answer");
         }
         this.#content = [];
@@ -896,7 +897,30 @@ export function createTrust({ coordinator = null, own = [] } = {}) {
  * @param {number} [options.now] milliseconds since the Unix epoch
  * @returns {Promise<object>} the roster
  */
-export async function verifyRoster(trust, signed, { consistency, now = Date.now() }) {
+export function verifyRoster(trust, signed, { consistency, now = Date.now() }) {
+  return inTurn(trust, () => believeRoster(trust, signed, consistency, now));
+}
+
+/** What waits for its turn with a `trust`. */
+const turns = new WeakMap();
+
+/**
+ * Does `work` when all work on the same `trust` before it is done: two questions at a time that each
+ * compared what they were shown with the same past would not see that it differs.
+ */
+function inTurn(trust, work) {
+  const done = (turns.get(trust) ?? Promise.resolve()).then(work);
+  turns.set(
+    trust,
+    done.then(
+      () => {},
+      () => {},
+    ),
+  );
+  return done;
+}
+
+async function believeRoster(trust, signed, consistency, now) {
   const { roster: text, index, hashes, checkpoint: note } = signed ?? {};
   if (typeof text !== "string" || typeof note !== "string" || !Array.isArray(hashes)) {
     throw new IrisSealError("Malformed", "not a signed roster");
@@ -926,11 +950,15 @@ export async function verifyRoster(trust, signed, { consistency, now = Date.now(
 /** Checks that two checkpoints are of one log, whichever is the later one. */
 async function verifyGrowth(trust, known, shown, note, consistency) {
   const [old, next] = shown.size < known.size ? [shown, known] : [known, shown];
-  const hashes =
-    old.size === 0 || old.size === next.size ? [] : await consistency(old.size, next.size);
+  const isTrivial = old.size === 0 || old.size === next.size;
   try {
+    const hashes = isTrivial ? [] : await consistency(old.size, next.size);
     await verifyConsistency(old, next, hashes.map(readHash));
   } catch (cause) {
+    // A coordinator that will not prove it has two logs; one that is in trouble may be asked again.
+    const isTrouble = !(cause instanceof IrisSealError) || cause.code === "Unreachable";
+    const isUnproven = cause.code !== "Refused" || [400, 404].includes(cause.status);
+    if (isTrouble || !isUnproven) throw cause;
     const message = `the coordinator shows different people different logs: ${cause.message}`;
     const evidence = { reason: cause.message, checkpoints: [trust.checkpoint, note] };
     throw new IrisSealError("Fork", message, { cause, evidence });
@@ -974,7 +1002,11 @@ function readRoster(text) {
  * @param {number} [now] milliseconds since the Unix epoch
  * @returns {Promise<VerifiedCertificate>}
  */
-export async function verifyNode(trust, node, certificate, now = Date.now()) {
+export function verifyNode(trust, node, certificate, now = Date.now()) {
+  return inTurn(trust, () => believeNode(trust, node, certificate, now));
+}
+
+async function believeNode(trust, node, certificate, now) {
   if (trust.coordinator === null) throw new TypeError("verify a roster first");
   const bytes = fromBase64url(certificate);
   const found = await nodeIdOf(decodeCertificate(bytes).identityKey);
@@ -1088,7 +1120,7 @@ export async function* chat(options) {
   const { trust, request, policy = "sealed", patience = 60_000 } = options;
   const coordinator = new Coordinator(options);
   const until = Date.now() + patience;
-  const refusals = { inRow: 0, last: undefined };
+  const refusals = { inRow: 0, counted: new Map(), last: undefined };
   for (;;) {
     const roster = await coordinator.roster(trust);
     const nodes = chooseNodes(trust, roster, { model: request.model, policy, now: Date.now() });
@@ -1101,7 +1133,11 @@ export async function* chat(options) {
       const refused = yield* askNode(coordinator, node, options);
       if (!refused) return;
       refusals.last = refused.error;
-      refusals.inRow = isFree(node) ? refusals.inRow + 1 : 0;
+      // A node counts once for each roster: asked again, it may still be busy.
+      if (isFree(node) && refusals.counted.get(node.id) !== roster.number) {
+        refusals.counted.set(node.id, roster.number);
+        refusals.inRow += 1;
+      }
       if (refusals.inRow > MAX_REFUSALS) {
         const message = `${refusals.inRow} nodes refused in a row that the roster calls free`;
         throw new IrisSealError("SteeringSuspected", message, { cause: refused.error });
@@ -1517,6 +1553,11 @@ class Fields {
 }
 
 function concat(...parts) {
+  return joined(parts);
+}
+
+/** Joins any number of byte arrays. */
+function joined(parts) {
   const out = new Uint8Array(parts.reduce((length, part) => length + part.length, 0));
   let at = 0;
   for (const part of parts) {

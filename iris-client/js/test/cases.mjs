@@ -412,6 +412,29 @@ function logOf(test) {
     }
   });
 
+  test("two logs shown at the same time are caught as well", async () => {
+    const network = await party.Network.create();
+    const trust = createTrust({ coordinator: network.origin });
+    await verifyRoster(trust, await network.roster(), { consistency: async () => [] });
+    // Each goes on from what is known, and from nothing of the other's.
+    const [shown, proofs] = [[], []];
+    for (const age of [0, 1]) {
+      network.age = age;
+      shown.push(await network.roster());
+      const hashes = await network.consistency(network.entries.length - 1, network.entries.length);
+      proofs.push(hashes.map((hash) => btoa(String.fromCharCode(...hash)).replaceAll("+", "-")
+        .replaceAll("/", "_").replaceAll("=", "")));
+      network.entries.pop();
+    }
+    const verified = await Promise.allSettled(
+      shown.map((each, which) =>
+        verifyRoster(trust, each, { consistency: async () => proofs[which] })),
+    );
+    same(verified[0].status, "fulfilled");
+    same(verified[1].reason?.code, "Fork");
+    same(trust.checkpoint, shown[0].checkpoint);
+  });
+
   test("a node is known by its id, and never goes back to an older key", async () => {
     const network = await party.Network.create({ nodes: 2 });
     const trust = createTrust({ coordinator: network.origin });

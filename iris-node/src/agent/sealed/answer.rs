@@ -4,6 +4,7 @@ use std::future::pending;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -14,13 +15,16 @@ use iris_protocol::frame::Content;
 use iris_protocol::limits::{MAX_CONTENT, MAX_RECEIPT};
 use iris_protocol::message::{TaskError, TaskResult};
 use iris_protocol::text::Blob;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::error;
 
 use super::shape::{Advanced, Shaper};
 use crate::agent::Core;
 use crate::agent::worker::{Outlet, Output, Pulse};
 use crate::speed::Stopwatch;
+
+/// How long after its deadline the end of an answer may still wait for room.
+const LATEST: Duration = Duration::from_secs(5);
 
 /// One sealed answer in the making.
 pub(in crate::agent) struct SealedAnswer {
@@ -36,7 +40,17 @@ impl SealedAnswer {
     /// How the answer ends is told to its caller under the seal; the coordinator learns by whose
     /// fault it failed, if it did, and how long it was in steps of 64 tokens.
     pub(in crate::agent) async fn run(mut self, request: GenerateRequest, sealer: AnswerSealer) {
-        let answered = self.answer(request, sealer).await;
+        let deadline = self.deadline + LATEST;
+        let answered = AssertUnwindSafe(self.answer(request, sealer)).catch_unwind();
+        let answered = match timeout_at(deadline, answered).await {
+            Ok(Ok(answered)) => answered,
+            Ok(Err(_panic)) => {
+                error!(assignment = %self.outlet.assignment, "the backend panicked");
+                Err(BackendError::Failed)
+            }
+            // Nobody takes what there is to say.
+            Err(_late) => Err(BackendError::Timeout),
+        };
         let (assignment, frames) = (self.outlet.assignment, self.outlet.frames());
         let output = match answered {
             Ok((Ok(finish), receipt)) => {
