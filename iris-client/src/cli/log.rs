@@ -82,7 +82,7 @@ async fn monitor(
     let mut read = Frontier::new();
     loop {
         match client.log().checkpoint().await {
-            Ok(signed) => follow(client, &signed, &mut read, output).await?,
+            Ok(signed) => follow(client, &signed, &mut read, once, output).await?,
             Err(error) if error.is_passing() && !once => remark(&error.to_string()),
             Err(error) => return Err(error.into()),
         }
@@ -97,6 +97,7 @@ async fn follow(
     client: &Client,
     signed: &SignedCheckpoint,
     read: &mut Frontier,
+    once: bool,
     output: &mut Output,
 ) -> Result<(), Failure> {
     let doubt = |what: &str| Failure::new(Exit::Privacy, format!("the log is not honest: {what}"));
@@ -105,7 +106,13 @@ async fn follow(
     let (mut certificates, mut rosters, mut others) = (0_u64, 0_u64, 0_u64);
     while read.size() < checkpoint.size {
         let count = BATCH.min(checkpoint.size - read.size());
-        let entries = client.log().entries(read.size(), count).await?;
+        let entries = match client.log().entries(read.size(), count).await {
+            Err(error) if error.is_passing() && !once => {
+                remark(&error.to_string());
+                return Ok(());
+            }
+            entries => entries?,
+        };
         for entry in entries.entries.iter().take(usize::try_from(count).unwrap_or(usize::MAX)) {
             let is_first = read.size() == 0;
             match Entry::decode(entry.as_bytes()) {

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use iris_core::NodeId;
 use iris_crypto::PublicIdentity;
+use sha2::{Digest, Sha256};
 
 use super::{Fork, Trust, TrustError};
 
@@ -199,12 +200,15 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Saves the evidence of a fork beside the trust file.
+/// Saves the evidence of a fork beside the trust file, once.
 fn save(file: &Path, fork: &Fork) -> io::Result<PathBuf> {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let path = beside(file, &format!(".fork-{}.json", now.as_millis()));
-    write_new(&path, &fork.to_json())?;
-    Ok(path)
+    let both = Sha256::new().chain_update(&fork.known).chain_update(&fork.shown).finalize();
+    let name = both.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+    let path = beside(file, &format!(".fork-{name:016x}.json"));
+    match write_new(&path, &fork.to_json()) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(path),
+    }
 }
 
 fn beside(path: &Path, ending: &str) -> PathBuf {
