@@ -74,9 +74,6 @@ pub const MAX_CERTIFICATE: usize = 4096;
 /// Longest receipt for a sealed answer with its signature, in bytes.
 pub const MAX_RECEIPT: usize = 512;
 
-/// Longest record of a sealed answer, without the length before it, in bytes.
-pub const MAX_RECORD: usize = 66_000;
-
 /// Most nodes of a roster.
 pub const MAX_ROSTER_NODES: usize = 100_000;
 

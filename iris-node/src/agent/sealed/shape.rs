@@ -196,8 +196,10 @@ impl Shaper {
         while let Some((content, data)) = self.waiting.front_mut() {
             let taken = match content {
                 Content::Text => {
-                    let text = std::str::from_utf8(data);
-                    pieces.push_text(text.expect("text is cut between its characters"))
+                    // No more than may fit is looked at, however much waits.
+                    let most = data.len().min(pieces.room());
+                    let text = data[..most].utf8_chunks().next();
+                    pieces.push_text(text.map_or("", |chunk| chunk.valid()))
                 }
                 Content::Json => pieces.push_json(data),
                 Content::Whole | Content::Sealed => pieces.push_whole(data),
