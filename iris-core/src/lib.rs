@@ -12,6 +12,7 @@ pub mod demand;
 pub mod explain;
 pub mod id;
 pub mod model;
+pub mod plan;
 pub mod queue;
 pub mod registry;
 pub mod reputation;

@@ -1,0 +1,375 @@
+//! Plans: one idea for every way of dividing work.
+//!
+//! A plan is a list of steps, each of which uses results of earlier ones, so it is an acyclic
+//! graph by construction. [`PlanRun`] carries a plan out: reports of nodes come in, assignments
+//! go out. It never sends, waits or draws randomness, so a coordinator, a client that keeps its
+//! prompts to itself, and a test drive the same code; [`drive`] is the loop that all of them use.
+//!
+//! Every way of working is a constructor of the same type:
+//!
+//! | mode | constructor | plan |
+//! |---|---|---|
+//! | `single` | [`single`] | one step |
+//! | `subtasks` | [`subtasks`] | independent parts, side by side, merged in order |
+//! | `consensus` | [`consensus`] | replicas on nodes of different owners that agree by normal form |
+//! | `context` | [`context`] | a long document, cut, mapped side by side, reduced as a tree |
+//! | `collaborative` | [`collaborative`] | one model, many data sets that stay where they are |
+//! | `comparative` | [`comparative`] | many models, one input |
+//! | `chained` | [`Plan`] itself | a pipeline of one's own |
+//!
+//! # Time
+//!
+//! A plan's time is the [`Duration`] since it was accepted, so that it can be written down.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::id::NodeId;
+use crate::model::{Abilities, ModelName};
+
+mod event;
+mod name;
+mod template;
+
+pub use event::{
+    Assignment, Decision, DecisionError, Event, Number, Output, Placed, PlanEnd, PlanError,
+    Progress, Report, StepError, UnitReport, UnitState,
+};
+pub use name::{StepName, StepNameError};
+pub use template::{Template, TemplateError};
+
+/// How a task is carried out.
+#[derive(Clone, PartialEq)]
+pub struct Plan {
+    /// Which constructor made it.
+    pub mode: Mode,
+    /// What the user gave: the value of `{{ input }}`.
+    pub input: String,
+    /// The steps. Each uses results of earlier ones only.
+    pub steps: Vec<Step>,
+    /// The step whose output is the plan's.
+    pub answer: StepName,
+    /// What all steps may use together.
+    pub budget: Budget,
+    /// How many assignments may be under way at a time. Default: 32.
+    pub side_by_side: u32,
+}
+
+/// A way of working.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// One step.
+    #[default]
+    Single,
+    /// Independent parts, merged in order.
+    Subtasks,
+    /// Replicas that agree.
+    Consensus,
+    /// A long document.
+    Context,
+    /// One model, many data sets.
+    Collaborative,
+    /// Many models, one input.
+    Comparative,
+    /// A plan of the user's own.
+    Chained,
+}
+
+/// One unit of a plan.
+#[derive(Clone, PartialEq)]
+pub struct Step {
+    /// Names the step in templates.
+    pub name: StepName,
+    /// What it does.
+    pub work: Work,
+    /// Skips the step where this does not hold.
+    pub when: Option<Condition>,
+    /// What the step may use, all its parts, replicas and repetitions together.
+    pub budget: Budget,
+    /// What happens when it fails.
+    pub on_failure: OnFailure,
+    /// Takes back what the step did, where the plan ends without its answer after this step had
+    /// finished.
+    pub undo: Option<Box<Ask>>,
+}
+
+/// What a step does.
+#[derive(Clone, PartialEq)]
+pub enum Work {
+    /// Asks a model once, or as often as there are replicas.
+    Ask(Box<Ask>),
+    /// Asks once for each item, side by side. The outputs keep the order of the items.
+    Each {
+        /// The items: the values of `{{ item }}`.
+        items: Items,
+        /// What is asked.
+        ask: Box<Ask>,
+    },
+    /// Merges the outputs of an earlier step, as many at a time as fit, until one is left.
+    Fold {
+        /// The step whose outputs are merged; usually an [`Work::Each`].
+        of: StepName,
+        /// What is asked; `{{ item }}` is the outputs that are merged now.
+        ask: Box<Ask>,
+        /// How many tokens of outputs fit into one merge, estimated.
+        most_tokens: u32,
+        /// How often outputs of merges are merged again, at most. The last level takes all.
+        most_levels: u32,
+    },
+    /// Puts earlier outputs together without asking anybody.
+    Join {
+        /// The steps, in the order of their outputs.
+        of: Vec<StepName>,
+        /// How.
+        by: Join,
+    },
+    /// Waits until a person has chosen among earlier outputs, or written a better one.
+    Review {
+        /// The steps whose outputs are laid out.
+        of: Vec<StepName>,
+    },
+}
+
+/// Where the items of [`Work::Each`] come from.
+#[derive(Clone, PartialEq)]
+pub enum Items {
+    /// They are known.
+    Given(Vec<Item>),
+    /// An earlier step's output is a JSON array of strings, or an object with one such array.
+    From {
+        /// The step.
+        step: StepName,
+        /// At most so many are taken.
+        most: u32,
+        /// The only item if the output is no list of at least one; without it the step fails.
+        otherwise: Option<String>,
+    },
+}
+
+/// One item of [`Work::Each`].
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// Its text.
+    pub text: String,
+    /// Where in the plan's document it stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+}
+
+/// A place in a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Its first byte.
+    pub start: u64,
+    /// The byte after its last.
+    pub end: u64,
+    /// The line of its first byte, counted from 1.
+    pub line: u64,
+}
+
+/// What a model is asked.
+#[derive(Clone, PartialEq)]
+pub struct Ask {
+    /// The model.
+    pub model: ModelName,
+    /// Messages before the prompt, as JSON objects of the chat API; never templates.
+    pub history: Vec<Value>,
+    /// Instructions before everything else.
+    pub system: Option<Template>,
+    /// The prompt; without it the history ends with the question.
+    pub prompt: Option<Template>,
+    /// The longest answer, in tokens.
+    pub max_tokens: Option<u32>,
+    /// Other members of the chat request, such as `temperature`.
+    pub params: Map<String, Value>,
+    /// What the model's server must be able to do.
+    pub abilities: Abilities,
+    /// A data set on the node that the prompt is about.
+    pub dataset: Option<Dataset>,
+    /// The nodes that may do it; empty for any.
+    pub nodes: Vec<NodeId>,
+    /// How often it is asked, and what counts as agreement. Without it: once.
+    pub replicas: Option<Replicas>,
+}
+
+/// A data set that lies on a node and stays there.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dataset {
+    /// The name that the node's owner gave it.
+    pub name: String,
+    /// What the node's owner asks of those who may use it; sent to the node only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// The same question to nodes of different owners.
+#[derive(Clone, PartialEq)]
+pub struct Replicas {
+    /// How many are asked.
+    pub count: u32,
+    /// How many have to answer; fewer is [`StepError::NoQuorum`].
+    pub quorum: u32,
+    /// What counts as the same answer.
+    pub agreement: Agreement,
+    /// Whether answers weigh as much as their nodes' reputation, or all the same.
+    pub weighted: bool,
+}
+
+/// What counts as the same answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "snake_case")]
+pub enum Agreement {
+    /// Numbers, if all answers are; else JSON; else texts.
+    Auto,
+    /// The last number in the answer, within a relative tolerance.
+    Number {
+        /// Largest difference, as a part of the larger number. 0 asks for equal numbers.
+        #[serde(default)]
+        tolerance: f64,
+    },
+    /// The same JSON value, whatever the order of members and the form of numbers.
+    Json,
+    /// The one of these options that the answer names.
+    Choice {
+        /// The options.
+        options: Vec<String>,
+    },
+    /// Alike texts, by the share of pairs of letters that two have in common.
+    Text {
+        /// How alike, from 0 (anything) to 1 (the same pairs).
+        similarity: f64,
+    },
+}
+
+/// How earlier outputs are put together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "snake_case")]
+pub enum Join {
+    /// One after the other.
+    Concat {
+        /// Between two outputs.
+        separator: String,
+    },
+    /// The answer that most have given.
+    Vote {
+        /// What counts as the same.
+        agreement: Agreement,
+        /// A weight for each output, in order; missing ones are 1.
+        #[serde(default)]
+        weights: Vec<f64>,
+    },
+    /// Numbers, vectors or histograms, by arithmetic.
+    Aggregate {
+        /// How.
+        method: Aggregate,
+        /// A weight for each output, in order; missing ones are 1.
+        #[serde(default)]
+        weights: Vec<f64>,
+    },
+    /// All of them as a JSON array of objects with `step`, `node` and `text`.
+    All,
+}
+
+/// Arithmetic over outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Aggregate {
+    /// Numbers, or vectors of one length: the mean.
+    Mean,
+    /// The same, with weights.
+    WeightedMean,
+    /// Vectors of model parameters, weighted by how many samples each comes from: objects with
+    /// `vector` and `count`, or plain vectors with given weights.
+    FederatedAverage,
+    /// Objects from bin to count: the sum of each bin.
+    Histogram,
+}
+
+/// When a step is done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Condition {
+    /// The earlier step whose output is looked at; a skipped one has an empty output.
+    pub step: StepName,
+    /// Holds when the output contains this text, whatever the case of its letters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contains: Option<String>,
+    /// Holds when the output is this text, but for case and surrounding space.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub equals: Option<String>,
+    /// Holds when the last number in the output is larger than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub above: Option<f64>,
+    /// Holds when the last number in the output is smaller than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub below: Option<f64>,
+    /// Turns the answer around.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub not: bool,
+}
+
+/// What may be used. Nothing is ever used beyond it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Budget {
+    /// Tokens, read and written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// Seconds since the plan, or the step, began. Waiting for a person does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u64>,
+    /// Assignments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assignments: Option<u32>,
+}
+
+/// What happens when a step fails.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OnFailure {
+    /// How often it is tried again, on another node where there is one. Default: 0; the network
+    /// itself tries a second node before a step counts as failed.
+    pub retries: u32,
+    /// Models to try after that, in order.
+    pub fallback: Vec<ModelName>,
+    /// What happens at last.
+    pub then: Then,
+}
+
+/// What happens when a step has failed for good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Then {
+    /// The plan fails; what was done is undone.
+    #[default]
+    Stop,
+    /// The plan goes on; the step's output is empty.
+    Skip,
+}
+
+/// Prompts and answers never reach logs, so plans and what they are made of print without them.
+macro_rules! quiet_debug {
+    ($($name:ident { $($field:ident),* }),* $(,)?) => {$(
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($name))
+                    $(.field(stringify!($field), &self.$field))*
+                    .finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+use quiet_debug;
+
+quiet_debug!(
+    Plan { mode, steps, answer, budget, side_by_side },
+    Step { name, when, budget, on_failure },
+    Ask { model, max_tokens, abilities, nodes, replicas },
+    Item { source },
+    Dataset { name },
+    Replicas { count, quorum, agreement, weighted },
+);
