@@ -162,6 +162,14 @@ pub enum Event {
         /// What came of it.
         result: Result<Output, StepError>,
     },
+    /// A node took an assignment whose weight the plan's course depends on; see
+    /// [`PlanRun::records_start`](super::PlanRun::records_start).
+    Placed {
+        /// Which one.
+        number: Number,
+        /// Where it went.
+        placed: Placed,
+    },
     /// A person has decided a review.
     Decided(Decision),
     /// The caller gave the plan up.
@@ -203,7 +211,7 @@ pub enum Report {
     Started(Placed),
     /// The next piece of its text, where [`Assignment::streams`] asks for it.
     Text(String),
-    /// It is over; comes once, and last.
+    /// It is over; comes once, and last. After any text, a failure is [`StepError::Partial`].
     Ended(Placed, Result<Output, StepError>),
 }
 
@@ -232,7 +240,7 @@ pub enum Progress {
         #[serde(flatten)]
         placed: Placed,
     },
-    /// The plan's answer goes on.
+    /// The plan's answer goes on. All of these together are the output of a finished plan.
     Text {
         /// With this text.
         text: String,
@@ -415,6 +423,9 @@ impl fmt::Debug for Event {
                 .field("placed", placed)
                 .field("is_ok", &result.is_ok())
                 .finish(),
+            Self::Placed { number, placed } => {
+                f.debug_tuple("Placed").field(number).field(placed).finish()
+            }
             Self::Decided(decision) => f.debug_tuple("Decided").field(decision).finish(),
             Self::Cancelled => f.write_str("Cancelled"),
         }

@@ -26,19 +26,36 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::backend::Usage;
 use crate::id::NodeId;
 use crate::model::{Abilities, ModelName};
 
+mod aggregate;
+#[cfg(test)]
+mod arbitrary;
+mod check;
+mod condition;
+mod drive;
 mod event;
+mod list;
 mod name;
+mod run;
 mod template;
+mod tokens;
+mod vote;
 
+pub use aggregate::aggregate;
+pub use drive::{Driven, Worker, drive};
 pub use event::{
     Assignment, Decision, DecisionError, Event, Number, Output, Placed, PlanEnd, PlanError,
     Progress, Report, StepError, UnitReport, UnitState,
 };
+pub use list::list;
 pub use name::{StepName, StepNameError};
+pub use run::{Action, PlanRun};
 pub use template::{Template, TemplateError};
+pub use tokens::tokens;
+pub use vote::{Ballot, Group, Tally, tally};
 
 /// How a task is carried out.
 #[derive(Clone, PartialEq)]
@@ -218,6 +235,9 @@ pub struct Replicas {
     pub agreement: Agreement,
     /// Whether answers weigh as much as their nodes' reputation, or all the same.
     pub weighted: bool,
+    /// Merges answers in free text that do not agree, which are never voted on: `{{ item }}` is
+    /// all of them. Without it they are [`StepError::NoAgreement`].
+    pub synthesis: Option<Box<Ask>>,
 }
 
 /// What counts as the same answer.
@@ -349,6 +369,54 @@ pub enum Then {
     Stop,
     /// The plan goes on; the step's output is empty.
     Skip,
+}
+
+impl Plan {
+    /// Returns the place of the step `name` among the steps.
+    pub fn place(&self, name: &StepName) -> Option<usize> {
+        self.steps.iter().position(|step| step.name == *name)
+    }
+}
+
+impl Step {
+    /// Iterates over the names of the steps whose outputs it needs, perhaps twice.
+    pub fn uses(&self) -> impl Iterator<Item = StepName> + '_ {
+        let (ask, of): (Option<&Ask>, &[StepName]) = match &self.work {
+            Work::Each { items: Items::From { step, .. }, ask } => {
+                (Some(ask), std::slice::from_ref(step))
+            }
+            Work::Ask(ask) | Work::Each { ask, .. } => (Some(ask), &[]),
+            Work::Fold { of, ask, .. } => (Some(ask), std::slice::from_ref(of)),
+            Work::Join { of, .. } | Work::Review { of } => (None, of),
+        };
+        let named = ask.into_iter().flat_map(Ask::names).filter_map(|name| name.parse().ok());
+        let condition = self.when.iter().map(|condition| condition.step.clone());
+        of.iter().cloned().chain(named).chain(condition)
+    }
+}
+
+impl Ask {
+    /// Iterates over the names that its templates use, those of its synthesis included.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let synthesis = self.replicas.as_ref().and_then(|replicas| replicas.synthesis.as_deref());
+        let asks = [Some(self), synthesis].into_iter().flatten();
+        asks.flat_map(|ask| ask.system.iter().chain(&ask.prompt)).flat_map(Template::names)
+    }
+}
+
+impl Source {
+    /// Returns the stretch from the beginning of the first to the end of the last of two places.
+    fn across(self, other: Self) -> Self {
+        let first = if other.start < self.start { other } else { self };
+        Self { start: first.start, end: self.end.max(other.end), line: first.line }
+    }
+}
+
+impl Output {
+    /// Returns no text, which nobody had to write.
+    fn empty() -> Self {
+        Self { text: String::new(), finish_reason: "stop".to_owned(), usage: Usage::default() }
+    }
 }
 
 /// Prompts and answers never reach logs, so plans and what they are made of print without them.

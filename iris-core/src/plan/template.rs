@@ -2,6 +2,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::Value;
 
 /// A prompt with places for what is known only when it is sent.
 ///
@@ -23,6 +24,16 @@ enum Piece {
     Place(Vec<String>),
 }
 
+/// The values of a template's names.
+pub(super) struct Scope<'a> {
+    pub(super) input: &'a str,
+    pub(super) item: Option<&'a str>,
+    pub(super) part: usize,
+    pub(super) parts: usize,
+    pub(super) source: Option<super::Source>,
+    pub(super) output: &'a dyn Fn(&str) -> Option<String>,
+}
+
 /// Says why a text is no template.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -36,6 +47,9 @@ pub enum TemplateError {
 }
 
 impl Template {
+    /// The longest prompt, in bytes.
+    const MAX_RENDERED: usize = 8 << 20;
+
     /// Makes a template of `text` as it is, whatever is in it.
     pub fn literal(text: impl Into<String>) -> Self {
         Self { pieces: vec![Piece::Text(text.into())] }
@@ -48,6 +62,53 @@ impl Template {
             Piece::Text(_) => None,
         })
     }
+}
+
+impl Template {
+    /// Fills in the places. Says in a sentence what cannot be filled in.
+    pub(super) fn render(&self, scope: &Scope<'_>) -> Result<String, String> {
+        let mut rendered = String::new();
+        for piece in &self.pieces {
+            match piece {
+                Piece::Text(text) => rendered.push_str(text),
+                Piece::Place(path) => rendered.push_str(&scope.value(path)?),
+            }
+            if rendered.len() > Self::MAX_RENDERED {
+                return Err("a prompt has at most 8 MiB once its outputs are in it".to_owned());
+            }
+        }
+        Ok(rendered)
+    }
+}
+
+impl Scope<'_> {
+    fn value(&self, path: &[String]) -> Result<String, String> {
+        let (name, members) = path.split_first().expect("a place has a name");
+        let value = match name.as_str() {
+            "input" => self.input.to_owned(),
+            "item" => self.item.unwrap_or_default().to_owned(),
+            "part" => self.part.to_string(),
+            "parts" => self.parts.to_string(),
+            "lines" => self.source.map(|source| source.line.to_string()).unwrap_or_default(),
+            step => (self.output)(step).unwrap_or_default(),
+        };
+        if members.is_empty() || value.is_empty() {
+            return Ok(value);
+        }
+        member(&value, members).ok_or_else(|| {
+            format!("the output of `{name}` is not JSON with a member `{}`", members.join("."))
+        })
+    }
+}
+
+/// Returns a member of a JSON text, strings as they are and all else as JSON.
+fn member(text: &str, members: &[String]) -> Option<String> {
+    let value: Value = serde_json::from_str(super::vote::unfenced(text)).ok()?;
+    let found = members.iter().try_fold(&value, |value, member| match value {
+        Value::Array(values) => values.get(member.parse::<usize>().ok()?),
+        other => other.get(member),
+    })?;
+    Some(found.as_str().map_or_else(|| found.to_string(), str::to_owned))
 }
 
 impl FromStr for Template {
@@ -117,5 +178,79 @@ impl Serialize for Template {
 impl<'de> Deserialize<'de> for Template {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rendered(template: &str) -> Result<String, String> {
+        let output = |name: &str| match name {
+            "triage" => Some(r#"{"severity": 3, "signs": ["fever", "cough"]}"#.to_owned()),
+            "skipped" => Some(String::new()),
+            _ => None,
+        };
+        let scope = Scope {
+            input: "{{ item }}",
+            item: Some("this"),
+            part: 2,
+            parts: 5,
+            source: None,
+            output: &output,
+        };
+        template.parse::<Template>().unwrap().render(&scope)
+    }
+
+    #[test]
+    fn places_are_filled_in_once_and_members_are_looked_up() {
+        let filled = rendered("{{input}}: {{ item }} is {{ part }} of {{ parts }}").unwrap();
+        assert_eq!(filled, "{{ item }}: this is 2 of 5", "what is filled in is no template");
+        let members = rendered("{{ triage.severity }} {{ triage.signs.1 }} {{ triage.signs }}");
+        assert_eq!(members.unwrap(), r#"3 cough ["fever","cough"]"#);
+        assert_eq!(rendered("[{{ skipped }}{{ skipped.severity }}]").unwrap(), "[]");
+        assert_eq!(rendered(r#"{{ "{{" }} x }}"#).unwrap(), "{{ x }}");
+        assert!(rendered("{{ triage.age }}").unwrap_err().contains("`age`"));
+    }
+
+    #[test]
+    fn what_is_no_template_says_why() {
+        let refused = |text: &str| text.parse::<Template>().unwrap_err();
+        assert_eq!(refused("a {{ b"), TemplateError::Open(2));
+        assert_eq!(refused("{{ a + b }}"), TemplateError::Name("a + b".to_owned()));
+        assert_eq!(refused("{{}}"), TemplateError::Name(String::new()));
+        assert_eq!(refused("{{ a..b }}"), TemplateError::Name("a..b".to_owned()));
+    }
+
+    #[test]
+    fn prompts_are_bounded() {
+        let output = |_: &str| Some("x".repeat(5 << 20));
+        let scope =
+            Scope { input: "", item: None, part: 1, parts: 1, source: None, output: &output };
+        assert!("{{ a }}".parse::<Template>().unwrap().render(&scope).is_ok());
+        assert!("{{ a }}{{ a }}".parse::<Template>().unwrap().render(&scope).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn literal_text_and_its_written_form_mean_the_same(text in "[a-z{} \"]{0,40}") {
+            let literal = Template::literal(text.clone());
+            let again: Template = literal.to_string().parse().unwrap();
+            let output = |_: &str| None;
+            let scope =
+                Scope { input: "", item: None, part: 1, parts: 1, source: None, output: &output };
+            prop_assert_eq!(again.render(&scope), Ok(text.clone()));
+            prop_assert_eq!(literal.render(&scope), Ok(text));
+        }
+
+        #[test]
+        fn any_text_is_a_template_or_an_error(text in "\\PC{0,60}|[{} a\"]{0,20}") {
+            if let Ok(template) = text.parse::<Template>() {
+                let again: Template = template.to_string().parse().unwrap();
+                prop_assert_eq!(again.to_string(), template.to_string());
+            }
+        }
     }
 }
