@@ -46,6 +46,7 @@ pub fn registry(nodes: u32) -> Registry {
             name: String::new(),
             slots: 1,
             models: vec![offer],
+            datasets: Vec::new(),
         };
         registry.join(profile, Points::START);
     }

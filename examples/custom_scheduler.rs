@@ -38,7 +38,7 @@ impl Scheduler for Thrifty {
             }
             explanation.skip(Reason::NoFreeSlot, group.occupied());
             let candidates = (0..group.free()).map(|position| group.candidate(position));
-            let untried = candidates.filter(|candidate| !demand.exclude.contains(&candidate.node));
+            let untried = candidates.filter(|candidate| demand.objection(candidate).is_none());
             let before = able.len();
             able.extend(untried.take(LOOKED_AT - before));
             let looked_at = u32::try_from(able.len() - before).unwrap_or(u32::MAX);

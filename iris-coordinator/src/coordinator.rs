@@ -317,6 +317,11 @@ impl Coordinator {
         self.inner.dispatch.nodes(summarise)
     }
 
+    /// Returns the reputation of a node that is connected, in points.
+    pub fn points_of(&self, node: &NodeId) -> Option<i64> {
+        self.inner.dispatch.points_of(node)
+    }
+
     /// Returns why a recent task of `account` went where it went.
     pub fn explanation(&self, task: &TaskId, account: &AccountId) -> Option<rest::Explanation> {
         rest::Explanation::new(*task, &self.inner.dispatch.explanations(task, account))

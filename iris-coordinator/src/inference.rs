@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::dispatch::{Books, Dispatch, TaskEvent, TaskHandle, TaskRequest};
+use crate::dispatch::{Books, Dispatch, Placement, TaskEvent, TaskHandle, TaskRequest};
 use crate::journal::CommitError;
 use crate::settlement::Settlement;
 
@@ -460,6 +460,7 @@ impl Shared {
             abilities: Abilities::NONE,
             time_limit: self.time_left(record),
             priority: Priority::Batch,
+            placement: Placement::default(),
         }
     }
 

@@ -22,7 +22,9 @@ mod transparency;
 pub use accounts::{AccountError, Accounts, ApiKey};
 pub use clock::{Clock, SystemClock};
 pub use coordinator::{Builder, Coordinator};
-pub use dispatch::{ModelSummary, SealedTask, Stats, TaskEvent, TaskHandle, TaskRequest};
+pub use dispatch::{
+    Apart, ModelSummary, Placement, SealedTask, Stats, TaskEvent, TaskHandle, TaskRequest,
+};
 pub use inference::{Inference, InferenceError};
 pub use link::LinkError;
 pub use settlement::Settlement;

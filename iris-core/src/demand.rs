@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::NodeId;
+use crate::explain::Reason;
+use crate::id::{AccountId, NodeId};
 use crate::model::{Abilities, ModelName};
+use crate::registry::Candidate;
 use crate::tier::Tier;
 
 /// What one step of a task needs of the node that does it.
@@ -21,6 +23,12 @@ pub struct Demand {
     pub min_tier: Tier,
     /// Nodes that were tried already.
     pub exclude: Vec<NodeId>,
+    /// The nodes that may do it; empty for any.
+    pub only: Vec<NodeId>,
+    /// Owners whose nodes must not do it.
+    pub not_of: Vec<AccountId>,
+    /// A data set that has to lie on the node.
+    pub dataset: Option<String>,
 }
 
 impl Demand {
@@ -32,7 +40,26 @@ impl Demand {
             abilities: Abilities::NONE,
             min_tier: Tier::Basic,
             exclude: Vec::new(),
+            only: Vec::new(),
+            not_of: Vec::new(),
+            dataset: None,
         }
+    }
+
+    /// Returns why a node that could do it must not; `None` when it may.
+    ///
+    /// For schedulers: a registry's groups hold what meets all the rest of a demand.
+    pub fn objection(&self, candidate: &Candidate) -> Option<Reason> {
+        if self.exclude.contains(&candidate.node) {
+            Some(Reason::AlreadyTried)
+        } else {
+            self.not_of.contains(&candidate.owner).then_some(Reason::OwnerTaken)
+        }
+    }
+
+    /// Returns whether few nodes are meant, which are found by their names or their data.
+    pub(crate) const fn is_narrow(&self) -> bool {
+        !self.only.is_empty() || self.dataset.is_some()
     }
 }
 

@@ -27,6 +27,12 @@ pub enum Reason {
     TierTooLow,
     /// It tried this task already.
     AlreadyTried,
+    /// The task is meant for other nodes.
+    NotNamed,
+    /// The data set that the task is about does not lie on it.
+    NoDataset,
+    /// Its owner answers the same question with another node.
+    OwnerTaken,
     /// It finishes what it has and takes nothing new.
     Draining,
     /// Its connection is interrupted.
@@ -47,6 +53,9 @@ impl Reason {
             Self::MissingAbility => "missing_ability",
             Self::TierTooLow => "tier_too_low",
             Self::AlreadyTried => "already_tried",
+            Self::NotNamed => "not_named",
+            Self::NoDataset => "no_dataset",
+            Self::OwnerTaken => "owner_taken",
             Self::Draining => "draining",
             Self::Away => "away",
             Self::ModelNotOffered => "model_not_offered",
@@ -64,6 +73,9 @@ impl Reason {
             Self::MissingAbility => "Its model server lacks an ability the task needs.",
             Self::TierTooLow => "Its tier is too low for the task.",
             Self::AlreadyTried => "It tried this task already.",
+            Self::NotNamed => "The task is meant for other nodes.",
+            Self::NoDataset => "The data set that the task is about does not lie on it.",
+            Self::OwnerTaken => "Its owner answers the same question with another node.",
             Self::Draining => "It finishes what it has and takes nothing new.",
             Self::Away => "Its connection is interrupted.",
             Self::ModelNotOffered => "It does not offer the model.",

@@ -3,7 +3,8 @@
 //! Nodes that offer a model are kept in buckets of equal tier, context class and abilities, so
 //! that finding one costs the same among ten as among a hundred thousand.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::demand::Demand;
 use crate::explain::Reason;
@@ -25,6 +26,8 @@ pub struct NodeProfile {
     pub slots: u32,
     /// What it offers.
     pub models: Vec<ModelOffer>,
+    /// The names of the data sets that lie on it.
+    pub datasets: Vec<String>,
 }
 
 /// Whether a node takes work.
@@ -59,6 +62,7 @@ pub struct Registry {
     vacant: Vec<u32>,
     by_id: BTreeMap<NodeId, u32>,
     by_model: BTreeMap<ModelName, ModelIndex>,
+    by_dataset: BTreeMap<String, BTreeSet<u32>>,
 }
 
 #[derive(Debug)]
@@ -126,6 +130,18 @@ impl Node {
         self.profile.models.iter().zip(&self.places).map(|(o, p)| (&o.name, p.bucket.tier))
     }
 
+    /// Returns why it is not among the nodes that `demand` means; `None` if it is.
+    fn lacks(&self, demand: &Demand) -> Option<Reason> {
+        let lies_here = |name| self.profile.datasets.contains(name);
+        if !demand.only.is_empty() && !demand.only.contains(&self.profile.id) {
+            Some(Reason::NotNamed)
+        } else if !demand.dataset.as_ref().is_none_or(lies_here) {
+            Some(Reason::NoDataset)
+        } else {
+            None
+        }
+    }
+
     fn is_free(&self) -> bool {
         self.state == NodeState::Ready && self.in_use < self.profile.slots
     }
@@ -186,7 +202,7 @@ struct ModelIndex {
     buckets: BTreeMap<BucketKey, Bucket>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Bucket {
     /// Nodes with a free slot, in no order.
     free: Vec<Listed>,
@@ -194,6 +210,26 @@ struct Bucket {
     members: u32,
     /// Slots of those that take work or may come back.
     capacity: u64,
+    /// How many of the nodes belong to whom.
+    owners: BTreeMap<AccountId, u32>,
+}
+
+impl Bucket {
+    fn enter(&mut self, node: &Node) {
+        self.members += 1;
+        self.capacity += u64::from(node.capacity());
+        *self.owners.entry(node.profile.owner).or_default() += 1;
+    }
+
+    fn leave(&mut self, node: &Node) {
+        self.members -= 1;
+        self.capacity -= u64::from(node.capacity());
+        let owned = self.owners.get_mut(&node.profile.owner).expect("a member has an owner");
+        *owned -= 1;
+        if *owned == 0 {
+            self.owners.remove(&node.profile.owner);
+        }
+    }
 }
 
 /// A node with a free slot, and which of its offers is meant.
@@ -223,11 +259,12 @@ pub struct Candidate {
     pub points: Points,
 }
 
-/// Nodes alike for a demand: tier, context and abilities are the same.
-#[derive(Clone, Copy, Debug)]
+/// Nodes alike for a demand: tier, context and abilities are the same, or they are those that it
+/// means.
+#[derive(Clone, Debug)]
 pub struct Group<'a> {
     registry: &'a Registry,
-    bucket: &'a Bucket,
+    bucket: Cow<'a, Bucket>,
     /// Why none of these nodes will do; `None` when all free ones will.
     pub refusal: Option<Reason>,
 }
@@ -245,7 +282,7 @@ impl Group<'_> {
 
     /// Returns how many slots the nodes have, free and in use together, those left out that are
     /// draining.
-    pub const fn capacity(&self) -> u64 {
+    pub fn capacity(&self) -> u64 {
         self.bucket.capacity
     }
 
@@ -282,6 +319,9 @@ impl Registry {
             u32::try_from(self.seats.len() - 1).expect("fewer than 2^32 nodes connect")
         });
         self.by_id.insert(profile.id, index);
+        for name in &profile.datasets {
+            self.by_dataset.entry(name.clone()).or_default().insert(index);
+        }
         let state = NodeState::Ready;
         let node = Node { profile, state, in_use: 0, points, places: Vec::new() };
         let seat = Seat { index, generation: self.seats[index as usize].generation };
@@ -383,12 +423,77 @@ impl Registry {
 
     /// Iterates over the groups of nodes that offer the demanded model.
     pub fn groups<'a>(&'a self, demand: &'a Demand) -> impl Iterator<Item = Group<'a>> {
-        let buckets = self.by_model.get(&demand.model).map(|index| &index.buckets);
-        buckets.into_iter().flatten().map(|(key, bucket)| Group {
-            registry: self,
-            bucket,
-            refusal: key.judge(demand),
-        })
+        let index = self.by_model.get(&demand.model);
+        let (all, few) = match index {
+            Some(index) if demand.is_narrow() => (None, self.narrow(index, demand)),
+            index => (index, BTreeMap::new()),
+        };
+        let all = all.into_iter().flat_map(|index| &index.buckets);
+        let all = all.map(|(key, bucket)| (key.judge(demand), Cow::Borrowed(bucket)));
+        let few = few.into_iter().map(|(refusal, bucket)| (refusal, Cow::Owned(bucket)));
+        all.chain(few).map(|(refusal, bucket)| Group { registry: self, bucket, refusal })
+    }
+
+    /// Returns how many different owners have a node that can take `demand`, busy or not, counted
+    /// up to `most`.
+    pub fn owners(&self, demand: &Demand, most: usize) -> usize {
+        let tried = demand.exclude.iter();
+        let tried = tried.filter(|id| self.refusal(id, demand) == Some(Reason::AlreadyTried));
+        let tried: Vec<_> = tried
+            .filter_map(|id| Some(self.node(self.seat(id)?)?.profile.owner))
+            .filter(|owner| !demand.not_of.contains(owner))
+            .collect();
+        let mut left: BTreeMap<AccountId, usize> = BTreeMap::new();
+        for group in self.groups(demand).filter(|group| group.refusal.is_none()) {
+            for (owner, members) in &group.bucket.owners {
+                if left.len() >= most.saturating_add(tried.len()) {
+                    break;
+                }
+                if !demand.not_of.contains(owner) {
+                    *left.entry(*owner).or_default() += *members as usize;
+                }
+            }
+        }
+        let all_tried = |(owner, members): &(&AccountId, &usize)| {
+            tried.iter().filter(|known| known == owner).count() >= **members
+        };
+        left.iter().filter(|entry| !all_tried(entry)).count().min(most)
+    }
+
+    /// Sorts the nodes of a model into those that `demand` means, if they will do, and the others
+    /// by reason. This costs as much as there are nodes that it means.
+    fn narrow(&self, index: &ModelIndex, demand: &Demand) -> BTreeMap<Option<Reason>, Bucket> {
+        let mut sorted: BTreeMap<Option<Reason>, Bucket> = BTreeMap::new();
+        let named: BTreeSet<u32> =
+            demand.only.iter().filter_map(|id| self.by_id.get(id)).copied().collect();
+        let holders = demand.dataset.as_ref().and_then(|name| self.by_dataset.get(name));
+        let meant = if demand.only.is_empty() { holders } else { Some(&named) };
+        let mut counted = 0;
+        for seat in meant.into_iter().flatten() {
+            let node = self.seats[*seat as usize].node.as_ref().expect("the seat is taken");
+            let offer = node.profile.models.iter().position(|offer| offer.name == demand.model);
+            let Some(offer) = offer else { continue };
+            counted += 1;
+            let refusal = node.places[offer].bucket.judge(demand).or_else(|| node.lacks(demand));
+            let bucket = sorted.entry(refusal).or_default();
+            bucket.enter(node);
+            if node.is_free() {
+                let speed = node.profile.models[offer].speed;
+                let offer = u32::try_from(offer).expect("a node offers fewer than 2^32 models");
+                bucket.free.push(Listed { seat: *seat, offer, speed });
+            }
+        }
+        let all: u32 = index.buckets.values().map(|bucket| bucket.members).sum();
+        if all > counted {
+            let others = if demand.only.is_empty() { Reason::NoDataset } else { Reason::NotNamed };
+            sorted.entry(Some(others)).or_default().members += all - counted;
+        }
+        sorted
+    }
+
+    /// Returns whether some node says that a data set of this name lies on it.
+    pub fn holds(&self, dataset: &str) -> bool {
+        self.by_dataset.contains_key(dataset)
     }
 
     /// Returns why the node `id` cannot take `demand` now; `None` when it can.
@@ -401,7 +506,9 @@ impl Registry {
             return Some(Reason::ModelNotOffered);
         };
         let tried = demand.exclude.contains(id).then_some(Reason::AlreadyTried);
-        node.places[offer].bucket.judge(demand).or(tried).or(match node.state {
+        let taken = demand.not_of.contains(&node.profile.owner).then_some(Reason::OwnerTaken);
+        let unfit = node.places[offer].bucket.judge(demand).or_else(|| node.lacks(demand));
+        unfit.or(tried).or(taken).or(match node.state {
             NodeState::Draining => Some(Reason::Draining),
             NodeState::Away => Some(Reason::Away),
             NodeState::Ready if !node.is_free() => Some(Reason::NoFreeSlot),
@@ -450,18 +557,24 @@ impl Registry {
         let node = seat.node.take().expect("only a taken seat is vacated");
         seat.generation = seat.generation.wrapping_add(1);
         self.by_id.remove(&node.profile.id);
+        for name in &node.profile.datasets {
+            if let Some(holders) = self.by_dataset.get_mut(name) {
+                holders.remove(&index);
+                if holders.is_empty() {
+                    self.by_dataset.remove(name);
+                }
+            }
+        }
         self.vacant.push(index);
     }
 
     fn index_offers(&mut self, index: u32) {
         let node = self.seats[index as usize].node.as_mut().expect("the seat is taken");
-        for offer in &node.profile.models {
-            let bucket = BucketKey::of(&self.policy, offer);
-            node.places.push(Place { bucket, position: None });
+        let place = |offer| Place { bucket: BucketKey::of(&self.policy, offer), position: None };
+        node.places = node.profile.models.iter().map(place).collect();
+        for (offer, place) in node.profile.models.iter().zip(&node.places) {
             let model = self.by_model.entry(offer.name.clone()).or_default();
-            let bucket = model.buckets.entry(bucket).or_default();
-            bucket.members += 1;
-            bucket.capacity += u64::from(node.capacity());
+            model.buckets.entry(place.bucket).or_default().enter(node);
         }
         if node.is_free() {
             self.list(index);
@@ -472,12 +585,11 @@ impl Registry {
         self.unlist(index);
         let Self { seats, by_model, .. } = self;
         let node = seats[index as usize].node.as_mut().expect("the seat is taken");
-        let capacity = u64::from(node.capacity());
-        for (offer, place) in node.profile.models.iter().zip(node.places.drain(..)) {
+        let places = std::mem::take(&mut node.places);
+        for (offer, place) in node.profile.models.iter().zip(places) {
             let model = by_model.get_mut(&offer.name).expect("an offered model is indexed");
             let bucket = model.buckets.get_mut(&place.bucket).expect("an offer has a bucket");
-            bucket.members -= 1;
-            bucket.capacity -= capacity;
+            bucket.leave(node);
             if bucket.members == 0 {
                 model.buckets.remove(&place.bucket);
             }
@@ -560,11 +672,16 @@ mod tests {
     fn profile(number: u8, slots: u32, models: &[u8]) -> NodeProfile {
         NodeProfile {
             id: node_id(number),
-            owner: AccountId::from_bytes([0; 16]),
+            owner: owner(number),
             name: String::new(),
             slots,
             models: offers(models),
+            datasets: if number.is_multiple_of(2) { vec!["d".to_owned()] } else { Vec::new() },
         }
+    }
+
+    fn owner(number: u8) -> AccountId {
+        AccountId::from_bytes([number % 4; 16])
     }
 
     #[derive(Clone, Debug)]
@@ -629,7 +746,46 @@ mod tests {
             assert_eq!(registry.groups(&demand).map(|g| g.capacity()).sum::<u64>(), slots);
             assert_eq!(members, offering.len(), "m{model}");
             assert_eq!(registry.offers(&demand.model), members > 0);
+            for demand in placed(&demand) {
+                check_placed(registry, &demand);
+            }
         }
+    }
+
+    fn placed(plain: &Demand) -> Vec<Demand> {
+        let long = Demand { context_tokens: 1000, ..plain.clone() };
+        let only = Demand { only: [0, 1, 3, 9].map(node_id).to_vec(), ..long.clone() };
+        let data = Demand { dataset: Some("d".to_owned()), ..plain.clone() };
+        let both = Demand { only: only.only.clone(), ..data.clone() };
+        let apart = Demand { not_of: vec![owner(0)], exclude: vec![node_id(1)], ..plain.clone() };
+        let data_apart = Demand { not_of: vec![owner(2)], ..data.clone() };
+        vec![only, data, both, apart, data_apart]
+    }
+
+    /// Compares what is found for a demand that means some nodes with a search through all.
+    fn check_placed(registry: &Registry, demand: &Demand) {
+        let refusal = |node: &Node| registry.refusal(&node.profile.id, demand);
+        let nodes = || registry.iter().map(|(_, node)| node);
+        let able = registry.groups(demand).filter(|group| group.refusal.is_none());
+        let found: std::collections::BTreeSet<NodeId> = able
+            .flat_map(|group| (0..group.free()).map(move |at| group.candidate(at)))
+            .filter(|candidate| demand.objection(candidate).is_none())
+            .map(|candidate| candidate.node)
+            .collect();
+        let free = nodes().filter(|node| refusal(node).is_none());
+        assert_eq!(found, free.map(|node| node.profile.id).collect(), "{demand:?}");
+        let counted: usize =
+            registry.groups(demand).map(|group| group.free() + group.occupied() as usize).sum();
+        let offering = nodes().filter(|node| refusal(node) != Some(Reason::ModelNotOffered));
+        assert_eq!(counted, offering.count(), "{demand:?}");
+        let busy = [None, Some(Reason::NoFreeSlot), Some(Reason::Draining), Some(Reason::Away)];
+        let takers = nodes().filter(|node| busy.contains(&refusal(node)));
+        let owners: std::collections::BTreeSet<_> = takers.map(|node| node.profile.owner).collect();
+        for most in 0..5 {
+            assert_eq!(registry.owners(demand, most), owners.len().min(most), "{demand:?}");
+        }
+        let holding = nodes().any(|node| !node.profile.datasets.is_empty());
+        assert_eq!(registry.holds("d"), holding);
     }
 
     proptest! {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use iris_coordinator::{Clock, Coordinator, TaskEvent, TaskHandle, TaskRequest};
+use iris_coordinator::{Clock, Coordinator, Placement, TaskEvent, TaskHandle, TaskRequest};
 use iris_core::backend::{Backend, Chunk, Operation};
 use iris_core::model::Abilities;
 use iris_core::queue::Priority;
@@ -172,6 +172,7 @@ impl Net {
             abilities: Abilities::NONE,
             time_limit: Duration::from_mins(1),
             priority: Priority::Interactive,
+            placement: Placement::default(),
         }
     }
 

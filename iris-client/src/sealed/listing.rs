@@ -109,6 +109,7 @@ fn join(registry: &mut Registry, node: &RosterNode) -> iris_core::registry::Seat
         name: String::new(),
         slots: node.slots.min(MAX_SLOTS),
         models: node.models.clone(),
+        datasets: Vec::new(),
     };
     registry.join(profile, Points::new(node.points))
 }

@@ -28,20 +28,24 @@ use crate::journal::Journal;
 use crate::link::{NodeLink, within};
 use crate::settlement::Settlement;
 
+mod apart;
 mod certificates;
 mod lease;
 mod listing;
 mod models;
 mod passed;
+mod placement;
 mod sealing;
 mod stats;
 mod task;
 
+pub use apart::Apart;
 use certificates::{Certificates, Standing};
 use lease::Hold;
 pub(crate) use lease::{Lease, Ticketed};
 pub(crate) use listing::{Listed, Listing};
 pub(crate) use models::{KnownModels, MODEL, ModelRecord};
+pub use placement::Placement;
 pub(crate) use sealing::ReceiptRecord;
 #[cfg(any(test, fuzzing))]
 pub(crate) use sealing::Transcript;
@@ -98,6 +102,27 @@ struct Explained {
     task: TaskId,
     account: AccountId,
     explanation: Explanation,
+}
+
+/// How a task stands that asks for a node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asker {
+    pub(crate) account: AccountId,
+    pub(crate) priority: Priority,
+    /// Whether a node had the task already.
+    pub(crate) begun: bool,
+    /// Since when it has waited, where it asks again.
+    pub(crate) since: Option<Instant>,
+    /// How many different owners it and those before it need, which are not claimed yet; 0 where
+    /// owners do not matter.
+    pub(crate) owners: usize,
+}
+
+impl Asker {
+    /// Returns whether it may be sent away because the line is too long.
+    fn is_newcomer(&self) -> bool {
+        self.priority == Priority::Interactive && !self.begun && self.since.is_none()
+    }
 }
 
 /// What came of asking for a node.
@@ -158,15 +183,10 @@ impl Dispatch {
     ///
     /// A slot that falls free goes to whoever waits for it, under the lock. So a node that is
     /// free now is one that nobody in line can use, and whoever comes may take it. Where none is
-    /// free, an interactive task stands in line only if its turn comes soon, unless it is `begun`:
-    /// a node had it already.
-    pub(crate) fn acquire(
-        self: &Arc<Self>,
-        demand: &Demand,
-        account: AccountId,
-        priority: Priority,
-        begun: bool,
-    ) -> Acquired {
+    /// free, an interactive task stands in line only if its turn comes soon, unless a node had it
+    /// already or it stood there before.
+    pub(crate) fn acquire(self: &Arc<Self>, demand: &Demand, asker: Asker) -> Acquired {
+        let Asker { account, priority, .. } = asker;
         if self.journal.is_behind() {
             return Acquired::Never(TaskError::BooksFull);
         }
@@ -182,15 +202,16 @@ impl Dispatch {
             }
             Err(explanation) => explanation,
         };
-        let newcomer = priority == Priority::Interactive && !begun;
+        let newcomer = asker.is_newcomer();
         let situation = floor.situation(demand, account, priority, now);
-        if let Some(error) = self.hopeless(&mut floor, demand, situation, newcomer, &explanation) {
+        if let Some(error) = self.hopeless(&mut floor, demand, situation, asker, &explanation) {
             return Acquired::Never(error);
         }
         if newcomer && let Err(retry_after_secs) = floor.admission.admit(&demand.model, situation) {
             return Acquired::Never(TaskError::Busy { retry_after_secs });
         }
-        let Ok(ticket) = floor.queue.push(now, priority, demand.clone()) else {
+        let since = asker.since.unwrap_or(now);
+        let Ok(ticket) = floor.queue.push(since, priority, demand.clone()) else {
             return Acquired::Never(floor.busy(demand, situation, newcomer));
         };
         let (sender, receiver) = oneshot::channel();
@@ -411,6 +432,13 @@ impl Dispatch {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner).points(node, now)
     }
 
+    /// Returns the points of a node that is connected.
+    pub(crate) fn points_of(&self, node: &NodeId) -> Option<i64> {
+        let floor = self.floor();
+        let seat = floor.registry.seat(node)?;
+        Some(floor.registry.node(seat)?.points().value())
+    }
+
     /// Shows every node, in the order of their ids, with its link.
     pub(crate) fn nodes<T>(&self, show: impl Fn(&Node, Option<&NodeLink>) -> T) -> Vec<T> {
         let floor = self.floor();
@@ -594,7 +622,7 @@ impl Dispatch {
         floor: &mut Floor,
         demand: &Demand,
         situation: Situation,
-        newcomer: bool,
+        asker: Asker,
         explanation: &Explanation,
     ) -> Option<TaskError> {
         let model = demand.model.to_string();
@@ -609,13 +637,20 @@ impl Dispatch {
         let able = floor.registry.groups(demand).filter(|group| group.refusal.is_none());
         let able: usize = able.map(|group| group.free() + group.occupied() as usize).sum();
         if able == 0 {
-            return Some(TaskError::no_node_able(demand, explanation));
+            return Some(floor.nobody(demand, explanation));
+        }
+        if floor.registry.owners(demand, asker.owners) < asker.owners {
+            return Some(TaskError::TooFewOwners);
         }
         let tried = |id: &&NodeId| floor.registry.refusal(id, demand) == Some(Reason::AlreadyTried);
         if able > demand.exclude.iter().filter(tried).count() {
             return None;
         }
-        Some(floor.busy(demand, situation, newcomer))
+        if !asker.begun && !demand.exclude.is_empty() {
+            let needs = "a node that has not tried it yet".to_owned();
+            return Some(TaskError::NoNodeAble { model, needs, too_long: false });
+        }
+        Some(floor.busy(demand, situation, asker.is_newcomer()))
     }
 
     /// Returns whether a receipt's signature is to be checked: one in sixteen, at random.
@@ -637,6 +672,19 @@ impl Dispatch {
 }
 
 impl Floor {
+    /// Says why none of the nodes that offer the model will do.
+    fn nobody(&self, demand: &Demand, explanation: &Explanation) -> TaskError {
+        let lacking = TaskError::no_node_able(demand, explanation);
+        match &demand.dataset {
+            Some(name) if !self.registry.holds(name) => TaskError::NoDataset { name: name.clone() },
+            // The nodes that it is meant for are away, or do not offer the model.
+            _ if matches!(&lacking, TaskError::NoNodeAble { needs, .. } if needs.is_empty()) => {
+                TaskError::NodeOffline
+            }
+            _ => lacking,
+        }
+    }
+
     fn situation(
         &mut self,
         demand: &Demand,

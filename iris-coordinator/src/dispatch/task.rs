@@ -18,9 +18,10 @@ use iris_crypto::seal::{Outcome as Told, ReceiptError, SealedRequest, SignedRece
 use iris_protocol::message::RefuseReason;
 use tokio::time::Sleep;
 
+use super::apart::Member;
 use super::passed::PassedOn;
 use super::sealing::{ReceiptRecord, Sealing};
-use super::{Acquired, Dispatch, Lease, Ticketed};
+use super::{Acquired, Asker, Dispatch, Lease, Placement, Ticketed};
 use crate::link::{News, NodeLink, Receipt, Work, fits};
 use crate::settlement::Settlement;
 
@@ -28,7 +29,7 @@ use crate::settlement::Settlement;
 const LONGEST: Duration = Duration::from_hours(24);
 
 /// What a caller wants done.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct TaskRequest {
     /// Names the task; random.
     pub id: TaskId,
@@ -52,6 +53,8 @@ pub struct TaskRequest {
     pub time_limit: Duration,
     /// How soon it is served when nodes are busy.
     pub priority: Priority,
+    /// Which nodes it may go to.
+    pub placement: Placement,
 }
 
 impl TaskRequest {
@@ -76,6 +79,7 @@ impl TaskRequest {
             abilities: Abilities::default(),
             time_limit: Duration::from_mins(10),
             priority: Priority::Interactive,
+            placement: Placement::default(),
         }
     }
 
@@ -90,6 +94,9 @@ impl TaskRequest {
             abilities: self.abilities.union(more),
             min_tier: Tier::Basic,
             exclude: Vec::new(),
+            only: self.placement.nodes.clone(),
+            not_of: Vec::new(),
+            dataset: self.placement.dataset.clone(),
         }
     }
 }
@@ -166,6 +173,10 @@ pub struct TaskHandle {
     begun: Option<Begun>,
     /// The node that was asked last.
     asked: Option<NodeId>,
+    /// Since when it has waited for a node.
+    waiting: Option<Instant>,
+    /// What keeps its nodes apart from those of other tasks.
+    apart: Option<Member>,
     /// Whether the current attempt has delivered its whole answer.
     whole: bool,
     /// What is known of a sealed request and its answer.
@@ -222,6 +233,7 @@ impl TaskHandle {
             abilities: Abilities::NONE,
             time_limit: time_limit.min(terms.ttl),
             priority: Priority::Interactive,
+            placement: Placement::default(),
         };
         let deadline = submitted + request.time_limit;
         let retry = dispatch.settings.retry;
@@ -244,6 +256,8 @@ impl TaskHandle {
             demand: request.demand(None),
             run,
             asked: None,
+            waiting: None,
+            apart: request.placement.apart.clone().map(Member::new),
             whole: false,
             stage: Stage::Idle,
             timer: Timer::default(),
@@ -343,24 +357,42 @@ impl TaskHandle {
             self.demand = self.request.demand(begun.as_ref());
             self.begun = begun;
         }
-        self.demand.exclude.clear();
-        self.demand.exclude.extend_from_slice(self.run.tried());
-        let TaskRequest { account, priority, .. } = self.request;
-        let begun = !self.run.attempts().is_empty();
-        match self.dispatch.acquire(&self.demand, account, priority, begun) {
-            Acquired::Now(lease) => self.start(lease),
-            Acquired::Later(ticketed) => {
-                // Nobody waits in front of a batch task; its deadline is all that ends its wait.
-                let until = match priority {
-                    Priority::Interactive => {
-                        Some(self.dispatch.clock.now() + self.dispatch.settings.admission.longest)
-                    }
-                    Priority::Batch => None,
-                };
-                self.stage = Stage::Waiting { ticketed, until };
+        self.request.placement.restrict(&mut self.demand, self.run.tried());
+        loop {
+            let mut owners = 0;
+            if let Some(member) = &mut self.apart {
+                let room = member.ask();
+                (self.demand.not_of, owners) = (room.taken, room.ahead + 1);
             }
-            Acquired::Never(error) => self.run.handle_no_node(error),
+            let TaskRequest { account, priority, .. } = self.request;
+            let begun = !self.run.attempts().is_empty();
+            let asker = Asker { account, priority, begun, since: self.waiting, owners };
+            match self.dispatch.acquire(&self.demand, asker) {
+                Acquired::Now(lease) if self.claim(&lease) => self.start(lease),
+                // Another task of the group was faster.
+                Acquired::Now(_) => continue,
+                Acquired::Later(ticketed) => self.wait(ticketed),
+                Acquired::Never(error) => self.run.handle_no_node(error),
+            }
+            return;
         }
+    }
+
+    /// Stands in line.
+    fn wait(&mut self, ticketed: Ticketed) {
+        let now = self.dispatch.clock.now();
+        let since = *self.waiting.get_or_insert(now);
+        // Nobody waits in front of a batch task; its deadline is all that ends its wait.
+        let until = match self.request.priority {
+            Priority::Interactive => Some(since + self.dispatch.settings.admission.longest),
+            Priority::Batch => None,
+        };
+        self.stage = Stage::Waiting { ticketed, until };
+    }
+
+    /// Claims the owner of a node for this task alone, where that matters.
+    fn claim(&mut self, lease: &Lease) -> bool {
+        self.apart.as_mut().is_none_or(|member| member.claim(lease.link.owner))
     }
 
     /// Offers the task to the node of `lease`.
@@ -370,6 +402,7 @@ impl TaskHandle {
             let explanation = std::mem::take(&mut lease.explanation);
             self.dispatch.explain(self.request.id, self.request.account, explanation);
         }
+        self.waiting = None;
         self.run.handle_offered(now, lease.node);
         (self.asked, self.whole) = (Some(lease.node), false);
         let left = self.request.time_limit.saturating_sub(now - self.submitted);
@@ -397,8 +430,19 @@ impl TaskHandle {
         match &mut self.stage {
             Stage::Idle | Stage::Over => Poll::Pending,
             Stage::Waiting { ticketed, .. } => {
+                if self.apart.as_ref().is_some_and(|member| member.is_outdated(cx)) {
+                    self.stage = Stage::Idle;
+                    self.choose(self.begun.clone());
+                    return Poll::Ready(None);
+                }
                 match ready!(ticketed.poll(cx)) {
-                    Some(lease) => self.start(lease),
+                    Some(lease) if self.claim(&lease) => self.start(lease),
+                    // The node falls to whoever waits next.
+                    Some(lease) => {
+                        drop(lease);
+                        self.stage = Stage::Idle;
+                        self.choose(self.begun.clone());
+                    }
                     None => self.run.handle_no_node(TaskError::ShuttingDown),
                 }
                 Poll::Ready(None)
@@ -575,6 +619,10 @@ impl TaskHandle {
     /// Settles the task.
     fn end(&mut self, outcome: &Outcome) {
         self.stage = Stage::Over;
+        match (self.apart.take(), outcome) {
+            (Some(member), Outcome::Finished(_)) => member.keep(),
+            (member, _) => drop(member),
+        }
         let usage = match outcome {
             Outcome::Finished(finish) => finish.usage,
             _ => Usage::default(),

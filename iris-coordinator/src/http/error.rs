@@ -194,6 +194,8 @@ mod tests {
             (rejected(429), 400, "context_length_exceeded"),
             (TaskError::ModelNotFound { model: model() }, 404, "model_not_found"),
             (TaskError::NoNodeOnline { model: model() }, 503, "no_node_online"),
+            (TaskError::NoDataset { name: model() }, 404, "dataset_not_found"),
+            (TaskError::TooFewOwners, 503, "too_few_owners"),
             (able(false), 400, "no_node_able"),
             (able(true), 400, "context_length_exceeded"),
             (TaskError::Busy { retry_after_secs: 3 }, 429, "rate_limit_exceeded"),

@@ -230,6 +230,7 @@ impl Door {
             name: text(register.name.as_ref().map(Label::as_str)),
             slots: register.slots,
             models: within(continues, register.models.clone()),
+            datasets: Vec::new(),
         };
         let agent_version = text(register.agent_version.as_ref().map(Label::as_str));
         let connected = self.dispatch.clock.calendar();
@@ -237,6 +238,7 @@ impl Door {
             Arc::new(NodeLink {
                 seat,
                 node,
+                owner,
                 session,
                 agent_version,
                 connected,

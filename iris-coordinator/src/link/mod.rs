@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use iris_core::backend::{BackendError, Finish};
 use iris_core::registry::Seat;
-use iris_core::{AssignmentId, NodeId, Timestamp};
+use iris_core::{AccountId, AssignmentId, NodeId, Timestamp};
 use iris_crypto::{HopRoot, PublicIdentity, VerifiedCertificate};
 use iris_protocol::connection::CoordinatorConnection;
 use iris_protocol::frame::DataFrame;
@@ -44,6 +44,7 @@ const HOUR: Duration = Duration::from_hours(1);
 pub(crate) struct NodeLink {
     pub(crate) seat: Seat,
     pub(crate) node: NodeId,
+    pub(crate) owner: AccountId,
     pub(crate) session: SessionId,
     pub(crate) agent_version: String,
     pub(crate) connected: Timestamp,

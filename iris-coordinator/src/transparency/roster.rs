@@ -36,7 +36,7 @@ pub(super) fn make(
         }
         let certificate = certificate.certificate();
         certificates.insert(certificate.hash(), not_after);
-        let NodeProfile { id, owner, name, slots, models } = profile;
+        let NodeProfile { id, owner, name, slots, models, .. } = profile;
         Some(RosterNode {
             id,
             name: name.parse().ok(),

@@ -19,7 +19,8 @@ pub fn run_all(scheduler: &dyn Scheduler) {
     accounts_for_every_node_once(scheduler);
 }
 
-/// Never chooses a node that is busy, draining, away, tried, or lacks what the task needs.
+/// Never chooses a node that is busy, draining, away, tried, not meant, or lacks what the task
+/// needs.
 pub fn chooses_only_what_meets_the_demand(scheduler: &dyn Scheduler) {
     let now = Instant::now();
     let registry = assorted(60);
@@ -113,10 +114,11 @@ fn assorted(count: usize) -> Registry {
         }
         let profile = NodeProfile {
             id: id(number),
-            owner: AccountId::from_bytes([0; 16]),
+            owner: owner(number),
             name: String::new(),
             slots: 2,
             models: vec![offer],
+            datasets: if number % 5 < 2 { vec!["d".to_owned()] } else { Vec::new() },
         };
         let seat = registry.join(profile, Points::START);
         match number % 6 {
@@ -141,7 +143,21 @@ fn demands() -> Vec<Demand> {
     let able = Demand { abilities: Abilities::TOOLS, ..plain.clone() };
     let tried = Demand { exclude: vec![id(0), id(1), id(5)], ..plain.clone() };
     let absent = Demand::new("absent".parse().expect("it is a name"));
-    vec![plain, long, able, tried, absent]
+    let named = Demand { only: [0, 2, 5, 6, 99].map(id).to_vec(), ..plain.clone() };
+    let named_and_long = Demand { only: [0, 2, 5, 7].map(id).to_vec(), ..long.clone() };
+    let apart = Demand { not_of: vec![owner(0), owner(1)], ..plain.clone() };
+    let alone = Demand { not_of: [0, 1, 2].map(owner).to_vec(), ..plain.clone() };
+    let data = Demand { dataset: Some("d".to_owned()), ..plain.clone() };
+    let data_apart = Demand { not_of: vec![owner(0)], exclude: vec![id(1)], ..data.clone() };
+    let named_data = Demand { only: [1, 5, 8, 10].map(id).to_vec(), ..data.clone() };
+    let no_data = Demand { dataset: Some("absent".to_owned()), ..plain.clone() };
+    let placed = [named, named_and_long, apart, alone, data, data_apart, named_data, no_data];
+    [plain, long, able, tried, absent].into_iter().chain(placed).collect()
+}
+
+/// Three accounts own the nodes.
+fn owner(number: usize) -> AccountId {
+    AccountId::from_bytes([u8::try_from(number % 3).expect("it is below 3"); 16])
 }
 
 fn id(number: usize) -> NodeId {

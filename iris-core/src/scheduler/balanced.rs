@@ -4,7 +4,7 @@ use super::{Choice, Scheduler};
 use crate::demand::Demand;
 use crate::explain::{Explanation, Reason};
 use crate::model::TokenRate;
-use crate::registry::{Candidate, Group, Registry};
+use crate::registry::{Candidate, Group, Registry, Seat};
 
 /// Compares a few nodes at random and takes the one that promises the most tokens per second,
 /// weighed by its reputation.
@@ -45,7 +45,7 @@ impl Scheduler for Balanced {
     }
 }
 
-/// Draws up to [`Explanation::MAX_COMPARED`] different nodes that were not tried yet.
+/// Draws up to [`Explanation::MAX_COMPARED`] different nodes that nothing speaks against.
 fn sample(
     groups: &[Group<'_>],
     free: usize,
@@ -54,7 +54,7 @@ fn sample(
     explanation: &mut Explanation,
 ) -> Vec<Candidate> {
     let mut sample: Vec<Candidate> = Vec::with_capacity(Explanation::MAX_COMPARED.min(free));
-    let mut tried = 0;
+    let mut passed: Vec<Seat> = Vec::new();
     // A walk from a random start with a random odd stride would favour neighbours; independent
     // draws with a bounded number of repeats do not, and fall back to a walk among the few.
     let few = free <= 2 * Explanation::MAX_COMPARED;
@@ -67,18 +67,31 @@ fn sample(
         }
         let position = if few { (start + draw) % free } else { random.below(free) };
         let candidate = nth(groups, position);
-        if sample.iter().any(|known| known.seat == candidate.seat) {
+        let known = sample.iter().any(|known| known.seat == candidate.seat);
+        if known || passed.contains(&candidate.seat) {
             continue;
         }
-        if demand.exclude.contains(&candidate.node) {
-            tried += 1;
+        if let Some(reason) = demand.objection(&candidate) {
+            explanation.skip(reason, 1);
+            passed.push(candidate.seat);
         } else {
             sample.push(candidate);
         }
     }
-    let tried = if few { tried } else { tried.min(demand.exclude.len()) };
-    explanation.skip(Reason::AlreadyTried, count(tried));
-    explanation.skip(Reason::NotCompared, count(free.saturating_sub(sample.len() + tried)));
+    let mut objections = passed.len();
+    if sample.is_empty() && !few && !passed.is_empty() {
+        // Nearly all of the nodes are one owner's, so that one of another's is worth a walk.
+        let walk = (0..free).map(|step| nth(groups, (start + step) % free));
+        for candidate in walk.filter(|candidate| !passed.contains(&candidate.seat)) {
+            let Some(reason) = demand.objection(&candidate) else {
+                sample.push(candidate);
+                break;
+            };
+            explanation.skip(reason, 1);
+            objections += 1;
+        }
+    }
+    explanation.skip(Reason::NotCompared, count(free.saturating_sub(sample.len() + objections)));
     sample
 }
 
@@ -166,6 +179,7 @@ mod tests {
                 name: String::new(),
                 slots: 2,
                 models: vec![offer],
+                datasets: Vec::new(),
             };
             registry.join(profile, Points::START);
         }
@@ -227,6 +241,28 @@ mod tests {
             let skipped: u32 = explanation.skipped.iter().map(|(_, n)| n).sum();
             assert_eq!(explanation.compared.len() + skipped as usize, 50);
         }
+    }
+
+    #[test]
+    fn the_only_node_of_another_owner_is_found_among_many() {
+        let mut registry = registry(&[20; 500]);
+        let mut profile = registry.iter().next().unwrap().1.profile().clone();
+        (profile.id, profile.owner) = (id(1000), AccountId::from_bytes([1; 16]));
+        registry.join(profile, Points::START);
+        let mut demand = Demand::new("m".parse().unwrap());
+        demand.not_of = vec![AccountId::from_bytes([0; 16])];
+        for seed in 0..50 {
+            let choice = choose(&registry, &demand, seed);
+            assert_eq!(choice.chosen.unwrap().node, id(1000));
+            let skipped: u32 = choice.explanation.skipped.iter().map(|(_, n)| n).sum();
+            assert_eq!(skipped, 500);
+        }
+        demand.exclude = vec![id(1000)];
+        let choice = choose(&registry, &demand, 0);
+        assert_eq!(choice.chosen, None);
+        let reasons: std::collections::BTreeMap<_, _> =
+            choice.explanation.skipped.into_iter().collect();
+        assert_eq!(reasons, [(Reason::AlreadyTried, 1), (Reason::OwnerTaken, 500)].into());
     }
 
     #[test]

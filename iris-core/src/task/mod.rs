@@ -104,6 +104,15 @@ pub enum TaskError {
         #[serde(default)]
         too_long: bool,
     },
+    /// The data set lies on no node that is there.
+    #[error("no node that is there has a data set `{name}`")]
+    NoDataset {
+        /// The name that was asked for.
+        name: String,
+    },
+    /// The same question goes to nodes of different owners, and there are too few of them.
+    #[error("too few nodes of different owners can serve this request")]
+    TooFewOwners,
     /// The coordinator is about to stop; try again in a moment.
     #[error("the coordinator is restarting; try again in a moment")]
     ShuttingDown,
@@ -164,6 +173,9 @@ impl TaskError {
         if lacks(Reason::TierTooLow) {
             needs.push("a higher tier".to_owned());
         }
+        if let Some(name) = demand.dataset.as_ref().filter(|_| lacks(Reason::NoDataset)) {
+            needs.push(format!("the data set `{name}`"));
+        }
         let model = demand.model.to_string();
         Self::NoNodeAble { model, needs: needs.join(" and "), too_long }
     }
@@ -175,6 +187,8 @@ impl TaskError {
             Self::ModelNotFound { .. } | Self::NotOffered { .. } => "model_not_found",
             Self::NoNodeOnline { .. } => "no_node_online",
             Self::NoNodeAble { .. } => "no_node_able",
+            Self::NoDataset { .. } => "dataset_not_found",
+            Self::TooFewOwners => "too_few_owners",
             Self::ShuttingDown => "shutting_down",
             Self::BooksFull => "books_full",
             Self::Busy { .. } => "busy",

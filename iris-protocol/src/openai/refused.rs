@@ -170,6 +170,12 @@ impl From<TaskError> for Refused {
             TaskError::NoNodeOnline { .. } => {
                 ours(503, "no_node_online").with_retry(Retry::After(NODE_BACK_SECS))
             }
+            TaskError::NoDataset { .. } => {
+                callers(404).with_code("dataset_not_found").with_param("iris_dataset")
+            }
+            TaskError::TooFewOwners => {
+                ours(503, "too_few_owners").with_retry(Retry::After(NODE_BACK_SECS))
+            }
             TaskError::ShuttingDown => {
                 ours(503, "shutting_down").with_retry(Retry::After(NODE_BACK_SECS))
             }

@@ -25,7 +25,7 @@ use super::error::ApiError;
 use super::observe::{RequestContext, Streamed, size_class};
 use super::{Api, json_response};
 use crate::clock::{Clock, SystemClock};
-use crate::dispatch::{ModelSummary, TaskEvent, TaskHandle, TaskRequest};
+use crate::dispatch::{ModelSummary, Placement, TaskEvent, TaskHandle, TaskRequest};
 
 mod stream;
 
@@ -123,6 +123,7 @@ where
         abilities: asked.abilities,
         time_limit: settings.time_limit,
         priority: Priority::Interactive,
+        placement: Placement::default(),
     });
     if asked.stream {
         let writer = EventWriter::new(heading, asked.include_usage);
