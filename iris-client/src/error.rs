@@ -73,6 +73,18 @@ pub enum ClientError {
     /// None of the nodes that were named as one's own offers the model now.
     #[error("none of your own nodes offers this model now")]
     NoOwnNode,
+    /// Answers of different owners are wanted, and there are too few whose nodes may be asked.
+    #[error(
+        "there are not enough nodes of different owners{}",
+        if *.limited { " among your own and your guards" } else { "" }
+    )]
+    TooFewOwners {
+        /// Whether there might be enough if other nodes than the guards were asked, too.
+        limited: bool,
+    },
+    /// All nodes that may be asked are strangers: neither one's own nor guards.
+    #[error("the only nodes that could answer are neither your own nor among your guards")]
+    BeyondGuards,
     /// The coordinator says of one node after another that it is busy, and in its roster that they
     /// are free: it may be leading this client to a node of its choice.
     #[error(

@@ -15,6 +15,7 @@ use reqwest::Response;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use super::traffic::Turn;
 use crate::client::MAX_ANSWER;
 use crate::error::{Cut, causes};
 use crate::head::Head;
@@ -122,6 +123,8 @@ pub(super) struct Records {
     heard: Instant,
     received: usize,
     receipt: watch::Sender<ReceiptState>,
+    /// The place at the node, which is kept until the receipt: so long the node's slot is filled.
+    turn: Turn,
 }
 
 impl Records {
@@ -129,6 +132,7 @@ impl Records {
         response: Response,
         opener: AnswerOpener,
         idle: Duration,
+        turn: Turn,
     ) -> (Self, PendingReceipt) {
         let (receipt, state) = watch::channel(ReceiptState::Pending);
         let records = Self {
@@ -142,6 +146,7 @@ impl Records {
             heard: Instant::now(),
             received: 0,
             receipt,
+            turn,
         };
         (records, PendingReceipt(Some(state)))
     }
@@ -240,6 +245,7 @@ impl Records {
     /// Leaving now would take the receipt from the coordinator too, and tell everybody on the way
     /// when the answer really ended.
     fn finish_beside(mut self) {
+        self.turn.answered();
         if self.fault.is_some() {
             self.disputed(AnswerError::ReceiptMissing);
         }

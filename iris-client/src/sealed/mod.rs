@@ -22,37 +22,29 @@ use iris_protocol::openai::{Asked, Heading, RequestError, count_values};
 use iris_protocol::rest::{ConsistencyProof, FreeSlots, SignedRoster};
 use reqwest::header::{self, HeaderMap};
 use serde::Deserialize;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::client::{Call, Client, MAX_VALUES};
 use crate::error::{ClientError, Cut, Partial};
 use crate::head::Head;
-use crate::policy::{Policy, Privacy};
-use crate::retry;
+use crate::policy::Privacy;
 use crate::trust::{Clocks, Growth, TrustError, TrustStore, Verdict};
 
 mod answer;
+mod asking;
+mod choosing;
 mod listing;
+mod traffic;
 
 pub(crate) use answer::{Content, SealedAnswer};
 pub use answer::{NoReceipt, PendingReceipt};
+pub(crate) use choosing::Choosing;
 pub(crate) use listing::Listing;
 
 use answer::{Records, Stop};
+use asking::DOUBTFUL;
+use traffic::Turn;
 
-/// How long a roster is used before the next one is fetched.
-const ROSTER_LIFE: Duration = Duration::from_mins(1);
-/// The age from which a roster that does not list what is asked for is not the last word.
-const DOUBTFUL: Duration = Duration::from_secs(1);
-/// When a coordinator has a new roster, if anything changed since the last: it makes one a second,
-/// counted from when that one was made.
-const RENEWED: Duration = Duration::from_millis(1200);
-/// How long a request waits for a busy network, as it does in the coordinator's queue.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// The longest wait between two rounds.
-const LONGEST_WAIT: Duration = Duration::from_secs(3);
-/// How often a request is sealed again after a node had taken it.
-const ALTERNATES: u32 = 1;
 /// How often nodes that the roster calls free may be said to be busy, in a row.
 const MOST_REFUSALS: u32 = 5;
 
@@ -185,107 +177,7 @@ impl Client {
         &self,
         question: &Question,
     ) -> Result<SealedAnswer, ClientError> {
-        let begun = Instant::now();
-        let deadline = begun + self.settings().timeout;
-        let late = || ClientError::Timeout(self.settings().timeout);
-        let mut demand = question.demand();
-        let mut keys = BTreeMap::new();
-        let mut lost = 0;
-        let mut age = ROSTER_LIFE;
-        let mut wait: Option<Duration> = None;
-        let mut doubted = false;
-        let mut rejected = None;
-        let mut renewed = false;
-        loop {
-            let listing = timeout_at(deadline, self.listing(age)).await.map_err(|_| late())??;
-            age = ROSTER_LIFE;
-            let choice = match self.choose(&listing, &demand) {
-                Err(_) if !doubted && listing.since.elapsed() > DOUBTFUL => {
-                    // Who can answer may have come since.
-                    doubted = true;
-                    age = DOUBTFUL;
-                    continue;
-                }
-                choice => choice?,
-            };
-            let Some((node, privacy)) = choice else {
-                // All that may be asked were asked. Those that are busy are worth waiting for.
-                let Some(advised) = wait.take() else {
-                    if lost > 0 && !doubted {
-                        // Whoever could take over may have come since the roster was made.
-                        doubted = true;
-                        age = DOUBTFUL;
-                        sleep(RENEWED.saturating_sub(listing.since.elapsed())).await;
-                        continue;
-                    }
-                    return Err(rejected.unwrap_or_else(|| unanswered(lost, &demand)));
-                };
-                let pause =
-                    retry::jittered(advised.clamp(Duration::from_millis(100), LONGEST_WAIT));
-                let over = begun.elapsed() + pause > PATIENCE || Instant::now() + pause > deadline;
-                if over {
-                    let secs = u32::try_from(advised.as_secs().max(1)).unwrap_or(u32::MAX);
-                    return Err(ClientError::local(TaskError::Busy { retry_after_secs: secs }));
-                }
-                sleep(pause).await;
-                demand.exclude.clear();
-                age = Duration::ZERO;
-                continue;
-            };
-            let certificate = match keys.get(&node) {
-                Some(known) => SignedCertificate::clone(known),
-                None => listed_certificate(&listing, node)?,
-            };
-            let certificate = match self.sealed().verify(node, &certificate) {
-                Err(error) if error.is_old_serial() && !renewed => {
-                    // A newer key was seen than this list has; the next one must have it.
-                    renewed = true;
-                    age = DOUBTFUL;
-                    sleep(RENEWED.saturating_sub(listing.since.elapsed())).await;
-                    continue;
-                }
-                verified => verified?,
-            };
-            let attempt = self.attempt(question, node, privacy, &certificate, deadline);
-            let attempt = timeout_at(deadline, attempt).await.map_err(|_| late())??;
-            match attempt {
-                Attempt::Answered(answer) => {
-                    self.sealed().accepted(node);
-                    return Ok(*answer);
-                }
-                Attempt::Busy(advised) => {
-                    self.sealed().refused(node, &listing)?;
-                    let advised = advised.unwrap_or(Duration::from_secs(1));
-                    wait = Some(wait.map_or(advised, |known| known.min(advised)));
-                    demand.exclude.push(node);
-                }
-                Attempt::Unable => {
-                    demand.exclude.push(node);
-                    // The next roster knows where the others are.
-                    age = DOUBTFUL;
-                }
-                Attempt::Rejected(error) => {
-                    rejected = Some(error);
-                    demand.exclude.push(node);
-                }
-                Attempt::StaleKey(Some(current)) if !keys.contains_key(&node) => {
-                    // Verified, as every certificate is, before anything is sealed to it.
-                    keys.insert(node, *current);
-                }
-                Attempt::StaleKey(_) => {
-                    demand.exclude.push(node);
-                    age = DOUBTFUL;
-                }
-                Attempt::Lost => {
-                    lost += 1;
-                    if lost > ALTERNATES {
-                        let error = TaskError::NodesFailed { attempts: lost };
-                        return Err(ClientError::local(error));
-                    }
-                    demand.exclude.push(node);
-                }
-            }
-        }
+        self.ask_chosen(question, &Choosing::default()).await
     }
 
     /// Asks in the same way, and waits for the whole answer.
@@ -324,50 +216,17 @@ impl Client {
         }
     }
 
-    /// Chooses among one's own nodes, and where the policy allows it among the guards.
-    fn choose(
-        &self,
-        listing: &Listing,
-        demand: &Demand,
-    ) -> Result<Option<(NodeId, Privacy)>, ClientError> {
-        let sealed = self.sealed();
-        let own = sealed.trust.own()?;
-        let able = listing.able(demand);
-        let (mine, others): (Vec<_>, Vec<_>) = match able {
-            Ok(able) => able.into_iter().partition(|candidate| own.contains(&candidate.node)),
-            Err(_) if self.policy() == Policy::Own => return Err(ClientError::NoOwnNode),
-            Err(error) => return Err(ClientError::local(error)),
-        };
-        if mine.is_empty() && self.policy() == Policy::Own {
-            return Err(ClientError::NoOwnNode);
-        }
-        let pick = |nodes: &[NodeId]| {
-            let registry = listing.some(nodes);
-            let choice =
-                sealed.scheduler.choose(&registry, demand, Instant::now().into(), random());
-            choice.chosen.map(|candidate| candidate.node)
-        };
-        let mine: Vec<_> = mine.into_iter().map(|candidate| candidate.node).collect();
-        if let Some(node) = pick(&mine) {
-            return Ok(Some((node, Privacy::Own)));
-        }
-        if self.policy() == Policy::Own {
-            return Ok(None);
-        }
-        let guards =
-            sealed.trust.with(|trust| Ok(trust.guards(&demand.model, &others, now(), random)))?;
-        Ok(pick(&guards).map(|node| (node, Privacy::Sealed)))
-    }
-
     /// Seals to one node, sends it, and waits for the answer's beginning.
     async fn attempt(
         &self,
         question: &Question,
-        node: NodeId,
+        turn: Turn,
         privacy: Privacy,
         certificate: &VerifiedCertificate,
         deadline: Instant,
+        taken: impl FnOnce(TaskId) + Send,
     ) -> Result<Attempt, ClientError> {
+        let node = turn.node();
         let left = deadline.saturating_duration_since(Instant::now()).min(MAX_TTL);
         let terms = Terms {
             // A stream may go on for longer than its beginning was waited for.
@@ -399,7 +258,9 @@ impl Client {
         if !is_sealed(response.headers()) {
             return Err(ClientError::downgrade("answered a sealed request in the clear", &head));
         }
-        let (mut records, receipt) = Records::new(response, opener, self.settings().idle_timeout);
+        taken(task);
+        let idle = self.settings().idle_timeout;
+        let (mut records, receipt) = Records::new(response, opener, idle, turn);
         let first = match records.next().await {
             Ok(first) => first,
             Err(Stop::Failed(BackendError::Rejected { status, code, param, message })) => {
@@ -512,20 +373,6 @@ impl fmt::Debug for Sealed {
 #[derive(Default, Deserialize)]
 struct StaleKey {
     certificate: Option<SignedCertificate>,
-}
-
-/// Says that all that may be asked were asked, of which so many had taken the request.
-fn unanswered(lost: u32, demand: &Demand) -> ClientError {
-    ClientError::local(match lost {
-        0 => TaskError::NoNodeOnline { model: demand.model.to_string() },
-        attempts => TaskError::NodesFailed { attempts },
-    })
-}
-
-fn listed_certificate(listing: &Listing, node: NodeId) -> Result<SignedCertificate, ClientError> {
-    let listed = listing.node(&node).ok_or(TrustError::Roster("a node left it"))?;
-    let certificate = SignedCertificate::decode(listed.certificate.as_bytes());
-    Ok(certificate.map_err(|cause| TrustError::Certificate { node, cause: Box::new(cause) })?)
 }
 
 fn is_sealed(headers: &HeaderMap) -> bool {
