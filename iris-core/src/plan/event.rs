@@ -145,6 +145,25 @@ pub enum StepError {
     },
 }
 
+impl StepError {
+    /// Returns the cause's name, for programs.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Task { error } => error.code(),
+            Self::Partial { .. } => "interrupted",
+            Self::Expired => "timeout",
+            Self::ToolCalls => "tool_calls",
+            Self::NoQuorum { .. } => "no_quorum",
+            Self::NoAgreement { .. } => "no_agreement",
+            Self::Tie { .. } => "tie",
+            Self::TooFewOwners => "too_few_owners",
+            Self::Unusable { .. } => "unusable_output",
+            Self::NoDataset { .. } => "dataset_not_found",
+            Self::Budget { .. } => "budget_exceeded",
+        }
+    }
+}
+
 /// What happened to a plan, as it is written down before it is acted on.
 ///
 /// A plan and its events, handed to [`PlanRun::replay`](super::PlanRun::replay), give the run as

@@ -142,7 +142,8 @@ impl PlanRun {
     }
 
     /// Brings a plan to where it was when the last of `events` had been acted on. What had not
-    /// ended then is assigned again, under the same numbers.
+    /// ended then is assigned again, under the same numbers; what happened until then is told
+    /// again, for followers who come anew.
     pub fn replay(
         plan: Plan,
         events: impl IntoIterator<Item = (Duration, Event)>,
@@ -154,8 +155,8 @@ impl PlanRun {
         let begun: BTreeSet<Number> = run.running.clone();
         run.actions.retain(|action| match action {
             Action::Assign(assignment) => begun.contains(&assignment.number),
-            Action::Finish(_) => true,
-            Action::Withdraw(_) | Action::Tell(_) => false,
+            Action::Finish(_) | Action::Tell(_) => true,
+            Action::Withdraw(_) => false,
         });
         Ok(run)
     }
@@ -257,6 +258,12 @@ impl PlanRun {
     pub fn report(&self) -> Vec<UnitReport> {
         let units = self.steps.iter().flat_map(|step| &step.units);
         units.map(|unit| self.units[*unit].report(*unit, &self.tried)).collect()
+    }
+
+    /// Returns one unit as it stands.
+    pub fn unit(&self, label: &str) -> Option<UnitReport> {
+        let place = self.units.iter().position(|unit| unit.label == label)?;
+        Some(self.units[place].report(place, &self.tried))
     }
 
     /// Returns the tokens used so far, as the nodes counted them.
