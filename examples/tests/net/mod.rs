@@ -84,6 +84,17 @@ impl Net {
         backend: impl Backend,
         set: impl FnOnce(AgentBuilder) -> AgentBuilder,
     ) -> Node {
+        self.join_of(OWNER, identity, backend, set).await
+    }
+
+    /// Lets a node of some account join.
+    pub async fn join_of(
+        &self,
+        owner: AccountId,
+        identity: Identity,
+        backend: impl Backend,
+        set: impl FnOnce(AgentBuilder) -> AgentBuilder,
+    ) -> Node {
         let builder = Agent::builder(identity, Arc::new(backend))
             .with_measurement(false)
             .with_clock(|| VirtualClock.calendar());
@@ -91,7 +102,7 @@ impl Net {
         let id = agent.node_id();
         let status = agent.status();
         let cut = Arc::new(Mutex::new(None));
-        let connector = self.connector(Arc::clone(&cut), |frame| frame);
+        let connector = self.connector(owner, Arc::clone(&cut), |frame| frame);
         self.launch(agent, id, status, cut, connector).await
     }
 
@@ -103,7 +114,7 @@ impl Net {
             .build();
         let (id, status) = (agent.node_id(), agent.status());
         let cut = Arc::new(Mutex::new(None));
-        let connector = self.connector(Arc::clone(&cut), alter);
+        let connector = self.connector(OWNER, Arc::clone(&cut), alter);
         self.launch(agent, id, status, cut, connector).await
     }
 
@@ -132,6 +143,7 @@ impl Net {
 
     fn connector(
         &self,
+        owner: AccountId,
         cut: Switch,
         alter: fn(Frame) -> Frame,
     ) -> impl Fn() -> std::pin::Pin<Box<dyn Future<Output = Result<Link, ConnectError>> + Send>>
@@ -148,7 +160,7 @@ impl Net {
                 let (near, far) = wire(here, cut_off, alter);
                 tokio::spawn(far);
                 tokio::spawn(async move {
-                    let _ = coordinator.serve_node(there, OWNER).await;
+                    let _ = coordinator.serve_node(there, owner).await;
                 });
                 Ok(Link::new("in process", near))
             })

@@ -293,6 +293,8 @@ impl Dispatch {
             let now = self.clock.now();
             let situation = floor.situation(demand, account, Priority::Interactive, now);
             floor.busy(demand, situation, true)
+        } else if !demand.only.is_empty() {
+            TaskError::NodeOffline
         } else {
             TaskError::NoNodeOnline { model: demand.model.to_string() }
         }
