@@ -43,6 +43,7 @@ mod run;
 mod template;
 mod tokens;
 mod vote;
+mod wire;
 
 pub use aggregate::aggregate;
 pub use drive::{Driven, Worker, drive};

@@ -42,7 +42,7 @@ struct Seen {
     ends: Vec<PlanEnd>,
     told: String,
     assigned: BTreeMap<Number, (String, bool)>,
-    finished: Vec<String>,
+    over: Vec<String>,
     undone: Vec<String>,
     most_at_once: usize,
     tokens: u64,
@@ -79,9 +79,10 @@ impl World {
                     assert!(self.under_way.remove(&number).is_some(), "it was under way");
                 }
                 Action::Tell(Progress::Text { text }) => self.seen.told.push_str(&text),
-                Action::Tell(Progress::Over { unit, state: UnitState::Finished }) => {
-                    self.seen.finished.push(unit);
-                }
+                Action::Tell(Progress::Over {
+                    unit,
+                    state: UnitState::Finished | UnitState::Skipped,
+                }) => self.seen.over.push(unit),
                 Action::Tell(_) => {}
                 Action::Finish(end) => self.seen.ends.push(end),
             }
@@ -290,7 +291,7 @@ proptest! {
         }
         // A step is over with the last of its units.
         let mut order: Vec<&str> = Vec::new();
-        for unit in world.seen.finished.iter().rev() {
+        for unit in world.seen.over.iter().rev() {
             let name = unit.split('.').next().unwrap();
             if !order.contains(&name) {
                 order.push(name);
