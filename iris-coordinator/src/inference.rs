@@ -17,13 +17,14 @@ use iris_crypto::RecordKey;
 use iris_protocol::rest;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::dispatch::{Books, Dispatch, Placement, TaskEvent, TaskHandle, TaskRequest};
 use crate::journal::CommitError;
 use crate::settlement::Settlement;
+use crate::turns::Turns;
 
 const INFERENCE: &str = "inference";
 const IDEMPOTENCY: &str = "idempotency";
@@ -51,7 +52,7 @@ struct Shared {
     key: RecordKey,
     retention: Duration,
     tasks: TaskTracker,
-    at_work: Semaphore,
+    at_work: Turns,
     unfinished: Mutex<HashMap<TaskId, Progress>>,
     /// Cancelled when the coordinator shuts down: unfinished tasks stay as they are.
     suspended: CancellationToken,
@@ -139,7 +140,7 @@ impl Inference {
             key,
             retention,
             tasks,
-            at_work: Semaphore::new(AT_WORK),
+            at_work: Turns::new(AT_WORK),
             unfinished: Mutex::new(HashMap::new()),
             suspended: CancellationToken::new(),
         };
@@ -391,7 +392,7 @@ impl Shared {
                 // A task that is cancelled, or whose time is over, needs no turn to end.
                 () = cancel.cancelled() => None,
                 () = tokio::time::sleep(self.time_left(record)) => None,
-                turn = self.at_work.acquire() => turn.ok(),
+                turn = self.at_work.take(self.dispatch.clock.now(), Priority::Batch) => Some(turn),
             };
             let request = self.request(id, record, body.clone());
             let mut handle = TaskHandle::new(Arc::clone(&self.dispatch), request, Books::Caller);

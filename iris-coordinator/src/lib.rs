@@ -18,6 +18,7 @@ mod settlement;
 pub mod simulation;
 pub mod store;
 mod transparency;
+mod turns;
 
 pub use accounts::{AccountError, Accounts, ApiKey};
 pub use clock::{Clock, SystemClock};

@@ -3,26 +3,41 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::demand::Demand;
 use crate::model::ModelName;
 
 /// How soon a waiting task is served compared with others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
 pub enum Priority {
     /// Somebody is waiting in front of a screen.
     #[default]
     Interactive,
+    /// The answer may come later, and before most.
+    High,
     /// The answer may come later.
+    #[serde(rename = "normal")]
     Batch,
+    /// The answer may come last.
+    Low,
 }
 
 impl Priority {
-    /// How much later than an interactive task this one counts as submitted. It is served
-    /// before any interactive task that came more than this after it, so it cannot starve.
-    const fn handicap(self) -> Duration {
+    /// Returns how much later than an interactive task this one counts as submitted: 0, 10, 30 or
+    /// 120 seconds.
+    ///
+    /// It is served before any interactive task that came more than this after it, so however many
+    /// come that are more urgent, it cannot starve.
+    pub const fn handicap(self) -> Duration {
         match self {
             Self::Interactive => Duration::ZERO,
+            Self::High => Duration::from_secs(10),
             Self::Batch => Duration::from_secs(30),
+            Self::Low => Duration::from_mins(2),
         }
     }
 }
@@ -110,10 +125,11 @@ impl WaitQueue {
         while line.passed.first().is_some_and(|ticket| ticket.due <= now) {
             line.passed.pop_first();
         }
-        match priority {
-            Priority::Interactive => line.tasks.len() - line.passed.len(),
-            Priority::Batch => line.tasks.len(),
+        if priority == Priority::Interactive {
+            return line.tasks.len() - line.passed.len();
         }
+        let last = Ticket { due: now + priority.handicap(), number: u64::MAX };
+        line.tasks.range(..=last).count()
     }
 
     /// Returns how many tasks wait.
@@ -146,6 +162,44 @@ mod tests {
         let latecomer = queue.push(late, Priority::Interactive, demand("m")).unwrap();
         let order: Vec<_> = queue.line(&"m".parse().unwrap()).map(|(ticket, _)| ticket).collect();
         assert_eq!(order, [interactive, batch, latecomer]);
+    }
+
+    #[test]
+    fn task_of_low_priority_is_served_though_urgent_ones_never_cease() {
+        let (start, model) = (Instant::now(), "m".parse().unwrap());
+        let second = |number| start + Duration::from_secs(number);
+        for (urgent, served_by) in
+            [(Priority::Interactive, 120), (Priority::High, 110), (Priority::Batch, 90)]
+        {
+            let mut queue = WaitQueue::new(1000);
+            let low = queue.push(start, Priority::Low, demand("m")).unwrap();
+            // One is served each second, and one more urgent one comes.
+            let served = (0..1000).find(|number| {
+                queue.push(second(*number), urgent, demand("m")).unwrap();
+                let (first, _) = queue.line(&model).next().unwrap();
+                queue.remove(&model, first);
+                first == low
+            });
+            assert_eq!(served, Some(served_by), "beside {urgent:?}");
+        }
+    }
+
+    #[test]
+    fn tasks_of_all_priorities_know_who_is_ahead_of_them() {
+        let (start, model) = (Instant::now(), "m".parse().unwrap());
+        let mut queue = WaitQueue::new(10);
+        let all = [Priority::Low, Priority::Batch, Priority::High, Priority::Interactive];
+        let tickets = all.map(|priority| queue.push(start, priority, demand("m")).unwrap());
+        let order: Vec<_> = queue.line(&model).map(|(ticket, _)| ticket).collect();
+        assert!(order.iter().eq(tickets.iter().rev()));
+        assert_eq!(all.map(|priority| queue.ahead(&model, start, priority)), [4, 3, 2, 1]);
+    }
+
+    #[test]
+    fn priorities_have_names() {
+        let names = [Priority::Interactive, Priority::High, Priority::Batch, Priority::Low]
+            .map(|priority| serde_json::to_string(&priority).unwrap());
+        assert_eq!(names.join(","), r#""interactive","high","normal","low""#);
     }
 
     #[test]

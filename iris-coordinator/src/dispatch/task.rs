@@ -382,11 +382,9 @@ impl TaskHandle {
     fn wait(&mut self, ticketed: Ticketed) {
         let now = self.dispatch.clock.now();
         let since = *self.waiting.get_or_insert(now);
-        // Nobody waits in front of a batch task; its deadline is all that ends its wait.
-        let until = match self.request.priority {
-            Priority::Interactive => Some(since + self.dispatch.settings.admission.longest),
-            Priority::Batch => None,
-        };
+        // Nobody waits in front of any other task; its deadline is all that ends its wait.
+        let is_interactive = self.request.priority == Priority::Interactive;
+        let until = is_interactive.then(|| since + self.dispatch.settings.admission.longest);
         self.stage = Stage::Waiting { ticketed, until };
     }
 
