@@ -341,6 +341,26 @@ impl TaskHandle {
         self.settlement.take()
     }
 
+    /// Gives the task up at once, and returns the settlement that the driver writes down.
+    pub(crate) fn give_up(mut self) -> Option<Settlement> {
+        self.withdraw();
+        self.settlement.take()
+    }
+
+    fn withdraw(&mut self) {
+        if matches!(self.stage, Stage::Over) {
+            return;
+        }
+        self.run.handle_cancelled();
+        while let Some(action) = self.run.poll_action() {
+            match action {
+                Action::Abandon => self.abandon(),
+                Action::Finish(outcome) => self.end(&outcome),
+                Action::Choose | Action::Continue => {}
+            }
+        }
+    }
+
     fn choose(&mut self, begun: Option<Begun>) {
         let written = begun.as_ref().map_or(0, |begun| begun.text.len());
         if !fits(self.request.body.len() + written) {
@@ -677,17 +697,7 @@ fn without_texts(error: BackendError) -> BackendError {
 
 impl Drop for TaskHandle {
     fn drop(&mut self) {
-        if matches!(self.stage, Stage::Over) {
-            return;
-        }
-        self.run.handle_cancelled();
-        while let Some(action) = self.run.poll_action() {
-            match action {
-                Action::Abandon => self.abandon(),
-                Action::Finish(outcome) => self.end(&outcome),
-                Action::Choose | Action::Continue => {}
-            }
-        }
+        self.withdraw();
     }
 }
 

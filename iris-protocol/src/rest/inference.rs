@@ -1,6 +1,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use iris_core::plan::{Mode, UnitReport};
+use iris_core::queue::Priority;
 use iris_core::task::TaskState;
 use iris_core::{ModelName, NodeId, TaskId};
 use serde::{Deserialize, Serialize};
@@ -9,8 +11,10 @@ use crate::openai::{ChatRequest, Extra, Message, Usage};
 
 /// A task that survives a crash of the coordinator.
 ///
-/// On the wire: `model`, either `prompt` or `messages`, and optionally `max_tokens` and
-/// `deadline_ms`. Other members (`temperature`, `stop`, ...) reach the model's server unchanged.
+/// On the wire: `model`, either `prompt` or `messages`, and optionally `max_tokens`,
+/// `deadline_ms` and `priority`. Other members (`temperature`, `stop`, ...) reach the model's
+/// server unchanged, but for those that divide the task: with `mode`, the members of
+/// [`Division`](iris_core::plan::Division) say how.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Wire", into = "Wire")]
 pub struct InferenceRequest {
@@ -22,6 +26,8 @@ pub struct InferenceRequest {
     pub max_tokens: Option<u32>,
     /// How long the task may take from its submission, whole milliseconds.
     pub deadline: Option<Duration>,
+    /// How soon the task is served when nodes are busy. Default: `normal`.
+    pub priority: Option<Priority>,
     /// Everything else.
     pub extra: Extra,
 }
@@ -29,7 +35,14 @@ pub struct InferenceRequest {
 impl InferenceRequest {
     /// Makes a task with the coordinator's defaults.
     pub fn new(model: ModelName, input: impl Into<Input>) -> Self {
-        Self { model, input: input.into(), max_tokens: None, deadline: None, extra: Extra::new() }
+        Self {
+            model,
+            input: input.into(),
+            max_tokens: None,
+            deadline: None,
+            priority: None,
+            extra: Extra::new(),
+        }
     }
 
     /// Returns the chat request that carries out this task.
@@ -52,6 +65,7 @@ impl fmt::Debug for InferenceRequest {
             .field("model", &self.model)
             .field("max_tokens", &self.max_tokens)
             .field("deadline", &self.deadline)
+            .field("priority", &self.priority)
             .finish_non_exhaustive()
     }
 }
@@ -109,6 +123,8 @@ struct Wire {
     max_tokens: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     deadline_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    priority: Option<Priority>,
     #[serde(flatten)]
     extra: Extra,
 }
@@ -127,6 +143,7 @@ impl TryFrom<Wire> for InferenceRequest {
             input,
             max_tokens: wire.max_tokens,
             deadline: wire.deadline_ms.map(Duration::from_millis),
+            priority: wire.priority,
             extra: wire.extra,
         })
     }
@@ -145,13 +162,14 @@ impl From<InferenceRequest> for Wire {
             messages,
             max_tokens: request.max_tokens,
             deadline_ms: request.deadline.map(millis),
+            priority: request.priority,
             extra: request.extra,
         }
     }
 }
 
 /// Where a task stands.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct InferenceStatus {
     /// Names the task.
     pub id: TaskId,
@@ -167,12 +185,54 @@ pub struct InferenceStatus {
     /// The node that has it or last had it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeId>,
-    /// The answer, once finished and until the coordinator's retention is over.
+    /// The answer, once finished and until the coordinator's retention is over. Of a divided
+    /// task whose budget or time was used up it is what was there, with the `finish_reason`
+    /// `partial` and an `error` beside it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<InferenceResult>,
-    /// Why there is no answer.
+    /// Why there is no answer, or no complete one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<InferenceError>,
+    /// Which way the task is divided, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// The units of a divided task: where each stands, went and what it cost.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<UnitReport>,
+    /// What all steps of a divided task have cost so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// The text of the answer so far, while a divided task runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partial: Option<String>,
+    /// What waits for a person's decision.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reviews: Vec<Review>,
+}
+
+/// A step that waits for a person's decision. It is decided by `POST /inference/{id}/review` with
+/// a [`Decision`](iris_core::plan::Decision).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Review {
+    /// The step.
+    pub step: String,
+    /// The units whose outputs are laid out; their texts are in the status' `steps`.
+    pub choices: Vec<String>,
+}
+
+impl fmt::Debug for InferenceStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InferenceStatus")
+            .field("id", &self.id)
+            .field("status", &self.status)
+            .field("model", &self.model)
+            .field("node", &self.node)
+            .field("mode", &self.mode)
+            .field("steps", &self.steps)
+            .field("result", &self.result)
+            .field("error", &self.error)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The answer of a finished task.

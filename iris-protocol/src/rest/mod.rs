@@ -7,6 +7,8 @@
 //! | `GET /inference/{id}` | | [`InferenceStatus`] |
 //! | `DELETE /inference/{id}` | | [`InferenceStatus`], cancelled unless it had ended |
 //! | `GET /inference/{id}/explain` | | [`Explanation`] |
+//! | `GET /inference/{id}/events` | | server-sent events, each a [`Progress`](iris_core::plan::Progress) |
+//! | `POST /inference/{id}/review` | [`Decision`](iris_core::plan::Decision) | [`InferenceStatus`] |
 //! | `POST /accounts/generate` | | [`AccountCreated`] |
 //! | `POST /accounts/keys` | [`KeyRequest`] | [`KeyCreated`] |
 //! | `GET /nodes` | | [`NodeList`] |
@@ -29,9 +31,12 @@ mod secret;
 
 pub use account::{AccountCreated, KeyCreated, KeyRequest, KeyScope};
 pub use inference::{
-    InferenceError, InferenceRequest, InferenceResult, InferenceStatus, Input, InputError,
+    InferenceError, InferenceRequest, InferenceResult, InferenceStatus, Input, InputError, Review,
 };
-pub use node::{Choice, Explanation, Health, NodeList, NodeReason, NodeSummary, SkipCount};
+pub use node::{
+    Choice, Explanation, Health, NodeList, NodeReason, NodeSummary, Outline, SkipCount,
+    StepExplanation,
+};
 pub use roster::{
     ConsistencyProof, FreeSlots, InclusionProof, LogEntries, Roster, RosterNode, SignedRoster,
 };

@@ -49,6 +49,31 @@ pub struct Explanation {
     /// first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier: Vec<Choice>,
+    /// The plan of a divided task, whose steps are explained one by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Outline>,
+    /// Why the steps of a divided task went where they went, as far as that is still known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepExplanation>,
+}
+
+/// A plan as a person reads it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outline {
+    /// In words, a line for each step.
+    pub text: String,
+    /// As a picture in the language of Mermaid.
+    pub mermaid: String,
+}
+
+/// Why one assignment of a plan went where it went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepExplanation {
+    /// The unit that it was a try at.
+    pub unit: String,
+    /// The choices; its `task` is the assignment's own.
+    #[serde(flatten)]
+    pub explanation: Box<Explanation>,
 }
 
 /// Why a task once went to a node that it did not stay at.
@@ -68,7 +93,17 @@ impl Explanation {
     pub fn new(task: TaskId, choices: &[iris_core::explain::Explanation]) -> Option<Self> {
         let mut earlier: Vec<_> = choices.iter().map(Choice::from).collect();
         let Choice { node, reasons, skipped } = earlier.pop()?;
-        Some(Self { task, node, reasons, skipped, earlier })
+        Some(Self { node, reasons, skipped, earlier, ..Self::empty(task) })
+    }
+
+    /// Makes the explanation of a task that is divided: of its plan, and of its steps.
+    pub fn of_plan(task: TaskId, plan: Outline, steps: Vec<StepExplanation>) -> Self {
+        Self { plan: Some(plan), steps, ..Self::empty(task) }
+    }
+
+    fn empty(task: TaskId) -> Self {
+        let (reasons, skipped, earlier) = (Vec::new(), Vec::new(), Vec::new());
+        Self { task, node: None, reasons, skipped, earlier, plan: None, steps: Vec::new() }
     }
 }
 
