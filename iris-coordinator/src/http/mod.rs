@@ -23,8 +23,10 @@ mod connections;
 mod cors;
 mod descriptors;
 mod error;
+mod events;
 mod linger;
 mod listener;
+mod members;
 mod metrics;
 mod observe;
 mod openai;
@@ -37,6 +39,7 @@ mod rest;
 mod sealed;
 mod server;
 mod settings;
+mod submission;
 mod tls;
 mod transparency;
 
@@ -74,7 +77,9 @@ fn routes(api: Arc<Api>) -> Router {
         .route("/sealed", post(sealed::post))
         .route("/inference", post(rest::submit))
         .route("/inference/{id}", get(rest::status).delete(rest::cancel))
+        .route("/inference/{id}/events", get(events::events))
         .route("/inference/{id}/explain", get(rest::explain))
+        .route("/inference/{id}/review", post(rest::review))
         .route("/nodes", get(rest::nodes))
         .route("/nodes/connect", get(connect::connect))
         .route("/roster", get(transparency::roster))

@@ -9,16 +9,18 @@ use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use iris_core::TaskId;
-use iris_protocol::openai::{check_object, count_values};
-use iris_protocol::rest::{self, Health, InferenceRequest, KeyRequest, NodeList};
+use iris_core::plan::{Decision, DecisionError};
+use iris_core::{AccountId, TaskId};
+use iris_protocol::rest::{self, Health, InferenceStatus, KeyRequest, NodeList};
 use serde::de::DeserializeOwned;
 
 use super::auth::{ASK, LOOK, OPERATE};
 use super::error::ApiError;
+use super::members::{self, Members};
 use super::observe::RequestContext;
-use super::{Api, json_response};
-use crate::inference::InferenceError;
+use super::submission::Submission;
+use super::{Api, events, json_response};
+use crate::inference::{InferenceError, Once};
 
 /// The API's description for programs.
 pub(super) const OPENAPI: &str = include_str!("openapi.json");
@@ -27,27 +29,48 @@ pub(super) const OPENAPI: &str = include_str!("openapi.json");
 const MAX_IDEMPOTENCY_KEY: usize = 255;
 /// Longest body of a request about accounts.
 const SMALL_BODY: usize = 4 << 10;
-/// Most values of one body; tools and their schemas have a few thousand.
-const MAX_VALUES: usize = 1 << 17;
 
 type Reply = Result<Response, ApiError>;
 
 /// The task that a path names; its text need not be one.
-type TaskPath = Result<Path<String>, PathRejection>;
+pub(super) type TaskPath = Result<Path<String>, PathRejection>;
 
 /// `POST /inference`.
 pub(super) async fn submit(State(api): State<Arc<Api>>, request: Request) -> Reply {
     let (head, body) = request.into_parts();
     let account = api.key(&head.headers, ASK).await?.account;
     let once = idempotency_key(&head.headers)?;
-    let request: InferenceRequest =
-        read_json(&api, &head.headers, body, api.settings.body_limit).await?;
-    let submitted = api.coordinator.inference().submit(account, request, once).await?;
+    let body = api.bodies.read(&head.headers, body, api.settings.body_limit).await?;
+    let submission = Submission::read(&api, &body)?;
+    let submitted = take(&api, account, submission, once.map(|key| (key, &body[..]))).await?;
+    if events::are_wanted(&head.headers) {
+        let events = api.coordinator.inference().follow(account, submitted.id).await?;
+        return Ok(events::told(&api, submitted.id, events));
+    }
     let mut response = json_response(&submitted);
     *response.status_mut() = StatusCode::ACCEPTED;
     let task = HeaderValue::try_from(submitted.id.to_string()).expect("an id is hexadecimal");
     response.headers_mut().insert(HeaderName::from_static(rest::TASK), task);
     Ok(response)
+}
+
+/// Takes a task, divided or not; `once` is the idempotency key and the body that came with it.
+pub(super) async fn take(
+    api: &Api,
+    account: AccountId,
+    submission: Submission,
+    once: Option<(&str, &[u8])>,
+) -> Result<InferenceStatus, ApiError> {
+    let inference = api.coordinator.inference();
+    Ok(match submission {
+        Submission::Single(request) => {
+            inference.submit(account, *request, once.map(|(key, _)| key)).await?
+        }
+        Submission::Divided(plan, priority) => {
+            let once = once.map(|(key, request)| Once { key, request });
+            inference.submit_plan(account, *plan, priority, once).await?
+        }
+    })
 }
 
 /// `GET /inference/{id}`.
@@ -71,8 +94,29 @@ pub(super) async fn explain(
     id: TaskPath,
 ) -> Reply {
     let account = api.key(&headers, ASK).await?.account;
-    let explanation = api.coordinator.explanation(&task_id(id)?, &account);
-    Ok(json_response(&explanation.ok_or_else(no_such_task)?))
+    let explanation = api.coordinator.inference().explain(account, task_id(id)?).await?;
+    Ok(json_response(&explanation))
+}
+
+/// `POST /inference/{id}/review`.
+pub(super) async fn review(
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Reply {
+    let (head, body) = request.into_parts();
+    let account = api.key(&head.headers, ASK).await?.account;
+    let id = id.parse().map_err(|_| no_such_task())?;
+    let body = api.bodies.read(&head.headers, body, api.settings.body_limit).await?;
+    let mut members = Members::read(&body)?;
+    let decision = Decision {
+        step: members.required("step", "the name of the step that waits")?,
+        choose: members.optional("choose", "the name of one of the outputs that are laid out")?,
+        text: members.optional("text", "a text")?,
+    };
+    members.finish()?;
+    let status = api.coordinator.inference().decide(account, id, decision).await?;
+    Ok(json_response(&status))
 }
 
 /// `GET /nodes`.
@@ -151,6 +195,16 @@ impl From<InferenceError> for ApiError {
             InferenceError::KeyReused => {
                 Self::conflict("This Idempotency-Key was used for a different request.")
             }
+            InferenceError::Plan(error) => {
+                let message = format!("This plan cannot be carried out: {error}.");
+                Self::bad_request(message).with_param(error.at)
+            }
+            InferenceError::Decision(error @ DecisionError::NotWaiting) => {
+                Self::conflict(error.to_string()).with_param("step")
+            }
+            InferenceError::Decision(error) => {
+                Self::bad_request(error.to_string()).with_param("choose")
+            }
             InferenceError::Full => Self::too_many("Too many tasks are unfinished.", 10),
             InferenceError::Store => {
                 Self::unavailable("The task could not be written down; try again.")
@@ -173,7 +227,7 @@ fn no_such_task() -> ApiError {
 }
 
 /// An id that cannot be one is the id of no task.
-fn task_id(path: TaskPath) -> Result<TaskId, ApiError> {
+pub(super) fn task_id(path: TaskPath) -> Result<TaskId, ApiError> {
     let Path(text) = path.map_err(|_| no_such_task())?;
     text.parse().map_err(|_| no_such_task())
 }
@@ -195,10 +249,7 @@ async fn read_json<T: DeserializeOwned>(
     limit: usize,
 ) -> Result<T, ApiError> {
     let body = api.bodies.read(headers, body, limit).await?;
-    if count_values(&body) > MAX_VALUES {
-        return Err(ApiError::bad_request("The request body holds too many values."));
-    }
-    check_object(&body)?;
+    members::check(&body)?;
     serde_json::from_slice(&body).map_err(|error| {
         // Only what is wrong, since the rest of the message could repeat a secret.
         let what = match error.classify() {

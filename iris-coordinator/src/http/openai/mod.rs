@@ -192,7 +192,7 @@ async fn streamed(
     Ok(response)
 }
 
-fn event_stream(body: Body, task: TaskId, node: Option<NodeId>) -> Response {
+pub(super) fn event_stream(body: Body, task: TaskId, node: Option<NodeId>) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
