@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use iris_core::NodeId;
 use iris_core::backend::Operation;
+use iris_core::plan::Plan;
 use iris_crypto::seal::MEDIA_TYPE;
 use iris_protocol::openai::{
     ChatCompletion, ChatRequest, Message, Model, ModelList, StreamOptions, count_values,
@@ -23,6 +24,7 @@ use crate::chat::Ask;
 use crate::error::ClientError;
 use crate::head::Head;
 use crate::log::Log;
+use crate::plan::PlanCall;
 use crate::policy::Policy;
 use crate::retry;
 use crate::sealed::{Question, Sealed};
@@ -97,6 +99,11 @@ impl Client {
     pub fn ask(&self, model: impl Into<String>, prompt: impl Into<String>) -> Ask {
         let request = ChatRequest::new(model, vec![Message::user(prompt.into())]);
         Ask::new(self.clone(), request)
+    }
+
+    /// Begins a plan, which divides work over several requests.
+    pub fn plan(&self, plan: Plan) -> PlanCall {
+        PlanCall::new(self.clone(), plan)
     }
 
     /// Sends a conversation and waits for the whole answer.

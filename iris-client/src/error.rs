@@ -1,12 +1,14 @@
 use std::fmt;
 use std::time::Duration;
 
+use iris_core::plan::PlanError;
 use iris_crypto::seal::AnswerError;
 use iris_protocol::openai::{ErrorBody, ErrorDetail, Refused, Retry};
 use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 
 use crate::head::Head;
+use crate::plan::PlanFailure;
 use crate::retry;
 use crate::trust::TrustError;
 
@@ -73,6 +75,12 @@ pub enum ClientError {
     /// None of the nodes that were named as one's own offers the model now.
     #[error("none of your own nodes offers this model now")]
     NoOwnNode,
+    /// A plan is none, or cannot be carried out in this way.
+    #[error("the plan cannot be carried out: {0}")]
+    InvalidPlan(#[from] PlanError),
+    /// A plan has no answer, or not the whole of it.
+    #[error("{0}")]
+    Plan(Box<PlanFailure>),
     /// Answers of different owners are wanted, and there are too few whose nodes may be asked.
     #[error(
         "there are not enough nodes of different owners{}",
@@ -114,6 +122,7 @@ impl ClientError {
             Self::Malformed { request_id, .. } | Self::Downgrade { request_id, .. } => {
                 request_id.as_deref()
             }
+            Self::Plan(failure) => failure.cause.as_ref()?.request_id(),
             _ => self.refusal()?.request_id.as_deref(),
         }
     }
@@ -161,6 +170,7 @@ impl ClientError {
             Self::Trust(_)
             | Self::Downgrade { .. }
             | Self::NoOwnNode
+            | Self::BeyondGuards
             | Self::SteeringSuspected { .. } => true,
             Self::Truncated(partial) => matches!(partial.cause, Cut::Broken(_)),
             _ => false,

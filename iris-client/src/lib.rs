@@ -60,6 +60,7 @@ mod client;
 mod error;
 mod head;
 mod log;
+pub mod plan;
 mod policy;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
@@ -83,6 +84,7 @@ pub use client::Client;
 pub use error::{ClientError, Cut, Partial, Refusal};
 pub use head::Head;
 pub use log::Log;
+pub use plan::{PlanAnswer, PlanCall, PlanFailure, PlanStream};
 pub use policy::{Policy, Privacy};
 pub use sealed::{NoReceipt, PendingReceipt};
 pub use sse::{EventTooLong, SseParser};

@@ -15,8 +15,8 @@ pub enum Policy {
 }
 
 /// Who could read a request and its answer, as far as this program has verified it itself. Never
-/// what a server says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// what a server says. The fewer can, the less it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Privacy {
     /// Nobody but a node of one's own.

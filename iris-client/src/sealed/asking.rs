@@ -180,7 +180,7 @@ impl Asking<'_> {
             let placed = Placed { node: Some(node), task: Some(task), points };
             if let Some(taken) = &self.choosing.taken {
                 // Nobody may be listening.
-                let _ = taken.unbounded_send(placed);
+                let _ = taken.unbounded_send((placed, privacy));
             }
         };
         let attempt =

@@ -32,8 +32,8 @@ pub(crate) struct Choosing {
     pub(crate) traffic: Arc<Traffic>,
     /// When the answer has to have begun; `None` for the client's timeout.
     pub(crate) deadline: Option<Instant>,
-    /// Is told which node took it; again, when another one did.
-    pub(crate) taken: Option<UnboundedSender<Placed>>,
+    /// Is told which node took it, and who can read it now; again, when another one did.
+    pub(crate) taken: Option<UnboundedSender<(Placed, Privacy)>>,
 }
 
 /// What came of looking for a node.
@@ -98,9 +98,10 @@ impl Client {
         });
         let mut strangers = false;
         for candidate in others.filter(named) {
-            match candidate.trusted == Trusted::Stranger && !choosing.spread {
-                true => strangers = true,
-                false => allowed.push(candidate),
+            if candidate.trusted == Trusted::Stranger && !choosing.spread {
+                strangers = true;
+            } else {
+                allowed.push(candidate);
             }
         }
         match (allowed.is_empty(), strangers) {

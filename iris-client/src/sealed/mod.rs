@@ -40,6 +40,7 @@ pub(crate) use answer::{Content, SealedAnswer};
 pub use answer::{NoReceipt, PendingReceipt};
 pub(crate) use choosing::Choosing;
 pub(crate) use listing::Listing;
+pub(crate) use traffic::Traffic;
 
 use answer::{Records, Stop};
 use asking::DOUBTFUL;

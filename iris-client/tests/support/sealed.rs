@@ -32,6 +32,9 @@ pub(crate) struct Node {
     pub(crate) certificate: SignedCertificate,
     pub(crate) offer: ModelOffer,
     pub(crate) free: FreeSlots,
+    /// Tells nodes of one owner from those of others.
+    pub(crate) owner: String,
+    pub(crate) slots: u32,
 }
 
 impl Node {
@@ -42,7 +45,8 @@ impl Node {
         let certificate =
             SignedCertificate::issue(&identity, Role::Node, public, &origin, now(), 10);
         let offer = ModelOffer::new(MODEL.parse().expect("it is a name"), 8192);
-        Self { identity, key, certificate, offer, free: FreeSlots::Many }
+        let owner = data_encoding::HEXLOWER.encode(&identity.public().as_bytes()[..16]);
+        Self { identity, key, certificate, offer, free: FreeSlots::Many, owner, slots: 4 }
     }
 
     pub(crate) fn id(&self) -> iris_core::NodeId {
@@ -355,18 +359,17 @@ pub(crate) fn busy() -> Response<Body> {
 }
 
 fn listed(node: &Node) -> RosterNode {
-    let owner = data_encoding::HEXLOWER.encode(&node.identity.public().as_bytes()[..16]);
     RosterNode {
         id: node.id(),
         name: None,
         certificate: node.certificate.encoded().to_vec().try_into().expect("it fits"),
         models: vec![node.offer.clone()],
         tier: None,
-        slots: 4,
+        slots: node.slots,
         free: node.free,
         points: 100,
         since: 1,
-        owner: owner.parse().expect("it is a label"),
+        owner: node.owner.parse().expect("it is a label"),
     }
 }
 
