@@ -137,15 +137,8 @@ impl Client {
             let answer = self.ask_sealed(&question).await?;
             return Ok(ChatStream::sealed(answer, question.asked, created));
         }
-        let call = Call::post("v1/chat/completions", &request);
-        let deadline = Instant::now() + self.inner.timeout;
-        let response = self.within(deadline, self.send(&call)).await?;
+        let response = self.event_stream(Call::post("v1/chat/completions", &request)).await?;
         let head = Head::read(response.headers());
-        let kind = response.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
-        if !kind.is_some_and(|kind| kind.starts_with("text/event-stream")) {
-            let reason = "a stream was asked for, and another form came".to_owned();
-            return Err(ClientError::Malformed { reason, request_id: head.request_id });
-        }
         Ok(ChatStream::open(response, head, self.inner.idle_timeout))
     }
 
@@ -257,6 +250,19 @@ impl Client {
             }
             attempt += 1;
         }
+    }
+
+    /// Carries out a call that is answered by a stream of events, once.
+    pub(crate) async fn event_stream(&self, call: Call) -> Result<Response, ClientError> {
+        let deadline = Instant::now() + self.inner.timeout;
+        let response = self.within(deadline, self.send(&call)).await?;
+        let kind = response.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+        if kind.is_some_and(|kind| kind.starts_with("text/event-stream")) {
+            return Ok(response);
+        }
+        let reason = "a stream was asked for, and another form came".to_owned();
+        let request_id = Head::read(response.headers()).request_id;
+        Err(ClientError::Malformed { reason, request_id })
     }
 
     async fn exchange(&self, call: &Call) -> Result<(Vec<u8>, HeaderMap), ClientError> {

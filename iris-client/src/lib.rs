@@ -42,6 +42,33 @@
 //! sealed end has come, and anything else is [`ClientError::Truncated`]. A little later comes the
 //! node's signed [receipt](PendingReceipt).
 //!
+//! # Dividing work
+//!
+//! A [plan] divides work over several requests: independent parts side by side, the same question
+//! to nodes of different owners, a document that is longer than any model reads at once, or a
+//! pipeline of one's own. [`Client::plan`] carries one out **here**: each step is a request of its
+//! own under the client's [`Policy`], so the coordinator sees separate sealed requests. It can read
+//! none of them; from their times it may guess which belong together. Every step goes to one's own
+//! nodes and guards alone, unless [`PlanCall::with_spread`] says otherwise, and answers that are to
+//! be compared go to nodes of different owners.
+//!
+//! ```no_run
+//! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+//! # let client = iris_client::Client::builder("https://iris.example").build()?;
+//! # let plan: iris_core::plan::Plan = unimplemented!();
+//! let answer = client.plan(plan).run().await?;
+//! println!("{}", answer.text);
+//! for unit in &answer.units {
+//!     println!("{}: {} tokens", unit.unit, unit.usage.total());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`PlanCall::stream`] tells of the progress; what a budget cut short, and every other end but the
+//! answer, is [`ClientError::Plan`] with what is there. In the [open](Policy::Open) the coordinator
+//! can carry a plan out by itself, as a [task](Tasks) that survives this program.
+//!
 //! # Retries
 //!
 //! Requests that may be repeated safely (lists, states and submissions of tasks, which carry an
@@ -58,6 +85,7 @@ mod chat;
 pub mod cli;
 mod client;
 mod error;
+mod following;
 mod head;
 mod log;
 pub mod plan;
@@ -82,6 +110,7 @@ pub use builder::{BuildError, ClientBuilder};
 pub use chat::Ask;
 pub use client::Client;
 pub use error::{ClientError, Cut, Partial, Refusal};
+pub use following::TaskEvents;
 pub use head::Head;
 pub use log::Log;
 pub use plan::{PlanAnswer, PlanCall, PlanFailure, PlanStream};

@@ -1,11 +1,13 @@
 use std::time::Duration;
 
 use iris_core::TaskId;
+use iris_core::plan::Decision;
 use iris_protocol::rest::{Explanation, InferenceRequest, InferenceStatus};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::client::{Call, Client};
 use crate::error::ClientError;
+use crate::following::TaskEvents;
 use crate::retry;
 
 const FIRST_POLL: Duration = Duration::from_millis(100);
@@ -63,6 +65,23 @@ impl<'a> Tasks<'a> {
     /// Returns why a task went to its node.
     pub async fn explain(&self, task: TaskId) -> Result<Explanation, ClientError> {
         Ok(self.client.call(Call::get(format!("inference/{task}/explain"))).await?.0)
+    }
+
+    /// Decides a step that waits for a person, and returns where the task stands then.
+    pub async fn review(
+        &self,
+        task: TaskId,
+        decision: &Decision,
+    ) -> Result<InferenceStatus, ClientError> {
+        let call = Call::post(format!("inference/{task}/review"), decision);
+        Ok(self.client.call(call).await?.0)
+    }
+
+    /// Tells what happens to a task, as it happens, from its beginning on.
+    pub async fn follow(&self, task: TaskId) -> Result<TaskEvents, ClientError> {
+        let response =
+            self.client.event_stream(Call::get(format!("inference/{task}/events"))).await?;
+        Ok(TaskEvents::new(response, self.client.settings().idle_timeout))
     }
 
     /// Waits until a task has ended, at most for `limit`; the task goes on after that.

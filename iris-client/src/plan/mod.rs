@@ -22,8 +22,8 @@ use worker::ClientWorker;
 ///
 /// It is carried out in this program: each step is a request of its own under the client's
 /// [`Policy`], sealed on its own where that is the policy, so the coordinator sees separate
-/// requests that it cannot read and does not know to belong together. It ends with this program;
-/// what has to survive that is submitted as a [task](crate::Tasks).
+/// requests that it cannot read. It ends with this program; what has to survive that is submitted
+/// as a [task](crate::Tasks).
 ///
 /// In the open the coordinator chooses the nodes, so a plan whose steps name nodes or data sets,
 /// or want answers of different owners, is refused under [`Policy::Open`]: submit it as a task.
@@ -189,8 +189,8 @@ impl fmt::Display for PlanFailure {
             None => write!(f, "{}; the answer is not complete", self.error)?,
         }
         match &self.cause {
-            Some(cause) if self.step.is_some() => write!(f, " ({cause})"),
-            _ => Ok(()),
+            Some(cause) => write!(f, " ({cause})"),
+            None => Ok(()),
         }
     }
 }
@@ -225,7 +225,16 @@ fn conclude(end: PlanEnd, run: &PlanRun, worker: &ClientWorker) -> Result<PlanAn
             (None, StepError::Unusable { what }, run.text().to_owned())
         }
     };
-    let cause = worker.cause();
+    // A request that failed on the way and was made up for explains nothing of the rest.
+    let is_of_request = matches!(
+        error,
+        StepError::Task { .. }
+            | StepError::Partial { .. }
+            | StepError::Expired
+            | StepError::TooFewOwners
+            | StepError::NoQuorum { .. }
+    );
+    let cause = worker.cause().filter(|_| is_of_request);
     let failure = PlanFailure { step, error, cause, text, usage, privacy, units };
     Err(ClientError::Plan(Box::new(failure)))
 }

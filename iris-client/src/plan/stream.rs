@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
-use iris_core::plan::{Decision, Driven, PlanRun, Progress, drive};
+use iris_core::plan::{Decision, Driven, PlanRun, Progress, UnitReport, drive};
 
 use super::worker::ClientWorker;
 use super::{PlanAnswer, conclude};
@@ -49,6 +49,12 @@ impl PlanStream {
     /// passed over, and the plan goes on waiting.
     pub fn decide(&self, decision: Decision) {
         self.worker.decide(decision);
+    }
+
+    /// Returns the parts of the plan as they stood when [`Progress::Waiting`] came last, with the
+    /// outputs that are to be decided on.
+    pub fn laid_out(&self) -> Vec<UnitReport> {
+        self.worker.laid_out()
     }
 
     /// Carries the plan to its end and returns its answer.

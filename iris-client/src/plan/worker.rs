@@ -10,7 +10,8 @@ use futures::stream::{self, BoxStream};
 use futures::{FutureExt, SinkExt, StreamExt, TryStreamExt};
 use iris_core::backend::{Operation, Usage};
 use iris_core::plan::{
-    Assignment, Decision, Event, Output, Placed, PlanRun, Progress, Report, StepError, Worker,
+    Assignment, Decision, Event, Output, Placed, PlanRun, Progress, Report, StepError, UnitReport,
+    Worker,
 };
 use iris_core::task::TaskError;
 use iris_protocol::openai::ChatRequest;
@@ -30,6 +31,7 @@ pub(super) struct ClientWorker {
     told: Mutex<VecDeque<Progress>>,
     decisions: Mutex<VecDeque<Decision>>,
     came: Notify,
+    laid_out: Mutex<Vec<UnitReport>>,
 }
 
 /// What each assignment needs of its plan.
@@ -67,6 +69,7 @@ impl ClientWorker {
             told: Mutex::default(),
             decisions: Mutex::default(),
             came: Notify::new(),
+            laid_out: Mutex::default(),
         }
     }
 
@@ -78,6 +81,11 @@ impl ClientWorker {
     pub(super) fn decide(&self, decision: Decision) {
         lock(&self.decisions).push_back(decision);
         self.came.notify_one();
+    }
+
+    /// Returns the units as they stood when a review told last that it waits.
+    pub(super) fn laid_out(&self) -> Vec<UnitReport> {
+        lock(&self.laid_out).clone()
     }
 
     /// Returns the weakest privacy of all that was asked.
@@ -111,7 +119,10 @@ impl Worker for ClientWorker {
         async { true }.boxed()
     }
 
-    fn tell(&self, _run: &PlanRun, progress: &Progress) {
+    fn tell(&self, run: &PlanRun, progress: &Progress) {
+        if let Progress::Waiting { .. } = progress {
+            *lock(&self.laid_out) = run.report();
+        }
         lock(&self.told).push_back(progress.clone());
     }
 
