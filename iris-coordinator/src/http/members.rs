@@ -119,7 +119,10 @@ mod tests {
     #[test]
     fn every_refusal_names_the_member_at_fault() {
         let mut members = Members::read(br#"{"a":1,"b":{"c":"x"},"d":null,"e":2}"#).unwrap();
-        assert_eq!(at(members.optional::<String>("a", "a text").unwrap_err()).as_deref(), Some("a"));
+        assert_eq!(
+            at(members.optional::<String>("a", "a text").unwrap_err()).as_deref(),
+            Some("a")
+        );
         let mut inner = members.object("b").unwrap().unwrap();
         assert_eq!(at(inner.optional::<u32>("c", "a number").unwrap_err()).as_deref(), Some("b.c"));
         assert_eq!(at(inner.required::<u32>("n", "a number").unwrap_err()).as_deref(), Some("b.n"));

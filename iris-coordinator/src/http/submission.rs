@@ -25,7 +25,8 @@ impl Submission {
         if let Some(plan) = members.take("plan") {
             let priority = priority(&mut members)?;
             members.finish()?;
-            let plan = serde_json::from_value(plan).map_err(|error| ApiError::bad_request(error.to_string()).with_param("plan"))?;
+            let plan = serde_json::from_value(plan)
+                .map_err(|error| ApiError::bad_request(error.to_string()).with_param("plan"))?;
             return Ok(Self::Divided(plan, priority));
         }
         single(members)
@@ -38,7 +39,8 @@ fn priority(members: &mut Members) -> Result<Priority, ApiError> {
 }
 
 fn single(members: Members) -> Result<Submission, ApiError> {
-    let request = serde_json::from_value(Value::Object(members.rest()))
-        .map_err(|_| ApiError::bad_request("The request body does not have the members it needs."))?;
+    let request = serde_json::from_value(Value::Object(members.rest())).map_err(|_| {
+        ApiError::bad_request("The request body does not have the members it needs.")
+    })?;
     Ok(Submission::Single(Box::new(request)))
 }

@@ -258,10 +258,8 @@ pub(super) fn retold(units: &[UnitReport]) -> impl Iterator<Item = Progress> + '
     units.iter().flat_map(|report| {
         let (unit, source) = (report.unit.clone(), report.source);
         let added = Progress::Added { unit: unit.clone(), source };
-        let is_over = !matches!(
-            report.state,
-            UnitState::Waiting | UnitState::Running | UnitState::Review
-        );
+        let is_over =
+            !matches!(report.state, UnitState::Waiting | UnitState::Running | UnitState::Review);
         let over = is_over.then_some(Progress::Over { unit, state: report.state });
         std::iter::once(added).chain(over)
     })

@@ -120,7 +120,13 @@ impl Ending {
     pub(super) fn unreadable() -> Self {
         let message = "the prompt cannot be opened; the coordinator's key has changed".to_owned();
         let error = TaskError::Rejected { status: 410, code: None, param: None, message };
-        Self { state: TaskState::Failed, result: None, error: Some(error), node: None, report: None }
+        Self {
+            state: TaskState::Failed,
+            result: None,
+            error: Some(error),
+            node: None,
+            report: None,
+        }
     }
 
     /// Returns the end as followers are told it.

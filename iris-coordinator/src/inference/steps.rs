@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use iris_core::AccountId;
 use iris_core::backend::{Chunk, Finish, Operation, Usage};
 use iris_core::plan::{Assignment, Number, Output, Placed, Report, StepError, tokens};
 use iris_core::queue::Priority;
 use iris_core::task::{Outcome, TaskError};
-use iris_core::AccountId;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
@@ -51,13 +51,8 @@ impl Steps {
         let created = self.dispatch.clock.calendar();
         let expires = created.saturating_add(limit);
         let placed = Placed { task: Some(request.id), ..Placed::default() };
-        let asking = Asking::new(
-            Arc::clone(&self.dispatch),
-            request,
-            self.manner.clone(),
-            created,
-            expires,
-        );
+        let asking =
+            Asking::new(Arc::clone(&self.dispatch), request, self.manner.clone(), created, expires);
         let step = Step {
             dispatch: Arc::clone(&self.dispatch),
             asking,
@@ -274,6 +269,8 @@ pub(super) fn usage_of(usage: Usage) -> iris_protocol::openai::Usage {
     usage.into()
 }
 
-fn lock(rows: &Mutex<BTreeMap<Number, Settlement>>) -> MutexGuard<'_, BTreeMap<Number, Settlement>> {
+fn lock(
+    rows: &Mutex<BTreeMap<Number, Settlement>>,
+) -> MutexGuard<'_, BTreeMap<Number, Settlement>> {
     rows.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -175,7 +175,7 @@ impl Draft {
 
     fn join(&self) -> Join {
         match self.number % 6 {
-            0 => Join::Concat { separator: "\n".to_owned() },
+            0 => Join::Concat { separator: "\n".to_owned(), headings: vec!["first".to_owned()] },
             1 => Join::Vote { agreement: self.agreement(), weights: vec![0.5, 2.0] },
             2 => Join::Aggregate { method: Aggregate::Mean, weights: Vec::new() },
             3 => Join::Aggregate { method: Aggregate::Histogram, weights: Vec::new() },

@@ -21,8 +21,6 @@
 //!
 //! A plan's time is the [`Duration`] since it was accepted, so that it can be written down.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -34,26 +32,41 @@ mod aggregate;
 #[cfg(test)]
 mod arbitrary;
 mod check;
+mod collaborative;
+mod comparative;
 mod condition;
+mod consensus;
+mod context;
 mod drive;
 mod event;
 mod list;
+mod mode;
 mod name;
+mod picture;
 mod run;
+mod split;
+mod subtasks;
 mod template;
 mod tokens;
 mod vote;
 mod wire;
 
 pub use aggregate::aggregate;
+pub use collaborative::collaborative;
+pub use comparative::comparative;
+pub use consensus::consensus;
+pub use context::context;
 pub use drive::{Driven, Worker, drive};
 pub use event::{
     Assignment, Decision, DecisionError, Event, Number, Output, Placed, PlanEnd, PlanError,
     Progress, Report, StepError, UnitReport, UnitState,
 };
 pub use list::list;
+pub use mode::{Capacity, Chat, Compare, Division, ModeChoice, divide, single};
 pub use name::{StepName, StepNameError};
 pub use run::{Action, PlanRun};
+pub use split::split;
+pub use subtasks::subtasks;
 pub use template::{Template, TemplateError};
 pub use tokens::tokens;
 pub use vote::{Ballot, Group, Tally, tally};
@@ -273,8 +286,12 @@ pub enum Agreement {
 pub enum Join {
     /// One after the other.
     Concat {
-        /// Between two outputs.
+        /// Between two outputs. Default: an empty line.
+        #[serde(default = "empty_line")]
         separator: String,
+        /// A heading for each output, in order.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        headings: Vec<String>,
     },
     /// The answer that most have given.
     Vote {
@@ -294,6 +311,10 @@ pub enum Join {
     },
     /// All of them as a JSON array of objects with `step`, `node` and `text`.
     All,
+}
+
+fn empty_line() -> String {
+    "\n\n".to_owned()
 }
 
 /// Arithmetic over outputs.
@@ -423,8 +444,8 @@ impl Output {
 /// Prompts and answers never reach logs, so plans and what they are made of print without them.
 macro_rules! quiet_debug {
     ($($name:ident { $($field:ident),* }),* $(,)?) => {$(
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.debug_struct(stringify!($name))
                     $(.field(stringify!($field), &self.$field))*
                     .finish_non_exhaustive()

@@ -55,6 +55,16 @@ impl Template {
         Self { pieces: vec![Piece::Text(text.into())] }
     }
 
+    /// Makes the template `{{ input }}`.
+    pub fn input() -> Self {
+        Self { pieces: vec![Piece::Place(vec!["input".to_owned()])] }
+    }
+
+    /// Makes the template `{{ item }}`.
+    pub fn item() -> Self {
+        Self { pieces: vec![Piece::Place(vec!["item".to_owned()])] }
+    }
+
     /// Iterates over the names that it uses, without their members.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.pieces.iter().filter_map(|piece| match piece {

@@ -97,7 +97,9 @@ impl PlanRun {
             Err(StepError::Unusable { what: "none of its inputs has an output".to_owned() })
         } else {
             match by {
-                Join::Concat { separator } => Ok(texts.join(separator)),
+                Join::Concat { separator, headings } => {
+                    Ok(self.concatenated(&outputs, separator, headings))
+                }
                 Join::Aggregate { method, weights } => {
                     aggregate(*method, &texts, weights).map_err(|what| StepError::Unusable { what })
                 }
@@ -109,6 +111,25 @@ impl PlanRun {
             Ok(text) => self.unit_done(unit, Output { text, ..Output::empty() }),
             Err(error) => self.unit_failed(unit, error),
         }
+    }
+
+    fn concatenated(
+        &self,
+        outputs: &[(usize, &Output)],
+        separator: &str,
+        headings: &[String],
+    ) -> String {
+        let single =
+            outputs.iter().all(|(unit, _)| self.units[*unit].step == self.units[outputs[0].0].step);
+        let texts = outputs.iter().enumerate().map(|(place, (unit, output))| {
+            // Parts that are missing keep their headings to themselves.
+            let place = if single { self.units[*unit].part - 1 } else { place };
+            match headings.get(place) {
+                Some(heading) => format!("{heading}\n{}", output.text),
+                None => output.text.clone(),
+            }
+        });
+        texts.collect::<Vec<_>>().join(separator)
     }
 
     fn all(&self, outputs: &[(usize, &Output)]) -> String {

@@ -1,0 +1,40 @@
+use super::mode::{Chat, Division};
+use super::{Agreement, Ask, Mode, Plan, PlanError, Replicas, Step, Template, Work};
+
+/// How many replicas there are where nothing else is asked for: the fewest that can outvote one.
+const REPLICAS: u32 = 3;
+
+/// Asks the same of nodes of different owners. Answers that have a form of their own (numbers,
+/// JSON, one of several options) are put to the vote; texts that differ are merged by one more
+/// step, since no vote makes a text right.
+pub fn consensus(chat: Chat, division: &Division) -> Result<Plan, PlanError> {
+    for member in ["tools", "functions"] {
+        if chat.params.contains_key(member) {
+            let what = "calls of tools are never put to the vote".to_owned();
+            return Err(PlanError { at: member.to_owned(), what });
+        }
+    }
+    let count = division.replicas.unwrap_or(REPLICAS);
+    let wants_json = chat
+        .params
+        .get("response_format")
+        .is_some_and(|format| format["type"].as_str().is_some_and(|kind| kind.starts_with("json")));
+    let usual = if wants_json { Agreement::Json } else { Agreement::Auto };
+    let synthesis: Template =
+        "Several people have answered this question:\n\n{{ input }}\n\nTheir \
+         answers:\n\n{{ item }}\n\nWrite one answer. Keep what they agree on; where they differ, \
+         take what is best founded and say that they differ."
+            .parse()
+            .expect("it is a template");
+    let synthesis = chat.ask(synthesis);
+    let (ask, input) = chat.into_ask();
+    let replicas = Replicas {
+        count,
+        quorum: division.quorum.unwrap_or(count / 2 + 1),
+        agreement: division.agree.clone().unwrap_or(usual),
+        weighted: division.weighted.unwrap_or(true),
+        synthesis: Some(Box::new(synthesis)),
+    };
+    let ask = Ask { replicas: Some(replicas), ..ask };
+    Ok(Plan::of_steps(Mode::Consensus, input, vec![Step::new("answer", Work::Ask(Box::new(ask)))]))
+}
