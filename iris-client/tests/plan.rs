@@ -81,7 +81,13 @@ fn each(count: usize) -> Plan {
     let of = vec!["parts_".parse().expect("it is a name")];
     plan(vec![
         step("parts_", Work::Each { items, ask: Box::new(ask("{{ item }}")) }),
-        step("all", Work::Join { of, by: Join::Concat { separator: "\n".to_owned() } }),
+        step(
+            "all",
+            Work::Join {
+                of,
+                by: Join::Concat { separator: "\n".to_owned(), headings: Vec::new() },
+            },
+        ),
     ])
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use iris_core::queue::Priority;
@@ -25,8 +25,8 @@ type Place = (Instant, u64);
 
 /// Somebody's turn, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Turn<'a> {
-    turns: &'a Turns,
+pub(crate) struct Turn {
+    turns: Arc<Turns>,
 }
 
 impl Turns {
@@ -37,13 +37,13 @@ impl Turns {
 
     /// Resolves when it is the turn of a task that has waited since `since`. Dropping the future
     /// leaves the line.
-    pub(crate) async fn take(&self, since: Instant, priority: Priority) -> Turn<'_> {
+    pub(crate) async fn take(self: Arc<Self>, since: Instant, priority: Priority) -> Turn {
         if let Some(mut waiting) = self.enter(since + priority.handicap()) {
             // The sender is in the line until it has sent.
             let _ = (&mut waiting.called).await;
             waiting.is_served = true;
         }
-        Turn { turns: self }
+        Turn { turns: Arc::clone(&self) }
     }
 
     /// Comes in if there is room, or stands in line.
@@ -85,7 +85,7 @@ impl fmt::Debug for Turns {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Turn {
     fn drop(&mut self) {
         self.turns.pass_on();
     }
@@ -121,7 +121,7 @@ mod tests {
 
     use super::*;
 
-    fn poll<'a>(waiting: &mut BoxFuture<'a, Turn<'a>>) -> Option<Turn<'a>> {
+    fn poll(waiting: &mut BoxFuture<'static, Turn>) -> Option<Turn> {
         match waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(turn) => Some(turn),
             Poll::Pending => None,
@@ -130,9 +130,9 @@ mod tests {
 
     /// Returns the order in which tasks are served, one at a time, that all wait.
     fn order(tasks: &[(u64, Priority)]) -> Vec<usize> {
-        let (turns, start) = (Turns::new(1), Instant::now());
-        let take = |(secs, priority): &(u64, Priority)| -> BoxFuture<'_, Turn<'_>> {
-            Box::pin(turns.take(start + Duration::from_secs(*secs), *priority))
+        let (turns, start) = (Arc::new(Turns::new(1)), Instant::now());
+        let take = |(secs, priority): &(u64, Priority)| -> BoxFuture<'static, Turn> {
+            Box::pin(Arc::clone(&turns).take(start + Duration::from_secs(*secs), *priority))
         };
         let mut at_work = poll(&mut take(&(0, Priority::Low)));
         let mut line: Vec<_> = tasks.iter().map(|task| Some(take(task))).collect();
@@ -175,8 +175,10 @@ mod tests {
 
     #[test]
     fn who_leaves_the_line_or_its_turn_is_passed_over() {
-        let (turns, now) = (Turns::new(1), Instant::now());
-        let take = || -> BoxFuture<'_, Turn<'_>> { Box::pin(turns.take(now, Priority::Batch)) };
+        let (turns, now) = (Arc::new(Turns::new(1)), Instant::now());
+        let take = || -> BoxFuture<'static, Turn> {
+            Box::pin(Arc::clone(&turns).take(now, Priority::Batch))
+        };
         let at_work = poll(&mut take());
         let [mut left, mut called, mut third] = [take(), take(), take()];
         for waiting in [&mut left, &mut called, &mut third] {
