@@ -395,6 +395,7 @@ fn summarise(node: &Node, link: Option<&NodeLink>) -> rest::NodeSummary {
         tier: tier.to_string(),
         points: node.points().value(),
         models: profile.models.clone(),
+        datasets: profile.datasets.clone(),
         slots: profile.slots,
         running: node.in_use(),
         connected: link.map_or(0, |link| link.connected.as_secs()),

@@ -26,6 +26,13 @@ In a file (TOML, YAML or JSON) settings have the names that --print-config shows
   IRIS_MEASURE, IRIS_DRAIN_SECS, IRIS_LOG_FORMAT, RUST_LOG
                          as the flags; lists have commas
 
+Data sets: a file of settings can name JSON and CSV files that prompts may be about. The data stay
+here and are put before the prompt; the answer is what leaves the machine.
+  [datasets.ward-a]
+  path = '/srv/ward-a.csv'   at most 16 MiB, and no more than the model's context holds
+  who = 'key'                or 'anyone' in the network; nobody by default
+  key = '...'                16 characters at least, which those who ask send along
+
 Signals: SIGINT and SIGTERM let running answers finish and take no more; a second one ends at once.
 
 Exit codes:

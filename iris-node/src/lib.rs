@@ -7,5 +7,6 @@
 
 pub mod agent;
 pub mod backend;
+pub mod datasets;
 pub mod slots;
 pub mod speed;

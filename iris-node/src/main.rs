@@ -9,6 +9,7 @@ use iris_core::NodeId;
 use iris_core::backend::Backend;
 use iris_crypto::Identity;
 use iris_node::agent::{Agent, AgentError, ConnectError, Status, WebSocketConnector};
+use iris_node::datasets::Datasets;
 use iris_protocol::message::Hardware;
 use tokio::sync::watch;
 
@@ -16,7 +17,7 @@ use cli::Cli;
 use credential::Credential;
 use failure::{Exit, Failure};
 use models::Models;
-use settings::{LogFormat, Settings};
+use settings::{DatasetFault, LogFormat, Settings};
 
 mod cli;
 mod credential;
@@ -56,11 +57,15 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
     let mut stop = std::pin::pin!(stop);
     let identity = Identity::load_or_create(&settings.key_path).map_err(Failure::files)?;
     let models = Models::set_up(&settings)?;
+    let datasets = settings.datasets().map_err(|fault| match fault {
+        DatasetFault::Setting(error) => Failure::settings(error),
+        DatasetFault::File(error) => Failure::files(error),
+    })?;
     let credential = tokio::select! {
         credential = Credential::obtain(&settings) => credential?,
         () = &mut stop => return Ok(()),
     };
-    let agent = compose(&settings, identity, models).await?;
+    let agent = compose(&settings, identity, models, datasets).await?;
     let connector = connector(&settings, &credential)?;
     tokio::spawn(announce(agent.node_id(), agent.status()));
     match agent.run_on(connector, stop).await {
@@ -84,12 +89,14 @@ async fn compose(
     settings: &Settings,
     identity: Identity,
     models: Models,
+    datasets: Datasets,
 ) -> Result<Agent, Failure> {
     let slots = models.slots(settings).await;
     let mut backends: Vec<Arc<dyn Backend>> = models.into_backends();
     let first = backends.pop().expect("there is a model server, an engine, or both");
     let mut agent = Agent::builder(identity, first)
         .with_slots(slots)
+        .with_datasets(datasets)
         .with_measurement(settings.measure)
         .with_drain_limit(settings.drain_limit())
         .with_hardware(Hardware { vram_gb: settings.vram_gb, ..Hardware::default() });

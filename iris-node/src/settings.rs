@@ -1,5 +1,6 @@
 //! What the `iris-node` command needs to know: flag, else environment, else file, else default.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use clap::ValueEnum;
 use config::{Config, ConfigError, File, Value};
 use iris_crypto::PublicIdentity;
 use iris_node::agent::CoordinatorUrl;
+use iris_node::datasets::{Access, DatasetError, Datasets};
 use iris_protocol::limits::MAX_SLOTS;
 use iris_protocol::rest::Secret;
 use serde::Deserialize;
@@ -58,6 +60,41 @@ pub(crate) struct Settings {
     drain_secs: u64,
     pub(crate) log_format: LogFormat,
     log_level: String,
+    #[serde(default)]
+    datasets: BTreeMap<String, DatasetSetting>,
+}
+
+/// A data set that lies on this machine, and who may use it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DatasetSetting {
+    path: PathBuf,
+    who: Option<String>,
+    key: Option<Secret>,
+}
+
+impl DatasetSetting {
+    /// Returns who may use it; nobody may by default.
+    fn access(&self, name: &str) -> Result<Access, SettingsError> {
+        let wrong = |what: &str| SettingsError(format!("datasets.{name}{what}"));
+        match (self.who.as_deref(), &self.key) {
+            (Some("anyone"), None) => Ok(Access::Anyone),
+            (Some("anyone"), Some(_)) => Err(wrong(": 'key' goes with who = \"key\"")),
+            (Some("key"), Some(key)) => Ok(Access::Key(key.clone())),
+            (Some("key"), None) => {
+                Err(wrong(".key is missing: at least 16 characters that only its users know"))
+            }
+            (Some("owner"), _) => Err(wrong(
+                ".who: a node does not learn whose request it answers; use \"key\", and keep the \
+                 key to yourself",
+            )),
+            (Some(_), _) => Err(wrong(".who must be \"anyone\" or \"key\"")),
+            (None, _) => Err(wrong(
+                ".who is missing: \"anyone\" lets everybody in the network use the data, \"key\" \
+                 those who know its key",
+            )),
+        }
+    }
 }
 
 /// How log lines are written.
@@ -108,6 +145,9 @@ impl Settings {
         self.coordinators()?;
         self.coordinator_identity()?;
         self.log_filter()?;
+        for (name, dataset) in &self.datasets {
+            dataset.access(name)?;
+        }
         if self.slots.is_some_and(|slots| !(1..=MAX_SLOTS).contains(&slots)) {
             return Err(SettingsError(format!("slots must be 1 to {MAX_SLOTS}")));
         }
@@ -138,6 +178,19 @@ impl Settings {
     pub(crate) fn model_server(&self) -> Option<&str> {
         let default = self.engine.is_none().then_some(MODEL_SERVER);
         self.model_server_url.as_deref().or(default)
+    }
+
+    /// Reads the data sets, to see that they can be.
+    pub(crate) fn datasets(&self) -> Result<Datasets, DatasetFault> {
+        let mut datasets = Datasets::new();
+        for (name, dataset) in &self.datasets {
+            let access = dataset.access(name).map_err(DatasetFault::Setting)?;
+            datasets.add(name, &dataset.path, access).map_err(|error| match error {
+                DatasetError::File { .. } => DatasetFault::File(error),
+                error => DatasetFault::Setting(SettingsError(format!("datasets.{name}: {error}"))),
+            })?;
+        }
+        Ok(datasets)
     }
 
     pub(crate) const fn drain_limit(&self) -> Duration {
@@ -190,7 +243,14 @@ impl fmt::Display for Settings {
         writeln!(f, "measure = {}", self.measure)?;
         writeln!(f, "drain_secs = {}", self.drain_secs)?;
         writeln!(f, "log_format = \"{format}\"")?;
-        writeln!(f, "log_level = {}", quoted(&self.log_level))
+        writeln!(f, "log_level = {}", quoted(&self.log_level))?;
+        for (name, dataset) in &self.datasets {
+            writeln!(f, "\n[datasets.{}]", quoted(name))?;
+            writeln!(f, "path = {}", quoted(&path(&dataset.path)))?;
+            writeln!(f, "{}", text("who", dataset.who.clone()))?;
+            writeln!(f, "{}", hidden("key", &dataset.key))?;
+        }
+        Ok(())
     }
 }
 
@@ -207,6 +267,13 @@ fn default_key_path(environment: impl Fn(&str) -> Option<String>) -> String {
         .or_else(|| within("HOME", "/.local/share/iris/node.key"))
         .or_else(|| within("APPDATA", "\\iris\\node.key"))
         .unwrap_or_else(|| "data/node.key".to_owned())
+}
+
+/// Why a data set cannot be offered.
+#[derive(Debug)]
+pub(crate) enum DatasetFault {
+    Setting(SettingsError),
+    File(DatasetError),
 }
 
 /// Says which setting cannot be used.
@@ -322,6 +389,39 @@ mod tests {
             assert!(error.contains(named), "{text}: {error}");
             assert!(!error.contains("hunter2"), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn data_sets_are_closed_until_it_is_said_who_may_use_them() {
+        let (folder, data) = file("a.csv", "a,b");
+        let load = |who: &str| {
+            let text = format!("[datasets.ward-a]\npath = '{}'\n{who}", data.display());
+            let (_folder, path) = file("a.toml", &text);
+            try_load(&[], &[], Some(&path))
+        };
+        for who in ["who = 'anyone'", "who = 'key'\nkey = '0123456789abcdef'"] {
+            let settings = load(who).unwrap();
+            assert!(settings.datasets().is_ok(), "{who}");
+            let printed = format!("{settings}\n{settings:?}");
+            assert!(printed.contains("ward-a") && !printed.contains("0123"), "{printed}");
+        }
+        for (who, named) in [
+            ("", "datasets.ward-a.who is missing"),
+            ("key = '0123456789abcdef'", "datasets.ward-a.who is missing"),
+            ("who = 'owner'", "does not learn"),
+            ("who = 'hunter2'", "must be \"anyone\" or \"key\""),
+            ("who = 'key'", "datasets.ward-a.key is missing"),
+            ("who = 'anyone'\nkey = 'hunter2'", "'key' goes with"),
+            ("who = 'anyone'\nwhom = 1", "whom"),
+        ] {
+            let error = load(who).unwrap_err().to_string();
+            assert!(error.contains(named) && !error.contains("hunter2"), "{who}: {error}");
+        }
+        let short = load("who = 'key'\nkey = 'hunter2'").unwrap().datasets().unwrap_err();
+        assert!(matches!(&short, DatasetFault::Setting(error) if error.0.contains("16")));
+        drop(folder);
+        let gone = load("who = 'anyone'").unwrap().datasets();
+        assert!(matches!(gone, Err(DatasetFault::File(_))));
     }
 
     #[test]

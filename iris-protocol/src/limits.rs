@@ -62,6 +62,12 @@ pub const MAX_GPU_LEN: usize = 128;
 /// Longest name of how a model's weights are stored, in bytes.
 pub const MAX_QUANTIZATION_LEN: usize = 32;
 
+/// Most data sets of a node.
+pub const MAX_DATASETS: usize = 32;
+
+/// Longest name of a data set, in bytes.
+pub const MAX_DATASET_LEN: usize = 64;
+
 /// Longest reason why an answer ended, and longest `code` or `param` of an error, in bytes.
 pub const MAX_REASON_LEN: usize = 64;
 

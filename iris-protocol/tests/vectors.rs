@@ -48,6 +48,7 @@ fn node_messages() -> Vec<NodeMessage> {
             agent_version: Some("iris-node/0.1.0".parse().unwrap()),
             slots: 4,
             models: vec![offer()],
+            datasets: Vec::new(),
             hardware: Hardware {
                 gpu: Some("NVIDIA RTX 4090".parse().unwrap()),
                 vram_gb: Some(24),

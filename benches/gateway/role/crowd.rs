@@ -132,6 +132,7 @@ fn registration(challenge: &Challenge) -> Result<NodeRegister, Failure> {
         agent_version: None,
         slots: 1,
         models: vec![ModelOffer::new(INSTANT.parse()?, 32_768)],
+        datasets: Vec::new(),
         hardware: Hardware::default(),
         resume: None,
     })

@@ -74,6 +74,9 @@ impl Listing {
         if !able.is_empty() {
             return Ok(able);
         }
+        if let Some(name) = demand.dataset.as_ref().filter(|name| !self.registry.holds(name)) {
+            return Err(TaskError::NoDataset { name: name.clone() });
+        }
         if lacking.skipped.iter().any(|(reason, _)| *reason == Reason::NoFreeSlot) {
             return Err(TaskError::NoNodeOnline { model: demand.model.to_string() });
         }
@@ -109,7 +112,7 @@ fn join(registry: &mut Registry, node: &RosterNode) -> iris_core::registry::Seat
         name: String::new(),
         slots: node.slots.min(MAX_SLOTS),
         models: node.models.clone(),
-        datasets: Vec::new(),
+        datasets: node.datasets.iter().map(ToString::to_string).collect(),
     };
     registry.join(profile, Points::new(node.points))
 }

@@ -163,10 +163,11 @@ impl Question {
     }
 
     fn demand(&self) -> Demand {
-        let Asked { model, prompt_tokens, max_tokens, abilities, .. } = &self.asked;
+        let Asked { model, prompt_tokens, max_tokens, abilities, dataset, .. } = &self.asked;
         Demand {
             context_tokens: prompt_tokens.saturating_add(*max_tokens),
             abilities: *abilities,
+            dataset: dataset.clone(),
             ..Demand::new(model.clone())
         }
     }

@@ -364,6 +364,7 @@ fn listed(node: &Node) -> RosterNode {
         name: None,
         certificate: node.certificate.encoded().to_vec().try_into().expect("it fits"),
         models: vec![node.offer.clone()],
+        datasets: Vec::new(),
         tier: None,
         slots: node.slots,
         free: node.free,

@@ -230,7 +230,7 @@ impl Door {
             name: text(register.name.as_ref().map(Label::as_str)),
             slots: register.slots,
             models: within(continues, register.models.clone()),
-            datasets: Vec::new(),
+            datasets: register.datasets.iter().map(ToString::to_string).collect(),
         };
         let agent_version = text(register.agent_version.as_ref().map(Label::as_str));
         let connected = self.dispatch.clock.calendar();

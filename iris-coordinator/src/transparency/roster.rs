@@ -36,12 +36,13 @@ pub(super) fn make(
         }
         let certificate = certificate.certificate();
         certificates.insert(certificate.hash(), not_after);
-        let NodeProfile { id, owner, name, slots, models, .. } = profile;
+        let NodeProfile { id, owner, name, slots, models, datasets } = profile;
         Some(RosterNode {
             id,
             name: name.parse().ok(),
             certificate: certificate.encoded().to_vec().try_into().expect("a certificate is short"),
             models,
+            datasets: datasets.iter().filter_map(|name| name.parse().ok()).collect(),
             tier: tier.to_string().parse().ok(),
             slots,
             free: FreeSlots::of(slots, in_use),

@@ -371,6 +371,7 @@ impl Agent {
             agent_version: None,
             slots: self.slots,
             models: vec![offer],
+            datasets: Vec::new(),
             hardware: iris_protocol::message::Hardware::default(),
             resume: None,
         }

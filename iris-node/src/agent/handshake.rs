@@ -83,6 +83,7 @@ impl Handshake {
             agent_version: Label::lossy(concat!("iris-node/", env!("CARGO_PKG_VERSION"))),
             slots: core.slots,
             models: core.catalogue.offers(),
+            datasets: core.datasets.names(),
             hardware: core.hardware.clone(),
             resume: None,
         })

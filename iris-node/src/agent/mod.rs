@@ -68,6 +68,8 @@ pub use websocket::{CoordinatorUrl, UrlError, WebSocketConnector};
 use catalogue::Catalogue;
 use driver::Driver;
 
+use crate::datasets::{Datasets, Informed};
+
 /// How often the models of the backends are listed, unless set.
 const LIST_INTERVAL: Duration = Duration::from_secs(30);
 /// How long running work may take after a shutdown was asked for, unless set.
@@ -109,6 +111,7 @@ impl Agent {
             backends: vec![backend],
             name: None,
             slots: 1,
+            datasets: Datasets::default(),
             hardware: Hardware::default(),
             coordinator: None,
             limits: Limits::default(),
@@ -170,6 +173,7 @@ struct Core {
     catalogue: Arc<Catalogue>,
     name: Option<Label<MAX_NAME_LEN>>,
     slots: u32,
+    datasets: Arc<Datasets>,
     hardware: Hardware,
     coordinator: Option<PublicIdentity>,
     limits: Limits,
@@ -196,6 +200,7 @@ pub struct AgentBuilder {
     backends: Vec<Arc<dyn Backend>>,
     name: Option<Label<MAX_NAME_LEN>>,
     slots: u32,
+    datasets: Datasets,
     hardware: Hardware,
     coordinator: Option<PublicIdentity>,
     limits: Limits,
@@ -222,6 +227,12 @@ impl AgentBuilder {
     /// Sets how many tasks the node works on at once, at most 1024. Default: 1.
     pub fn with_slots(mut self, slots: u32) -> Self {
         self.slots = slots.min(MAX_SLOTS);
+        self
+    }
+
+    /// Sets the data sets that prompts may be about. Default: none.
+    pub fn with_datasets(mut self, datasets: Datasets) -> Self {
+        self.datasets = datasets;
         self
     }
 
@@ -278,9 +289,15 @@ impl AgentBuilder {
 
     /// Makes the agent.
     pub fn build(self) -> Agent {
+        let datasets = Arc::new(self.datasets);
+        let informed = |backend| -> Arc<dyn Backend> {
+            Arc::new(Informed::new(backend, Arc::clone(&datasets)))
+        };
+        let backends = self.backends.into_iter().map(informed).collect();
         let core = Core {
             identity: self.identity,
-            catalogue: Arc::new(Catalogue::new(self.backends, self.list_interval)),
+            catalogue: Arc::new(Catalogue::new(backends, self.list_interval)),
+            datasets,
             name: self.name,
             slots: self.slots,
             hardware: self.hardware,

@@ -10,9 +10,10 @@ use iris_core::model::{ModelOffer, is_invisible};
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 
 use crate::limits::{
-    MAX_CAPABILITIES, MAX_ERROR_LEN, MAX_HELD, MAX_MODELS, MAX_QUANTIZATION_LEN, MAX_REASON_LEN,
-    MAX_SLOTS,
+    MAX_CAPABILITIES, MAX_DATASET_LEN, MAX_DATASETS, MAX_ERROR_LEN, MAX_HELD, MAX_MODELS,
+    MAX_QUANTIZATION_LEN, MAX_REASON_LEN, MAX_SLOTS,
 };
+use crate::text::Label;
 use crate::version::Capability;
 
 pub(super) fn capabilities<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Capability>, D::Error> {
@@ -57,6 +58,18 @@ pub(crate) fn models<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<ModelOffer>,
         }
     }
     Ok(models)
+}
+
+pub(crate) fn datasets<'de, D>(deserializer: D) -> Result<Vec<Label<MAX_DATASET_LEN>>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let names: Vec<Label<MAX_DATASET_LEN>> = list(deserializer, MAX_DATASETS)?;
+    let distinct: BTreeSet<&str> = names.iter().map(Label::as_str).collect();
+    if distinct.len() < names.len() {
+        return Err(D::Error::custom("a data set is named twice"));
+    }
+    Ok(names)
 }
 
 pub(super) fn some_models<'de, D>(deserializer: D) -> Result<Option<Vec<ModelOffer>>, D::Error>

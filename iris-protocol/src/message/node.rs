@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{About, Empty, SessionId, bounded, messages};
 use crate::limits::{
-    MAX_CERTIFICATE, MAX_GPU_LEN, MAX_NAME_LEN, MAX_REASON_LEN, MAX_RECEIPT, MAX_VERSION_LEN,
+    MAX_CERTIFICATE, MAX_DATASET_LEN, MAX_GPU_LEN, MAX_NAME_LEN, MAX_REASON_LEN, MAX_RECEIPT,
+    MAX_VERSION_LEN,
 };
 use crate::text::{Blob, Bytes32, Bytes64, Label};
 use crate::version::{Capability, Version};
@@ -69,6 +70,13 @@ pub struct NodeRegister {
     /// The models that would answer now.
     #[serde(deserialize_with = "bounded::models")]
     pub models: Vec<ModelOffer>,
+    /// The names of the data sets that lie on the node, for those who may use them.
+    #[serde(
+        default,
+        deserialize_with = "bounded::datasets",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub datasets: Vec<Label<MAX_DATASET_LEN>>,
     /// The machine; claims, not evidence.
     #[serde(default)]
     pub hardware: Hardware,

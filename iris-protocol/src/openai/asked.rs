@@ -8,6 +8,7 @@ use iris_core::model::Abilities;
 
 use super::RequestError;
 use super::json::{JsonError, Kind, Reader};
+use crate::limits::MAX_DATASET_LEN;
 
 /// Most messages of one conversation.
 const MAX_MESSAGES: usize = 2048;
@@ -17,6 +18,10 @@ const MAX_MEMBERS: usize = 256;
 const BYTES_PER_TOKEN: usize = 4;
 /// Tokens that an image counts as, whatever its size.
 const IMAGE_TOKENS: usize = 1024;
+
+/// The member by which a chat asks for a data set that lies on a node: an object with its `name`
+/// and, where its owner wants one, a `key`. The node takes it out.
+pub const DATASET: &str = "iris_dataset";
 
 /// What a request asks for, as far as it matters for finding a node and writing the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +38,8 @@ pub struct Asked {
     pub prompt_tokens: u32,
     /// What the model must be able to do.
     pub abilities: Abilities,
+    /// The data set on the node that the prompt is about.
+    pub dataset: Option<String>,
 }
 
 impl Asked {
@@ -119,6 +126,7 @@ struct Scan {
     prompt_bytes: usize,
     images: usize,
     abilities: Abilities,
+    dataset: Option<String>,
 }
 
 impl Scan {
@@ -144,6 +152,7 @@ impl Scan {
             "tools" | "functions" => self.tools(reader)?,
             "response_format" => self.response_format(reader)?,
             "logprobs" => self.logprobs(reader)?,
+            DATASET => self.dataset(reader)?,
             _ => drop(reader.skip()?),
         }
         Ok(())
@@ -231,6 +240,23 @@ impl Scan {
         })
     }
 
+    fn dataset(&mut self, reader: &mut Reader<'_>) -> Result<(), Fault> {
+        let wrong = || Fault::wrong_type(DATASET, "an object with a 'name' of 1 to 64 bytes");
+        if reader.kind()? != Kind::Object {
+            return Err(wrong());
+        }
+        reader.object(|reader, name| {
+            if name == "name" && reader.kind()? == Kind::String {
+                self.dataset = Some(reader.string()?.into_owned());
+            } else {
+                reader.skip()?;
+            }
+            Ok::<(), Fault>(())
+        })?;
+        let fits = |name: &String| (1..=MAX_DATASET_LEN).contains(&name.len());
+        if self.dataset.as_ref().is_some_and(fits) { Ok(()) } else { Err(wrong()) }
+    }
+
     /// Chat says `true`; completions say how many alternatives.
     fn logprobs(&mut self, reader: &mut Reader<'_>) -> Result<(), Fault> {
         let wanted = match reader.kind()? {
@@ -274,6 +300,7 @@ impl Scan {
             max_tokens: self.max_tokens.max(self.max_completion_tokens),
             prompt_tokens: u32::try_from(prompt).unwrap_or(u32::MAX),
             abilities: self.abilities,
+            dataset: self.dataset,
         })
     }
 }

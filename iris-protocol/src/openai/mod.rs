@@ -28,7 +28,7 @@ mod usage;
 mod values;
 
 pub use answer::{AssistantMessage, ChatCompletion, Choice};
-pub use asked::{Asked, check_object};
+pub use asked::{Asked, DATASET, check_object};
 pub use envelope::{EventWriter, Heading, InvalidChunk, write_error, write_keep_alive};
 pub use error::{ErrorBody, ErrorDetail};
 pub use message::{Content, FunctionCall, Message, Role, ToolCall};

@@ -2,7 +2,7 @@ use std::borrow::Cow;
 
 use iris_core::task::TaskError;
 
-use super::ErrorBody;
+use super::{DATASET, ErrorBody};
 
 const SERVER_ERROR: &str = "server_error";
 
@@ -159,6 +159,12 @@ impl From<TaskError> for Refused {
         let callers = |status| Self::new(status, RequestError::KIND, message.clone());
         let ours = |status, code| Self::new(status, SERVER_ERROR, message.clone()).with_code(code);
         match error {
+            // A node speaks for its data sets, and not for the keys of the network.
+            TaskError::Rejected { status: 403, code, param: Some(param), .. }
+                if param == DATASET =>
+            {
+                Self { code: code.map(Cow::Owned), ..callers(403) }.with_param(DATASET)
+            }
             TaskError::Rejected { status, code, param, .. } => Self {
                 code: code.map(Cow::Owned),
                 param: param.map(Cow::Owned),
@@ -171,7 +177,7 @@ impl From<TaskError> for Refused {
                 ours(503, "no_node_online").with_retry(Retry::After(NODE_BACK_SECS))
             }
             TaskError::NoDataset { .. } => {
-                callers(404).with_code("dataset_not_found").with_param("iris_dataset")
+                callers(404).with_code("dataset_not_found").with_param(DATASET)
             }
             TaskError::TooFewOwners => {
                 ours(503, "too_few_owners").with_retry(Retry::After(NODE_BACK_SECS))

@@ -24,6 +24,9 @@ pub struct NodeSummary {
     pub points: i64,
     /// The models it offers.
     pub models: Vec<ModelOffer>,
+    /// The data sets that lie on it, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub datasets: Vec<String>,
     /// Requests it can work on at a time.
     pub slots: u32,
     /// Requests it is working on.

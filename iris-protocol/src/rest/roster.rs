@@ -4,8 +4,8 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::limits::{
-    MAX_AWAY, MAX_CERTIFICATE, MAX_CHECKPOINT, MAX_LOG_ENTRIES, MAX_LOG_ENTRY, MAX_NAME_LEN,
-    MAX_PROOF, MAX_ROSTER_NODES,
+    MAX_AWAY, MAX_CERTIFICATE, MAX_CHECKPOINT, MAX_DATASET_LEN, MAX_LOG_ENTRIES, MAX_LOG_ENTRY,
+    MAX_NAME_LEN, MAX_PROOF, MAX_ROSTER_NODES,
 };
 use crate::message::bounded;
 use crate::text::{Blob, Bytes32, Label};
@@ -60,6 +60,13 @@ pub struct RosterNode {
     /// The models that it offers.
     #[serde(deserialize_with = "bounded::models")]
     pub models: Vec<ModelOffer>,
+    /// The data sets that lie on it, by name.
+    #[serde(
+        default,
+        deserialize_with = "bounded::datasets",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub datasets: Vec<Label<MAX_DATASET_LEN>>,
     /// What it can do: `BASIC`, `MID` or `PRO`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tier: Option<Label<16>>,

@@ -43,6 +43,7 @@ pub(crate) fn register() -> NodeRegister {
         agent_version: None,
         slots: 4,
         models: Vec::new(),
+        datasets: Vec::new(),
         hardware: Hardware::default(),
         resume: None,
     }

@@ -123,7 +123,7 @@ where
         abilities: asked.abilities,
         time_limit: settings.time_limit,
         priority: Priority::Interactive,
-        placement: Placement::default(),
+        placement: Placement { dataset: asked.dataset, ..Placement::default() },
     });
     if asked.stream {
         let writer = EventWriter::new(heading, asked.include_usage);

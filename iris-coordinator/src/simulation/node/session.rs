@@ -298,6 +298,7 @@ impl Session {
             agent_version: None,
             slots: plan.slots,
             models: models.and_then(Result::ok).unwrap_or_default(),
+            datasets: Vec::new(),
             hardware: Hardware::default(),
             resume: None,
         }
