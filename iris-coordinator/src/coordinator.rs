@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use iris_core::admission::AdmissionPolicy;
+use iris_core::plan::PlanRun;
 use iris_core::registry::{Node, Registry};
 use iris_core::reputation::{MemoryLedger, ReputationEvent, ReputationLedger};
 use iris_core::scheduler::{Balanced, Scheduler};
@@ -26,7 +27,7 @@ use crate::dispatch::{
     Stats, TaskHandle, TaskRequest,
 };
 use crate::entropy::Entropy;
-use crate::inference::Inference;
+use crate::inference::{Inference, PlanHandle};
 use crate::journal::{Journal, JournalLimits};
 use crate::link::{Door, LinkError, NodeLink};
 use crate::settlement::{SETTLEMENT, Settlement};
@@ -265,6 +266,12 @@ impl Coordinator {
     /// cancels it.
     pub fn submit(&self, request: TaskRequest) -> TaskHandle {
         TaskHandle::new(Arc::clone(&self.inner.dispatch), request, Books::Journal)
+    }
+
+    /// Starts a divided task for somebody who waits for it: `task` names it, and each of its steps
+    /// is a task of its own. It is driven by reading the handle; dropping that gives it up.
+    pub fn submit_plan(&self, task: TaskId, account: AccountId, run: PlanRun) -> PlanHandle {
+        PlanHandle::new(Arc::clone(&self.inner.dispatch), task, account, run)
     }
 
     /// Starts a task that its caller sealed to one node; see [`submit`](Self::submit).

@@ -26,7 +26,7 @@ pub use coordinator::{Builder, Coordinator};
 pub use dispatch::{
     Apart, ModelSummary, Placement, SealedTask, Stats, TaskEvent, TaskHandle, TaskRequest,
 };
-pub use inference::{Events, Evidence, Followed, Inference, InferenceError, Once};
+pub use inference::{Events, Evidence, Followed, Inference, InferenceError, Once, PlanHandle};
 pub use link::LinkError;
 pub use settlement::Settlement;
 pub use transparency::{StartError, Transparency, TransparencyError};

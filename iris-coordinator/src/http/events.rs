@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
-use futures::stream;
+use futures::{StreamExt, stream};
 use http::HeaderMap;
 use http::header::ACCEPT;
 use iris_core::TaskId;
@@ -48,6 +48,7 @@ pub(super) fn are_wanted(headers: &HeaderMap) -> bool {
 pub(super) fn told(api: &Api, id: TaskId, events: Events) -> Response {
     let keep_alive = api.settings.keep_alive;
     let frames = stream::unfold(events, move |events| next(events, keep_alive));
+    let frames = frames.take_until(api.stopping.clone().cancelled_owned());
     event_stream(Body::from_stream(frames), id, None)
 }
 

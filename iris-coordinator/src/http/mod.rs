@@ -13,6 +13,7 @@ use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use iris_protocol::openai::RequestError;
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use crate::Coordinator;
 
@@ -24,6 +25,7 @@ mod cors;
 mod descriptors;
 mod error;
 mod events;
+mod follow;
 mod linger;
 mod listener;
 mod members;
@@ -42,6 +44,7 @@ mod settings;
 mod submission;
 mod tls;
 mod transparency;
+mod upgrade;
 
 pub use descriptors::raise_file_limit;
 pub use listener::Listener;
@@ -80,6 +83,7 @@ fn routes(api: Arc<Api>) -> Router {
         .route("/inference/{id}/events", get(events::events))
         .route("/inference/{id}/explain", get(rest::explain))
         .route("/inference/{id}/review", post(rest::review))
+        .route("/ws/jobs/{id}", get(follow::follow))
         .route("/nodes", get(rest::nodes))
         .route("/nodes/connect", get(connect::connect))
         .route("/roster", get(transparency::roster))
@@ -106,13 +110,16 @@ struct Api {
     settings: ApiSettings,
     metrics: Metrics,
     bodies: Bodies,
+    /// Cancelled when the server stops: who follows a task that outlives it need not wait.
+    stopping: CancellationToken,
 }
 
 impl Api {
     fn new(coordinator: Coordinator, settings: ApiSettings) -> Arc<Self> {
         let metrics = Metrics::new(coordinator.clone());
         let bodies = Bodies::new(&settings);
-        Arc::new(Self { coordinator, settings, metrics, bodies })
+        let stopping = CancellationToken::new();
+        Arc::new(Self { coordinator, settings, metrics, bodies, stopping })
     }
 }
 

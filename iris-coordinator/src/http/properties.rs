@@ -12,7 +12,7 @@ use iris_protocol::rest::IDEMPOTENCY_KEY;
 use iris_crypto::seal::{RecordKind, RecordReader};
 
 use super::proxy::{Caller, Network};
-use super::{auth, connect, rest};
+use super::{auth, rest, upgrade};
 use crate::dispatch::Transcript;
 
 /// Headers, one a line, each named by its first byte: none makes a stranger local or known.
@@ -38,7 +38,7 @@ pub fn headers(lines: &[u8]) {
     }
     let mut request = Request::new(axum::body::Body::empty());
     *request.headers_mut() = headers;
-    let _ = connect::websocket_key(&request);
+    let _ = upgrade::websocket_key(&request);
     if let Ok(network) = std::str::from_utf8(lines).unwrap_or_default().parse::<Network>() {
         assert_eq!(network.to_string().parse(), Ok(network));
     }

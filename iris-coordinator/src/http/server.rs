@@ -164,6 +164,7 @@ impl<L: Listener> Server<L> {
         }
         drop(self.listener);
         stop.cancel();
+        self.shared.api.stopping.cancel();
         let finish = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(self.drain, finish).await.is_err() {
             tracing::warn!(connections = tasks.len(), "requests were cut off at the end");

@@ -27,6 +27,7 @@ mod asking;
 mod evidence;
 mod explain;
 mod live;
+mod passing;
 mod plan;
 mod record;
 mod single;
@@ -34,6 +35,7 @@ mod steps;
 
 pub use evidence::Evidence;
 pub use live::{Events, Followed};
+pub use passing::PlanHandle;
 
 use asking::ASK_AGAIN;
 use live::Live;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use iris_coordinator::Coordinator;
 use iris_coordinator::http::{ApiSettings, Server, ServerSettings};
 use iris_core::AccountId;
-use iris_core::store::MemoryStore;
+use iris_core::store::{MemoryStore, Store};
 use iris_crypto::{Identity, Secret};
 use iris_protocol::limits::Limits;
 use iris_protocol::rest::KeyScope;
@@ -25,6 +25,8 @@ mod chat;
 mod client;
 mod node;
 mod operation;
+mod plan;
+mod plan_restart;
 mod rest;
 mod sealed;
 mod secure;
@@ -54,7 +56,7 @@ impl Net {
 
     async fn start_with(settings: ServerSettings) -> Self {
         let store = Arc::new(MemoryStore::new());
-        let coordinator = coordinator_over(Arc::clone(&store)).await;
+        let coordinator = coordinator_over(store.clone()).await;
         Self { store, ..Self::around(coordinator, settings).await }
     }
 
@@ -112,7 +114,7 @@ async fn coordinator() -> Coordinator {
     coordinator_over(Arc::new(MemoryStore::new())).await
 }
 
-async fn coordinator_over(store: Arc<MemoryStore>) -> Coordinator {
+async fn coordinator_over(store: Arc<dyn Store>) -> Coordinator {
     let secret = Secret::from_bytes([9; 32]);
     // A node that is lost is waited for only briefly, so that tests need not wait either.
     let limits = Limits { resume_grace: Duration::from_millis(50), ..Limits::default() };

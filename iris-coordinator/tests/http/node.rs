@@ -39,6 +39,10 @@ pub(crate) enum Step {
     Fail(BackendError),
     /// Wait until the test opens the gate.
     Wait,
+    /// The same, if the last message holds this.
+    WaitIf(&'static str),
+    /// Say the last message between `<` and `>`, in the form that was asked for.
+    Echo,
     /// Turn the task down; in the first place only.
     Refuse(RefuseReason),
     /// Send this in place of sealed records.
@@ -206,6 +210,8 @@ struct Task {
     assign: TaskAssign,
     channel: Channel,
     body: Vec<u8>,
+    /// The last message of an open task.
+    prompt: String,
     next: Option<usize>,
     frames: u32,
     /// Seals the answer to a sealed task.
@@ -262,7 +268,11 @@ impl Agent {
     }
 
     fn waits(&self, task: &Task) -> bool {
-        task.next.is_some_and(|next| matches!(self.steps[next], Step::Wait))
+        task.next.is_some_and(|next| match self.steps[next] {
+            Step::Wait => true,
+            Step::WaitIf(text) => task.prompt.contains(text),
+            _ => false,
+        })
     }
 
     /// Handles an event; true when the node vanishes.
@@ -287,7 +297,8 @@ impl Agent {
                     self.connection.accept(id).unwrap();
                 }
                 let (body, next, frames, answer) = (Vec::new(), None, 0, None);
-                self.work.insert(id, Task { assign, channel, body, next, frames, answer });
+                let prompt = String::new();
+                self.work.insert(id, Task { assign, channel, body, prompt, next, frames, answer });
             }
             NodeEvent::Rekey(Rekey { epoch, enc, .. }) => {
                 self.agree(self.session.unwrap(), Hop { epoch, enc });
@@ -313,6 +324,8 @@ impl Agent {
                         };
                         task.answer = Some(answer);
                         self.connection.accept(id).unwrap();
+                    } else {
+                        task.prompt = last_message(&body);
                     }
                     self.asked.lock().unwrap().push((task.assign.enable_streaming, body));
                     return self.work_on();
@@ -401,7 +414,21 @@ impl Agent {
             while let Some(step) = task.next.and_then(|next| self.steps.get(next)).cloned() {
                 match step {
                     Step::Wait if !open => break,
-                    Step::Wait => {}
+                    Step::WaitIf(text) if !open && task.prompt.contains(text) => break,
+                    Step::Wait | Step::WaitIf(_) => {}
+                    Step::Echo => {
+                        let text = format!("<{}>", task.prompt);
+                        let chunk = if task.assign.enable_streaming {
+                            Chunk::Text(text)
+                        } else {
+                            let message = serde_json::json!({ "content": text });
+                            let choice = serde_json::json!({ "message": message });
+                            let whole = serde_json::json!({ "choices": [choice] });
+                            Chunk::Whole(whole.to_string().into())
+                        };
+                        let frame = task.seal(&chunk);
+                        self.connection.stream(frame).unwrap();
+                    }
                     Step::Vanish => return true,
                     Step::Refuse(_) => panic!("a task is refused in the first place"),
                     Step::Say(chunk) => {
@@ -462,6 +489,12 @@ impl Agent {
         }
         false
     }
+}
+
+fn last_message(body: &[u8]) -> String {
+    let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let message = body["messages"].as_array().and_then(|messages| messages.last());
+    message.and_then(|message| message["content"].as_str()).unwrap_or_default().to_owned()
 }
 
 impl Task {

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use futures::{Sink, Stream};
+use futures::{Sink, SinkExt, Stream};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
@@ -48,6 +48,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     /// 101, with [`accept_key`] as `Sec-WebSocket-Accept`.
     pub async fn server_from_upgraded(stream: S) -> Self {
         Self(WebSocketStream::from_raw_socket(stream, Role::Server, Some(config())).await)
+    }
+
+    /// Asks the other side for a sign of life, which comes while the stream is read.
+    pub async fn ping(&mut self) -> Result<(), TransportError> {
+        self.0.send(Message::Ping(Bytes::new())).await.map_err(error)
     }
 }
 
@@ -123,7 +128,7 @@ fn error(cause: Error) -> TransportError {
 
 #[cfg(test)]
 mod tests {
-    use futures::{SinkExt, StreamExt};
+    use futures::StreamExt;
     use proptest::prelude::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 

@@ -23,7 +23,7 @@ use crate::http::observe::{RequestContext, size_class};
 use crate::http::quiet::Quiet;
 
 /// Bytes that are sent at a time when many events are ready.
-const BATCH: usize = 16 << 10;
+pub(super) const BATCH: usize = 16 << 10;
 /// Bytes that a stream's buffer begins with.
 pub(super) const BUFFER: usize = 2 << 10;
 
