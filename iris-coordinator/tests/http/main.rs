@@ -115,10 +115,14 @@ async fn coordinator() -> Coordinator {
 }
 
 async fn coordinator_over(store: Arc<dyn Store>) -> Coordinator {
+    coordinator_of(Identity::generate(), store).await
+}
+
+async fn coordinator_of(identity: Identity, store: Arc<dyn Store>) -> Coordinator {
     let secret = Secret::from_bytes([9; 32]);
     // A node that is lost is waited for only briefly, so that tests need not wait either.
     let limits = Limits { resume_grace: Duration::from_millis(50), ..Limits::default() };
-    let builder = Coordinator::builder(store, Identity::generate(), secret);
+    let builder = Coordinator::builder(store, identity, secret);
     builder.with_link_limits(limits).build().await.unwrap()
 }
 

@@ -56,6 +56,10 @@ impl Store for Dying {
     }
 }
 
+fn identity() -> Identity {
+    Identity::from_seed(&Secret::from_bytes([7; 32]))
+}
+
 /// Two parts side by side, and two steps after them: four events.
 fn small() -> Plan {
     let item = |text: &str| Item { text: text.to_owned(), source: None };
@@ -72,7 +76,7 @@ fn die_after(events: usize, disk: &Arc<MemoryStore>) -> (AccountId, String) {
     let runtime = Runtime::new().unwrap();
     let store = Arc::new(Dying { disk: disk.clone(), left: events.into(), dead: Notify::new() });
     let begun = runtime.block_on(async {
-        let coordinator = coordinator_over(store.clone()).await;
+        let coordinator = coordinator_of(identity(), store.clone()).await;
         let net = Net::around(coordinator, ServerSettings::default()).await;
         net.node(echo()).await;
         let id = net.plan(small()).await;
@@ -90,7 +94,7 @@ fn plan_goes_on_where_it_was_written_down_and_settles_each_step_once() {
         let (account, id) = die_after(events, &disk);
         let runtime = Runtime::new().unwrap();
         let (told, status) = runtime.block_on(async {
-            let coordinator = coordinator_over(disk.clone()).await;
+            let coordinator = coordinator_of(identity(), disk.clone()).await;
             let mut net = Net::around(coordinator, ServerSettings::default()).await;
             net.user = key(&net.coordinator, account, KeyScope::Inference).await;
             net.account = account;
@@ -103,8 +107,8 @@ fn plan_goes_on_where_it_was_written_down_and_settles_each_step_once() {
         let answer = "<c <b <part x>\n\n<part y>>>";
         assert_eq!(status["result"]["text"], answer, "after {events}: {status}");
         assert_eq!(told.last().unwrap()["output"]["text"], answer);
-        let answered = told.iter().filter(|event| event["event"] == "answered").count();
-        assert_eq!(answered, 4, "what happened before is told, too");
+        let over = told.iter().filter(|event| event["event"] == "over").count();
+        assert_eq!(over, 4, "what happened before is told, too");
         let rows = runtime.block_on(disk.scan(Key::all("settlement")).collect::<Vec<_>>());
         let rows: Vec<Value> =
             rows.into_iter().map(|row| row.unwrap().value.decode().unwrap()).collect();
