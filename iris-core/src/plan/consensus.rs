@@ -8,12 +8,7 @@ const REPLICAS: u32 = 3;
 /// JSON, one of several options) are put to the vote; texts that differ are merged by one more
 /// step, since no vote makes a text right.
 pub fn consensus(chat: Chat, division: &Division) -> Result<Plan, PlanError> {
-    for member in ["tools", "functions"] {
-        if chat.params.contains_key(member) {
-            let what = "calls of tools are never put to the vote".to_owned();
-            return Err(PlanError { at: member.to_owned(), what });
-        }
-    }
+    chat.refuse(&["tools", "functions"], "calls of tools are never put to the vote")?;
     let count = division.replicas.unwrap_or(REPLICAS);
     let wants_json = chat
         .params

@@ -137,7 +137,7 @@ pub struct Capacity {
 pub fn divide(chat: Chat, division: &Division, capacity: Capacity) -> Result<Plan, PlanError> {
     division.check()?;
     let mut plan = match division.resolved(&chat, capacity) {
-        ModeChoice::Subtasks => subtasks(chat, division.smooth, capacity),
+        ModeChoice::Subtasks => subtasks(chat, division.smooth, capacity)?,
         ModeChoice::Consensus => consensus(chat, division)?,
         ModeChoice::Context => context(chat, division, capacity)?,
         ModeChoice::Collaborative => collaborative(&chat, division)?,
@@ -244,7 +244,7 @@ impl Division {
         let tokens = super::tokens(&chat.prompt).saturating_add(chat.max_tokens.unwrap_or(0));
         if self.document.is_some() || tokens > capacity.context_tokens {
             ModeChoice::Context
-        } else if super::subtasks::parts(&chat.prompt).is_some() {
+        } else if chat.is_text() && super::parts::parts(&chat.prompt).is_some() {
             ModeChoice::Subtasks
         } else {
             ModeChoice::Single
@@ -295,6 +295,21 @@ impl Chat {
     pub(super) fn into_ask(self) -> (Ask, String) {
         let ask = self.ask(Template::input());
         (ask, self.prompt)
+    }
+
+    /// Returns whether its answer is free text, which can be put together.
+    fn is_text(&self) -> bool {
+        ["tools", "functions", "response_format"]
+            .iter()
+            .all(|name| !self.params.contains_key(*name))
+    }
+
+    /// Refuses members of the request that cannot be had in its mode.
+    pub(super) fn refuse(&self, members: &[&str], why: &str) -> Result<(), PlanError> {
+        match members.iter().find(|name| self.params.contains_key(**name)) {
+            Some(name) => Err(PlanError { at: (*name).to_owned(), what: why.to_owned() }),
+            None => Ok(()),
+        }
     }
 
     /// Returns an ask under the same conditions with another prompt.

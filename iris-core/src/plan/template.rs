@@ -65,6 +65,15 @@ impl Template {
         Self { pieces: vec![Piece::Place(vec!["item".to_owned()])] }
     }
 
+    /// Makes a template of `{{ item }}` between two texts that are taken as they are.
+    pub fn around_item(before: &str, after: &str) -> Self {
+        let mut pieces = Vec::new();
+        push_text(&mut pieces, before);
+        pieces.push(Piece::Place(vec!["item".to_owned()]));
+        push_text(&mut pieces, after);
+        Self { pieces }
+    }
+
     /// Iterates over the names that it uses, without their members.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.pieces.iter().filter_map(|piece| match piece {
