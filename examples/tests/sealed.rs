@@ -4,16 +4,22 @@
 
 mod live;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt;
 use iris_client::{Client, ClientBuilder, ClientError, Policy, Privacy, Shape};
 use iris_coordinator::http::ServerSettings;
-use iris_core::backend::{BackendError, Gate, Script};
+use iris_core::backend::{BackendError, Gate, Script, ScriptedBackend};
+use iris_core::model::ModelOffer;
 use iris_core::store::{Key, MemoryStore};
 use iris_core::task::{AttemptEnd, TaskState};
+use iris_crypto::Identity;
+use iris_node::agent::Agent;
+use iris_node::datasets::{Access, Datasets};
 use iris_protocol::limits::Limits;
+use iris_protocol::rest::Secret as DatasetKey;
+use live::caller::Request;
 use live::{Live, MODEL, echo, scripted};
 use serde_json::Value;
 
@@ -99,6 +105,75 @@ async fn node_lost_amid_its_answer_leaves_a_typed_error_and_the_text_so_far() {
     let error = partial.expect("a question went to the node").unwrap_err();
     let ClientError::Truncated(partial) = error else { panic!("{error:?}") };
     assert_eq!(partial.text, "half of ");
+}
+
+#[tokio::test]
+async fn sealed_prompt_meets_its_data_on_the_node() {
+    let live = Live::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let seen: Arc<Mutex<Vec<(&str, String)>>> = Arc::default();
+    let mut nodes = Vec::new();
+    for (name, data) in [("ward-a", "bed\nhunter2"), ("ward-b", "bed\nhunter3")] {
+        let path = folder.path().join(format!("{name}.csv"));
+        std::fs::write(&path, data).unwrap();
+        let mut datasets = Datasets::new();
+        let access = Access::Key(DatasetKey::new("0123456789abcdef"));
+        datasets.add(name, path, access).unwrap();
+        let asked = Arc::clone(&seen);
+        let offers = [ModelOffer::new(MODEL.parse().unwrap(), 8192)];
+        let backend = ScriptedBackend::new(offers, move |request| {
+            let body = String::from_utf8_lossy(&request.body).into_owned();
+            asked.lock().unwrap().push((name, body));
+            Script::saying(["counted"])
+        });
+        let agent = Agent::builder(Identity::generate(), Arc::new(backend));
+        let agent = agent.with_measurement(false).with_datasets(datasets).build();
+        nodes.push(live::run(agent, live.connector()).await);
+    }
+    let client = client(&live);
+    let ask = |name: &str, key: &str| {
+        let mut chat = client.ask(MODEL, "How many beds?");
+        let wish = serde_json::json!({"name": name, "key": key});
+        chat.request_mut().extra.insert("iris_dataset".to_owned(), wish);
+        chat.send()
+    };
+    for name in ["ward-a", "ward-b", "ward-a", "ward-b"] {
+        let answer = ask(name, "0123456789abcdef").await.unwrap();
+        assert_eq!((answer.text(), answer.privacy), ("counted", Privacy::Sealed));
+    }
+    let error = ask("ward-a", "0123456789abcdeF").await.unwrap_err();
+    assert!(error.to_string().contains("key"), "{error}");
+    let error = ask("ward-c", "0123456789abcdef").await.unwrap_err();
+    assert!(error.to_string().contains("ward-c"), "{error}");
+    // The coordinator's own endpoint finds the node by the same member.
+    let open = |body| Request::post("/v1/chat/completions", body).bearer(&live.key);
+    let mut body = live::chat("How many beds?", false);
+    for (key, status) in [("0123456789abcdef", 200), ("0123456789abcdeF", 403)] {
+        body["iris_dataset"] = serde_json::json!({"name": "ward-b", "key": key});
+        let mut reply = live.send(open(body.clone())).await;
+        let text = reply.json().await.to_string();
+        assert_eq!(reply.status, status, "{text}");
+        assert!(!text.contains("hunter"), "{text}");
+    }
+    body["iris_dataset"] = serde_json::json!({"name": "ward-c"});
+    assert_eq!(live.send(open(body)).await.status, 404);
+    let seen = std::mem::take(&mut *seen.lock().unwrap());
+    let names: Vec<_> = seen.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, ["ward-a", "ward-b", "ward-a", "ward-b", "ward-b"]);
+    for (name, body) in seen {
+        let data = if name == "ward-a" { "hunter2" } else { "hunter3" };
+        assert!(body.contains(data) && !body.contains("0123456789"), "{body}");
+    }
+    let rows = live.settlements().await;
+    assert!(
+        rows.iter()
+            .flat_map(|row| &row.attempts)
+            .all(|attempt| { matches!(attempt.end, AttemptEnd::Done | AttemptEnd::CallersFault) })
+    );
+    for kind in ["settlement", "receipt", "node", "model"] {
+        let records: Vec<_> = live.store.scan(Key::all(kind)).collect().await;
+        assert!(!format!("{records:?}").contains("hunter"));
+    }
 }
 
 #[tokio::test]

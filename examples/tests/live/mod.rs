@@ -133,8 +133,12 @@ pub(crate) async fn join(
 ) -> AbortOnDropHandle<()> {
     let agent = Agent::builder(Identity::generate(), Arc::new(backend))
         .with_measurement(false)
-        .with_slots(slots)
-        .build();
+        .with_slots(slots);
+    run(agent.build(), connector).await
+}
+
+/// Runs an agent that connects by `connector`; resolves once it takes work.
+pub(crate) async fn run(agent: Agent, connector: impl Connector) -> AbortOnDropHandle<()> {
     let mut status = agent.status();
     let agent = tokio::spawn(async move {
         agent.run_on(connector, pending()).await.unwrap();
