@@ -241,7 +241,10 @@ fn members_and_types_of_later_versions_are_skipped() {
 fn every_bound_is_enforced() {
     let refused = |at: &str, bad: Value| {
         let mut value: Value = serde_json::from_str(&text(node_messages()[0].encode())).unwrap();
-        *value.pointer_mut(at).unwrap() = bad;
+        match value.pointer_mut(at) {
+            Some(place) => *place = bad,
+            None => value[&at[1..]] = bad,
+        }
         let read = NodeMessage::decode(value.to_string().as_bytes());
         assert!(matches!(read, Err(DecodeError::Invalid { .. })), "{at}: {read:?}");
     };
@@ -255,6 +258,9 @@ fn every_bound_is_enforced() {
         (0..257).map(|n| ModelOffer::new(format!("m{n}").parse().unwrap(), 1)).collect();
     refused("/models", json!(many));
     refused("/models/0/quantization", json!("Q\n"));
+    refused("/datasets", json!(["ward", "ward"]));
+    refused("/datasets", json!(["x".repeat(65)]));
+    refused("/datasets", json!((0..33).map(|number| number.to_string()).collect::<Vec<_>>()));
     refused("/hardware/gpu", json!("x".repeat(129)));
     refused("/identity", json!("AAAA"));
     refused("/certificate", json!("A".repeat(5464)));
