@@ -1,8 +1,11 @@
 use std::time::Duration;
 
 use iris_core::TaskId;
-use iris_core::plan::Decision;
+use iris_core::plan::{Decision, Plan};
+use iris_core::queue::Priority;
 use iris_protocol::rest::{Explanation, InferenceRequest, InferenceStatus};
+use serde::Serialize;
+use serde_json::json;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::client::{Call, Client};
@@ -31,14 +34,16 @@ impl<'a> Tasks<'a> {
 
     /// Submits a task. A fresh idempotency key makes retries within this call one task.
     pub async fn submit(&self, request: &InferenceRequest) -> Result<InferenceStatus, ClientError> {
-        let mut key = [0; 16];
-        let call = Call::post("inference", request);
-        let call = match getrandom::fill(&mut key) {
-            Ok(()) => call.with_idempotency_key(TaskId::from_bytes(key).to_string()),
-            // Without randomness two tasks could share a key; one attempt is safer.
-            Err(_) => call,
-        };
-        Ok(self.client.call(call).await?.0)
+        self.hand_in(request, None).await
+    }
+
+    /// Submits a plan, which the coordinator carries out, and reads.
+    pub async fn submit_plan(
+        &self,
+        plan: &Plan,
+        priority: Priority,
+    ) -> Result<InferenceStatus, ClientError> {
+        self.hand_in(&json!({ "plan": plan, "priority": priority }), None).await
     }
 
     /// Submits a task that `key` stands for: whoever submits with the same key again, even after
@@ -48,7 +53,23 @@ impl<'a> Tasks<'a> {
         request: &InferenceRequest,
         key: &str,
     ) -> Result<InferenceStatus, ClientError> {
-        let call = Call::post("inference", request).with_idempotency_key(key);
+        self.hand_in(request, Some(key)).await
+    }
+
+    /// Submits a task in its form on the wire.
+    pub(crate) async fn hand_in(
+        &self,
+        request: &impl Serialize,
+        key: Option<&str>,
+    ) -> Result<InferenceStatus, ClientError> {
+        let call = Call::post("inference", request);
+        let mut fresh = [0; 16];
+        let call = match (key, getrandom::fill(&mut fresh)) {
+            (Some(key), _) => call.with_idempotency_key(key),
+            (None, Ok(())) => call.with_idempotency_key(TaskId::from_bytes(fresh).to_string()),
+            // Without randomness two tasks could share a key; one attempt is safer.
+            (None, Err(_)) => call,
+        };
         Ok(self.client.call(call).await?.0)
     }
 

@@ -4,10 +4,13 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
+use iris_core::queue::Priority;
 use iris_core::{NodeId, TaskId};
 use iris_crypto::seal::Shape;
 use iris_protocol::rest::KeyScope;
 
+use super::dividing::{Dividing, Spreading};
+use super::run::Run;
 use crate::settings::Flags;
 
 const AFTER: &str = "\
@@ -16,6 +19,11 @@ First steps:
   iris key new                         exchange the digits for an API key
   export IRIS_API_KEY=iris_...         let this command use the key
   iris ask \"Why is the sky blue?\"      ask
+
+Divided work:
+  iris ask --mode consensus --agree number \"How many days has a leap year?\"
+  iris ask --file book.txt \"Who is the murderer?\"
+  iris run plan.toml \"...\"              carry out a plan of your own
 
 Who can read what you ask: only the node that answers, which does not learn who you are. The
 question is sealed on this machine to a key of that node; the network's coordinator passes it on
@@ -39,7 +47,7 @@ Exit codes:
     4  the network does not have this model
     5  nobody can answer now: no node, a full queue or a used-up quota; try again later
     6  the request was refused
-    7  the answer broke off, or the work failed
+    7  the answer broke off, a budget was used up (what is there is printed), or the work failed
     8  the network cannot be reached, or did not answer in time
     9  privacy cannot be vouched for: nothing was asked, or the answer is not to be believed
   130  interrupted by Ctrl-C";
@@ -89,7 +97,8 @@ impl Cli {
     pub(super) fn flags(&self) -> Flags {
         let model = match &self.command {
             Some(Command::Ask(ask)) => ask.question.model.clone(),
-            Some(Command::Task(TaskCommand::Submit(submit))) => submit.question.model.clone(),
+            Some(Command::Run(run)) => run.model.clone(),
+            Some(Command::Task(TaskCommand::Submit(submit))) => submit.model.clone(),
             _ => None,
         };
         Flags {
@@ -107,7 +116,23 @@ impl Cli {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Ask a question and print the answer as it is written
-    Ask(Ask),
+    Ask(Box<Ask>),
+    /// Carry out a plan of your own: steps that use what earlier ones answered
+    ///
+    /// PLAN is a file like this one, in TOML; YAML and JSON will do, too:
+    ///
+    ///   [[steps]]
+    ///   name = "summary"
+    ///   prompt = "Summarise: {{ input }}"
+    ///
+    ///   [[steps]]
+    ///   name = "title"
+    ///   prompt = "Write a title for: {{ summary }}"
+    ///
+    /// The last step gives the answer. Each step is sealed on its own, and this command puts the
+    /// parts together, so the coordinator learns neither questions nor answers.
+    #[command(verbatim_doc_comment)]
+    Run(Box<Run>),
     /// List the models that can be asked
     Models(Json),
     /// Open an account
@@ -162,6 +187,8 @@ pub(super) struct Proxy {
     pub(super) listen: std::net::SocketAddr,
     #[command(flatten)]
     pub(super) sealing: Sealing,
+    #[command(flatten)]
+    pub(super) spreading: Spreading,
 }
 
 #[derive(Debug, Subcommand)]
@@ -236,7 +263,7 @@ pub(super) struct Question {
     pub(super) max_tokens: Option<u32>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct Privacy {
     #[command(flatten)]
     pub(super) sealing: Sealing,
@@ -263,9 +290,13 @@ pub(super) struct Ask {
     /// Print the answer when it is complete, not as it is written
     #[arg(long)]
     pub(super) no_stream: bool,
-    /// Tell afterwards which node answered, and how fast
+    /// Tell afterwards which node answered, and how fast; of divided work, more of what happens
     #[arg(long, short)]
     pub(super) verbose: bool,
+    #[command(flatten)]
+    pub(super) dividing: Dividing,
+    #[command(flatten)]
+    pub(super) spreading: Spreading,
 }
 
 #[derive(Debug, Subcommand)]
@@ -299,22 +330,41 @@ pub(super) struct NewKey {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TaskCommand {
-    /// Hand in a question and print the task's id
-    Submit(Submit),
-    /// Print where a task stands
+    /// Hand in a question or a plan and print the task's id
+    ///
+    /// The coordinator carries it out, and reads it, even while you are away.
+    Submit(Box<Submit>),
+    /// Print where a task stands, and its steps
     Status(OneTask),
+    /// Tell what happens to a task, as it happens, and print its answer as it is written
+    Follow(Follow),
     /// Wait until a task has ended and print its answer
     Wait(OneTask),
+    /// Decide a step that waits for a person
+    Review(Review),
     /// Withdraw a task
     Cancel(OneTask),
-    /// Tell why a task went to its node and not to another
-    Explain(OneTask),
+    /// Tell why a task, or each of its steps, went to its node and not to another
+    Explain(Explain),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Submit {
-    #[command(flatten)]
-    pub(super) question: Question,
+    /// The question, or the input of the plan; `-` reads it from standard input
+    #[arg(value_name = "QUESTION", required_unless_present = "plan")]
+    pub(super) words: Vec<String>,
+    /// The model to ask; may be left out where the network offers only one
+    #[arg(long, short, value_name = "NAME")]
+    pub(super) model: Option<String>,
+    /// Longest answer, in tokens (a token is about three quarters of a word)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) max_tokens: Option<u32>,
+    /// Hand in this plan of your own, as `iris run` takes it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["mode", "file", "max_tokens", "deadline"])]
+    pub(super) plan: Option<PathBuf>,
+    /// How soon it is served when the nodes are busy
+    #[arg(long, value_name = "PRIORITY", default_value = "normal", value_parser = priority())]
+    pub(super) priority: Priority,
     /// Give the task up when it has no answer after this many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) deadline: Option<u64>,
@@ -323,6 +373,8 @@ pub(super) struct Submit {
     pub(super) idempotency_key: Option<String>,
     #[command(flatten)]
     pub(super) output: Json,
+    #[command(flatten)]
+    pub(super) dividing: Dividing,
 }
 
 #[derive(Debug, Args)]
@@ -331,6 +383,55 @@ pub(super) struct OneTask {
     pub(super) id: TaskId,
     #[command(flatten)]
     pub(super) output: Json,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Follow {
+    /// The id that `iris task submit` printed
+    pub(super) id: TaskId,
+    /// Print each event as a line of JSON, for programs
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Tell more of what happens
+    #[arg(long, short)]
+    pub(super) verbose: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("decision").required(true)))]
+pub(super) struct Review {
+    /// The id that `iris task submit` printed
+    pub(super) id: TaskId,
+    /// The step that waits; `iris task status` names it
+    #[arg(long, value_name = "STEP")]
+    pub(super) step: String,
+    /// Take what this part of the task answered
+    #[arg(long, value_name = "PART", group = "decision")]
+    pub(super) choose: Option<String>,
+    /// Take this text instead; `-` reads it from standard input
+    #[arg(long, value_name = "TEXT", group = "decision")]
+    pub(super) text: Option<String>,
+    #[command(flatten)]
+    pub(super) output: Json,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Explain {
+    /// The id that `iris task submit` printed
+    pub(super) id: TaskId,
+    /// Print the plan of a divided task as a picture for Mermaid
+    #[arg(long, conflicts_with = "json")]
+    pub(super) mermaid: bool,
+    #[command(flatten)]
+    pub(super) output: Json,
+}
+
+fn priority() -> impl TypedValueParser<Value = Priority> {
+    PossibleValuesParser::new(["high", "normal", "low"]).map(|name| match name.as_str() {
+        "high" => Priority::High,
+        "low" => Priority::Low,
+        _ => Priority::Batch,
+    })
 }
 
 fn temperature(text: &str) -> Result<f64, String> {

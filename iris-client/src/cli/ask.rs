@@ -3,13 +3,15 @@
 use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
+use iris_core::plan::{Chat, Division};
 use serde_json::json;
 use tokio::time::timeout;
 
 use super::args::{Ask, Sealing};
+use super::dividing::{Telling, carry_out};
 use super::failure::Failure;
 use super::terminal::{Output, remark};
-use super::{choose_model, question};
+use super::{choose_model, model_name, question};
 use crate::chat;
 use crate::client::Client;
 use crate::policy::{Policy, Privacy};
@@ -23,9 +25,9 @@ pub(super) struct Job {
     temperature: Option<f64>,
     sealing: Sealing,
     policy: Option<Policy>,
-    json: bool,
-    stream: bool,
-    verbose: bool,
+    telling: Telling,
+    division: Option<Box<Division>>,
+    spread: bool,
 }
 
 impl Job {
@@ -37,9 +39,9 @@ impl Job {
             temperature: args.temperature,
             sealing: args.privacy.sealing.clone(),
             policy: args.privacy.open.then_some(Policy::Open),
-            json: args.json,
-            stream: !args.no_stream,
-            verbose: args.verbose,
+            telling: Telling { json: args.json, stream: !args.no_stream, verbose: args.verbose },
+            division: args.dividing.division()?.map(Box::new),
+            spread: args.spreading.spread,
         })
     }
 
@@ -54,8 +56,17 @@ impl Job {
         output: &mut Output,
     ) -> Result<(), Failure> {
         let model = choose_model(client, settings).await?;
-        let (json, stream, verbose) = (self.json, self.stream, self.verbose);
+        let Telling { json, stream, verbose } = self.telling;
         let client = client.with_policy(self.policy.unwrap_or(client.policy()));
+        if let Some(division) = &self.division {
+            let mut chat = Chat::new(model_name(&model)?, self.prompt);
+            chat.system = self.system;
+            chat.max_tokens = self.max_tokens;
+            chat.params.extend(self.temperature.map(|t| ("temperature".to_owned(), t.into())));
+            let plan = client.divide(chat, division).await?;
+            let plan = client.plan(plan).with_spread(self.spread).stream()?;
+            return carry_out(plan, self.telling, output).await;
+        }
         let ask = self.into_ask(&client, model);
         if stream && !json {
             return print_stream(ask, verbose, output).await;
@@ -132,6 +143,11 @@ async fn print_stream(ask: chat::Ask, verbose: bool, output: &mut Output) -> Res
 /// How long the command stays for a receipt at least when it has nothing else to do.
 const STAY: Duration = Duration::from_secs(10);
 
+/// Returns how long the command stays for the receipt of an answer that took so long.
+pub(super) fn stay(took: Duration) -> Duration {
+    STAY.max(took / 3)
+}
+
 /// Waits for what follows an answer that took so long, and tells if the receipt is not one for it.
 ///
 /// Who leaves at the answer's end tells everybody on the way when that was, and takes the receipt
@@ -140,9 +156,7 @@ async fn leave(privacy: Privacy, receipt: &PendingReceipt, took: Duration) {
     if privacy == Privacy::Open {
         return;
     }
-    if let Ok(Err(error @ NoReceipt::Disputed(_))) =
-        timeout(STAY.max(took / 3), receipt.wait()).await
-    {
+    if let Ok(Err(error @ NoReceipt::Disputed(_))) = timeout(stay(took), receipt.wait()).await {
         remark(&error.to_string());
     }
 }

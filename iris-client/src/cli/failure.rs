@@ -3,6 +3,8 @@
 use std::io;
 use std::process::ExitCode;
 
+use iris_core::plan::StepError;
+
 use crate::builder::BuildError;
 use crate::error::ClientError;
 use crate::settings::SettingsError;
@@ -50,32 +52,16 @@ impl Failure {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let mut parts = vec![error.to_string()];
-        let (exit, advice) = match &error {
-            ClientError::Trust(TrustError::File { .. }) => (Exit::Usage, None),
-            ClientError::NoOwnNode => {
-                (Exit::Privacy, Some("`iris trust show` lists them, `iris trust pin` adds one"))
+        let (mut exit, mut advice) = ending(&error);
+        if let ClientError::Plan(failure) = &error
+            && let Some(cause) = &failure.cause
+        {
+            let (exit_of_cause, advice_of_cause) = ending(cause);
+            advice = advice_of_cause;
+            if let StepError::Task { .. } = failure.error {
+                exit = exit_of_cause;
             }
-            error if error.is_about_privacy() => (Exit::Privacy, None),
-            // The digits of an account are refused with another code.
-            ClientError::Unauthorized(refusal) if refusal.code() == Some("invalid_api_key") => (
-                Exit::Unauthorized,
-                Some("set IRIS_API_KEY to a key of this network; `iris key new` makes one"),
-            ),
-            ClientError::Unauthorized(_) | ClientError::Forbidden(_) => (Exit::Unauthorized, None),
-            ClientError::ModelNotFound(_) => {
-                (Exit::ModelNotFound, Some("`iris models` lists them"))
-            }
-            ClientError::NoNode(_) | ClientError::RateLimited(_) => (Exit::Busy, None),
-            ClientError::BadRequest(_) | ClientError::TooLarge(_) | ClientError::NotFound(_) => {
-                (Exit::Refused, None)
-            }
-            ClientError::PlainHttp => (Exit::Usage, Some("or add --allow-plain-http")),
-            ClientError::Timeout(_) => (Exit::Unreachable, Some("--timeout sets another limit")),
-            ClientError::Unreachable(_) | ClientError::Connection(_) => {
-                (Exit::Unreachable, Some("is the coordinator running? its address is set by --url"))
-            }
-            _ => (Exit::Failed, None),
-        };
+        }
         if let Some(wait) = error.retry_after() {
             parts.push(format!("try again in {} s", wait.as_secs().max(1)));
         }
@@ -85,6 +71,40 @@ impl From<ClientError> for Failure {
             message = format!("{message} (request {id})");
         }
         Self::new(exit, message)
+    }
+}
+
+/// Returns how the command ends for an error, and what may help.
+fn ending(error: &ClientError) -> (Exit, Option<&'static str>) {
+    match error {
+        ClientError::Trust(TrustError::File { .. }) | ClientError::InvalidPlan(_) => {
+            (Exit::Usage, None)
+        }
+        ClientError::BeyondGuards | ClientError::TooFewOwners { limited: true } => {
+            let exit = if error.is_about_privacy() { Exit::Privacy } else { Exit::Failed };
+            (exit, Some("--spread lets other nodes work on it, too"))
+        }
+        ClientError::NoOwnNode => {
+            (Exit::Privacy, Some("`iris trust show` lists them, `iris trust pin` adds one"))
+        }
+        error if error.is_about_privacy() => (Exit::Privacy, None),
+        // The digits of an account are refused with another code.
+        ClientError::Unauthorized(refusal) if refusal.code() == Some("invalid_api_key") => (
+            Exit::Unauthorized,
+            Some("set IRIS_API_KEY to a key of this network; `iris key new` makes one"),
+        ),
+        ClientError::Unauthorized(_) | ClientError::Forbidden(_) => (Exit::Unauthorized, None),
+        ClientError::ModelNotFound(_) => (Exit::ModelNotFound, Some("`iris models` lists them")),
+        ClientError::NoNode(_) | ClientError::RateLimited(_) => (Exit::Busy, None),
+        ClientError::BadRequest(_) | ClientError::TooLarge(_) | ClientError::NotFound(_) => {
+            (Exit::Refused, None)
+        }
+        ClientError::PlainHttp => (Exit::Usage, Some("or add --allow-plain-http")),
+        ClientError::Timeout(_) => (Exit::Unreachable, Some("--timeout sets another limit")),
+        ClientError::Unreachable(_) | ClientError::Connection(_) => {
+            (Exit::Unreachable, Some("is the coordinator running? its address is set by --url"))
+        }
+        _ => (Exit::Failed, None),
     }
 }
 

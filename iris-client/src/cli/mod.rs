@@ -3,18 +3,25 @@
 mod account;
 mod args;
 mod ask;
+mod dividing;
 mod failure;
 mod log;
+mod plan_file;
+mod progress;
 #[cfg(feature = "proxy")]
 mod proxy;
+mod run;
 mod task;
 mod terminal;
 mod trust;
 
 use std::io::{self, Read};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+use iris_core::ModelName;
+use iris_core::model::ModelNameError;
 
 use crate::client::Client;
 use crate::error::ClientError;
@@ -26,6 +33,8 @@ use terminal::{Output, remark};
 
 /// The longest text that is read from standard input, in bytes.
 const MAX_INPUT: u64 = 8 << 20;
+/// The longest file that is read, in bytes.
+const MAX_FILE: u64 = 32 << 20;
 
 /// Runs the command with the process's arguments and returns its exit code.
 pub fn run() -> ExitCode {
@@ -49,6 +58,7 @@ struct Work {
 
 enum Job {
     Ask(ask::Job),
+    Run(Box<run::Job>),
     Models(Json),
     NewAccount(Json),
     NewKey(account::Job),
@@ -71,6 +81,13 @@ fn prepare(cli: &Cli) -> Result<Option<Work>, Failure> {
     let command = cli.command.as_ref();
     let job = match command.ok_or_else(|| Failure::usage("no command given; see iris --help"))? {
         Command::Ask(args) => Job::Ask(ask::Job::prepare(args)?),
+        Command::Run(args) => {
+            let job = run::Job::prepare(args)?;
+            if job.print(&settings, &mut Output::new())? {
+                return Ok(None);
+            }
+            Job::Run(Box::new(job))
+        }
         Command::Models(output) => Job::Models(output.clone()),
         Command::Account(AccountCommand::New(output)) => Job::NewAccount(output.clone()),
         Command::Key(KeyCommand::New(args)) => Job::NewKey(account::Job::prepare(args)?),
@@ -108,6 +125,7 @@ impl Work {
     fn sealing(&self) -> Option<&Sealing> {
         match &self.job {
             Job::Ask(job) => Some(job.sealing()),
+            Job::Run(job) => Some(&job.privacy().sealing),
             #[cfg(feature = "proxy")]
             Job::Proxy(job) => Some(job.sealing()),
             _ => None,
@@ -120,6 +138,7 @@ impl Work {
         let mut output = Output::new();
         match self.job {
             Job::Ask(job) => job.run(&client, settings, &mut output).await,
+            Job::Run(job) => job.run(&client, settings, &mut output).await,
             Job::Models(format) => models(&client, &format, &mut output).await,
             Job::NewAccount(format) => account::open(&client, &format, &mut output).await,
             Job::NewKey(job) => job.run(&client, &mut output).await,
@@ -220,10 +239,27 @@ async fn choose_model(client: &Client, settings: &Settings) -> Result<String, Fa
     }
 }
 
+fn model_name(name: &str) -> Result<ModelName, Failure> {
+    name.parse().map_err(|error: ModelNameError| Failure::usage(error.to_string()))
+}
+
 /// Returns the words of a question, or standard input for `-`.
 fn question(words: &[String]) -> Result<String, Failure> {
     let text = if words == ["-"] { read_input()? } else { words.join(" ") };
     if text.trim().is_empty() { Err(Failure::usage("the question is empty")) } else { Ok(text) }
+}
+
+/// Reads a text.
+fn read_file(path: &Path) -> Result<String, Failure> {
+    let refuse = |what: &str| Failure::usage(format!("{}: {what}", path.display()));
+    let file = std::fs::File::open(path).map_err(|error| refuse(&error.to_string()))?;
+    let mut text = Vec::new();
+    let read = file.take(MAX_FILE + 1).read_to_end(&mut text);
+    read.map_err(|error| refuse(&error.to_string()))?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(refuse("it is longer than 32 MiB"));
+    }
+    String::from_utf8(text).map_err(|_| refuse("it is not a text in UTF-8"))
 }
 
 fn read_input() -> Result<String, Failure> {

@@ -15,11 +15,12 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub(super) struct Job {
     listen: SocketAddr,
     sealing: Sealing,
+    spread: bool,
 }
 
 impl Job {
     pub(super) fn prepare(args: &Proxy) -> Self {
-        Self { listen: args.listen, sealing: args.sealing.clone() }
+        Self { listen: args.listen, sealing: args.sealing.clone(), spread: args.spreading.spread }
     }
 
     pub(super) const fn sealing(&self) -> &Sealing {
@@ -41,6 +42,7 @@ impl Job {
         if !has_key {
             remark("no IRIS_API_KEY is set, so each program has to send a key of the network");
         }
+        let proxy = proxy.with_spread(self.spread);
         let (tell, told) = tokio::sync::oneshot::channel::<()>();
         let stopped = async move { drop(told.await) };
         let mut running = std::pin::pin!(proxy.run(stopped));

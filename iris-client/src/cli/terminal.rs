@@ -28,6 +28,10 @@ impl Output {
         stdout.flush()
     }
 
+    pub(super) const fn is_at_line_start(&self) -> bool {
+        self.at_line_start
+    }
+
     /// Ends the line, if one is begun.
     pub(super) fn end_line(&mut self) -> io::Result<()> {
         if self.at_line_start { Ok(()) } else { self.write("\n") }
@@ -49,6 +53,11 @@ impl Output {
 pub(super) fn remark(text: &str) {
     let line = harmless(text).replace('\n', " ");
     let _ = writeln!(io::stderr(), "iris: {line}");
+}
+
+/// Writes text to standard error as it is, for whoever sits at the terminal.
+pub(super) fn lines(text: &str) {
+    let _ = writeln!(io::stderr(), "{}", harmless(text));
 }
 
 /// Shows control characters, and those that reorder the text around them, as replacements.

@@ -11,6 +11,7 @@ use crate::client::Client;
 use crate::error::ClientError;
 use crate::policy::{Policy, Privacy};
 
+mod divide;
 mod stream;
 mod worker;
 

@@ -57,6 +57,16 @@ impl PlanStream {
         self.worker.laid_out()
     }
 
+    /// Returns what resolves when the nodes' receipts for all that was answered have come, or will
+    /// not come any more.
+    ///
+    /// They come up to a quarter of an answer's duration after it. A program that ends before tells
+    /// everybody on the way when the last answer really ended.
+    pub fn receipts(&self) -> impl Future<Output = ()> + Send + use<> {
+        let traffic = self.worker.traffic();
+        async move { traffic.idle().await }
+    }
+
     /// Carries the plan to its end and returns its answer.
     pub async fn finish(mut self) -> Result<PlanAnswer, ClientError> {
         while self.next().await.is_some() {}

@@ -78,6 +78,10 @@ impl ClientWorker {
         lock(&self.told).pop_front()
     }
 
+    pub(super) fn traffic(&self) -> Arc<Traffic> {
+        Arc::clone(&self.asker.traffic)
+    }
+
     pub(super) fn decide(&self, decision: Decision) {
         lock(&self.decisions).push_back(decision);
         self.came.notify_one();

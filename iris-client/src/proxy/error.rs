@@ -7,12 +7,14 @@ use axum::http::header::{
     CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use axum::response::{IntoResponse, Response};
+use iris_core::plan::{PlanError, StepError};
 use iris_core::task::TaskError;
 use iris_protocol::openai::{ErrorBody, Refused, RequestError};
 use iris_protocol::rest;
 
 use crate::builder::BuildError;
 use crate::error::{ClientError, Cut};
+use crate::plan::PlanFailure;
 
 /// OpenAI's class of errors that are not the caller's fault.
 const SERVER_ERROR: &str = "server_error";
@@ -46,6 +48,14 @@ impl ProxyError {
         self.0.body
     }
 
+    /// A plan's failure: that of its request, where it was one.
+    fn of_plan(failure: &PlanFailure, error: &ClientError) -> Self {
+        if let (StepError::Task { .. }, Some(cause)) = (&failure.error, &failure.cause) {
+            return cause.clone().into();
+        }
+        Self::server(error, failure.error.code())
+    }
+
     /// A failure on the way that another try may get past.
     fn server(error: &ClientError, code: &str) -> Self {
         Self::new(502, ErrorBody::new(SERVER_ERROR, error.to_string()).with_code(code))
@@ -67,6 +77,13 @@ impl From<ClientError> for ProxyError {
             ClientError::Downgrade { .. } => Self::server(&error, "sealing_unsupported"),
             ClientError::NoOwnNode => Self::server(&error, "no_own_node"),
             ClientError::SteeringSuspected { .. } => Self::server(&error, "steering_suspected"),
+            ClientError::BeyondGuards => Self::server(&error, "beyond_guards"),
+            ClientError::TooFewOwners { .. } => ClientError::local(TaskError::TooFewOwners).into(),
+            ClientError::InvalidPlan(PlanError { at, what }) => {
+                let error = RequestError::invalid(format!("'{at}': {what}."));
+                ClientError::local(error).into()
+            }
+            ClientError::Plan(failure) => Self::of_plan(failure, &error),
             error => match error.refusal() {
                 Some(refusal) => {
                     let body = ErrorBody { error: refusal.detail.clone() };

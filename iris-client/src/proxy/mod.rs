@@ -16,6 +16,11 @@
 //! It listens on loopback only, since what is asked travels to it in the clear. Web pages that a
 //! browser on this machine shows are not answered, wherever they come from. Requests are refused,
 //! and answers written, as the coordinator's own endpoint does it.
+//!
+//! A model's name may ask for divided work: `iris/subtasks:MODEL`, `iris/consensus:MODEL` or
+//! `iris/consensus-5:MODEL`, `iris/context:MODEL`, `iris/auto:MODEL`. The proxy divides it, and
+//! seals each part on its own. While such an answer is streamed, its privacy is told as the least
+//! that it can be.
 
 use std::io;
 use std::net::SocketAddr;
@@ -44,18 +49,28 @@ use crate::policy::{Policy, Privacy};
 use crate::sealed::{Question, now};
 
 mod body;
+mod divided;
 mod door;
 mod error;
 mod stream;
 
+use divided::Divided;
 use error::ProxyError;
 use stream::{Events, KEEP_ALIVE, Opening};
 
 /// A local endpoint, ready to run.
 #[derive(Debug)]
 pub struct Proxy {
-    client: Client,
+    asker: Asker,
     listener: TcpListener,
+}
+
+/// Who asks, and how.
+#[derive(Debug)]
+struct Asker {
+    client: Client,
+    /// Whether divided work may go to other nodes than the guards.
+    spread: bool,
 }
 
 /// Why a proxy cannot listen.
@@ -88,7 +103,14 @@ impl Proxy {
             Policy::Open => client.with_policy(Policy::Sealed),
             Policy::Sealed | Policy::Own => client,
         };
-        Ok(Self { client, listener })
+        Ok(Self { asker: Asker { client, spread: false }, listener })
+    }
+
+    /// Lets the parts of divided work go to other nodes than the guards; see
+    /// [`PlanCall::with_spread`](crate::PlanCall::with_spread). Default: no.
+    pub const fn with_spread(mut self, spread: bool) -> Self {
+        self.asker.spread = spread;
+        self
     }
 
     /// Returns where it listens.
@@ -98,14 +120,14 @@ impl Proxy {
 
     /// Answers requests until `stop` is ready; those at work then are finished.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
-        let app = routes(Arc::new(self.client));
+        let app = routes(Arc::new(self.asker));
         // Small pieces of an answer must not wait for each other.
         let listener = self.listener.tap_io(|socket| drop(socket.set_nodelay(true)));
         axum::serve(listener, app).with_graceful_shutdown(stop).await
     }
 }
 
-fn routes(client: Arc<Client>) -> Router {
+fn routes(asker: Arc<Asker>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions", post(completion))
@@ -115,7 +137,7 @@ fn routes(client: Arc<Client>) -> Router {
         .fallback(|| async { ProxyError::from(RequestError::UnknownPath) })
         .method_not_allowed_fallback(|| async { ProxyError::from(RequestError::UnknownMethod) })
         .layer(middleware::from_fn(surround))
-        .with_state(client)
+        .with_state(asker)
 }
 
 /// Keeps strangers out, and names every answer.
@@ -136,22 +158,25 @@ async fn surround(request: Request, next: Next) -> Response {
     response
 }
 
-async fn chat(State(client): State<Arc<Client>>, request: Request) -> Reply {
-    generate(&client, Operation::Chat, request).await
+async fn chat(State(asker): State<Arc<Asker>>, request: Request) -> Reply {
+    generate(&asker, Operation::Chat, request).await
 }
 
-async fn completion(State(client): State<Arc<Client>>, request: Request) -> Reply {
-    generate(&client, Operation::Completion, request).await
+async fn completion(State(asker): State<Arc<Asker>>, request: Request) -> Reply {
+    generate(&asker, Operation::Completion, request).await
 }
 
 type Reply = Result<Response, ProxyError>;
 
-async fn generate(client: &Client, operation: Operation, request: Request) -> Reply {
+async fn generate(asker: &Asker, operation: Operation, request: Request) -> Reply {
     let (head, body) = request.into_parts();
-    let client = asking(client, &head.headers)?;
+    let client = asking(&asker.client, &head.headers)?;
     let body = body::read(&head.headers, body).await?;
     let question = Question::read(operation, body)?;
     let created = now().as_secs();
+    if let Some(divided) = Divided::read(&client, asker.spread, &question, created).await? {
+        return answer_divided(divided, question.asked.stream).await;
+    }
     if question.asked.stream {
         return streamed(client, operation, question, created).await;
     }
@@ -160,6 +185,20 @@ async fn generate(client: &Client, operation: Operation, request: Request) -> Re
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     describe(headers, &answer.head, answer.privacy);
+    Ok(response)
+}
+
+async fn answer_divided(divided: Divided, stream: bool) -> Reply {
+    let mut headers = HeaderMap::new();
+    if stream {
+        describe(&mut headers, &Head::default(), divided.privacy);
+        return Ok(event_stream(headers, Body::from_stream(divided.events().await?.into_stream())));
+    }
+    let (body, privacy) = divided.whole().await?;
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    describe(&mut headers, &Head::default(), privacy);
+    let mut response = Response::new(Body::from(body));
+    *response.headers_mut() = headers;
     Ok(response)
 }
 
@@ -175,26 +214,30 @@ async fn streamed(client: Client, operation: Operation, question: Question, crea
         }
         Err(_) => Events::waiting(opening),
     };
-    let mut response = Response::new(Body::from_stream(events.into_stream()));
+    Ok(event_stream(headers, Body::from_stream(events.into_stream())))
+}
+
+fn event_stream(mut headers: HeaderMap, events: Body) -> Response {
+    let mut response = Response::new(events);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     let unbuffered = HeaderName::from_static("x-accel-buffering");
     headers.insert(unbuffered, HeaderValue::from_static("no"));
     *response.headers_mut() = headers;
-    Ok(response)
+    response
 }
 
 /// Lists the models that can be asked in such a way that the coordinator cannot read it.
-async fn models(State(client): State<Arc<Client>>, headers: HeaderMap) -> Reply {
-    Ok(json(&ModelList::new(sealable(&client, &headers).await?)))
+async fn models(State(asker): State<Arc<Asker>>, headers: HeaderMap) -> Reply {
+    Ok(json(&ModelList::new(sealable(&asker.client, &headers).await?)))
 }
 
 async fn model(
-    State(client): State<Arc<Client>>,
+    State(asker): State<Arc<Asker>>,
     headers: HeaderMap,
     name: Result<Path<String>, axum::extract::rejection::PathRejection>,
 ) -> Reply {
-    let models = sealable(&client, &headers).await?;
+    let models = sealable(&asker.client, &headers).await?;
     let Path(name) = name.map_err(|_| RequestError::UnknownModel)?;
     let model = models.into_iter().find(|model| model.id == name);
     Ok(json(&model.ok_or(RequestError::UnknownModel)?))
@@ -211,8 +254,8 @@ async fn sealable(
     Ok(models)
 }
 
-async fn healthz(State(client): State<Arc<Client>>) -> Reply {
-    Ok(json(&client.health().await?))
+async fn healthz(State(asker): State<Arc<Asker>>) -> Reply {
+    Ok(json(&asker.client.health().await?))
 }
 
 /// Returns the client with its own key, else with the one that the request shows.

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use futures::channel::mpsc::UnboundedSender;
-use iris_core::NodeId;
 use iris_core::demand::Demand;
+use iris_core::model::ModelOffer;
 use iris_core::plan::Placed;
 use iris_core::task::TaskError;
+use iris_core::{ModelName, NodeId};
 use iris_protocol::rest::FreeSlots;
 use tokio::time::Instant;
 
@@ -109,6 +110,30 @@ impl Client {
             (true, false) => Err(ClientError::local(TaskError::NodeOffline)),
             (false, _) => self.pick(&allowed, listing, demand, choosing, tried),
         }
+    }
+
+    /// Returns what the nodes that may be asked without spreading offer of `model`: one's own and
+    /// where the policy allows it the guards.
+    pub(crate) async fn offers(&self, model: &ModelName) -> Result<Vec<ModelOffer>, ClientError> {
+        let listing = self.roster_now().await?;
+        let demand = Demand::new(model.clone());
+        let own = self.sealed().trust.own()?;
+        let able = listing.able(&demand);
+        let (mine, others): (Vec<_>, Vec<_>) = match able {
+            Err(_) if self.policy() == Policy::Own => return Err(ClientError::NoOwnNode),
+            able => able.map_err(ClientError::local)?,
+        }
+        .into_iter()
+        .partition(|candidate| own.contains(&candidate.node));
+        let mut nodes: Vec<_> = mine.into_iter().map(|candidate| candidate.node).collect();
+        match self.policy() {
+            Policy::Own if nodes.is_empty() => return Err(ClientError::NoOwnNode),
+            Policy::Own => {}
+            Policy::Sealed | Policy::Open => nodes.extend(self.guards(&demand, &others)?),
+        }
+        let listed = nodes.iter().filter_map(|node| listing.node(node));
+        let offers = listed.flat_map(|node| &node.models).filter(|offer| offer.name == *model);
+        Ok(offers.cloned().collect())
     }
 
     fn pick(

@@ -162,6 +162,16 @@ impl Question {
         Ok(Self { operation, body, asked })
     }
 
+    #[cfg(feature = "proxy")]
+    pub(crate) const fn operation(&self) -> Operation {
+        self.operation
+    }
+
+    #[cfg(feature = "proxy")]
+    pub(crate) const fn body(&self) -> &Bytes {
+        &self.body
+    }
+
     fn demand(&self) -> Demand {
         let Asked { model, prompt_tokens, max_tokens, abilities, dataset, .. } = &self.asked;
         Demand {

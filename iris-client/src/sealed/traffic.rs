@@ -53,6 +53,12 @@ impl Traffic {
         !self.going().nodes.is_empty()
     }
 
+    /// Waits until no request is under way, receipts included.
+    pub(crate) async fn idle(&self) {
+        let mut changes = self.changes();
+        while self.is_going() && changes.changed().await.is_ok() {}
+    }
+
     /// Takes a place at `node`, and for requests that are kept apart its owner.
     pub(super) fn take(
         self: &Arc<Self>,
