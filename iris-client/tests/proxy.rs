@@ -269,3 +269,59 @@ async fn pages_and_strangers_are_refused() {
         assert!(matches!(refused, Err(BindError::NotLoopback(_))), "{address}");
     }
 }
+
+#[tokio::test]
+async fn model_names_ask_for_divided_work_that_is_sealed_part_by_part() {
+    let network = Network::start(3).await;
+    network.on_sealed(|state, request| sealed(&state.records(&request, "42")));
+    let url = start(&network).await;
+    let mut asked = chat(true);
+    asked["model"] = json!("iris/consensus-3:m");
+    asked["stream_options"] = json!({ "include_usage": true });
+    let response = post(&url, "/v1/chat/completions", &asked).await;
+    assert_eq!(response.headers()["x-iris-privacy"], "sealed");
+    let events = SseEvents::of(&response.text().await.unwrap());
+    assert_eq!((events.text().as_str(), events.last()), ("42", "[DONE]"));
+    assert_eq!(events.json(0)["model"], "iris/consensus-3:m");
+    assert!(events.json(events.len() - 2)["usage"]["total_tokens"].as_u64() >= Some(22));
+    network.with(|state| {
+        let calls: Vec<_> = state.calls.iter().filter(|call| call.starts_with("POST")).collect();
+        assert!(calls.len() >= 2 && calls.iter().all(|call| *call == "POST /sealed"), "{calls:?}");
+        for request in &state.asked {
+            let (_, prompt, _) = state.open(request);
+            let body: Value = serde_json::from_slice(&prompt.body).unwrap();
+            assert_eq!(body["model"], "m");
+        }
+    });
+    asked["stream"] = json!(false);
+    let whole: Value = post(&url, "/v1/chat/completions", &asked).await.json().await.unwrap();
+    assert_eq!(whole["choices"][0]["message"]["content"], "42");
+    assert_eq!(whole["object"], "chat.completion");
+}
+
+#[tokio::test]
+async fn what_cannot_be_divided_is_refused_by_the_member_at_fault() {
+    let network = Network::start(1).await;
+    let url = start(&network).await;
+    for (member, value, status) in [
+        ("tools", json!([{ "type": "function", "function": { "name": "f" } }]), 400),
+        ("n", json!(2), 400),
+        ("logprobs", json!(true), 400),
+        ("model", json!("iris/consensus:nothere"), 404),
+    ] {
+        let mut asked = chat(true);
+        asked["model"] = json!("iris/consensus:m");
+        asked[member] = value;
+        let (got, error) = refused(post(&url, "/v1/chat/completions", &asked).await).await;
+        assert_eq!((got, &error["param"]), (status, &json!(member)), "{error}");
+    }
+    let completion = json!({ "model": "iris/subtasks:m", "prompt": "x" });
+    let (status, error) = refused(post(&url, "/v1/completions", &completion).await).await;
+    assert_eq!((status, &error["param"]), (400, &json!("model")));
+    assert_eq!(network.asked(), 0);
+    // One owner cannot make a quorum of two.
+    let mut asked = chat(true);
+    asked["model"] = json!("iris/consensus:m");
+    let (status, error) = refused(post(&url, "/v1/chat/completions", &asked).await).await;
+    assert_eq!((status, &error["code"]), (502, &json!("no_quorum")));
+}

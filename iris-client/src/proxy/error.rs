@@ -80,8 +80,9 @@ impl From<ClientError> for ProxyError {
             ClientError::BeyondGuards => Self::server(&error, "beyond_guards"),
             ClientError::TooFewOwners { .. } => ClientError::local(TaskError::TooFewOwners).into(),
             ClientError::InvalidPlan(PlanError { at, what }) => {
-                let error = RequestError::invalid(format!("'{at}': {what}."));
-                ClientError::local(error).into()
+                let mut body = ErrorBody::new(RequestError::KIND, format!("'{at}': {what}."));
+                body.error.param = Some(at.clone());
+                Self::new(400, body)
             }
             ClientError::Plan(failure) => Self::of_plan(failure, &error),
             error => match error.refusal() {
