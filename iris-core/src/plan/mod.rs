@@ -36,6 +36,7 @@ mod collaborative;
 mod comparative;
 mod condition;
 mod consensus;
+#[cfg(feature = "split")]
 mod context;
 mod drive;
 mod event;
@@ -46,6 +47,7 @@ mod parts;
 mod picture;
 mod question;
 mod run;
+#[cfg(feature = "split")]
 mod split;
 mod subtasks;
 mod template;
@@ -57,6 +59,7 @@ pub use aggregate::aggregate;
 pub use collaborative::collaborative;
 pub use comparative::comparative;
 pub use consensus::consensus;
+#[cfg(feature = "split")]
 pub use context::context;
 pub use drive::{Driven, Worker, drive};
 pub use event::{
@@ -67,6 +70,7 @@ pub use list::list;
 pub use mode::{Capacity, Chat, Compare, Division, ModeChoice, divide, single};
 pub use name::{StepName, StepNameError};
 pub use run::{Action, PlanRun};
+#[cfg(feature = "split")]
 pub use split::split;
 pub use subtasks::subtasks;
 pub use template::{Template, TemplateError};
@@ -203,6 +207,8 @@ pub struct Source {
     pub end: u64,
     /// The line of its first byte, counted from 1.
     pub line: u64,
+    /// The line of its last byte.
+    pub last_line: u64,
 }
 
 /// What a model is asked.
@@ -429,10 +435,17 @@ impl Ask {
 }
 
 impl Source {
+    /// Returns its lines as people write them: `12-40`, or `12`.
+    fn lines(self) -> String {
+        let Self { line, last_line, .. } = self;
+        if line == last_line { line.to_string() } else { format!("{line}-{last_line}") }
+    }
+
     /// Returns the stretch from the beginning of the first to the end of the last of two places.
     fn across(self, other: Self) -> Self {
         let first = if other.start < self.start { other } else { self };
-        Self { start: first.start, end: self.end.max(other.end), line: first.line }
+        let last = if other.end > self.end { other } else { self };
+        Self { start: first.start, end: last.end, line: first.line, last_line: last.last_line }
     }
 }
 

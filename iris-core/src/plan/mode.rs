@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Aggregate, Agreement, Ask, Budget, Dataset, Mode, Plan, PlanError, Step, Template, Work,
-    collaborative, comparative, consensus, context, subtasks,
+    collaborative, comparative, consensus, subtasks,
 };
 use crate::id::NodeId;
 use crate::model::{Abilities, ModelName};
@@ -139,7 +139,13 @@ pub fn divide(chat: Chat, division: &Division, capacity: Capacity) -> Result<Pla
     let mut plan = match division.resolved(&chat, capacity) {
         ModeChoice::Subtasks => subtasks(chat, division.smooth, capacity)?,
         ModeChoice::Consensus => consensus(chat, division)?,
-        ModeChoice::Context => context(chat, division, capacity)?,
+        #[cfg(feature = "split")]
+        ModeChoice::Context => super::context(chat, division, capacity)?,
+        #[cfg(not(feature = "split"))]
+        ModeChoice::Context => {
+            let what = "this program was built without what cuts documents".to_owned();
+            return Err(PlanError { at: "mode".to_owned(), what });
+        }
         ModeChoice::Collaborative => collaborative(&chat, division)?,
         ModeChoice::Comparative => comparative(&chat, division)?,
         ModeChoice::Single | ModeChoice::Auto => single(chat),

@@ -182,16 +182,16 @@ fn without_text(list: &str) -> (usize, bool) {
 /// Takes an enumeration of at least three apart.
 fn things(list: &str) -> Option<Vec<&str>> {
     let mut items: Vec<_> = list.trim().split([',', ';']).map(str::trim).collect();
-    let last = items.pop()?;
+    let tail = items.pop()?;
     let joined = |text: &str| {
         let all = CONJUNCTIONS.iter().flat_map(|word| text.match_indices(word));
         all.map(|(at, word)| (at, at + word.len())).collect::<Vec<_>>()
     };
-    match joined(&format!(" {last}"))[..] {
-        [] => items.push(last),
+    match joined(&format!(" {tail}"))[..] {
+        [] => items.push(tail),
         // After a comma of its own.
-        [(0, end)] => items.push(last[end - 1..].trim()),
-        [(at, end)] => items.extend([last[..at - 1].trim(), last[end - 1..].trim()]),
+        [(0, end)] => items.push(tail[end - 1..].trim()),
+        [(at, end)] => items.extend([tail[..at - 1].trim(), tail[end - 1..].trim()]),
         _ => return None,
     }
     let is_thing = |item: &&str| {

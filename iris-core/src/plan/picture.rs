@@ -138,8 +138,8 @@ impl UnitReport {
 
     fn describe(&self) -> String {
         let mut text = format!("{}: {}", self.unit, self.state.as_str());
-        let nodes = self.placed.iter().filter_map(|placed| placed.node);
-        if let Some(node) = nodes.last() {
+        let mut nodes = self.placed.iter().filter_map(|placed| placed.node);
+        if let Some(node) = nodes.next_back() {
             let _ = write!(text, " on {node}");
         }
         if let Some(took) = self.took_ms {

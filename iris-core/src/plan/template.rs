@@ -4,6 +4,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
 
+use super::Source;
+
 /// A prompt with places for what is known only when it is sent.
 ///
 /// `{{ input }}` is what the user gave, `{{ item }}` the current item of a step that asks for each
@@ -30,7 +32,7 @@ pub(super) struct Scope<'a> {
     pub(super) item: Option<&'a str>,
     pub(super) part: usize,
     pub(super) parts: usize,
-    pub(super) source: Option<super::Source>,
+    pub(super) source: Option<Source>,
     pub(super) output: &'a dyn Fn(&str) -> Option<String>,
 }
 
@@ -108,7 +110,7 @@ impl Scope<'_> {
             "item" => self.item.unwrap_or_default().to_owned(),
             "part" => self.part.to_string(),
             "parts" => self.parts.to_string(),
-            "lines" => self.source.map(|source| source.line.to_string()).unwrap_or_default(),
+            "lines" => self.source.map(Source::lines).unwrap_or_default(),
             step => (self.output)(step).unwrap_or_default(),
         };
         if members.is_empty() || value.is_empty() {
