@@ -49,7 +49,9 @@ pub fn context(chat: Chat, division: &Division, capacity: Capacity) -> Result<Pl
     if pieces.len() > PIECES {
         return Err(too_many(pieces.len()));
     }
-    pieces.iter_mut().for_each(|piece| origin.shift(piece));
+    for piece in &mut pieces {
+        origin.shift(piece);
+    }
     // Every level has half as many answers as the one below, or fewer.
     let most_levels = pieces.len().ilog2() + 1;
     let read = Ask { max_tokens: Some(room.answer), ..asking(&chat, READING, READ) };

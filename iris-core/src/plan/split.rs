@@ -88,6 +88,11 @@ mod tests {
         lines.collect()
     }
 
+    fn ends(source: Source) -> (usize, usize) {
+        let place = |at: u64| usize::try_from(at).unwrap();
+        (place(source.start), place(source.end))
+    }
+
     #[test]
     fn pieces_end_where_paragraphs_do() {
         let document = story(40);
@@ -104,7 +109,7 @@ mod tests {
         let document = story(200);
         for item in split(&document, 100, 20) {
             let source = item.source.unwrap();
-            let (start, end) = (source.start as usize, source.end as usize);
+            let (start, end) = ends(source);
             assert_eq!(&document[start..end], item.text);
             let line = document[..start].matches('\n').count() as u64 + 1;
             let last = document[..end].matches('\n').count() as u64 + 1;
@@ -133,7 +138,7 @@ mod tests {
             for item in &items {
                 prop_assert!(tokens(&item.text) <= most, "{}", item.text);
                 let source = item.source.unwrap();
-                let (start, end) = (source.start as usize, source.end as usize);
+                let (start, end) = ends(source);
                 prop_assert_eq!(&document[start..end], &item.text);
                 if start > covered {
                     prop_assert!(document[covered..start].trim().is_empty());

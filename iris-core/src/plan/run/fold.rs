@@ -65,8 +65,7 @@ impl PlanRun {
         let mut groups: Vec<Vec<usize>> = Vec::new();
         let mut used = 0_u64;
         for unit in slots {
-            let output = self.units[*unit].output.as_ref();
-            let size = u64::from(output.map_or(0, |output| tokens(&output.text)));
+            let size = u64::from(tokens(&self.said(step, *unit)));
             match groups.last_mut() {
                 // Pairs at least, so that every level is shorter than the last.
                 Some(group) if group.len() < 2 || used + size <= u64::from(most_tokens) => {
@@ -82,14 +81,25 @@ impl PlanRun {
         groups
     }
 
+    /// Returns an output as it is merged. Before what was said of a piece of a document stands the
+    /// piece's number, so that the last answer can cite it.
+    fn said(&self, step: usize, unit: usize) -> String {
+        let unit = &self.units[unit];
+        let text = unit.output.as_ref().map_or("", |output| output.text.as_str());
+        match unit.item.as_ref().and_then(|item| item.source) {
+            Some(_) if unit.step != step => format!("[{}] {text}", unit.part),
+            _ => text.to_owned(),
+        }
+    }
+
     fn merge(
         &mut self,
         step: usize,
         group: &[usize],
         (number, part, parts): (u32, usize, usize),
     ) -> usize {
-        let texts = group.iter().filter_map(|unit| self.units[*unit].output.as_ref());
-        let text = texts.map(|output| output.text.as_str()).collect::<Vec<_>>().join("\n\n");
+        let texts = group.iter().map(|unit| self.said(step, *unit));
+        let text = texts.collect::<Vec<_>>().join("\n\n");
         let sources = group.iter().filter_map(|unit| self.units[*unit].item.as_ref()?.source);
         let source = sources.reduce(Source::across);
         let planned = &self.plan.steps[step];
