@@ -1,5 +1,7 @@
 //! Reads JSON objects member by member, so that a refusal names the one at fault.
 
+use std::str::FromStr;
+
 use iris_protocol::openai::{check_object, count_values};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -31,6 +33,7 @@ impl Members {
         self.map.remove(name).filter(|value| !value.is_null())
     }
 
+    /// Returns whether a member is there.
     pub(super) fn has(&self, name: &str) -> bool {
         self.map.get(name).is_some_and(|value| !value.is_null())
     }
@@ -44,6 +47,20 @@ impl Members {
         let Some(value) = self.take(name) else { return Ok(None) };
         // Only what is expected, since the value could hold what nobody else may read.
         serde_json::from_value(value).map(Some).map_err(|_| self.wrong(name, expected))
+    }
+
+    /// Checks the type of a member that is read elsewhere.
+    pub(super) fn check<T: DeserializeOwned>(
+        &self,
+        name: &str,
+        expected: &str,
+    ) -> Result<(), ApiError> {
+        match self.map.get(name) {
+            Some(value) if !value.is_null() && T::deserialize(value).is_err() => {
+                Err(self.wrong(name, expected))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Takes a member that must be there.
@@ -62,6 +79,21 @@ impl Members {
             Some(Value::Object(map)) => Ok(Some(Self { at: format!("{}{name}.", self.at), map })),
             Some(_) => Err(self.wrong(name, "an object")),
         }
+    }
+
+    /// Takes an array of texts that are of some type.
+    pub(super) fn texts<T: FromStr>(
+        &mut self,
+        name: &str,
+        expected: &str,
+    ) -> Result<Option<Vec<T>>, ApiError> {
+        let Some(texts) = self.optional::<Vec<String>>(name, "an array of texts")? else {
+            return Ok(None);
+        };
+        let read = |(place, text): (usize, &String)| {
+            text.parse().map_err(|_| self.wrong(&format!("{name}[{place}]"), expected))
+        };
+        texts.iter().enumerate().map(read).collect::<Result<_, _>>().map(Some)
     }
 
     /// Returns what is left, for a reader that takes any member.
@@ -86,7 +118,7 @@ impl Members {
         ApiError::bad_request(format!("'{place}' must be {expected}.")).with_param(place)
     }
 
-    fn missing(&self, name: &str, expected: &str) -> ApiError {
+    pub(super) fn missing(&self, name: &str, expected: &str) -> ApiError {
         let place = self.place(name);
         let message = format!("'{place}' is missing; it must be {expected}.");
         ApiError::bad_request(message).with_param(place)

@@ -23,9 +23,11 @@ mod connect;
 mod connections;
 mod cors;
 mod descriptors;
+mod division;
 mod error;
 mod events;
 mod follow;
+mod jobs;
 mod linger;
 mod listener;
 mod members;
@@ -83,6 +85,9 @@ fn routes(api: Arc<Api>) -> Router {
         .route("/inference/{id}/events", get(events::events))
         .route("/inference/{id}/explain", get(rest::explain))
         .route("/inference/{id}/review", post(rest::review))
+        .route("/api/inference/submit", post(jobs::submit))
+        .route("/api/inference/status/{id}", get(jobs::status))
+        .route("/api/inference/result/{id}", get(jobs::result))
         .route("/ws/jobs/{id}", get(follow::follow))
         .route("/nodes", get(rest::nodes))
         .route("/nodes/connect", get(connect::connect))

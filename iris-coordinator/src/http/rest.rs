@@ -195,10 +195,7 @@ impl From<InferenceError> for ApiError {
             InferenceError::KeyReused => {
                 Self::conflict("This Idempotency-Key was used for a different request.")
             }
-            InferenceError::Plan(error) => {
-                let message = format!("This plan cannot be carried out: {error}.");
-                Self::bad_request(message).with_param(error.at)
-            }
+            InferenceError::Plan(error) => error.into(),
             InferenceError::Decision(error @ DecisionError::NotWaiting) => {
                 Self::conflict(error.to_string()).with_param("step")
             }

@@ -1,11 +1,13 @@
 //! What `POST /inference` is asked to do.
 
-use iris_core::plan::{Mode, Plan};
+use iris_core::ModelName;
+use iris_core::plan::{Plan, PlanError};
 use iris_core::queue::Priority;
 use iris_protocol::rest::InferenceRequest;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::Api;
+use super::division::{asked, division};
 use super::error::ApiError;
 use super::members::Members;
 
@@ -25,12 +27,20 @@ impl Submission {
         if let Some(plan) = members.take("plan") {
             let priority = priority(&mut members)?;
             members.finish()?;
-            let plan = serde_json::from_value(plan)
-                .map_err(|error| ApiError::bad_request(error.to_string()).with_param("plan"))?;
-            return Ok(Self::Divided(plan, priority));
+            return Ok(Self::Divided(Box::new(read_plan(&plan, "plan.")?), priority));
+        }
+        if members.has("mode") {
+            let priority = priority(&mut members)?;
+            return Ok(Self::Divided(Box::new(divided(api, members)?), priority));
         }
         single(members)
     }
+}
+
+/// Reads and checks a plan that stands at `at` in a body.
+pub(super) fn read_plan(plan: &Value, at: &str) -> Result<Plan, ApiError> {
+    let read = Plan::read(plan, None).and_then(|plan| plan.check().map(|()| plan));
+    Ok(read.map_err(|error| PlanError { at: format!("{at}{}", error.at), ..error })?)
 }
 
 fn priority(members: &mut Members) -> Result<Priority, ApiError> {
@@ -38,9 +48,43 @@ fn priority(members: &mut Members) -> Result<Priority, ApiError> {
     Ok(members.optional("priority", expected)?.unwrap_or(Priority::Batch))
 }
 
+/// Reads a question and how it is to be divided.
+fn divided(api: &Api, mut members: Members) -> Result<Plan, ApiError> {
+    let model: Option<ModelName> = members.optional("model", "a model's name")?;
+    let deadline: Option<u64> = members.optional("deadline_ms", "a whole number")?;
+    let prompt: Option<String> = members.optional("prompt", "a text")?;
+    let messages = members.take("messages");
+    let messages = match (prompt, messages) {
+        (Some(prompt), None) => json!([{ "role": "user", "content": prompt }]),
+        (None, Some(messages)) => messages,
+        _ => return Err(members.wrong("messages", "given, or else 'prompt'")),
+    };
+    let mut chat: Map<String, Value> = members.rest();
+    let division = division(&mut chat)?;
+    // Whoever compares models names them anyway.
+    let model = model.or_else(|| division.models.first().cloned());
+    let model = model.ok_or_else(|| {
+        ApiError::bad_request("'model' is missing; it must be a model's name.").with_param("model")
+    })?;
+    chat.insert("model".to_owned(), model.as_str().into());
+    chat.insert("messages".to_owned(), messages);
+    let mut plan = api.divided(model, chat.clone(), &asked(&chat)?, &division)?;
+    if let Some(deadline) = deadline {
+        plan.budget.seconds.get_or_insert(deadline.div_ceil(1000));
+    }
+    Ok(plan)
+}
+
 fn single(members: Members) -> Result<Submission, ApiError> {
+    members.check::<ModelName>("model", "a model's name")?;
+    members.check::<String>("prompt", "a text")?;
+    members.check::<u32>("max_tokens", "a whole number")?;
+    members.check::<u64>("deadline_ms", "a whole number")?;
+    members.check::<Priority>("priority", "'interactive', 'high', 'normal' or 'low'")?;
     let request = serde_json::from_value(Value::Object(members.rest())).map_err(|_| {
-        ApiError::bad_request("The request body does not have the members it needs.")
+        ApiError::bad_request(
+            "The request body needs a 'model', and either a 'prompt' or 'messages'.",
+        )
     })?;
     Ok(Submission::Single(Box::new(request)))
 }

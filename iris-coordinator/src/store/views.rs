@@ -50,6 +50,19 @@ pub const VIEWS: &[RecordView] = &[
             ("expires", "$.expires"),
             ("finished", "$.finished"),
             ("node", "$.node"),
+            ("mode", "$.mode"),
+            ("priority", "$.priority"),
+        ],
+    },
+    RecordView {
+        record_type: "evidence",
+        columns: &[
+            ("task", "$.task"),
+            ("unit", "$.unit"),
+            ("model", "$.model"),
+            ("agreed", "$.agreed"),
+            ("dissent", "$.dissent"),
+            ("at", "$.at"),
         ],
     },
     RecordView {

@@ -23,6 +23,8 @@ mod access;
 mod bad_input;
 mod chat;
 mod client;
+mod divided;
+mod jobs;
 mod node;
 mod operation;
 mod plan;
@@ -77,6 +79,13 @@ impl Net {
     /// Connects a node with two slots.
     async fn node(&self, steps: Vec<Step>) -> Node {
         let key = key(&self.coordinator, self.account, KeyScope::Node).await;
+        Node::connect(self.address, &key, 2, steps).await
+    }
+
+    /// Connects a node of an owner who has no other.
+    async fn strangers_node(&self, steps: Vec<Step>) -> Node {
+        let owner = self.coordinator.accounts().create_account().await.unwrap().account;
+        let key = key(&self.coordinator, owner, KeyScope::Node).await;
         Node::connect(self.address, &key, 2, steps).await
     }
 

@@ -1,5 +1,6 @@
 use std::borrow::Cow;
 
+use iris_core::plan::PlanError;
 use iris_core::task::TaskError;
 
 use super::{DATASET, ErrorBody};
@@ -150,6 +151,13 @@ impl From<RequestError> for Refused {
             RequestError::Compressed => (415, "unsupported_media_type"),
         };
         Self::new(status, RequestError::KIND, message).with_code(code)
+    }
+}
+
+impl From<PlanError> for Refused {
+    fn from(error: PlanError) -> Self {
+        let message = format!("This cannot be carried out: {error}.");
+        Self::new(400, RequestError::KIND, message).with_param(error.at)
     }
 }
 

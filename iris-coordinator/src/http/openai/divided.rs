@@ -14,9 +14,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use hyper::body::Frame;
-use iris_core::backend::{Chunk, Finish, Usage};
-use iris_core::plan::{PlanEnd, Progress, StepError};
-use iris_protocol::openai::{EventWriter, Heading, Refused, Retry, write_error, write_keep_alive};
+use iris_core::backend::{Chunk, Finish, Operation, Usage};
+use iris_core::plan::{Division, PlanEnd, PlanRun, Progress, StepError};
+use iris_core::{AccountId, ModelName};
+use iris_protocol::openai::{
+    Asked, EventWriter, Heading, Refused, Retry, write_error, write_keep_alive,
+};
 use serde_json::json;
 
 use super::stream::{BATCH, BUFFER};
@@ -27,18 +30,63 @@ use crate::http::observe::{RequestContext, Streamed};
 use crate::http::quiet::Quiet;
 use crate::inference::PlanHandle;
 
-/// Waits for the answer and returns it in one piece.
-pub(super) async fn whole(
-    mut plan: PlanHandle,
+/// What such names begin with.
+const PREFIX: &str = "iris/";
+
+/// Returns whether a model's name may ask for a division.
+pub(super) fn is_meant(model: &ModelName) -> bool {
+    model.as_str().starts_with(PREFIX)
+}
+
+/// Makes the plan that the model's name asks for; `None` where it is the name of a model.
+pub(super) fn read(
+    api: &Api,
+    operation: Operation,
+    asked: &Asked,
+    body: &[u8],
+) -> Result<Option<PlanRun>, ApiError> {
+    if api.coordinator.models().iter().any(|offered| offered.name == asked.model) {
+        return Ok(None);
+    }
+    let Some(named) = Division::of_name(asked.model.as_str()) else { return Ok(None) };
+    let (mut division, model) = named?;
+    if operation != Operation::Chat {
+        let message = "Only chats can be divided; ask at /v1/chat/completions.";
+        return Err(ApiError::bad_request(message).with_param("model"));
+    }
+    let chat = serde_json::from_slice(body)
+        .map_err(|_| ApiError::bad_request("The request body is not valid JSON."))?;
+    division.budget.seconds = Some(api.settings.time_limit.as_secs());
+    let plan = api.divided(model, chat, asked, &division)?;
+    Ok(Some(PlanRun::new(plan)?))
+}
+
+/// Carries a plan out and answers with what comes of it.
+pub(super) async fn answer(
+    api: &Api,
+    context: &RequestContext,
+    account: AccountId,
+    run: PlanRun,
     heading: Heading<'_>,
+    asked: &Asked,
 ) -> Result<Response, ApiError> {
+    let plan = api.coordinator.submit_plan(context.id, account, run);
+    if asked.stream {
+        streamed(api, context, plan, EventWriter::new(heading, asked.include_usage)).await
+    } else {
+        whole(plan, heading).await
+    }
+}
+
+/// Waits for the answer and returns it in one piece.
+async fn whole(mut plan: PlanHandle, heading: Heading<'_>) -> Result<Response, ApiError> {
     let mut end = None;
     while let Some(progress) = plan.next().await {
         if let Progress::Ended(ended) = progress {
             end = Some(ended);
         }
     }
-    let (text, finish) = answer(end, plan.usage())?;
+    let (text, finish) = outcome(end, plan.usage())?;
     let usage = iris_protocol::openai::Usage::from(finish.usage);
     let message = json!({ "role": "assistant", "content": text, "refusal": null });
     let choice = json!({
@@ -54,7 +102,7 @@ pub(super) async fn whole(
 }
 
 /// Waits until some step is done, then streams what happens.
-pub(super) async fn streamed(
+async fn streamed(
     api: &Api,
     context: &RequestContext,
     plan: PlanHandle,
@@ -91,7 +139,7 @@ impl Events {
                     api.metrics.first_chunk(context.since.elapsed());
                 }
                 if let Progress::Ended(end) = progress {
-                    let (_, finish) = answer(Some(end), plan.usage())?;
+                    let (_, finish) = outcome(Some(end), plan.usage())?;
                     self.writer.finish(&finish, &mut self.out);
                     self.plan = None;
                     return Ok(());
@@ -123,7 +171,7 @@ impl Events {
             let Some(plan) = &mut self.plan else { return };
             match plan.poll_next(cx) {
                 Poll::Ready(Some(Progress::Ended(end))) => {
-                    match answer(Some(end), plan.usage()) {
+                    match outcome(Some(end), plan.usage()) {
                         Ok((_, finish)) => self.writer.finish(&finish, &mut self.out),
                         Err(error) => write_error(&error.body(), &mut self.out),
                     }
@@ -170,7 +218,7 @@ fn write_comment(progress: &Progress, out: &mut BytesMut) {
 }
 
 /// Returns the answer of a plan, or why there is none.
-fn answer(end: Option<PlanEnd>, usage: Usage) -> Result<(String, Finish), ApiError> {
+fn outcome(end: Option<PlanEnd>, usage: Usage) -> Result<(String, Finish), ApiError> {
     match end {
         Some(PlanEnd::Finished { output }) => {
             Ok((output.text, Finish { reason: output.finish_reason, usage }))

@@ -27,6 +27,7 @@ use super::{Api, json_response};
 use crate::clock::{Clock, SystemClock};
 use crate::dispatch::{ModelSummary, Placement, TaskEvent, TaskHandle, TaskRequest};
 
+mod divided;
 mod stream;
 
 /// `POST /v1/chat/completions`.
@@ -111,6 +112,11 @@ where
         created: SystemClock.calendar().as_secs(),
         model: model.as_str(),
     };
+    if divided::is_meant(&model)
+        && let Some(run) = divided::read(api, operation, &asked, &body)?
+    {
+        return Box::pin(divided::answer(api, &context, account, run, heading, &asked)).await;
+    }
     let handle = api.coordinator.submit(TaskRequest {
         id: context.id,
         account,
