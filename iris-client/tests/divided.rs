@@ -156,6 +156,32 @@ async fn consensus_asks_different_owners_and_says_when_they_do_not_agree() {
 }
 
 #[tokio::test]
+async fn what_is_for_divided_work_is_refused_where_nothing_is_divided() {
+    let home = Home::with("");
+    for args in [
+        &["--spread"][..],
+        &["--budget-tokens", "5"],
+        &["--replicas", "3"],
+        &["--smooth"],
+        &["--mode", "sideways"],
+        &["--mode", "consensus", "--agree", "choice=yes"],
+        &["--mode", "consensus", "--replicas", "17"],
+        &["--file", "nothere.txt"],
+    ] {
+        let args = [&["ask", "-m", "m", "x"], args].concat();
+        assert_eq!(home.iris(NOWHERE, &args).await.status.code(), Some(2), "{args:?}");
+    }
+    let open = ["ask", "--open", "--mode", "consensus", "-m", "m", "x"];
+    let nodes = r#"{"nodes":[{"id":"abcdefghijklmnopqrstuvwx27","tier":"BASIC","points":1,
+        "models":[{"name":"m","context_length":4096}],"slots":1,"running":0,"connected":1,
+        "version":"1"}]}"#;
+    let coordinator = Scripted::always(move || json(200, &[], nodes)).await;
+    let ran = home.iris(&coordinator.url, &open).await;
+    assert_eq!(ran.status.code(), Some(2), "{}", err(&ran));
+    assert!(err(&ran).contains("submit"), "{}", err(&ran));
+}
+
+#[tokio::test]
 async fn too_few_owners_are_told_with_what_would_help() {
     let (network, home) = (echoing(5).await, Home::with(""));
     let ask = ["ask", "--mode", "consensus", "--replicas", "5", "--agree", "json", "-m", "m", "x"];

@@ -32,6 +32,10 @@ pub(super) struct Job {
 
 impl Job {
     pub(super) fn prepare(args: &Ask) -> Result<Self, Failure> {
+        let division = args.dividing.division()?.map(Box::new);
+        if args.spreading.spread && division.is_none() {
+            return Err(Failure::usage("--spread is for divided work; choose a --mode"));
+        }
         Ok(Self {
             prompt: question(&args.question.words)?,
             system: args.system.clone(),
@@ -40,7 +44,7 @@ impl Job {
             sealing: args.privacy.sealing.clone(),
             policy: args.privacy.open.then_some(Policy::Open),
             telling: Telling { json: args.json, stream: !args.no_stream, verbose: args.verbose },
-            division: args.dividing.division()?.map(Box::new),
+            division,
             spread: args.spreading.spread,
         })
     }

@@ -86,6 +86,9 @@ impl Dividing {
             Some("context") => ModeChoice::Context,
             Some(_) => ModeChoice::Auto,
             None if document.is_some() => ModeChoice::Context,
+            None if self.limits.are_set() => {
+                return Err(Failure::usage("a budget is for divided work; choose a --mode"));
+            }
             None => return Ok(None),
         };
         let mut division = Division {
@@ -120,6 +123,10 @@ fn agreement(text: &str) -> Result<Agreement, String> {
 }
 
 impl Limits {
+    const fn are_set(&self) -> bool {
+        self.tokens.is_some() || self.seconds.is_some() || self.assignments.is_some()
+    }
+
     /// Sets those that are given.
     pub(super) fn apply(&self, budget: &mut Budget) {
         budget.tokens = self.tokens.or(budget.tokens);
