@@ -310,6 +310,30 @@ async fn half_an_answer_that_was_passed_on_is_a_failure() {
 }
 
 #[tokio::test]
+async fn a_node_that_is_lost_within_a_step_is_replaced_once() {
+    let network = Network::start(3).await;
+    network.on_sealed(|state, request| {
+        let records = state.records(&request, "hello there");
+        let whole = state.asked.len() != 1;
+        sealed(if whole { &records } else { &records[..2] })
+    });
+    let steps = vec![
+        step("first", Work::Ask(Box::new(ask("a")))),
+        step("second", Work::Ask(Box::new(ask("b {{ first }}")))),
+    ];
+    let answer = client(&network).plan(plan(steps.clone())).run().await.unwrap();
+    assert_eq!(answer.text, "hello there");
+    let asked = asked(&network);
+    assert!(asked.len() == 3 && asked[0] != asked[1], "{asked:?}");
+    network.on_sealed(|state, request| {
+        let records = state.records(&request, "hello there");
+        sealed(&records[..2])
+    });
+    let failed = failure(client(&network).plan(plan(steps)).run().await);
+    assert_eq!((failed.step.as_deref(), network.asked()), (Some("first"), 5));
+}
+
+#[tokio::test]
 async fn a_plan_ends_at_once_where_privacy_cannot_be_vouched_for() {
     let network = Network::start(2).await;
     network.on_sealed(|_, _| json(200, &[], &answer("in the clear")));

@@ -179,6 +179,23 @@ impl Doing {
     }
 
     async fn ask(&mut self, deadline: Instant) -> Result<Output, Failed> {
+        match self.ask_once(deadline).await {
+            Err(Failed::Client(error)) if self.is_worth_another(&error) => {
+                self.assignment.exclude.extend(self.placed.node);
+                self.text.clear();
+                self.ask_once(deadline).await
+            }
+            done => done,
+        }
+    }
+
+    /// Returns whether a node was lost in the middle of an answer that nobody has read yet.
+    fn is_worth_another(&self, error: &ClientError) -> bool {
+        let was_read = self.assignment.streams && !self.text.is_empty();
+        !was_read && matches!(error, ClientError::Truncated(_)) && !error.is_about_privacy()
+    }
+
+    async fn ask_once(&mut self, deadline: Instant) -> Result<Output, Failed> {
         let stream = match self.asker.client.policy() {
             Policy::Open => self.ask_open().await?,
             Policy::Sealed | Policy::Own => self.ask_sealed(deadline).await?,
