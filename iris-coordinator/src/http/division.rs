@@ -34,9 +34,8 @@ impl Api {
         division: &Division,
     ) -> Result<Plan, ApiError> {
         refuse_what_cannot_be_divided(&chat, asked)?;
-        let messages = match chat.remove("messages") {
-            Some(Value::Array(messages)) => messages,
-            _ => return Err(wrong("messages", "'messages' must be an array.")),
+        let Some(Value::Array(messages)) = chat.remove("messages") else {
+            return Err(wrong("messages", "'messages' must be an array."));
         };
         for name in READ {
             chat.remove(name);

@@ -31,7 +31,7 @@ const PROTOCOL: &str = "iris.jobs";
 /// What stands before a key among the subprotocols.
 const KEY: &str = "iris.key.";
 /// How long a frame may take to be sent before its reader is left.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Tells a caller what happens to its job, until that is over.
 pub(super) async fn follow(

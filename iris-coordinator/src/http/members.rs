@@ -143,7 +143,7 @@ pub(super) fn check(body: &[u8]) -> Result<(), ApiError> {
 mod tests {
     use super::*;
 
-    fn at(error: ApiError) -> Option<String> {
+    fn at(error: &ApiError) -> Option<String> {
         assert_eq!(error.status(), 400);
         error.body().error.param
     }
@@ -152,16 +152,22 @@ mod tests {
     fn every_refusal_names_the_member_at_fault() {
         let mut members = Members::read(br#"{"a":1,"b":{"c":"x"},"d":null,"e":2}"#).unwrap();
         assert_eq!(
-            at(members.optional::<String>("a", "a text").unwrap_err()).as_deref(),
+            at(&members.optional::<String>("a", "a text").unwrap_err()).as_deref(),
             Some("a")
         );
         let mut inner = members.object("b").unwrap().unwrap();
-        assert_eq!(at(inner.optional::<u32>("c", "a number").unwrap_err()).as_deref(), Some("b.c"));
-        assert_eq!(at(inner.required::<u32>("n", "a number").unwrap_err()).as_deref(), Some("b.n"));
+        assert_eq!(
+            at(&inner.optional::<u32>("c", "a number").unwrap_err()).as_deref(),
+            Some("b.c")
+        );
+        assert_eq!(
+            at(&inner.required::<u32>("n", "a number").unwrap_err()).as_deref(),
+            Some("b.n")
+        );
         assert_eq!(members.optional::<u32>("d", "a number").unwrap(), None);
-        assert_eq!(at(members.finish().unwrap_err()).as_deref(), Some("e"));
+        assert_eq!(at(&members.finish().unwrap_err()).as_deref(), Some("e"));
         for bad in ["[]", "1", "{", r#"{"a":1,"a":2}"#] {
-            assert_eq!(at(Members::read(bad.as_bytes()).unwrap_err()), None, "{bad}");
+            assert_eq!(at(&Members::read(bad.as_bytes()).unwrap_err()), None, "{bad}");
         }
     }
 }

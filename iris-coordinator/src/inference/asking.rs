@@ -42,7 +42,8 @@ pub(super) struct Asking {
     /// Whether some of the answer came.
     begun: bool,
     cancelled: bool,
-    over: bool,
+    /// The node that was asked last, once it is over.
+    asked: Option<NodeId>,
 }
 
 /// What becomes of a task.
@@ -76,7 +77,7 @@ impl Asking {
             again: false,
             begun: false,
             cancelled: false,
-            over: false,
+            asked: None,
         }
     }
 
@@ -107,13 +108,10 @@ impl Asking {
                         self.handle = None;
                         continue;
                     }
-                    self.over = true;
+                    self.asked = self.handle.take().and_then(|handle| handle.node());
                     return Said::Over(outcome, row);
                 }
-                None => {
-                    self.over = true;
-                    return Said::Over(Outcome::Cancelled, None);
-                }
+                None => return Said::Over(Outcome::Cancelled, None),
             }
         }
     }
@@ -137,15 +135,14 @@ impl Asking {
         self.cancelled
     }
 
-    /// Returns the node that was asked last.
-    pub(super) fn node(&self) -> Option<NodeId> {
-        self.handle.as_ref().and_then(TaskHandle::node)
+    /// Returns the node that was asked last, once the task is over.
+    pub(super) const fn node(&self) -> Option<NodeId> {
+        self.asked
     }
 
     /// Gives the task up at once, unless it is over, and returns the row that is to be written.
     pub(super) fn give_up(&mut self) -> Option<Settlement> {
-        let handle = self.handle.take().filter(|_| !self.over)?;
-        let row = handle.give_up()?;
+        let row = self.handle.take()?.give_up()?;
         Some(self.whole_row(row))
     }
 

@@ -77,7 +77,7 @@ impl Live {
         let mut state = self.state();
         match progress {
             Progress::Text { text } => state.add_text(text),
-            _ => state.add(json(progress)),
+            _ => state.push(Entry::Event(json(progress))),
         }
         if let Some(run) = run
             && let Some(unit) = unit(progress)
@@ -150,26 +150,21 @@ impl Live {
 }
 
 impl State {
-    fn add(&mut self, event: Arc<str>) {
+    fn push(&mut self, entry: Entry) {
         if self.entries.len() == KEPT {
             self.entries.pop_front();
             self.first += 1;
         }
-        self.entries.push_back(Entry::Event(event));
+        self.entries.push_back(entry);
     }
 
     fn add_text(&mut self, text: &str) {
         self.text.push_str(text);
         let end = self.text.len();
-        match self.entries.back_mut() {
-            Some(Entry::Text(known)) => *known = end,
-            _ => {
-                if self.entries.len() == KEPT {
-                    self.entries.pop_front();
-                    self.first += 1;
-                }
-                self.entries.push_back(Entry::Text(end));
-            }
+        if let Some(Entry::Text(known)) = self.entries.back_mut() {
+            *known = end;
+        } else {
+            self.push(Entry::Text(end));
         }
     }
 

@@ -99,7 +99,7 @@ impl std::fmt::Debug for PlanHandle {
 
 impl Worker for PassingWorker {
     fn start(&self, assignment: Assignment) -> BoxStream<'static, Report> {
-        self.steps.start(assignment)
+        self.steps.start(&assignment)
     }
 
     fn record<'a>(&'a self, _at: Duration, _event: &'a Event) -> BoxFuture<'a, bool> {

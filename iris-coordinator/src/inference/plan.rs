@@ -201,9 +201,9 @@ impl<'a> PlanWorker<'a> {
         }
         loop {
             match self.shared.dispatch.journal.commit(batch.clone()).await {
-                Ok(()) => return true,
-                // An earlier attempt, reported as failed, was applied after all.
-                Err(CommitError::Store(StoreError::Conflict(_))) => return true,
+                // Where there is a conflict, an earlier attempt, reported as failed, was applied
+                // after all.
+                Ok(()) | Err(CommitError::Store(StoreError::Conflict(_))) => return true,
                 Err(CommitError::Closed) => return false,
                 Err(error @ CommitError::Store(_)) => {
                     tracing::error!(%error, task = %self.id, "a step could not be written down");
@@ -216,7 +216,7 @@ impl<'a> PlanWorker<'a> {
 
 impl Worker for PlanWorker<'_> {
     fn start(&self, assignment: Assignment) -> BoxStream<'static, Report> {
-        self.steps.start(assignment)
+        self.steps.start(&assignment)
     }
 
     fn record<'b>(&'b self, at: Duration, event: &'b Event) -> BoxFuture<'b, bool> {
@@ -270,16 +270,16 @@ impl Worker for PlanWorker<'_> {
         let late = self.sleep_until(self.due);
         let next = async move {
             let mut decisions = self.decisions.lock().await;
-            let decided = async {
+            let next = async {
                 match decisions.recv().await {
-                    Some(decided) => decided,
+                    Some(next) => next,
                     None => futures::future::pending().await,
                 }
             };
             tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => Event::Cancelled,
-                (decision, decider) = decided => {
+                (decision, decider) = next => {
                     let mut deciders = self.deciders.lock().unwrap_or_else(PoisonError::into_inner);
                     deciders.push_back(decider);
                     Event::Decided(decision)

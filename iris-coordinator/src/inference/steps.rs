@@ -45,9 +45,9 @@ impl Steps {
     }
 
     /// Starts an assignment; dropping the stream gives it up.
-    pub(super) fn start(&self, assignment: Assignment) -> BoxStream<'static, Report> {
+    pub(super) fn start(&self, assignment: &Assignment) -> BoxStream<'static, Report> {
         let number = assignment.number;
-        let (request, limit) = (self.request(&assignment), assignment.time_limit);
+        let (request, limit) = (self.request(assignment), assignment.time_limit);
         let created = self.dispatch.clock.calendar();
         let expires = created.saturating_add(limit);
         let placed = Placed { task: Some(request.id), ..Placed::default() };

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
 use std::rc::Rc;
@@ -310,6 +310,17 @@ impl Simulation {
         let records: Vec<(String, State)> = self.records("inference");
         let task = |(id, State { state }): (String, State)| Some((id.parse().ok()?, state));
         records.into_iter().filter_map(task).collect()
+    }
+
+    /// Returns the durable tasks that are divided: their steps are settled, and not they.
+    pub fn divided_tasks(&self) -> BTreeSet<TaskId> {
+        #[derive(Deserialize)]
+        struct Divided {
+            mode: Option<iris_core::plan::Mode>,
+        }
+        let records: Vec<(String, Divided)> = self.records("inference");
+        let divided = records.into_iter().filter(|(_, task)| task.mode.is_some());
+        divided.filter_map(|(id, _)| id.parse().ok()).collect()
     }
 
     /// Returns whether no slot is taken, nobody stands in line and no node works.

@@ -140,7 +140,7 @@ async fn cancelled_plan_stops_its_nodes() {
     let path = format!("/inference/{id}");
     let at_work = async {
         while node.asked.lock().unwrap().len() < 2 {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     };
     timeout(SOON, at_work).await.unwrap();

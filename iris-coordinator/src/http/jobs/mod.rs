@@ -88,7 +88,8 @@ fn read(mut members: Members) -> Result<Submission, ApiError> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Job {
-    job_id: TaskId,
+    #[serde(rename = "jobId")]
+    id: TaskId,
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pattern: Option<Mode>,
@@ -130,7 +131,7 @@ impl Job {
         };
         let (done, total) = (status.steps.iter().filter(is_over).count(), status.steps.len());
         Self {
-            job_id: status.id,
+            id: status.id,
             status: match status.status {
                 TaskState::Submitted | TaskState::Planned => "pending",
                 TaskState::Running => "running",

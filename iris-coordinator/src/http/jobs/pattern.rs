@@ -34,7 +34,7 @@ pub(super) fn read(members: &mut Members) -> Result<Plan, ApiError> {
     let plan = match pattern.as_str() {
         "collaborative" => collaborative(&mut config, input)?,
         "comparative" => comparative(&mut config, input)?,
-        "chained" => chained(&mut config, input)?,
+        "chained" => chained(&mut config, &input)?,
         _ => return Err(members.wrong("pattern", known)),
     };
     config.finish()?;
@@ -120,7 +120,7 @@ fn plan(
 
 /// A pipeline: each stage is asked about the output of the one before, unless it has a prompt of
 /// its own.
-fn chained(config: &mut Members, input: String) -> Result<Plan, ApiError> {
+fn chained(config: &mut Members, input: &str) -> Result<Plan, ApiError> {
     let name = if config.has("pipeline") { "pipeline" } else { "steps" };
     let expected = "an array of objects, one for each stage";
     let stages: Vec<Map<String, Value>> = config.required(name, expected)?;

@@ -7,6 +7,7 @@ use http::{Method, StatusCode};
 use iris_core::{ModelName, NodeId, TaskId};
 use iris_protocol::openai::{ChatCompletionChunk, ErrorBody};
 use iris_protocol::rest::{self, InferenceRequest, InferenceStatus};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
@@ -158,6 +159,15 @@ impl Caller {
     pub async fn submit(
         &self,
         request: &InferenceRequest,
+        idempotency_key: Option<&str>,
+    ) -> Result<InferenceStatus, CallError> {
+        self.submit_body(request, idempotency_key).await
+    }
+
+    /// Submits whatever stands for a durable task; see [`submit`](Self::submit).
+    pub async fn submit_body(
+        &self,
+        request: &impl Serialize,
         idempotency_key: Option<&str>,
     ) -> Result<InferenceStatus, CallError> {
         let body = serde_json::to_vec(request).map_err(|_| CallError::Malformed)?;

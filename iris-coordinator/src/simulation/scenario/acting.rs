@@ -1,12 +1,14 @@
 use std::time::Duration;
 
 use iris_core::TaskId;
+use iris_core::plan::UnitState;
 use iris_core::task::TaskState;
 use iris_protocol::rest::{InferenceRequest, InferenceStatus};
+use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::TIME_LIMIT;
-use super::draw::{Act, What};
+use super::draw::{Act, Divided, What};
 use super::log::{ChatSeen, DurableSeen, Log};
 use crate::simulation::caller::{CallError, Caller, Chat};
 use crate::simulation::counting::Counting;
@@ -28,10 +30,11 @@ pub(super) struct Actor {
 
 /// What a caller knows of its durable task.
 struct Followed {
-    name: String,
-    words: u32,
+    answer: String,
     task: TaskId,
     end: Option<TaskState>,
+    /// The tasks that the steps of its answer ended as.
+    steps: Vec<TaskId>,
 }
 
 impl Actor {
@@ -67,13 +70,12 @@ impl Actor {
     }
 
     async fn durable(&mut self, name: &str, act: &Act) {
-        let What::Durable { keyed, deadline, cancel_after, follow } = act.what else { return };
-        let mut request =
-            InferenceRequest::new(model(act), Counting::question(name, act.words).as_str());
-        request.deadline = Some(deadline);
+        let What::Durable { keyed, deadline, cancel_after, follow, divided } = act.what else {
+            return;
+        };
+        let (request, answer) = submission(name, act, deadline, divided);
         let Some(task) = self.submit(&request, keyed.then_some(name)).await else { return };
-        let (name, words) = (name.to_owned(), act.words);
-        let mut followed = Followed { name, words, task, end: None };
+        let mut followed = Followed { answer, task, end: None, steps: Vec::new() };
         if let Some(after) = cancel_after {
             sleep(after).await;
             if let Ok(status) = self.caller.cancel(task).await {
@@ -94,14 +96,15 @@ impl Actor {
             }
         }
         let (caller, end) = (self.caller.name().to_owned(), followed.end);
-        self.log.seen().durable.push(DurableSeen { caller, task, end });
+        let steps = followed.steps;
+        self.log.seen().durable.push(DurableSeen { caller, task, end, steps });
     }
 
     /// Submits a task, again and again where that is safe.
-    async fn submit(&mut self, request: &InferenceRequest, key: Option<&str>) -> Option<TaskId> {
+    async fn submit(&mut self, request: &Value, key: Option<&str>) -> Option<TaskId> {
         let mut accepted = None;
         for _ in 0..TRIES {
-            match self.caller.submit(request, key).await {
+            match self.caller.submit_body(request, key).await {
                 Ok(status) => {
                     if accepted.is_some_and(|task| task != status.id) {
                         self.broken("one idempotency key stands for two tasks");
@@ -135,10 +138,17 @@ impl Actor {
             followed.end = Some(status.status);
             self.caller.trace.note(self.caller.name(), format_args!("task {:?}", status.status));
         }
-        let text = status.result.as_ref().map(|result| result.text.as_str());
+        if status.status == TaskState::Finished {
+            let done = status.steps.iter().filter(|unit| unit.state == UnitState::Finished);
+            let last = done.filter_map(|unit| unit.placed.last()?.task);
+            followed.steps = last.collect();
+        }
+        // What a budget or the time has left of a divided task is no answer.
+        let whole = status.result.as_ref().filter(|result| result.finish_reason != "partial");
+        let text = whole.map(|result| result.text.as_str());
         match (status.status, text) {
             (TaskState::Finished, Some(text)) => {
-                if text != Counting::answer(&followed.name, followed.words) {
+                if text != followed.answer {
                     self.broken("a durable task has another's answer, or a part of one");
                 }
             }
@@ -150,6 +160,52 @@ impl Actor {
 
     fn broken(&self, what: &str) {
         self.caller.trace.broken(self.caller.name(), what);
+    }
+}
+
+/// Returns what is submitted, and the answer to it.
+fn submission(
+    name: &str,
+    act: &Act,
+    deadline: Duration,
+    divided: Option<Divided>,
+) -> (Value, String) {
+    let (question, answer) =
+        (Counting::question(name, act.words), Counting::answer(name, act.words));
+    match divided {
+        None => {
+            let mut request = InferenceRequest::new(model(act), question.as_str());
+            request.deadline = Some(deadline);
+            (json!(request), answer)
+        }
+        Some(Divided::Consensus) => {
+            let millis = u64::try_from(deadline.as_millis()).expect("it is short");
+            let request = json!({
+                "model": act.model, "prompt": question, "deadline_ms": millis,
+                "mode": "consensus", "replicas": 2, "quorum": 2,
+            });
+            (request, answer)
+        }
+        Some(Divided::Chained) => {
+            let (second, words) = (format!("{name}-then"), act.words.max(1));
+            let plan = json!({
+                "model": act.model,
+                "budget": { "seconds": deadline.as_secs() },
+                "steps": [
+                    { "name": "first", "prompt": Counting::question(name, words), "retries": 1 },
+                    {
+                        "name": "second",
+                        "prompt": Counting::question(&second, words),
+                        "when": { "step": "first", "contains": "never said", "not": true },
+                    },
+                    { "name": "both", "join": {
+                        "of": ["first", "second"], "how": "concat", "separator": "|",
+                    }},
+                ],
+            });
+            let answers = [Counting::answer(name, words), Counting::answer(&second, words)];
+            (json!({ "plan": plan }), answers.join("|"))
+        }
     }
 }
 

@@ -46,8 +46,28 @@ pub(super) struct Act {
 
 #[derive(Clone, Debug)]
 pub(super) enum What {
-    Chat { stream: bool, sealed: bool, pace: Duration, leave_after: Option<u32> },
-    Durable { keyed: bool, deadline: Duration, cancel_after: Option<Duration>, follow: bool },
+    Chat {
+        stream: bool,
+        sealed: bool,
+        pace: Duration,
+        leave_after: Option<u32>,
+    },
+    Durable {
+        keyed: bool,
+        deadline: Duration,
+        cancel_after: Option<Duration>,
+        follow: bool,
+        divided: Option<Divided>,
+    },
+}
+
+/// A way of dividing a durable task.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Divided {
+    /// Two questions, one after the other, whose answers are joined.
+    Chained,
+    /// One question to nodes of two owners.
+    Consensus,
 }
 
 impl Draw {
@@ -148,6 +168,7 @@ fn durable(dice: &mut Dice) -> What {
         deadline: seconds(dice, 5..=120),
         cancel_after: cancels.then_some(after),
         follow: !dice.once_in(3),
+        divided: *dice.pick(&[None, Some(Divided::Chained), Some(Divided::Consensus)]),
     }
 }
 

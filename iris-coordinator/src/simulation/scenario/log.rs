@@ -35,6 +35,8 @@ pub(super) struct DurableSeen {
     pub(super) task: TaskId,
     /// The end that the caller was told of.
     pub(super) end: Option<TaskState>,
+    /// The tasks that its steps ended as, where it is divided and has its answer.
+    pub(super) steps: Vec<TaskId>,
 }
 
 impl Log {

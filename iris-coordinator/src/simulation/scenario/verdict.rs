@@ -34,8 +34,9 @@ pub(super) fn judge(net: &Simulation, draw: &Draw, log: &Log, faults: &Faults) -
         counts.durable += 1;
         judge.durable(task, kept.get(&task.task).copied());
     }
+    let divided = net.divided_tasks();
     for (task, state) in kept {
-        judge.kept(task, state);
+        judge.kept(task, state, divided.contains(&task));
     }
     counts
 }
@@ -102,6 +103,12 @@ impl Judge<'_> {
     }
 
     fn durable(&self, seen: &DurableSeen, kept: Option<TaskState>) {
+        for step in &seen.steps {
+            let state = self.rows.get(step).map(|row| row.state);
+            if state != Some(TaskState::Finished) {
+                self.say(&seen.caller, &format!("a step that is finished is settled as {state:?}"));
+            }
+        }
         match kept {
             None => self.say(&seen.caller, "an accepted task is gone"),
             Some(kept) => {
@@ -114,11 +121,13 @@ impl Judge<'_> {
         }
     }
 
-    fn kept(&self, task: TaskId, state: TaskState) {
+    fn kept(&self, task: TaskId, state: TaskState, divided: bool) {
         if !state.is_terminal() {
             return self.say("books", &format!("a durable task is {state:?} for ever"));
         }
         match self.rows.get(&task) {
+            Some(_) if divided => self.say("books", "a divided task is settled beside its steps"),
+            None if divided => {}
             None => self.say("books", &format!("a durable task, {state:?}, was not settled")),
             Some(row) if row.state != state => {
                 self.say("books", &format!("kept as {state:?}, settled as {:?}", row.state));
