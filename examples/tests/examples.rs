@@ -33,3 +33,52 @@ fn own_store_keeps_the_books() {
         "The store keeps its contract.\nWill you remember me?\nSettlements in the log: 1\n";
     assert_eq!(printed, expected);
 }
+
+#[test]
+fn subtasks_are_put_together_in_order() {
+    let printed = run(env!("CARGO_BIN_EXE_subtasks"));
+    let at = |part: &str| printed.find(part).unwrap_or_else(|| panic!("{part}: {printed}"));
+    let parts = [
+        at("Themes: friendship."),
+        at("Characters: Anna, dog."),
+        at("Conclusion: A good friend is worth more than gold."),
+    ];
+    assert!(parts.is_sorted(), "{printed}");
+}
+
+#[test]
+fn consensus_names_who_dissents() {
+    let printed = run(env!("CARGO_BIN_EXE_consensus"));
+    assert!(printed.contains("against: liar\n"), "{printed}");
+    assert_eq!(printed.lines().last(), Some("17 + 5 = 22"));
+}
+
+#[test]
+fn long_document_is_read_to_its_end() {
+    let printed = run(env!("CARGO_BIN_EXE_long_document"));
+    for day in [1234, 7777, 14_000] {
+        let line = format!("Day {day}: a storm from the west.");
+        assert_eq!(printed.matches(&line).count(), 1, "{printed}");
+    }
+}
+
+#[test]
+fn hospitals_work_together_without_sharing_patients() {
+    let printed = run(env!("CARGO_BIN_EXE_hospitals_collaborative"));
+    assert_eq!(printed.lines().last(), Some("all six patients: [0.6666666666666667,0.2,0.5]"), "{printed}");
+}
+
+#[test]
+fn doctor_decides_over_opinions_and_their_vote() {
+    let printed = run(env!("CARGO_BIN_EXE_hospitals_comparative"));
+    assert!(printed.contains("general  Bronchitis, since the fever is low."), "{printed}");
+    assert!(printed.lines().last().is_some_and(|last| last.contains("Pneumonia")), "{printed}");
+}
+
+#[test]
+fn refused_treatment_is_taken_back() {
+    let printed = run(env!("CARGO_BIN_EXE_hospitals_chained"));
+    assert!(printed.contains("Result: approved: penicillin, for"), "{printed}");
+    assert!(printed.contains("Result: approved: tea and rest, for"), "{printed}");
+    assert!(printed.contains("treatment  Undone"), "{printed}");
+}
