@@ -65,7 +65,11 @@ fn long_document_is_read_to_its_end() {
 #[test]
 fn hospitals_work_together_without_sharing_patients() {
     let printed = run(env!("CARGO_BIN_EXE_hospitals_collaborative"));
-    assert_eq!(printed.lines().last(), Some("all six patients: [0.6666666666666667,0.2,0.5]"), "{printed}");
+    assert_eq!(
+        printed.lines().last(),
+        Some("all six patients: [0.6666666666666667,0.2,0.5]"),
+        "{printed}"
+    );
 }
 
 #[test]

@@ -89,7 +89,8 @@ impl Draft {
         let name: StepName = format!("s{}", earlier.len()).parse().expect("a letter and digits");
         let named =
             |reference: &usize| Some(earlier.get(reference % earlier.len().max(1))?.name.clone());
-        let of: Vec<StepName> = self.refs.iter().filter_map(named).collect();
+        let of: std::collections::BTreeSet<StepName> = self.refs.iter().filter_map(named).collect();
+        let of: Vec<StepName> = of.into_iter().collect();
         let first = of.first().cloned();
         let work = match (self.kind, first) {
             (3, Some(step)) => {

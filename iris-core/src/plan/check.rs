@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Agreement, Ask, Items, Join, Plan, PlanError, Replicas, Step, StepName, Work};
+use crate::model::is_invisible;
 
 impl Plan {
     /// Most steps.
@@ -11,6 +12,10 @@ impl Plan {
     pub const MAX_UNITS: usize = 4096;
     /// Longest input, in bytes.
     pub const MAX_INPUT: usize = 32 << 20;
+    /// Longest prompt and longest joined output, in bytes.
+    pub const MAX_TEXT: usize = 8 << 20;
+    /// Most assignments, whatever the budget.
+    pub const MAX_ASSIGNMENTS: usize = 10_000;
     /// Most assignments at a time.
     pub const MAX_SIDE_BY_SIDE: u32 = 256;
 
@@ -94,9 +99,7 @@ impl Step {
             }
             Work::Review { of } => {
                 of.iter().try_for_each(|name| known("review", name))?;
-                if of.is_empty() {
-                    return Err(at("review", "it names at least one step"));
-                }
+                check_named("review", of)?;
             }
         }
         if let Some(condition) = &self.when {
@@ -158,6 +161,13 @@ impl Ask {
                 }
             }
         }
+        if let Some(dataset) = &self.dataset {
+            let name = &dataset.name;
+            if !(1..=64).contains(&name.len()) || name.chars().any(is_invisible) {
+                let what = "a data set's name has 1 to 64 bytes and no control characters";
+                return Err(at(member("dataset"), what));
+            }
+        }
         let replicas = self.replicas.as_ref();
         replicas.map_or(Ok(()), |replicas| replicas.check(self, earlier))
     }
@@ -186,9 +196,28 @@ impl Replicas {
     }
 }
 
-fn check_join(of: &[StepName], by: &Join) -> Result<(), PlanError> {
+/// Checks that steps are named, none of them twice.
+fn check_named(member: &str, of: &[StepName]) -> Result<(), PlanError> {
     if of.is_empty() {
-        return Err(at("join.of", "it names at least one step"));
+        return Err(at(member, "it names at least one step"));
+    }
+    let distinct: BTreeSet<_> = of.iter().collect();
+    if distinct.len() < of.len() {
+        return Err(at(member, "it names a step twice"));
+    }
+    Ok(())
+}
+
+fn check_join(of: &[StepName], by: &Join) -> Result<(), PlanError> {
+    check_named("join.of", of)?;
+    if let Join::Concat { separator, headings } = by {
+        let longest = headings.iter().chain([separator]).map(String::len).max();
+        if longest.unwrap_or(0) > 1024 {
+            return Err(at("join", "a separator, or a heading, has at most 1024 bytes"));
+        }
+        if headings.len() > Plan::MAX_UNITS {
+            return Err(at("join.headings", format!("there are at most {}", Plan::MAX_UNITS)));
+        }
     }
     let (Join::Vote { weights, .. } | Join::Aggregate { weights, .. }) = by else { return Ok(()) };
     if weights.iter().any(|weight| !weight.is_finite() || *weight < 0.0) {

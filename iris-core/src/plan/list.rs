@@ -1,15 +1,14 @@
 use serde_json::Value;
 
+use super::vote::unfenced;
+
 /// The longest item of a list, in bytes.
 const LONGEST: usize = 16 << 10;
 
 /// Reads a model's list of texts: a JSON array of strings, or an object with one such array, which
 /// may stand in a code fence. At most `most` items are taken; `None` where there is none.
 pub fn list(text: &str, most: usize) -> Option<Vec<String>> {
-    let text = text.trim();
-    let fenced = text.strip_prefix("```").and_then(|rest| rest.strip_suffix("```"));
-    let text = fenced.map_or(text, |inside| inside.strip_prefix("json").unwrap_or(inside));
-    let values = match serde_json::from_str(text).ok()? {
+    let values = match serde_json::from_str(unfenced(text)).ok()? {
         Value::Array(values) => values,
         Value::Object(members) => {
             let mut arrays = members.into_iter().filter_map(|(_, value)| match value {

@@ -190,6 +190,7 @@ pub enum Items {
 
 /// One item of [`Work::Each`].
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Item {
     /// Its text.
     pub text: String,
@@ -200,6 +201,7 @@ pub struct Item {
 
 /// A place in a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Source {
     /// Its first byte.
     pub start: u64,
@@ -238,6 +240,7 @@ pub struct Ask {
 
 /// A data set that lies on a node and stays there.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Dataset {
     /// The name that the node's owner gave it.
     pub name: String,
@@ -264,7 +267,7 @@ pub struct Replicas {
 
 /// What counts as the same answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "by", rename_all = "snake_case")]
+#[serde(tag = "by", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Agreement {
     /// Numbers, if all answers are; else JSON; else texts.
     Auto,
@@ -290,7 +293,7 @@ pub enum Agreement {
 
 /// How earlier outputs are put together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "how", rename_all = "snake_case")]
+#[serde(tag = "how", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Join {
     /// One after the other.
     Concat {

@@ -154,7 +154,7 @@ pub fn divide(chat: Chat, division: &Division, capacity: Capacity) -> Result<Pla
     if let Some(most) = division.side_by_side {
         plan.side_by_side = most;
     }
-    plan.check()?;
+    plan.check().map_err(PlanError::of_division)?;
     Ok(plan)
 }
 
@@ -248,7 +248,7 @@ impl Division {
             return self.mode;
         }
         let tokens = super::tokens(&chat.prompt).saturating_add(chat.max_tokens.unwrap_or(0));
-        if self.document.is_some() || tokens > capacity.context_tokens {
+        if self.document.is_some() || (chat.is_text() && tokens > capacity.context_tokens) {
             ModeChoice::Context
         } else if chat.is_text() && super::parts::parts(&chat.prompt).is_some() {
             ModeChoice::Subtasks
@@ -347,6 +347,17 @@ fn text(content: &Value) -> Option<String> {
             Some(texts.collect::<Option<Vec<_>>>()?.join("\n"))
         }
         _ => None,
+    }
+}
+
+impl PlanError {
+    /// Names the member of the division, where that is what a step's member was made of.
+    fn of_division(self) -> Self {
+        let member = self.at.split_once("].").map_or(self.at.as_str(), |(_, member)| member);
+        let name = member.split('.').next().unwrap_or_default();
+        let known = Division::MEMBERS.contains(&name) || name == "max_tokens";
+        let at = if known { member.to_owned() } else { self.at };
+        Self { at, what: self.what }
     }
 }
 

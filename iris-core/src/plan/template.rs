@@ -49,9 +49,6 @@ pub enum TemplateError {
 }
 
 impl Template {
-    /// The longest prompt, in bytes.
-    const MAX_RENDERED: usize = 8 << 20;
-
     /// Makes a template of `text` as it is, whatever is in it.
     pub fn literal(text: impl Into<String>) -> Self {
         Self { pieces: vec![Piece::Text(text.into())] }
@@ -94,7 +91,7 @@ impl Template {
                 Piece::Text(text) => rendered.push_str(text),
                 Piece::Place(path) => rendered.push_str(&scope.value(path)?),
             }
-            if rendered.len() > Self::MAX_RENDERED {
+            if rendered.len() > super::Plan::MAX_TEXT {
                 return Err("a prompt has at most 8 MiB once its outputs are in it".to_owned());
             }
         }

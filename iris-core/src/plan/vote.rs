@@ -8,7 +8,7 @@ use super::Agreement;
 /// How alike texts are that [`Agreement::Auto`] takes for the same.
 const ALIKE: f64 = 0.9;
 /// How many bytes of texts are compared; what follows is not looked at.
-const COMPARED: usize = 16 << 10;
+const COMPARED: usize = 4 << 10;
 
 /// One answer that counts.
 #[derive(Clone, Copy)]
@@ -179,29 +179,30 @@ fn only_number(text: &str) -> Option<f64> {
     number(text)
 }
 
-/// Returns the last number in a text.
+/// Returns the last number in a text; `None` where the last thing with a digit is no number, such
+/// as a date.
 pub(super) fn last_number(text: &str) -> Option<f64> {
     let part = |c: char| c.is_ascii_digit() || matches!(c, '.' | ',' | '-' | '+' | 'e' | 'E');
-    text.split(|c: char| !part(c)).rev().find_map(|word| {
-        let word = word.trim_start_matches(['e', 'E', ',', '.']);
-        number(word.trim_end_matches(['.', ',', '-', '+', 'e', 'E']))
-    })
+    let mut words = text.split(|c: char| !part(c)).rev();
+    let word = words.find(|word| word.contains(|c: char| c.is_ascii_digit()))?;
+    let word = word.trim_start_matches(['e', 'E', ',', '.']);
+    number(word.trim_end_matches(['.', ',', '-', '+', 'e', 'E']))
 }
 
-/// Reads a number as people write it: with commas between thousands.
+/// Reads a number as people write it: with commas between thousands, or one before a fraction.
 fn number(word: &str) -> Option<f64> {
     if !word.contains(|c: char| c.is_ascii_digit()) {
         return None;
     }
     let whole = word.split(['.', 'e', 'E']).next().unwrap_or_default();
-    let thousands = whole.split(',').skip(1).all(|group| group.len() == 3);
-    let commas = word.matches(',').count();
-    let plain = if commas == 0 {
-        word.to_owned()
-    } else if thousands && commas == whole.matches(',').count() {
-        word.replace(',', "")
-    } else {
-        return None;
+    let mut groups = whole.split(',').skip(1);
+    let plain = match word.matches(',').count() {
+        0 => word.to_owned(),
+        commas if commas == whole.matches(',').count() && groups.all(|group| group.len() == 3) => {
+            word.replace(',', "")
+        }
+        1 if !word.contains('.') => word.replace(',', "."),
+        _ => return None,
     };
     plain.parse().ok().filter(|number: &f64| number.is_finite())
 }
@@ -232,6 +233,9 @@ mod tests {
             ("about 3.50, I think", Some(3.5)),
             ("1,000,000", Some(1e6)),
             ("see e.g. 12.", Some(12.0)),
+            ("en 2020 era 1,5", Some(1.5)),
+            ("42 as of 2024-11-26", None),
+            ("1,23,4", None),
             ("none", None),
             ("", None),
         ] {

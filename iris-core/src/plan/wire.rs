@@ -18,6 +18,24 @@ const FOLD_LEVELS: u32 = 8;
 /// How many assignments are under way at a time where a plan does not say.
 const SIDE_BY_SIDE: u32 = 32;
 
+/// What a step that asks may have beside what every step may.
+const STEP: [&str; 14] = [
+    "prompt",
+    "history",
+    "system",
+    "model",
+    "max_tokens",
+    "params",
+    "abilities",
+    "dataset",
+    "nodes",
+    "replicas",
+    "quorum",
+    "agree",
+    "weighted",
+    "synthesis",
+];
+
 impl Plan {
     /// Reads a plan. `model` is asked where neither the plan nor a step names one.
     ///
@@ -106,7 +124,13 @@ impl Members {
 
     /// Refuses what nobody has read.
     fn done(self) -> Result<(), PlanError> {
-        let Some(name) = self.rest.keys().next() else { return Ok(()) };
+        self.known(&[])
+    }
+
+    /// Refuses members of other names.
+    fn known(&self, names: &[&str]) -> Result<(), PlanError> {
+        let unknown = |name: &&String| !names.contains(&name.as_str());
+        let Some(name) = self.rest.keys().find(unknown) else { return Ok(()) };
         let shown: String = name.chars().take(64).collect();
         Err(error(self.at(&shown), "there is no such member here, or it does not fit the others"))
     }
@@ -156,6 +180,7 @@ fn read_work(members: &mut Members, model: Option<&ModelName>) -> Result<Work, P
         let ask = Box::new(read_ask(members, model)?);
         return Ok(Work::Fold { of, ask, most_tokens, most_levels });
     }
+    members.known(&STEP)?;
     if !members.has("prompt") && !members.has("history") {
         let what = "a step has a prompt, or one of join and review";
         return Err(error(members.at("prompt"), what));
@@ -374,6 +399,21 @@ mod tests {
             (json!({ "steps": [{}] }), "steps[0].name: "),
             (json!({ "steps": [{ "name": "a" }] }), "steps[0].prompt: "),
             (step(json!({ "promt": "y" })), "steps[0].promt: "),
+            (json!({ "steps": [{ "name": "a", "promt": "y" }] }), "steps[0].promt: "),
+            (
+                step(json!({ "replicas": 2, "agree": { "by": "number", "tolerence": 0.1 } })),
+                "steps[0].agree: ",
+            ),
+            (step(json!({ "dataset": { "name": "d", "kee": "k" } })), "steps[0].dataset: "),
+            (step(json!({ "dataset": "a\u{1b}b" })), "steps[0].dataset: "),
+            (
+                json!({ "steps": [{ "name": "a", "prompt": "x" }, { "name": "b", "join": { "of": ["a", "a"], "how": "all" } }] }),
+                "steps[1].join.of: ",
+            ),
+            (
+                json!({ "steps": [{ "name": "a", "prompt": "x" }, { "name": "b", "join": { "of": ["a"], "how": "vote", "agreement": { "by": "auto" }, "weight": [1] } }] }),
+                "steps[1].join: ",
+            ),
             (step(json!({ "prompt": "{{ b }}" })), "steps[0].prompt: no earlier step"),
             (step(json!({ "prompt": "{{ item }}" })), "steps[0].prompt: `item`"),
             (step(json!({ "prompt": "{{ b" })), "steps[0].prompt: "),

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::super::template::Scope;
 use super::super::{
-    Ask, Assignment, Dataset, Number, Output, Placed, StepError, UnitState, Work, tokens,
+    Ask, Assignment, Dataset, Number, Output, Placed, Plan, StepError, UnitState, Work, tokens,
 };
 use super::budget::used_up;
 use super::unit::{Tried, Turn};
@@ -172,7 +172,7 @@ impl PlanRun {
         let step = self.units[unit].step;
         let (own, all) = (self.plan.steps[step].budget, self.plan.budget);
         let (own_spent, all_spent) = (self.steps[step].spent, self.spent);
-        if !all.allows_assignment(all_spent) {
+        if !all.allows_assignment(all_spent) || self.tried.len() >= Plan::MAX_ASSIGNMENTS {
             return Err(Refusal::Plan(used_up("assignments")));
         }
         if !own.allows_assignment(own_spent) {

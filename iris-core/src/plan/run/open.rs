@@ -1,8 +1,8 @@
 //! Beginning steps whose inputs are there.
 
 use super::super::{
-    Agreement, Ballot, Item, Items, Join, Output, Progress, Step, StepError, StepName, UnitState,
-    Work, aggregate, list, tally,
+    Agreement, Ballot, Item, Items, Join, Output, Plan, Progress, Step, StepError, StepName,
+    UnitState, Work, aggregate, list, tally,
 };
 use super::unit::{Turn, Unit};
 use super::{Phase, PlanRun, StepState};
@@ -90,50 +90,65 @@ impl PlanRun {
 
     fn join(&mut self, step: usize, planned: &Step, of: &[StepName], by: &Join) {
         let unit = self.add_unit(unit(step, planned));
-        let places: Vec<_> = of.iter().filter_map(|name| self.plan.place(name)).collect();
-        let outputs: Vec<_> = places.iter().flat_map(|place| self.outputs(*place)).collect();
-        let texts: Vec<_> = outputs.iter().map(|(_, output)| output.text.as_str()).collect();
-        let joined = if texts.is_empty() {
-            Err(StepError::Unusable { what: "none of its inputs has an output".to_owned() })
-        } else {
-            match by {
-                Join::Concat { separator, headings } => {
-                    Ok(self.concatenated(&outputs, separator, headings))
-                }
-                Join::Aggregate { method, weights } => {
-                    aggregate(*method, &texts, weights).map_err(|what| StepError::Unusable { what })
-                }
-                Join::Vote { agreement, weights } => elect(&outputs, agreement, weights),
-                Join::All => Ok(self.all(&outputs)),
-            }
-        };
+        let joined = self.joined(of, by);
         match joined {
             Ok(text) => self.unit_done(unit, Output { text, ..Output::empty() }),
             Err(error) => self.unit_failed(unit, error),
         }
     }
 
-    fn concatenated(
-        &self,
-        outputs: &[(usize, &Output)],
-        separator: &str,
-        headings: &[String],
-    ) -> String {
-        let single =
-            outputs.iter().all(|(unit, _)| self.units[*unit].step == self.units[outputs[0].0].step);
-        let texts = outputs.iter().enumerate().map(|(place, (unit, output))| {
-            // Parts that are missing keep their headings to themselves.
-            let place = if single { self.units[*unit].part - 1 } else { place };
-            match headings.get(place) {
-                Some(heading) => format!("{heading}\n{}", output.text),
-                None => output.text.clone(),
+    fn joined(&self, of: &[StepName], by: &Join) -> Result<String, StepError> {
+        let unusable = |what: &str| Err(StepError::Unusable { what: what.to_owned() });
+        let parts = self.parts(of);
+        if parts.is_empty() {
+            return unusable("none of its inputs has an output");
+        }
+        let (separator, headings) = match by {
+            Join::Concat { separator, headings } => (separator.len(), headings.as_slice()),
+            _ => (0, [].as_slice()),
+        };
+        let around = headings.iter().map(|heading| heading.len() + separator).sum::<usize>();
+        let size = |part: &Part<'_>| part.output.text.len() + separator;
+        if parts.iter().map(size).sum::<usize>() + around > Plan::MAX_TEXT {
+            return unusable("its inputs have more than 8 MiB together");
+        }
+        match by {
+            Join::Concat { separator, headings } => Ok(concatenated(&parts, separator, headings)),
+            Join::Aggregate { method, weights } => {
+                let texts: Vec<_> = parts.iter().map(|part| part.output.text.as_str()).collect();
+                let weights: Vec<_> = parts.iter().map(|part| part.weight(weights)).collect();
+                // Where no weights are given, the outputs say how many samples they come from.
+                let given = if weights_given(by) { weights.as_slice() } else { &[] };
+                aggregate(*method, &texts, given).map_err(|what| StepError::Unusable { what })
             }
-        });
-        texts.collect::<Vec<_>>().join(separator)
+            Join::Vote { .. } if parts.len() > Self::MAX_BALLOTS => {
+                unusable("at most 64 answers are put to the vote")
+            }
+            Join::Vote { agreement, weights } => elect(&parts, agreement, weights),
+            Join::All => Ok(self.all(&parts)),
+        }
     }
 
-    fn all(&self, outputs: &[(usize, &Output)]) -> String {
-        let list = outputs.iter().map(|(unit, output)| {
+    /// Most answers of one vote: each is compared with others.
+    const MAX_BALLOTS: usize = 64;
+
+    /// Returns the outputs of steps, each with the place that it has even if others are missing.
+    fn parts(&self, of: &[StepName]) -> Vec<Part<'_>> {
+        let mut parts = Vec::new();
+        let mut first = 0;
+        for step in of.iter().filter_map(|name| self.plan.place(name)) {
+            let many = matches!(self.plan.steps[step].work, Work::Each { .. });
+            for (unit, output) in self.outputs(step) {
+                let place = if many { self.units[unit].part - 1 } else { 0 };
+                parts.push(Part { place: first + place, unit, output });
+            }
+            first += if many { self.steps[step].units.len() } else { 1 };
+        }
+        parts
+    }
+
+    fn all(&self, parts: &[Part<'_>]) -> String {
+        let list = parts.iter().map(|Part { unit, output, .. }| {
             let node = self.tried.iter().rfind(|t| t.unit == *unit).and_then(|t| t.placed.node);
             let step = &self.units[*unit].label;
             serde_json::json!({ "step": step, "node": node, "text": output.text })
@@ -152,22 +167,45 @@ fn unit(step: usize, planned: &Step) -> Unit {
     Unit::new(step, planned.name.to_string(), planned.on_failure.retries)
 }
 
+/// One output that is put together with others.
+struct Part<'a> {
+    /// Which of all outputs it is, those that are missing counted too.
+    place: usize,
+    unit: usize,
+    output: &'a Output,
+}
+
+impl Part<'_> {
+    fn weight(&self, weights: &[f64]) -> f64 {
+        weights.get(self.place).copied().unwrap_or(1.0)
+    }
+}
+
+const fn weights_given(by: &Join) -> bool {
+    matches!(by, Join::Aggregate { weights, .. } if !weights.is_empty())
+}
+
+fn concatenated(parts: &[Part<'_>], separator: &str, headings: &[String]) -> String {
+    let texts = parts.iter().map(|part| match headings.get(part.place) {
+        Some(heading) => format!("{heading}\n{}", part.output.text),
+        None => part.output.text.clone(),
+    });
+    texts.collect::<Vec<_>>().join(separator)
+}
+
 /// Returns the answer with more than half of the weight.
-fn elect(
-    outputs: &[(usize, &Output)],
+fn elect<'a>(
+    parts: &[Part<'a>],
     agreement: &Agreement,
     weights: &[f64],
 ) -> Result<String, StepError> {
-    let ballots: Vec<_> = outputs
-        .iter()
-        .enumerate()
-        .map(|(place, (_, output))| {
-            let weight = weights.get(place).copied().unwrap_or(1.0);
-            Ballot { text: &output.text, weight: in_thousandths(weight) }
-        })
-        .collect();
+    let ballot = |part: &Part<'a>| Ballot {
+        text: &part.output.text,
+        weight: in_thousandths(part.weight(weights)),
+    };
+    let ballots: Vec<Ballot<'a>> = parts.iter().map(ballot).collect();
     let tally = tally(agreement, &ballots);
-    let elected = super::replicas::elected(&tally.groups, tally.spoilt.len())?;
+    let elected = super::replicas::elected(&tally, &ballots)?;
     Ok(ballots[elected.representative].text.to_owned())
 }
 

@@ -1,6 +1,8 @@
 //! When replicas have agreed.
 
-use super::super::{Ballot, Group, Output, Placed, Progress, Replicas, StepError, Work, tally};
+use super::super::{
+    Ballot, Group, Output, Placed, Progress, Replicas, StepError, Tally, Work, tally,
+};
 use super::PlanRun;
 use super::unit::Turn;
 use crate::id::NodeId;
@@ -52,7 +54,7 @@ impl PlanRun {
                 return;
             }
         }
-        match elected(&tally.groups, tally.spoilt.len()) {
+        match elected(&tally, &ballots) {
             Ok(group) => {
                 let group = group.clone();
                 self.agreed(unit, &group);
@@ -113,18 +115,24 @@ impl PlanRun {
     }
 }
 
-/// Returns the group with more than half of the weight.
-pub(super) fn elected(groups: &[Group], spoilt: usize) -> Result<&Group, StepError> {
-    let all: u64 = groups.iter().map(|group| group.weight).sum();
-    match groups {
-        [] => Err(StepError::NoQuorum { came: 0, needed: count(spoilt).max(1) }),
+/// Returns the group with more than half of the weight of all answers, those counted too that are
+/// not of the form that was asked for.
+pub(super) fn elected<'a>(
+    tally: &'a Tally,
+    ballots: &[Ballot<'_>],
+) -> Result<&'a Group, StepError> {
+    let all: u64 = ballots.iter().map(|ballot| ballot.weight).sum();
+    match &tally.groups[..] {
+        [] => Err(StepError::NoQuorum { came: 0, needed: count(ballots.len()).max(1) }),
         [first, ..] if first.weight * 2 > all => Ok(first),
         [first, rest @ ..] => {
             let tied = rest.iter().filter(|group| group.weight == first.weight).count();
             if tied > 0 {
                 Err(StepError::Tie { answers: count(tied + 1) })
             } else {
-                Err(StepError::NoAgreement { answers: count(groups.len()) })
+                Err(StepError::NoAgreement {
+                    answers: count(tally.groups.len() + tally.spoilt.len()),
+                })
             }
         }
     }

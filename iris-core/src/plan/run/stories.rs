@@ -327,3 +327,46 @@ fn tree_of_merges_is_as_deep_as_it_may_be_and_keeps_the_order() {
     told.answers(7, "all");
     assert_eq!(told.text(), "all");
 }
+
+#[test]
+fn weights_stay_with_their_steps_when_others_are_missing() {
+    let mut first = asking("a", "x");
+    first.on_failure.then = Then::Skip;
+    let of = ["a", "b", "c"].map(|name| name.parse().unwrap()).to_vec();
+    let method = super::super::Aggregate::WeightedMean;
+    let by = super::super::Join::Aggregate { method, weights: vec![1.0, 3.0, 1.0] };
+    let join = step("mean", Work::Join { of, by });
+    let mut told = Told::new(plan(vec![first, asking("b", "x"), asking("c", "x"), join]));
+    told.ends(0, Err(failed()), 0);
+    told.answers(1, "0");
+    told.answers(2, "4");
+    assert_eq!(told.text(), "1.0");
+}
+
+#[test]
+fn one_answer_among_many_of_another_form_wins_no_vote() {
+    let names = ["a", "b", "c"];
+    let of = names.map(|name| name.parse().unwrap()).to_vec();
+    let agreement = Agreement::Number { tolerance: 0.0 };
+    let by = super::super::Join::Vote { agreement, weights: Vec::new() };
+    let mut steps: Vec<_> = names.map(|name| asking(name, "x")).into();
+    steps.push(step("vote", Work::Join { of, by }));
+    let mut told = Told::new(plan(steps));
+    told.answers(0, "no idea");
+    told.answers(1, "42");
+    told.answers(2, "none");
+    assert_eq!(*told.error(), StepError::NoAgreement { answers: 3 });
+}
+
+#[test]
+fn joins_of_joins_do_not_grow_without_bound() {
+    let mut steps = vec![asking("s0", "x")];
+    for number in 1..30 {
+        let of = (0..number).map(|step| format!("s{step}").parse().unwrap()).collect();
+        let by = super::super::Join::Concat { separator: String::new(), headings: Vec::new() };
+        steps.push(step(&format!("s{number}"), Work::Join { of, by }));
+    }
+    let mut told = Told::new(plan(steps));
+    told.answers(0, &"x".repeat(1024));
+    assert!(matches!(told.error(), StepError::Unusable { .. }));
+}
