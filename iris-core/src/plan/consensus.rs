@@ -33,3 +33,40 @@ pub fn consensus(chat: Chat, division: &Division) -> Result<Plan, PlanError> {
     let ask = Ask { replicas: Some(replicas), ..ask };
     Ok(Plan::of_steps(Mode::Consensus, input, vec![Step::new("answer", Work::Ask(Box::new(ask)))]))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn replicas(params: &[(&str, serde_json::Value)]) -> Result<Replicas, PlanError> {
+        let mut chat = Chat::new("m".parse().unwrap(), "What is 3 + 4?");
+        chat.params.extend(params.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        let plan = consensus(chat, &Division::default())?;
+        plan.check()?;
+        let Work::Ask(ask) = &plan.steps[0].work else { panic!("it is asked") };
+        Ok(ask.replicas.clone().unwrap())
+    }
+
+    #[test]
+    fn three_are_asked_and_two_have_to_answer() {
+        let replicas = replicas(&[]).unwrap();
+        assert_eq!((replicas.count, replicas.quorum), (3, 2));
+        assert_eq!(replicas.agreement, Agreement::Auto);
+        assert!(replicas.weighted && replicas.synthesis.is_some());
+    }
+
+    #[test]
+    fn answers_in_json_agree_as_json() {
+        let format = ("response_format", json!({ "type": "json_schema" }));
+        assert_eq!(replicas(&[format]).unwrap().agreement, Agreement::Json);
+        let plain = ("response_format", json!({ "type": "text" }));
+        assert_eq!(replicas(&[plain]).unwrap().agreement, Agreement::Auto);
+    }
+
+    #[test]
+    fn tools_are_refused() {
+        assert_eq!(replicas(&[("tools", json!([]))]).unwrap_err().at, "tools");
+    }
+}

@@ -312,7 +312,11 @@ impl Chat {
 
     /// Refuses members of the request that cannot be had in its mode.
     pub(super) fn refuse(&self, members: &[&str], why: &str) -> Result<(), PlanError> {
-        match members.iter().find(|name| self.params.contains_key(**name)) {
+        let is_asked = |name: &&&str| match self.params.get(**name) {
+            None | Some(Value::Null) => false,
+            Some(value) => value["type"] != "text",
+        };
+        match members.iter().find(is_asked) {
             Some(name) => Err(PlanError { at: (*name).to_owned(), what: why.to_owned() }),
             None => Ok(()),
         }
@@ -467,6 +471,57 @@ mod tests {
         members.sort_unstable();
         known.sort_unstable();
         assert_eq!(members, known);
+    }
+
+    /// Begins a plan and returns the messages that go out first.
+    fn asked(plan: Plan) -> Vec<String> {
+        let mut run = crate::plan::PlanRun::new(plan).unwrap();
+        let actions = std::iter::from_fn(|| run.poll_action());
+        let messages = actions.filter_map(|action| match action {
+            crate::plan::Action::Assign(assignment) => {
+                Some(assignment.messages.iter().map(|m| m["content"].as_str().unwrap()).collect())
+            }
+            _ => None,
+        });
+        messages.collect()
+    }
+
+    #[test]
+    fn braces_of_users_stay_what_they_are() {
+        let hostile = r#"{{ item }} {{ "{{" }} {{ nobody }} }} {{"#;
+        let prompt = format!("{hostile} Extract: themes, people and ends. {hostile}");
+        let base = Division::default();
+        let divisions = [
+            base.clone(),
+            Division { mode: ModeChoice::Subtasks, smooth: true, ..base.clone() },
+            Division { mode: ModeChoice::Consensus, ..base.clone() },
+            Division {
+                mode: ModeChoice::Comparative,
+                models: vec![model("a"), model("b")],
+                method: Some(Compare::Judge),
+                ..base.clone()
+            },
+            Division {
+                mode: ModeChoice::Collaborative,
+                datasets: vec![Dataset { name: "ward".to_owned(), key: None }],
+                ..base.clone()
+            },
+            #[cfg(feature = "split")]
+            Division {
+                mode: ModeChoice::Context,
+                document: Some(format!("{hostile} {hostile}")),
+                ..base
+            },
+        ];
+        for division in divisions {
+            let system = Some(hostile.to_owned());
+            let chat = Chat { system, ..Chat::new(model("m"), prompt.clone()) };
+            let asked = asked(divide(chat, &division, CAPACITY).unwrap());
+            assert!(!asked.is_empty(), "{:?}", division.mode);
+            for text in asked {
+                assert!(text.matches(hostile).count() >= 3, "{:?}: {text}", division.mode);
+            }
+        }
     }
 
     proptest! {
