@@ -128,6 +128,20 @@ impl Api {
     }
 }
 
+/// How long a text may be that is divided where requests are served, in bytes.
+const DIVIDED_AT_ONCE: usize = 64 << 10;
+
+/// Divides a text of `length` bytes: a long one, which takes seconds, where nobody waits for it.
+async fn dividing<T: Send + 'static>(
+    length: usize,
+    divide: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    if length <= DIVIDED_AT_ONCE {
+        return divide();
+    }
+    tokio::task::spawn_blocking(divide).await.unwrap_or_else(|_| Err(ApiError::internal()))
+}
+
 fn json_response(value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(json) => {

@@ -19,7 +19,7 @@ use super::error::ApiError;
 use super::members::{self, Members};
 use super::observe::RequestContext;
 use super::submission::Submission;
-use super::{Api, events, json_response};
+use super::{Api, dividing, events, json_response};
 use crate::inference::{InferenceError, Once};
 
 /// The API's description for programs.
@@ -41,7 +41,8 @@ pub(super) async fn submit(State(api): State<Arc<Api>>, request: Request) -> Rep
     let account = api.key(&head.headers, ASK).await?.account;
     let once = idempotency_key(&head.headers)?;
     let body = api.bodies.read(&head.headers, body, api.settings.body_limit).await?;
-    let submission = Submission::read(&api, &body)?;
+    let (reader, read) = (Arc::clone(&api), body.clone());
+    let submission = dividing(body.len(), move || Submission::read(&reader, &read)).await?;
     let submitted = take(&api, account, submission, once.map(|key| (key, &body[..]))).await?;
     if events::are_wanted(&head.headers) {
         let events = api.coordinator.inference().follow(account, submitted.id).await?;

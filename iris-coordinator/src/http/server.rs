@@ -358,7 +358,11 @@ impl hyper::service::Service<hyper::Request<Incoming>> for Service {
     }
 }
 
-async fn generate(api: &Api, operation: Operation, request: http::Request<Watched>) -> Response {
+async fn generate(
+    api: &Arc<Api>,
+    operation: Operation,
+    request: http::Request<Watched>,
+) -> Response {
     openai::generate(api, operation, request).await.into_response()
 }
 

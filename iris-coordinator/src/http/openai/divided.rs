@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,10 +25,10 @@ use serde_json::json;
 
 use super::stream::{BATCH, BUFFER};
 use super::{describe, event_stream};
-use crate::http::Api;
 use crate::http::error::ApiError;
 use crate::http::observe::{RequestContext, Streamed};
 use crate::http::quiet::Quiet;
+use crate::http::{Api, dividing};
 use crate::inference::PlanHandle;
 
 /// What such names begin with.
@@ -39,11 +40,11 @@ pub(super) fn is_meant(model: &ModelName) -> bool {
 }
 
 /// Makes the plan that the model's name asks for; `None` where it is the name of a model.
-pub(super) fn read(
-    api: &Api,
+pub(super) async fn read(
+    api: &Arc<Api>,
     operation: Operation,
     asked: &Asked,
-    body: &[u8],
+    body: &Bytes,
 ) -> Result<Option<PlanRun>, ApiError> {
     if api.coordinator.models().iter().any(|offered| offered.name == asked.model) {
         return Ok(None);
@@ -57,8 +58,9 @@ pub(super) fn read(
     let chat = serde_json::from_slice(body)
         .map_err(|_| ApiError::bad_request("The request body is not valid JSON."))?;
     division.budget.seconds = Some(api.settings.time_limit.as_secs());
-    let plan = api.divided(model, chat, asked, &division)?;
-    Ok(Some(PlanRun::new(plan)?))
+    let (reader, asked) = (Arc::clone(api), asked.clone());
+    let plan = dividing(body.len(), move || reader.divided(model, chat, &asked, &division));
+    Ok(Some(PlanRun::new(plan.await?)?))
 }
 
 /// Carries a plan out and answers with what comes of it.

@@ -86,7 +86,7 @@ fn model(summary: &ModelSummary) -> Model {
 
 /// Answers a request that [`observe`](super::observe::observe) has given its context.
 pub(super) async fn generate<B>(
-    api: &Api,
+    api: &Arc<Api>,
     operation: Operation,
     request: http::Request<B>,
 ) -> Result<Response, ApiError>
@@ -113,7 +113,7 @@ where
         model: model.as_str(),
     };
     if divided::is_meant(&model)
-        && let Some(run) = divided::read(api, operation, &asked, &body)?
+        && let Some(run) = divided::read(api, operation, &asked, &body).await?
     {
         return Box::pin(divided::answer(api, &context, account, run, heading, &asked)).await;
     }
