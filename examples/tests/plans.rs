@@ -387,8 +387,7 @@ async fn no_line_of_several_megabytes_is_lost() {
     assert!(document.len() > 2_500_000);
     let division = Division { document: Some(document), ..mode(ModeChoice::Context) };
     let question = Chat::new("m".parse().unwrap(), "What is marked?");
-    let plan = owners.client().divide(question, &division).await.unwrap();
-    let answer = owners.sealed(plan).await.text;
+    let answer = owners.answer(question, &division).await;
     let found: BTreeSet<_> = answer.lines().filter_map(|line| line.get(5..10)).collect();
     let marked: Vec<_> = (0..LINES).step_by(1000).map(|line| format!("{line:05}")).collect();
     assert_eq!(found, marked.iter().map(String::as_str).collect());

@@ -60,6 +60,7 @@ fn plan(steps: Vec<Step>) -> Plan {
         steps,
         budget: Budget::default(),
         side_by_side: 32,
+        context_tokens: None,
     }
 }
 

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use iris_core::AccountId;
 use iris_core::backend::{Chunk, Finish, Operation, Usage};
-use iris_core::plan::{Assignment, Number, Output, Placed, Report, StepError, tokens};
+use iris_core::plan::{Assignment, Number, Output, Placed, Report, StepError};
 use iris_core::queue::Priority;
 use iris_core::task::{Outcome, TaskError};
 use serde::Deserialize;
@@ -74,8 +74,8 @@ impl Steps {
 
     fn request(&self, assignment: &Assignment) -> TaskRequest {
         let body = assignment.body(assignment.streams);
-        let text = |message: &serde_json::Value| tokens(&message["content"].to_string());
-        let prompt = assignment.messages.iter().map(text).fold(0, u32::saturating_add);
+        // As for any chat. Pieces of documents are cut by a more careful estimate, and fit.
+        let prompt_tokens = u32::try_from(body.len() / 4).unwrap_or(u32::MAX);
         TaskRequest {
             id: self.dispatch.entropy.task_id(),
             account: self.account,
@@ -83,7 +83,7 @@ impl Steps {
             model: assignment.model.clone(),
             body: body.into(),
             stream: assignment.streams,
-            prompt_tokens: prompt,
+            prompt_tokens,
             max_tokens: assignment.max_tokens.unwrap_or(0),
             abilities: assignment.abilities,
             time_limit: assignment.time_limit,

@@ -45,6 +45,7 @@ pub(crate) fn plan(steps: Vec<PlanStep>) -> Plan {
         answer,
         budget: Budget::default(),
         side_by_side: 8,
+        context_tokens: None,
     }
 }
 

@@ -38,7 +38,15 @@ pub(super) fn plans() -> impl Strategy<Value = Plan> {
             }
             let answer = steps[answer % steps.len()].name.clone();
             let input = "what the user gave".to_owned();
-            Plan { mode: Mode::Chained, input, steps, answer, budget, side_by_side }
+            Plan {
+                mode: Mode::Chained,
+                input,
+                steps,
+                answer,
+                budget,
+                side_by_side,
+                context_tokens: None,
+            }
         },
     )
 }
@@ -124,7 +132,9 @@ impl Draft {
             Some(Condition { step, contains, equals: None, above: None, below: None, not: *not })
         });
         let asks = !matches!(work, Work::Join { .. } | Work::Review { .. });
-        let fallback = if self.fallback && asks { vec![model("other")] } else { Vec::new() };
+        let once = !matches!(&work, Work::Ask(ask) if ask.replicas.is_some());
+        let fallback =
+            if self.fallback && asks && once { vec![model("other")] } else { Vec::new() };
         let then = if self.skip { Then::Skip } else { Then::Stop };
         let retries = if asks { self.retries } else { 0 };
         let undo = self.undo.then(|| Box::new(self.ask("undo it", std::slice::from_ref(&name))));

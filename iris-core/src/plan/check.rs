@@ -5,6 +5,9 @@ use std::collections::BTreeSet;
 use super::{Agreement, Ask, Items, Join, Plan, PlanError, Replicas, Step, StepName, Work};
 use crate::model::is_invisible;
 
+/// Most places of one template.
+const MAX_PLACES: usize = 256;
+
 impl Plan {
     /// Most steps.
     pub const MAX_STEPS: usize = 64;
@@ -37,14 +40,20 @@ impl Plan {
             return Err(at("side_by_side", format!("it is 1 to {}", Self::MAX_SIDE_BY_SIDE)));
         }
         let mut earlier = BTreeSet::new();
-        let mut units = 0;
+        let (mut units, mut of_each) = (0, std::collections::BTreeMap::new());
         for (place, step) in self.steps.iter().enumerate() {
             let member = |name: &str| format!("steps[{place}].{name}");
             step.check(&earlier).map_err(|error| at(member(&error.at), error.what))?;
             if !earlier.insert(step.name.as_str()) {
                 return Err(at(member("name"), format!("`{}` names an earlier step", step.name)));
             }
-            units += step.units();
+            let own = match &step.work {
+                // It merges pairs at least.
+                Work::Fold { of, .. } => of_each.get(of).copied().unwrap_or(1),
+                _ => step.units(),
+            };
+            of_each.insert(&step.name, own);
+            units += own;
         }
         if units > Self::MAX_UNITS {
             return Err(at(
@@ -115,6 +124,10 @@ impl Step {
         if self.on_failure.retries > 16 || self.on_failure.fallback.len() > 16 {
             return Err(at("retries", "a step has at most 16 retries and 16 fallback models"));
         }
+        let many = matches!(&self.work, Work::Ask(ask) if ask.replicas.is_some());
+        if many && !self.on_failure.fallback.is_empty() {
+            return Err(at("fallback", "replicas have no fallback model; retries they have"));
+        }
         if let Some(undo) = &self.undo {
             let mut known = earlier.clone();
             known.insert(self.name.as_str());
@@ -142,13 +155,25 @@ impl Ask {
         if self.max_tokens == Some(0) {
             return Err(at(member("max_tokens"), "an answer has at least 1 token"));
         }
-        for name in ["model", "messages", "stream", "max_tokens", "n", "iris_dataset"] {
+        for name in [
+            "model",
+            "messages",
+            "stream",
+            "stream_options",
+            "max_tokens",
+            "max_completion_tokens",
+            "n",
+            "iris_dataset",
+        ] {
             if self.params.contains_key(name) {
                 let what = format!("`{name}` is set by the plan itself");
                 return Err(at(member("params"), what));
             }
         }
         for (template, name) in [(&self.system, "system"), (&self.prompt, "prompt")] {
+            if template.iter().flat_map(super::Template::names).count() > MAX_PLACES {
+                return Err(at(member(name), format!("it has at most {MAX_PLACES} places")));
+            }
             for used in template.iter().flat_map(super::Template::names) {
                 let about_items = matches!(used, "item" | "part" | "parts" | "lines");
                 if used != "input" && !(items && about_items) && !earlier.contains(used) {

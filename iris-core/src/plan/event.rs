@@ -80,7 +80,7 @@ pub struct Output {
 }
 
 /// Why an assignment, or a whole step, has no output.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum StepError {
@@ -432,6 +432,17 @@ quiet_debug!(
     Decision { step, choose },
     UnitReport { unit, state, model, placed, assignments, took_ms, usage, dissent },
 );
+
+impl fmt::Debug for StepError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StepError({}", self.code())?;
+        match self {
+            // Model servers quote prompts in their errors.
+            Self::Task { .. } | Self::Partial { .. } => f.write_str(")"),
+            other => write!(f, ": {other})"),
+        }
+    }
+}
 
 impl fmt::Debug for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

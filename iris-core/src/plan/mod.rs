@@ -92,6 +92,9 @@ pub struct Plan {
     pub budget: Budget,
     /// How many assignments may be under way at a time. Default: 32.
     pub side_by_side: u32,
+    /// Tokens of prompt and answer together that every node takes, where it is known. Under a
+    /// budget of tokens an answer without a limit of its own gets what is left of it.
+    pub context_tokens: Option<u32>,
 }
 
 /// A way of working.
@@ -266,7 +269,7 @@ pub struct Replicas {
 }
 
 /// What counts as the same answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "by", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Agreement {
     /// Numbers, if all answers are; else JSON; else texts.
@@ -292,7 +295,7 @@ pub enum Agreement {
 }
 
 /// How earlier outputs are put together.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "how", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Join {
     /// One after the other.
@@ -344,7 +347,7 @@ pub enum Aggregate {
 }
 
 /// When a step is done.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Condition {
     /// The earlier step whose output is looked at; a skipped one has an empty output.
@@ -366,14 +369,16 @@ pub struct Condition {
     pub not: bool,
 }
 
-/// What may be used. Nothing is ever used beyond it.
+/// What may be used. What would go beyond it is not begun.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Budget {
-    /// Tokens, read and written.
+    /// Tokens, read and written. Prompts are estimated, by their texts alone: what a node adds (a
+    /// data set), and a second try that the network makes by itself, are not in the estimate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<u64>,
-    /// Seconds since the plan, or the step, began. Waiting for a person does not count.
+    /// Seconds since the plan, or the step, began. Of a plan, waiting for a person does not
+    /// count; of a review, they are what the person has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<u64>,
     /// Assignments.
@@ -480,4 +485,28 @@ quiet_debug!(
     Item { source },
     Dataset { name },
     Replicas { count, quorum, agreement, weighted },
+    Condition { step },
 );
+
+impl std::fmt::Debug for Agreement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "Auto",
+            Self::Number { .. } => "Number",
+            Self::Json => "Json",
+            Self::Choice { .. } => "Choice",
+            Self::Text { .. } => "Text",
+        })
+    }
+}
+
+impl std::fmt::Debug for Join {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Concat { .. } => "Concat",
+            Self::Vote { .. } => "Vote",
+            Self::Aggregate { .. } => "Aggregate",
+            Self::All => "All",
+        })
+    }
+}

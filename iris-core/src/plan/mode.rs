@@ -31,7 +31,7 @@ pub struct Chat {
 
 /// How a question is to be divided. Members that a mode has no use for are refused by
 /// [`divide`].
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Division {
     /// The way of working.
@@ -151,6 +151,7 @@ pub fn divide(chat: Chat, division: &Division, capacity: Capacity) -> Result<Pla
         ModeChoice::Single | ModeChoice::Auto => single(chat),
     };
     plan.budget = division.budget;
+    plan.context_tokens = Some(capacity.context_tokens);
     if let Some(most) = division.side_by_side {
         plan.side_by_side = most;
     }
@@ -369,7 +370,15 @@ impl Plan {
     /// Makes a plan whose last step gives the answer.
     pub(super) fn of_steps(mode: Mode, input: String, steps: Vec<Step>) -> Self {
         let answer = steps.last().expect("a plan has steps").name.clone();
-        Self { mode, input, steps, answer, budget: Budget::default(), side_by_side: 32 }
+        Self {
+            mode,
+            input,
+            steps,
+            answer,
+            budget: Budget::default(),
+            side_by_side: 32,
+            context_tokens: None,
+        }
     }
 }
 
@@ -387,7 +396,10 @@ impl Step {
     }
 }
 
-super::quiet_debug!(Chat { model, max_tokens, abilities });
+super::quiet_debug!(
+    Chat { model, max_tokens, abilities },
+    Division { mode, replicas, quorum, models, method, aggregate, budget },
+);
 
 #[cfg(test)]
 mod tests {

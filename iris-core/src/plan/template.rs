@@ -1,3 +1,6 @@
+use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -86,10 +89,16 @@ impl Template {
     /// Fills in the places. Says in a sentence what cannot be filled in.
     pub(super) fn render(&self, scope: &Scope<'_>) -> Result<String, String> {
         let mut rendered = String::new();
+        let mut values = BTreeMap::new();
         for piece in &self.pieces {
             match piece {
                 Piece::Text(text) => rendered.push_str(text),
-                Piece::Place(path) => rendered.push_str(&scope.value(path)?),
+                Piece::Place(path) => {
+                    let (name, members) = path.split_first().expect("a place has a name");
+                    let value =
+                        values.entry(name).or_insert_with(|| Filled::new(scope.value(name)));
+                    rendered.push_str(&value.member(name, members)?);
+                }
             }
             if rendered.len() > super::Plan::MAX_TEXT {
                 return Err("a prompt has at most 8 MiB once its outputs are in it".to_owned());
@@ -100,33 +109,48 @@ impl Template {
 }
 
 impl Scope<'_> {
-    fn value(&self, path: &[String]) -> Result<String, String> {
-        let (name, members) = path.split_first().expect("a place has a name");
-        let value = match name.as_str() {
+    fn value(&self, name: &str) -> String {
+        match name {
             "input" => self.input.to_owned(),
             "item" => self.item.unwrap_or_default().to_owned(),
             "part" => self.part.to_string(),
             "parts" => self.parts.to_string(),
             "lines" => self.source.map(Source::lines).unwrap_or_default(),
             step => (self.output)(step).unwrap_or_default(),
-        };
-        if members.is_empty() || value.is_empty() {
-            return Ok(value);
         }
-        member(&value, members).ok_or_else(|| {
+    }
+}
+
+/// A value that is read as JSON once, however many places want a member of it.
+struct Filled {
+    text: String,
+    json: OnceCell<Option<Value>>,
+}
+
+impl Filled {
+    const fn new(text: String) -> Self {
+        Self { text, json: OnceCell::new() }
+    }
+
+    fn member(&self, name: &str, members: &[String]) -> Result<Cow<'_, str>, String> {
+        if members.is_empty() || self.text.is_empty() {
+            return Ok(self.text.as_str().into());
+        }
+        let read = || serde_json::from_str(super::vote::unfenced(&self.text)).ok();
+        let value = self.json.get_or_init(read).as_ref();
+        value.and_then(|value| member(value, members)).ok_or_else(|| {
             format!("the output of `{name}` is not JSON with a member `{}`", members.join("."))
         })
     }
 }
 
-/// Returns a member of a JSON text, strings as they are and all else as JSON.
-fn member(text: &str, members: &[String]) -> Option<String> {
-    let value: Value = serde_json::from_str(super::vote::unfenced(text)).ok()?;
-    let found = members.iter().try_fold(&value, |value, member| match value {
+/// Returns a member of a JSON value, strings as they are and all else as JSON.
+fn member<'a>(value: &'a Value, members: &[String]) -> Option<Cow<'a, str>> {
+    let found = members.iter().try_fold(value, |value, member| match value {
         Value::Array(values) => values.get(member.parse::<usize>().ok()?),
         other => other.get(member),
     })?;
-    Some(found.as_str().map_or_else(|| found.to_string(), str::to_owned))
+    Some(found.as_str().map_or_else(|| found.to_string().into(), Cow::Borrowed))
 }
 
 impl FromStr for Template {

@@ -40,7 +40,7 @@ impl Plan {
     /// Reads a plan. `model` is asked where neither the plan nor a step names one.
     ///
     /// The members of a plan: `steps` (needed), `model`, `input`, `answer` (the last step),
-    /// `budget`, `side_by_side` (32) and `mode`. Those of a step: `name` (needed) and what it does,
+    /// `budget`, `side_by_side` (32), `context_tokens` and `mode`. Those of a step: `name` (needed) and what it does,
     /// which is `prompt`, perhaps with `each` or `fold`, or `join`, or `review`. The plan is not
     /// [checked](Self::check) yet.
     pub fn read(value: &Value, model: Option<&ModelName>) -> Result<Self, PlanError> {
@@ -64,6 +64,7 @@ impl Plan {
             steps,
             budget: members.get("budget")?.unwrap_or_default(),
             side_by_side: members.get("side_by_side")?.unwrap_or(SIDE_BY_SIDE),
+            context_tokens: members.get("context_tokens")?,
         };
         members.done()?;
         Ok(plan)
@@ -78,6 +79,7 @@ impl Serialize for Plan {
         put(&mut members, "answer", &self.answer);
         put(&mut members, "budget", &self.budget);
         put(&mut members, "side_by_side", &self.side_by_side);
+        put(&mut members, "context_tokens", &self.context_tokens);
         members.insert("steps".to_owned(), self.steps.iter().map(write_step).collect());
         members.serialize(serializer)
     }

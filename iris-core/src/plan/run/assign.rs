@@ -15,6 +15,11 @@ use crate::id::NodeId;
 use crate::model::ModelName;
 use crate::task::TaskError;
 
+/// The longest answer under a budget of tokens, where neither its ask nor the nodes' contexts
+/// limit it.
+const USUAL_ANSWER: u64 = 1024;
+/// How many bytes of messages may be under way at a time, not counting the last assignment.
+const MOST_UNDER_WAY: usize = 64 << 20;
 /// The longest time of an assignment whose plan has no limit.
 const LONGEST: Duration = Duration::from_hours(24);
 
@@ -22,6 +27,7 @@ impl PlanRun {
     /// Assigns what has its turn, as far as the budgets allow.
     pub(super) fn fill(&mut self) {
         while self.running.len() < self.plan.side_by_side as usize
+            && self.bytes_under_way() <= MOST_UNDER_WAY
             && let Some(turn) = self.turns.pop_front()
         {
             if self.exhausted.is_some() || !matches!(self.phase, Phase::Working) {
@@ -43,6 +49,10 @@ impl PlanRun {
                 }
             }
         }
+    }
+
+    fn bytes_under_way(&self) -> usize {
+        self.running.iter().map(|number| self.tried[number.0 as usize].bytes).sum()
     }
 
     fn assignment(&mut self, turn: Turn) -> Result<Assignment, Refusal> {
@@ -80,6 +90,7 @@ impl PlanRun {
             replica: assignment.replica,
             model: assignment.model.clone(),
             placed: Placed::default(),
+            bytes: assignment.messages.iter().map(size).sum(),
             began: now,
             reserved,
             streams: assignment.streams,
@@ -179,6 +190,7 @@ impl PlanRun {
             return Err(Refusal::Unit(used_up("assignments")));
         }
         let prompt: u64 = messages.iter().map(|message| u64::from(message_tokens(message))).sum();
+        let prompt = prompt + params_tokens(ask);
         let mut max_tokens = ask.max_tokens;
         let (all_left, own_left) = (all.tokens_left(all_spent), own.tokens_left(own_spent));
         // Others of the same step wait for their share.
@@ -192,8 +204,12 @@ impl PlanRun {
             if room == 0 {
                 return Err(refusal(used_up("tokens")));
             }
-            let share = (left / (waiting as u64 + 1)).saturating_sub(prompt).max(1);
-            let room = if max_tokens.is_some() { room } else { share };
+            let share = (left / (waiting as u64 + 1)).saturating_sub(prompt);
+            let fits = self
+                .plan
+                .context_tokens
+                .map_or(USUAL_ANSWER, |context| u64::from(context).saturating_sub(prompt));
+            let room = if max_tokens.is_some() { room } else { share.min(fits).max(1) };
             let room = u32::try_from(room).unwrap_or(u32::MAX);
             max_tokens = Some(max_tokens.map_or(room, |wanted| wanted.min(room)));
         }
@@ -214,9 +230,6 @@ impl PlanRun {
     /// Ends what has no time left.
     pub(super) fn run_out(&mut self) {
         let now = self.clock.now();
-        if let Phase::Undoing(_) = self.phase {
-            return self.undo_runs_out();
-        }
         if self.clock.due(self.plan.budget).is_some_and(|due| due <= now) {
             return self.end_partial(used_up("seconds"));
         }
@@ -401,6 +414,23 @@ pub(super) fn written(ask: &Ask, scope: &Scope<'_>) -> Result<Vec<Value>, String
         messages.push(json!({ "role": "user", "content": prompt.render(scope)? }));
     }
     Ok(messages)
+}
+
+/// Estimates what a model's server adds to the prompt for the members of a request.
+fn params_tokens(ask: &Ask) -> u64 {
+    let added = ["tools", "functions", "response_format"];
+    let added = added.iter().filter_map(|name| ask.params.get(*name));
+    added.map(|value| u64::from(tokens(&value.to_string()))).sum()
+}
+
+/// Returns about how many bytes a message has.
+fn size(message: &Value) -> usize {
+    match message {
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(size).sum(),
+        Value::Object(members) => members.values().map(size).sum(),
+        _ => size_of::<Value>(),
+    }
 }
 
 /// Estimates a message's tokens, those of its frame included.

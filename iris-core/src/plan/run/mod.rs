@@ -176,8 +176,7 @@ impl PlanRun {
                 let limits = open.filter_map(|(run, step)| step.budget.due(run.began?));
                 limits.chain(self.clock.due(self.plan.budget)).min()
             }
-            Phase::Undoing(undoing) => Some(undoing.due()),
-            Phase::Over => None,
+            Phase::Undoing(_) | Phase::Over => None,
         }
     }
 
@@ -381,8 +380,13 @@ impl PlanRun {
             .flat_map(|step| step.inputs.iter().copied())
             .collect();
         let unused = (0..self.steps.len()).filter(|step| !used.contains(step));
-        let texts = unused.map(|step| self.output(step).text).filter(|text| !text.is_empty());
-        texts.collect::<Vec<_>>().join("\n\n")
+        let answer = self.plan.place(&self.plan.answer);
+        let texts = unused.map(|step| {
+            let text = self.output(step).text;
+            // Followers have the beginning of an answer that has no end.
+            if text.is_empty() && Some(step) == answer { self.told.clone() } else { text }
+        });
+        texts.filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n\n")
     }
 
     /// Returns what a step has put out so far, its parts one after the other.

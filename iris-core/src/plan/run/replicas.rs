@@ -50,11 +50,18 @@ impl PlanRun {
             let all = all + self.pending_weight(unit, pending, &replicas);
             let first = tally.groups.first().map_or(0, |group| group.weight);
             // What is still to come cannot change it any more.
-            if tally.free_text || came < replicas.quorum || first * 2 <= all {
+            let few =
+                tally.groups.first().is_none_or(|group| group.members.len() < replicas.least());
+            if tally.free_text || came < replicas.quorum || first * 2 <= all || few {
                 return;
             }
         }
         match elected(&tally, &ballots) {
+            // Nobody agrees with itself alone, however much it weighs.
+            Ok(group) if group.members.len() < replicas.least() && !tally.free_text => {
+                let answers = count(tally.groups.len() + tally.spoilt.len());
+                self.unsettled(unit, StepError::NoAgreement { answers });
+            }
             Ok(group) => {
                 let group = group.clone();
                 self.agreed(unit, &group);
@@ -112,6 +119,13 @@ impl PlanRun {
     fn end_replicas(&mut self, unit: usize) {
         self.turns.retain(|turn| turn.unit != unit);
         self.withdraw_unit(unit);
+    }
+}
+
+impl Replicas {
+    /// Returns how many have to agree at least.
+    fn least(&self) -> usize {
+        self.quorum.min(2) as usize
     }
 }
 

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::super::template::Scope;
-use super::super::{Assignment, PlanEnd, UnitState};
+use super::super::{Assignment, PlanEnd, UnitState, Work};
 use super::assign::written;
 use super::{Action, Phase, PlanRun, StepState};
 
-/// How long one step may take to be undone.
+/// How long one step may take to be undone, from when it is assigned. There is no timer for it
+/// here: who comes back after a long time undoes what is left all the same.
 const UNDO_WITHIN: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
@@ -17,13 +18,6 @@ pub(super) struct Undoing {
     pub(super) end: PlanEnd,
     /// The steps that are left, the next one last.
     left: Vec<usize>,
-    began: Duration,
-}
-
-impl Undoing {
-    pub(super) const fn due(&self) -> Duration {
-        self.began.saturating_add(UNDO_WITHIN)
-    }
 }
 
 impl PlanRun {
@@ -38,7 +32,7 @@ impl PlanRun {
         };
         let mut left: Vec<_> = (0..self.steps.len()).filter(finished).collect();
         left.sort_by_key(|step| self.steps[*step].finished);
-        self.phase = Phase::Undoing(Undoing { end, left, began: self.clock.now() });
+        self.phase = Phase::Undoing(Undoing { end, left });
         self.undo_next();
     }
 
@@ -56,16 +50,9 @@ impl PlanRun {
         self.undo_next();
     }
 
-    pub(super) fn undo_runs_out(&mut self) {
-        self.withdraw_all();
-        self.undo_next();
-    }
-
     fn undo_next(&mut self) {
-        let now = self.clock.now();
         loop {
             let Phase::Undoing(undoing) = &mut self.phase else { return };
-            undoing.began = now;
             let Some(step) = undoing.left.pop() else {
                 let end = undoing.end.clone();
                 return self.over(end);
@@ -87,12 +74,24 @@ impl PlanRun {
             Some(self.output(place).text)
         };
         let input = &self.plan.input;
+        let own = match &planned.work {
+            Work::Ask(own) | Work::Each { ask: own, .. } | Work::Fold { ask: own, .. } => {
+                Some(&own.model)
+            }
+            Work::Join { .. } | Work::Review { .. } => None,
+        };
+        // The step may have been done by a model that it fell back to.
+        let answered = self.tried.iter().rfind(|tried| self.units[tried.unit].step == step);
+        let model = match answered {
+            Some(tried) if own == Some(&ask.model) => &tried.model,
+            _ => &ask.model,
+        };
         let scope = Scope { input, item: None, part: 1, parts: 1, source: None, output: &output };
         Some(Assignment {
             number: self.next_number(),
             unit: planned.name.to_string(),
             replica: None,
-            model: ask.model.clone(),
+            model: model.clone(),
             messages: written(ask, &scope).ok()?,
             params: ask.params.clone(),
             max_tokens: ask.max_tokens,

@@ -53,6 +53,8 @@ pub(super) struct Tried {
     pub(super) replica: Option<u32>,
     pub(super) model: ModelName,
     pub(super) placed: Placed,
+    /// About how many bytes its messages have.
+    pub(super) bytes: usize,
     pub(super) began: Duration,
     /// The tokens that were set aside for it.
     pub(super) reserved: u64,
