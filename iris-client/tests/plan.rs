@@ -11,8 +11,8 @@ use axum::body::Body;
 use futures::StreamExt;
 use iris_client::{Client, ClientError, PlanAnswer, PlanFailure, Policy, Privacy};
 use iris_core::plan::{
-    Agreement, Ask, Budget, Item, Items, Join, Mode, OnFailure, Plan, Progress, Replicas, Step,
-    StepError, UnitState, Work,
+    Agreement, Ask, Budget, Dataset, Item, Items, Join, Mode, OnFailure, Plan, Progress, Replicas,
+    Step, StepError, UnitState, Work,
 };
 use iris_crypto::seal::SealedRequest;
 use support::sealed::*;
@@ -362,6 +362,37 @@ async fn steps_for_named_nodes_go_nowhere_else() {
     assert_eq!(network.asked(), asked);
     let answer = client.plan(for_node(stranger)).with_spread(true).run().await.unwrap();
     assert_eq!(answer.units[0].placed[0].node, Some(stranger));
+}
+
+#[tokio::test]
+async fn data_set_of_a_stranger_makes_it_no_guard() {
+    let network = Network::start(6).await;
+    network.with(|state| {
+        for (place, node) in state.nodes.iter_mut().enumerate() {
+            node.datasets = vec![format!("set-{place}")];
+        }
+    });
+    let client = client(&network);
+    client.plan(one(ask("x"))).run().await.unwrap();
+    let guards =
+        || -> Vec<_> { client.trust().unwrap().guard_sets().flat_map(|(_, set)| set).collect() };
+    let before = guards();
+    let ids: Vec<_> = network.with(|state| state.nodes.iter().map(Node::id).collect());
+    let about = |place: usize| {
+        let dataset =
+            Some(Dataset { name: format!("set-{place}"), key: Some("secret".to_owned()) });
+        one(Ask { dataset, ..ask("x") })
+    };
+    let asked = network.asked();
+    let stranger = ids.iter().position(|id| !before.contains(id)).unwrap();
+    let refused = client.plan(about(stranger)).run().await.unwrap_err();
+    assert_eq!(refused, ClientError::BeyondGuards);
+    assert_eq!((network.asked(), guards()), (asked, before.clone()));
+    let guard = ids.iter().position(|id| *id == before[0]).unwrap();
+    let answer = client.plan(about(guard)).run().await.unwrap();
+    assert_eq!(answer.units[0].placed[0].node, Some(before[0]));
+    let answer = client.plan(about(stranger)).with_spread(true).run().await.unwrap();
+    assert_eq!(answer.units[0].placed[0].node, Some(ids[stranger]));
 }
 
 #[tokio::test]

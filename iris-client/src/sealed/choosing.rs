@@ -86,13 +86,15 @@ impl Client {
         if only_own && allowed.is_empty() {
             return Err(ClientError::NoOwnNode);
         }
-        if only_own || !choosing.spread {
+        // One's own come first, unless all of them have failed at it.
+        let fresh = allowed.iter().any(|own| !choosing.exclude.contains(&own.node));
+        if only_own || (fresh && !choosing.spread) {
             let chosen = self.pick(&allowed, listing, demand, choosing, tried);
             if only_own || matches!(chosen, Ok(Choice::Node(..))) {
                 return chosen;
             }
         }
-        let guards = self.guards(demand, &others)?;
+        let guards = self.guards(listing, demand, &own)?;
         let others = others.into_iter().map(|candidate| {
             let is_guard = guards.contains(&candidate.node);
             Candidate::new(candidate, if is_guard { Trusted::Guard } else { Trusted::Stranger })
@@ -118,18 +120,16 @@ impl Client {
         let listing = self.roster_now().await?;
         let demand = Demand::new(model.clone());
         let own = self.sealed().trust.own()?;
-        let able = listing.able(&demand);
-        let (mine, others): (Vec<_>, Vec<_>) = match able {
+        let able = match listing.able(&demand) {
             Err(_) if self.policy() == Policy::Own => return Err(ClientError::NoOwnNode),
             able => able.map_err(ClientError::local)?,
-        }
-        .into_iter()
-        .partition(|candidate| own.contains(&candidate.node));
-        let mut nodes: Vec<_> = mine.into_iter().map(|candidate| candidate.node).collect();
+        };
+        let mine = able.into_iter().filter(|candidate| own.contains(&candidate.node));
+        let mut nodes: Vec<_> = mine.map(|candidate| candidate.node).collect();
         match self.policy() {
             Policy::Own if nodes.is_empty() => return Err(ClientError::NoOwnNode),
             Policy::Own => {}
-            Policy::Sealed | Policy::Open => nodes.extend(self.guards(&demand, &others)?),
+            Policy::Sealed | Policy::Open => nodes.extend(self.guards(&listing, &demand, &own)?),
         }
         let listed = nodes.iter().filter_map(|node| listing.node(node));
         let offers = listed.flat_map(|node| &node.models).filter(|offer| offer.name == *model);
@@ -185,13 +185,19 @@ impl Client {
         Ok(Choice::Node(turn, privacy))
     }
 
+    /// Returns the guards, whatever data set is asked for: whoever announces one of that name must
+    /// not become a guard by it.
     fn guards(
         &self,
+        listing: &Listing,
         demand: &Demand,
-        others: &[GuardCandidate],
+        own: &[NodeId],
     ) -> Result<Vec<NodeId>, ClientError> {
+        let demand = Demand { dataset: None, ..demand.clone() };
+        let mut others = listing.able(&demand).map_err(ClientError::local)?;
+        others.retain(|candidate| !own.contains(&candidate.node));
         let trust = &self.sealed().trust;
-        Ok(trust.with(|trust| Ok(trust.guards(&demand.model, others, now(), random)))?)
+        Ok(trust.with(|trust| Ok(trust.guards(&demand.model, &others, now(), random)))?)
     }
 }
 

@@ -34,6 +34,8 @@ pub(crate) struct Node {
     pub(crate) free: FreeSlots,
     /// Tells nodes of one owner from those of others.
     pub(crate) owner: String,
+    /// The data sets that it announces.
+    pub(crate) datasets: Vec<String>,
     pub(crate) slots: u32,
 }
 
@@ -46,7 +48,16 @@ impl Node {
             SignedCertificate::issue(&identity, Role::Node, public, &origin, now(), 10);
         let offer = ModelOffer::new(MODEL.parse().expect("it is a name"), 8192);
         let owner = data_encoding::HEXLOWER.encode(&identity.public().as_bytes()[..16]);
-        Self { identity, key, certificate, offer, free: FreeSlots::Many, owner, slots: 4 }
+        Self {
+            identity,
+            key,
+            certificate,
+            offer,
+            free: FreeSlots::Many,
+            owner,
+            datasets: Vec::new(),
+            slots: 4,
+        }
     }
 
     pub(crate) fn id(&self) -> iris_core::NodeId {
@@ -364,7 +375,7 @@ fn listed(node: &Node) -> RosterNode {
         name: None,
         certificate: node.certificate.encoded().to_vec().try_into().expect("it fits"),
         models: vec![node.offer.clone()],
-        datasets: Vec::new(),
+        datasets: node.datasets.iter().map(|name| name.parse().expect("it is a label")).collect(),
         tier: None,
         slots: node.slots,
         free: node.free,
