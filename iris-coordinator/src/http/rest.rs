@@ -196,6 +196,7 @@ impl From<InferenceError> for ApiError {
             InferenceError::KeyReused => {
                 Self::conflict("This Idempotency-Key was used for a different request.")
             }
+            InferenceError::Request(error) => error.into(),
             InferenceError::Plan(error) => error.into(),
             InferenceError::Decision(error @ DecisionError::NotWaiting) => {
                 Self::conflict(error.to_string()).with_param("step")

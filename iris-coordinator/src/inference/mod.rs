@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
+use iris_core::backend::Operation;
 use iris_core::plan::{Decision, DecisionError, Plan, PlanError, Progress};
 use iris_core::queue::Priority;
 use iris_core::store::{Batch, Document, Key, Record, Store, StoreError, Version};
 use iris_core::task::TaskState;
 use iris_core::{AccountId, TaskId, Timestamp};
 use iris_crypto::RecordKey;
+use iris_protocol::openai::{Asked, RequestError};
 use iris_protocol::rest;
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
@@ -110,6 +112,9 @@ pub enum InferenceError {
     /// The idempotency key was used before for a different request.
     #[error("this Idempotency-Key was used for a different request")]
     KeyReused,
+    /// The question makes no sense.
+    #[error(transparent)]
+    Request(#[from] RequestError),
     /// The plan cannot be carried out.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -163,6 +168,7 @@ impl Inference {
         let max_tokens = request.max_tokens.unwrap_or(0);
         let body = serde_json::to_vec(&request.into_chat_request())
             .expect("a chat request has a JSON form");
+        Asked::read(Operation::Chat, &body)?;
         let record = InferenceRecord {
             prompt_tokens: u32::try_from(body.len() / 4).unwrap_or(u32::MAX),
             max_tokens,

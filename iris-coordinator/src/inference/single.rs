@@ -8,6 +8,7 @@ use iris_core::model::Abilities;
 use iris_core::plan::{Number, Output, Placed, PlanEnd, Progress, StepError};
 use iris_core::task::{Outcome, TaskError, TaskState};
 use iris_core::{NodeId, TaskId};
+use iris_protocol::openai::Asked;
 use iris_protocol::rest;
 use tokio_util::sync::CancellationToken;
 
@@ -76,6 +77,8 @@ impl Shared {
 }
 
 fn request(id: TaskId, record: &InferenceRecord, body: Bytes) -> TaskRequest {
+    // Only a node that has the data set can answer; its name lies sealed with the prompt.
+    let dataset = Asked::read(Operation::Chat, &body).ok().and_then(|asked| asked.dataset);
     TaskRequest {
         id,
         account: record.account,
@@ -88,7 +91,7 @@ fn request(id: TaskId, record: &InferenceRecord, body: Bytes) -> TaskRequest {
         abilities: Abilities::NONE,
         time_limit: std::time::Duration::ZERO,
         priority: record.priority,
-        placement: Placement::default(),
+        placement: Placement { dataset, ..Placement::default() },
     }
 }
 

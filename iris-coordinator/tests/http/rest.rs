@@ -71,3 +71,20 @@ async fn malformed_tasks_are_refused() {
         assert!(reply.json()["error"].is_object());
     }
 }
+
+#[tokio::test]
+async fn durable_task_about_a_data_set_goes_to_no_node_without_it() {
+    let net = Net::start().await;
+    let node = net.node(vec![Step::Echo, Step::Finish("stop")]).await;
+    let mut body = json!({ "model": Node::MODEL, "prompt": "hi", "iris_dataset": { "name": "d" } });
+    let submitted = net.post("/inference", &body.to_string()).await.json();
+    let id = submitted["id"].as_str().unwrap();
+    net.events(id).await;
+    let status = net.get(&format!("/inference/{id}")).await.json();
+    assert_eq!(status["error"]["code"], "dataset_not_found", "{status}");
+    assert!(node.asked.lock().unwrap().is_empty());
+    body["iris_dataset"] = json!("d");
+    let refused = net.post("/inference", &body.to_string()).await;
+    let at = refused.json()["error"]["param"].clone();
+    assert_eq!((refused.status, at), (400, json!("iris_dataset")));
+}
