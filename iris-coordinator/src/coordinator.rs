@@ -271,7 +271,7 @@ impl Coordinator {
     /// Starts a divided task for somebody who waits for it: `task` names it, and each of its steps
     /// is a task of its own. It is driven by reading the handle; dropping that gives it up.
     pub fn submit_plan(&self, task: TaskId, account: AccountId, run: PlanRun) -> PlanHandle {
-        PlanHandle::new(Arc::clone(&self.inner.dispatch), task, account, run)
+        self.inner.inference.pass(task, account, run)
     }
 
     /// Starts a task that its caller sealed to one node; see [`submit`](Self::submit).

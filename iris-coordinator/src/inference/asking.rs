@@ -19,8 +19,16 @@ pub(super) const ASK_AGAIN: Duration = Duration::from_secs(1);
 pub(super) enum Manner {
     /// Until the time is over, as often as nodes are away, by turns. Whoever asks settles it.
     Durable(Arc<Turns>),
-    /// At once, for somebody who waits.
-    Passing,
+    /// Once, for somebody who waits, by turns.
+    Passing(Arc<Turns>),
+}
+
+impl Manner {
+    const fn turns(&self) -> &Arc<Turns> {
+        match self {
+            Self::Durable(turns) | Self::Passing(turns) => turns,
+        }
+    }
 }
 
 /// One task on its way to its answer.
@@ -151,20 +159,18 @@ impl Asking {
         if self.again && !self.cancelled {
             tokio::time::sleep(ASK_AGAIN).await;
         }
-        if let Manner::Durable(turns) = &self.manner
-            && !self.cancelled
-        {
+        if !self.cancelled {
             let left = self.expires.saturating_since(self.dispatch.clock.calendar());
             // A task whose time is over needs no turn to end.
             self.turn = tokio::select! {
                 biased;
                 () = tokio::time::sleep(left) => None,
-                turn = Arc::clone(turns).take(self.since, self.request.priority) => Some(turn),
+                turn = Arc::clone(self.manner.turns()).take(self.since, self.request.priority) => Some(turn),
             };
         }
         let books = match self.manner {
             Manner::Durable(_) => Books::Caller,
-            Manner::Passing => Books::Journal,
+            Manner::Passing(_) => Books::Journal,
         };
         let time_limit = self.expires.saturating_since(self.dispatch.clock.calendar());
         let request = TaskRequest { time_limit, ..self.request.clone() };

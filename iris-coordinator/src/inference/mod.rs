@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use iris_core::backend::Operation;
-use iris_core::plan::{Decision, DecisionError, Plan, PlanError, Progress};
+use iris_core::plan::{Decision, DecisionError, Plan, PlanError, PlanRun, Progress};
 use iris_core::queue::Priority;
 use iris_core::store::{Batch, Document, Key, Record, Store, StoreError, Version};
 use iris_core::task::TaskState;
@@ -51,6 +51,8 @@ use single::Ending;
 /// How many durable tasks, or steps of such, ask for nodes at a time, so that they leave room in
 /// the line.
 const AT_WORK: usize = 256;
+/// The same for the steps of plans that end with their callers.
+const PASSING: usize = 256;
 /// How many durable tasks may be unfinished.
 const UNFINISHED: usize = 100_000;
 /// How many bytes their sealed prompts may have together, not counting the last one.
@@ -76,6 +78,7 @@ struct Shared {
     retention: Duration,
     tasks: TaskTracker,
     at_work: Arc<Turns>,
+    passing: Arc<Turns>,
     unfinished: Mutex<HashMap<TaskId, Unfinished>>,
     /// Cancelled when the coordinator shuts down: unfinished tasks stay as they are.
     suspended: CancellationToken,
@@ -144,6 +147,7 @@ impl Inference {
             retention,
             tasks,
             at_work: Arc::new(Turns::new(AT_WORK)),
+            passing: Arc::new(Turns::new(PASSING)),
             unfinished: Mutex::new(HashMap::new()),
             suspended: CancellationToken::new(),
         };
@@ -211,6 +215,13 @@ impl Inference {
             ..InferenceRecord::new(account, model, created, created.saturating_add(limit))
         };
         self.accept(id, record, once).await
+    }
+
+    /// Starts a plan for somebody who waits for it.
+    pub(crate) fn pass(&self, task: TaskId, account: AccountId, run: PlanRun) -> PlanHandle {
+        let shared = &self.shared;
+        let (dispatch, turns) = (Arc::clone(&shared.dispatch), Arc::clone(&shared.passing));
+        PlanHandle::new(dispatch, task, account, run, turns)
     }
 
     async fn accept(

@@ -18,6 +18,7 @@ use super::asking::Manner;
 use super::plan::evidence;
 use super::steps::Steps;
 use crate::dispatch::Dispatch;
+use crate::turns::Turns;
 
 /// A plan that is carried out while somebody reads what happens. Dropping it gives up what is
 /// under way; the nodes are told at once.
@@ -44,13 +45,14 @@ impl PlanHandle {
         task: TaskId,
         account: AccountId,
         run: PlanRun,
+        turns: Arc<Turns>,
     ) -> Self {
         let steps = Steps::new(
             Arc::clone(&dispatch),
             account,
             // Its parts stand in line for as long as the plan may take.
             Priority::High,
-            Manner::Passing,
+            Manner::Passing(turns),
             CancellationToken::new(),
         );
         let (since, told) = (dispatch.clock.now(), Arc::<Told>::default());

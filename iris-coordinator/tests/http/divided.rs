@@ -1,10 +1,11 @@
 //! Tasks and chats that ask for a way of working.
 
+use iris_core::plan::{PlanEnd, PlanRun, Progress};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::node::SOON;
-use super::plan::echo;
+use super::plan::{ask, echo, plan};
 use super::*;
 
 const MODEL: &str = Node::MODEL;
@@ -203,4 +204,29 @@ async fn dissent_is_kept_as_evidence_without_what_was_said() {
         (2, &json!(MODEL))
     );
     assert!(!found[0].as_ref().unwrap().value.as_text().contains("SECRET"));
+}
+
+#[tokio::test]
+async fn steps_of_passing_plans_leave_room_in_the_line() {
+    let (identity, store) = (Identity::generate(), Arc::new(MemoryStore::new()));
+    let builder = Coordinator::builder(store, identity, Secret::from_bytes([9; 32]));
+    let coordinator = builder.with_queue_capacity(300).build().await.unwrap();
+    let net = Net::around(coordinator, ServerSettings::default()).await;
+    net.node(echo()).await;
+    let plans = (0..8).map(async |_| {
+        let mut wide = plan((0..64).map(|number| ask(&format!("s{number}"), "x")).collect());
+        wide.side_by_side = 64;
+        let (task, run) = (net.coordinator.new_task_id(), PlanRun::new(wide).unwrap());
+        let mut handle = net.coordinator.submit_plan(task, net.account, run);
+        let mut end = None;
+        while let Some(progress) = handle.next().await {
+            if let Progress::Ended(ended) = progress {
+                end = Some(ended);
+            }
+        }
+        end
+    });
+    for end in timeout(SOON * 3, futures::future::join_all(plans)).await.unwrap() {
+        assert!(matches!(end, Some(PlanEnd::Finished { .. })), "{end:?}");
+    }
 }
