@@ -7,7 +7,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use iris_core::AccountId;
 use iris_core::backend::{Chunk, Finish, Operation, Usage};
-use iris_core::plan::{Assignment, Number, Output, Placed, Report, StepError};
+use iris_core::plan::{Assignment, Number, Output, Placed, Plan, Report, StepError};
 use iris_core::queue::Priority;
 use iris_core::task::{Outcome, TaskError};
 use serde::Deserialize;
@@ -178,7 +178,7 @@ impl Answer {
     fn take_in(&mut self, chunk: &Chunk, streams: bool) -> Result<Option<String>, NoAnswer> {
         match chunk {
             Chunk::Text(text) if streams => {
-                self.text.push_str(text);
+                self.push(text)?;
                 Ok((!text.is_empty()).then(|| text.clone()))
             }
             Chunk::Json(json) if streams => {
@@ -187,7 +187,7 @@ impl Answer {
                 let delta = delta.unwrap_or_default();
                 self.calls_tools |= delta.tool_calls.is_some_and(|calls| !calls.is_empty());
                 let text = delta.content.filter(|text| !text.is_empty());
-                self.text.extend(text.as_deref());
+                self.push(text.as_deref().unwrap_or_default())?;
                 Ok(text)
             }
             Chunk::Whole(whole) if !streams => {
@@ -198,6 +198,15 @@ impl Answer {
             }
             _ => Err(NoAnswer),
         }
+    }
+
+    /// Adds text, unless the answer becomes longer than any step can use.
+    fn push(&mut self, text: &str) -> Result<(), NoAnswer> {
+        if self.text.len() + text.len() > Plan::MAX_TEXT {
+            return Err(NoAnswer);
+        }
+        self.text.push_str(text);
+        Ok(())
     }
 
     fn conclude(self, outcome: Outcome) -> Result<Output, StepError> {
@@ -258,10 +267,12 @@ pub(super) struct Message {
     tool_calls: Option<Vec<serde_json::Value>>,
 }
 
-/// Reads the first choice of a chat completion; `None` when this is no answer.
+/// Reads the first choice of a chat completion; `None` when this is no answer, or too long a one.
 pub(super) fn read(whole: &[u8]) -> Option<Message> {
     let answer: Completion = serde_json::from_slice(whole).ok()?;
-    Some(answer.choices.into_iter().next()?.message)
+    let message = answer.choices.into_iter().next()?.message;
+    let fits = message.content.as_ref().is_none_or(|text| text.len() <= Plan::MAX_TEXT);
+    fits.then_some(message)
 }
 
 /// Returns tokens in the form of the HTTP API.
@@ -273,4 +284,36 @@ fn lock(
     rows: &Mutex<BTreeMap<Number, Settlement>>,
 ) -> MutexGuard<'_, BTreeMap<Number, Settlement>> {
     rows.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answer_is_kept_up_to_the_longest_text_and_no_further() {
+        let half = "x".repeat(Plan::MAX_TEXT / 2);
+        let chunks = [
+            Chunk::Text(half.clone()),
+            Chunk::Json(
+                serde_json::json!({ "choices": [{ "delta": { "content": half } }] })
+                    .to_string()
+                    .into(),
+            ),
+        ];
+        let mut answer = Answer::default();
+        for chunk in &chunks {
+            assert!(answer.take_in(chunk, true).is_ok());
+        }
+        for more in [Chunk::Text("x".to_owned()), chunks[1].clone()] {
+            assert!(answer.take_in(&more, true).is_err());
+            assert_eq!(answer.text.len(), Plan::MAX_TEXT);
+        }
+        let whole = |text: &str| {
+            let body = serde_json::json!({ "choices": [{ "message": { "content": text } }] });
+            read(body.to_string().as_bytes()).is_some()
+        };
+        let longest = "x".repeat(Plan::MAX_TEXT);
+        assert!(whole(&longest) && !whole(&(longest + "x")));
+    }
 }
