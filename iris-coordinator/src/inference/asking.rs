@@ -159,7 +159,8 @@ impl Asking {
         if self.again && !self.cancelled {
             tokio::time::sleep(ASK_AGAIN).await;
         }
-        if !self.cancelled {
+        // Who goes back to a node keeps the turn: to wait for a second one could last for ever.
+        if !self.cancelled && self.turn.is_none() {
             let left = self.expires.saturating_since(self.dispatch.clock.calendar());
             // A task whose time is over needs no turn to end.
             self.turn = tokio::select! {
