@@ -204,6 +204,8 @@ impl Asking {
     }
 
     /// Returns whether the task should wait for other nodes.
+    ///
+    /// One that is too long for all nodes is hardly helped by one that comes back.
     fn is_worth_another_try(&self, outcome: &Outcome) -> bool {
         matches!(self.manner, Manner::Durable(_))
             && !self.begun
@@ -212,7 +214,7 @@ impl Asking {
                 outcome,
                 Outcome::Failed(
                     TaskError::NoNodeOnline { .. }
-                        | TaskError::NoNodeAble { .. }
+                        | TaskError::NoNodeAble { too_long: false, .. }
                         | TaskError::Busy { .. }
                         | TaskError::ShuttingDown
                         | TaskError::BooksFull

@@ -88,3 +88,15 @@ async fn durable_task_about_a_data_set_goes_to_no_node_without_it() {
     let at = refused.json()["error"]["param"].clone();
     assert_eq!((refused.status, at), (400, json!("iris_dataset")));
 }
+
+#[tokio::test]
+async fn durable_task_that_is_too_long_for_every_node_ends_at_once() {
+    let net = Net::start().await;
+    net.node(Vec::new()).await;
+    let body = json!({ "model": Node::MODEL, "prompt": "x ".repeat(40_000) });
+    let submitted = net.post("/inference", &body.to_string()).await.json();
+    let id = submitted["id"].as_str().unwrap();
+    net.events(id).await;
+    let status = net.get(&format!("/inference/{id}")).await.json();
+    assert_eq!(status["error"]["code"], "context_length_exceeded", "{status}");
+}
