@@ -43,9 +43,13 @@ pub(super) fn read_plan(plan: &Value, at: &str) -> Result<Plan, ApiError> {
     Ok(read.map_err(|error| PlanError { at: format!("{at}{}", error.at), ..error })?)
 }
 
+/// Reads how soon a durable task is served: after whoever waits in front of a screen.
 fn priority(members: &mut Members) -> Result<Priority, ApiError> {
-    let expected = "'interactive', 'high', 'normal' or 'low'";
-    Ok(members.optional("priority", expected)?.unwrap_or(Priority::Batch))
+    let expected = "'high', 'normal' or 'low'";
+    match members.optional("priority", expected)? {
+        Some(Priority::Interactive) => Err(members.wrong("priority", expected)),
+        priority => Ok(priority.unwrap_or(Priority::Batch)),
+    }
 }
 
 /// Reads a question and how it is to be divided.
@@ -75,16 +79,18 @@ fn divided(api: &Api, mut members: Members) -> Result<Plan, ApiError> {
     Ok(plan)
 }
 
-fn single(members: Members) -> Result<Submission, ApiError> {
+fn single(mut members: Members) -> Result<Submission, ApiError> {
+    let priority = priority(&mut members)?;
     members.check::<ModelName>("model", "a model's name")?;
     members.check::<String>("prompt", "a text")?;
     members.check::<u32>("max_tokens", "a whole number")?;
     members.check::<u64>("deadline_ms", "a whole number")?;
-    members.check::<Priority>("priority", "'interactive', 'high', 'normal' or 'low'")?;
-    let request = serde_json::from_value(Value::Object(members.rest())).map_err(|_| {
+    let read = serde_json::from_value::<InferenceRequest>(Value::Object(members.rest()));
+    let request = read.map_err(|_| {
         ApiError::bad_request(
             "The request body needs a 'model', and either a 'prompt' or 'messages'.",
         )
     })?;
+    let request = InferenceRequest { priority: Some(priority), ..request };
     Ok(Submission::Single(Box::new(request)))
 }

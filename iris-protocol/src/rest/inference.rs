@@ -26,7 +26,8 @@ pub struct InferenceRequest {
     pub max_tokens: Option<u32>,
     /// How long the task may take from its submission, whole milliseconds.
     pub deadline: Option<Duration>,
-    /// How soon the task is served when nodes are busy. Default: `normal`.
+    /// How soon the task is served when nodes are busy: `high`, `normal` or `low`, for
+    /// `interactive` is refused. Default: `normal`.
     pub priority: Option<Priority>,
     /// Everything else.
     pub extra: Extra,
