@@ -98,5 +98,5 @@ async fn durable_task_that_is_too_long_for_every_node_ends_at_once() {
     let id = submitted["id"].as_str().unwrap();
     net.events(id).await;
     let status = net.get(&format!("/inference/{id}")).await.json();
-    assert_eq!(status["error"]["code"], "context_length_exceeded", "{status}");
+    assert_eq!(status["error"]["code"], "no_node_able", "{status}");
 }
