@@ -388,6 +388,7 @@ impl Inference {
                 batch = batch.delete(record.key);
             }
         }
+        let batch = self.shared.forget_stray_events(batch).await?;
         for writes in batch.writes.chunks(DELETED_TOGETHER) {
             self.shared.dispatch.journal.commit(Batch { writes: writes.to_vec() }).await?;
         }
@@ -523,7 +524,8 @@ impl Shared {
             batch = batch.put(settlement.key(), settlement.document());
         }
         if divided {
-            batch = self.forget_events(id, batch).await;
+            let Some(forgetting) = self.forget_events(id, batch).await else { return false };
+            batch = forgetting;
         }
         while let Err(error) = self.dispatch.journal.commit(batch.clone()).await {
             tracing::error!(%error, task = %id, "the end of a task could not be written down");

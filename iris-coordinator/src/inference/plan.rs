@@ -16,7 +16,7 @@ use iris_core::plan::{
     Assignment, Decision, Driven, Event, Plan, PlanEnd, PlanRun, Progress, Report, StepError, Work,
     Worker, drive,
 };
-use iris_core::store::{Batch, Record, StoreError};
+use iris_core::store::{Batch, Key, Record, StoreError};
 use iris_core::task::TaskState;
 use iris_core::{ModelName, TaskId, Timestamp};
 use iris_protocol::rest;
@@ -26,7 +26,9 @@ use tokio_util::sync::CancellationToken;
 use super::asking::{ASK_AGAIN, Manner};
 use super::evidence::Evidence;
 use super::live::Live;
-use super::record::{EventRecord, InferenceRecord, PlanReport, event_key, events_of, key};
+use super::record::{
+    EventRecord, InferenceRecord, PLAN_EVENT, PlanReport, event_key, events_of, key, plan_of,
+};
 use super::single::Ending;
 use super::steps::Steps;
 use super::{Shared, explain};
@@ -122,13 +124,62 @@ impl Shared {
         Ok(Some(events))
     }
 
-    /// Adds the deletion of all that happened to a plan.
-    pub(super) async fn forget_events(&self, id: TaskId, mut batch: Batch) -> Batch {
-        let mut records = self.store.scan(events_of(&id));
-        while let Some(Ok(record)) = records.next().await {
-            batch = batch.delete(record.key);
+    /// Adds the deletion of all that happened to a plan, however long it takes to find that;
+    /// `None` when the coordinator stops before.
+    pub(super) async fn forget_events(&self, id: TaskId, batch: Batch) -> Option<Batch> {
+        loop {
+            match self.events_forgotten(id, batch.clone()).await {
+                Ok(batch) => return Some(batch),
+                // What is behind that record is deleted once it is readable.
+                Err(StoreError::Corrupt(_)) => return Some(batch),
+                Err(error) => {
+                    tracing::error!(%error, task = %id, "what happened to a plan is not readable");
+                    tokio::select! {
+                        biased;
+                        () = self.suspended.cancelled() => return None,
+                        () = tokio::time::sleep(ASK_AGAIN) => {}
+                    }
+                }
+            }
         }
-        batch
+    }
+
+    async fn events_forgotten(&self, id: TaskId, mut batch: Batch) -> Result<Batch, StoreError> {
+        let mut records = self.store.scan(events_of(&id));
+        while let Some(record) = records.next().await {
+            batch = batch.delete(record?.key);
+        }
+        Ok(batch)
+    }
+
+    /// Adds the deletion of what happened to plans that are over or gone.
+    pub(super) async fn forget_stray_events(&self, mut batch: Batch) -> Result<Batch, StoreError> {
+        let mut records = self.store.scan(Key::all(PLAN_EVENT));
+        // All that happened to one plan lies together.
+        let mut last = None;
+        while let Some(record) = records.next().await {
+            let place = record?.key;
+            let Some(id) = plan_of(&place) else { continue };
+            let is_stray = match last {
+                Some((known, is_stray)) if known == id => is_stray,
+                _ => self.is_over(&id).await?,
+            };
+            last = Some((id, is_stray));
+            if is_stray {
+                batch = batch.delete(place);
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Returns whether a task is over or gone. Nothing happens to it before it is written down.
+    async fn is_over(&self, id: &TaskId) -> Result<bool, StoreError> {
+        if self.unfinished().contains_key(id) {
+            return Ok(false);
+        }
+        let Some(found) = self.store.get(key(id)).await? else { return Ok(true) };
+        // What cannot be read may go on one day.
+        Ok(found.value.decode::<InferenceRecord>().is_ok_and(|task| task.state.is_terminal()))
     }
 }
 
@@ -353,5 +404,44 @@ impl PlanReport {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use iris_core::AccountId;
+    use iris_core::store::{Document, MemoryStore, Store};
+    use iris_crypto::{Identity, Secret};
+
+    use super::*;
+    use crate::Coordinator;
+
+    #[tokio::test]
+    async fn what_happened_to_plans_that_are_over_or_gone_is_swept_out() {
+        let store = Arc::new(MemoryStore::new());
+        let secret = Secret::from_bytes([9; 32]);
+        let builder = Coordinator::builder(store.clone(), Identity::generate(), secret);
+        let coordinator = builder.build().await.unwrap();
+        let [open, over, gone] = [(); 3].map(|()| coordinator.new_task_id());
+        let now = Timestamp::from_millis(1 << 50);
+        let record = |state| {
+            let (account, model) = (AccountId::from_bytes([1; 16]), "m".parse().unwrap());
+            InferenceRecord { state, ..InferenceRecord::new(account, model, now, now) }
+        };
+        let mut batch = Batch::new()
+            .create(key(&open), Document::encode(&record(TaskState::Submitted)))
+            .create(key(&over), Document::encode(&record(TaskState::Finished)));
+        for id in [open, over, gone] {
+            for number in 0..2 {
+                batch = batch.create(event_key(&id, number), Document::encode(&number));
+            }
+        }
+        store.commit(batch).await.unwrap();
+        coordinator.inference().sweep().await;
+        let left: Vec<_> = store.scan(Key::all(PLAN_EVENT)).collect().await;
+        let left: BTreeSet<_> = left.into_iter().map(|event| event.unwrap().key).collect();
+        assert_eq!(left, BTreeSet::from([0, 1].map(|number| event_key(&open, number))));
     }
 }

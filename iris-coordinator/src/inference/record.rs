@@ -19,7 +19,7 @@ pub(super) const INFERENCE: &str = "inference";
 /// The record type of idempotency keys.
 pub(super) const IDEMPOTENCY: &str = "idempotency";
 /// The record type of what happened to plans that are not over.
-const PLAN_EVENT: &str = "plan_event";
+pub(super) const PLAN_EVENT: &str = "plan_event";
 
 /// A durable task as it is written down.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -173,6 +173,11 @@ pub(super) fn key(id: &TaskId) -> Key {
 
 pub(super) fn event_key(id: &TaskId, number: u64) -> Key {
     Key::new(PLAN_EVENT, format!("{id}-{number:06}")).expect("an id and digits are a key segment")
+}
+
+/// Returns the plan that something happened to.
+pub(super) fn plan_of(event: &Key) -> Option<TaskId> {
+    event.id().rsplit_once('-')?.0.parse().ok()
 }
 
 /// Returns the range of all that happened to a plan.
