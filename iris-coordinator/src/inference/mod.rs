@@ -40,6 +40,7 @@ pub use live::{Events, Followed};
 pub use passing::PlanHandle;
 
 use asking::ASK_AGAIN;
+use explain::Passed;
 use live::Live;
 use plan::{Decided, PATIENCE, Reins};
 use record::{
@@ -79,6 +80,7 @@ struct Shared {
     tasks: TaskTracker,
     at_work: Arc<Turns>,
     passing: Arc<Turns>,
+    passed: Arc<Passed>,
     unfinished: Mutex<HashMap<TaskId, Unfinished>>,
     /// Cancelled when the coordinator shuts down: unfinished tasks stay as they are.
     suspended: CancellationToken,
@@ -148,6 +150,7 @@ impl Inference {
             tasks,
             at_work: Arc::new(Turns::new(AT_WORK)),
             passing: Arc::new(Turns::new(PASSING)),
+            passed: Arc::default(),
             unfinished: Mutex::new(HashMap::new()),
             suspended: CancellationToken::new(),
         };
@@ -221,7 +224,8 @@ impl Inference {
     pub(crate) fn pass(&self, task: TaskId, account: AccountId, run: PlanRun) -> PlanHandle {
         let shared = &self.shared;
         let (dispatch, turns) = (Arc::clone(&shared.dispatch), Arc::clone(&shared.passing));
-        PlanHandle::new(dispatch, task, account, run, turns)
+        shared.passed.begun(task, account, explain::outline(run.plan()));
+        PlanHandle::new(dispatch, task, account, run, turns, Arc::clone(&shared.passed))
     }
 
     async fn accept(
@@ -312,9 +316,14 @@ impl Inference {
         if let Some(explanation) = rest::Explanation::new(id, &choices) {
             return Ok(explanation);
         }
-        let (record, _) = shared.load(account, id).await?;
-        let (outline, units) = shared.outline(id, &record).ok_or(InferenceError::NotFound)?;
-        let steps = explain::steps(&shared.dispatch, &account, &units);
+        let (outline, tasks) = if let Some(found) = shared.passed.find(&id, &account) {
+            found
+        } else {
+            let (record, _) = shared.load(account, id).await?;
+            let found = shared.outline(id, &record).ok_or(InferenceError::NotFound)?;
+            (found.0, explain::tasks(&found.1))
+        };
+        let steps = explain::steps(&shared.dispatch, &account, tasks);
         Ok(rest::Explanation::of_plan(id, outline, steps))
     }
 

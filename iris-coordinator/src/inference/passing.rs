@@ -15,6 +15,7 @@ use iris_core::{AccountId, TaskId};
 use tokio_util::sync::CancellationToken;
 
 use super::asking::Manner;
+use super::explain::Passed;
 use super::plan::evidence;
 use super::steps::Steps;
 use crate::dispatch::Dispatch;
@@ -37,15 +38,17 @@ struct PassingWorker {
     steps: Steps,
     since: Instant,
     told: Arc<Told>,
+    passed: Arc<Passed>,
 }
 
 impl PlanHandle {
-    pub(crate) fn new(
+    pub(super) fn new(
         dispatch: Arc<Dispatch>,
         task: TaskId,
         account: AccountId,
         run: PlanRun,
         turns: Arc<Turns>,
+        passed: Arc<Passed>,
     ) -> Self {
         let steps = Steps::new(
             Arc::clone(&dispatch),
@@ -56,7 +59,8 @@ impl PlanHandle {
             CancellationToken::new(),
         );
         let (since, told) = (dispatch.clock.now(), Arc::<Told>::default());
-        let worker = PassingWorker { dispatch, task, steps, since, told: Arc::clone(&told) };
+        let worker =
+            PassingWorker { dispatch, task, steps, since, told: Arc::clone(&told), passed };
         let drive = async move {
             match drive(run, &worker).await {
                 Driven::Over { run, .. } => run.usage(),
@@ -113,6 +117,11 @@ impl Worker for PassingWorker {
         let at = self.dispatch.clock.calendar();
         if let Some(evidence) = evidence(self.task, run, progress, at) {
             evidence.write_down(&self.dispatch);
+        }
+        if let Progress::Started { unit, placed, .. } = progress
+            && let Some(task) = placed.task
+        {
+            self.passed.started(self.task, unit.clone(), task);
         }
         lock(&self.told).push_back(progress.clone());
     }

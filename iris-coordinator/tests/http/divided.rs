@@ -117,6 +117,16 @@ async fn model_name_asks_for_a_mode_in_a_chat() {
     assert!(body["usage"]["total_tokens"].as_u64().unwrap() >= 10, "{body}");
     assert_eq!(reply.header("x-iris-privacy"), Some("open"));
     assert_eq!(reply.header("x-iris-task"), reply.header("x-request-id"));
+    let task = reply.header("x-iris-task").unwrap();
+    let path = format!("/inference/{task}/explain");
+    let explained = net.get(&path).await.json();
+    assert!(explained["steps"].as_array().unwrap().len() > 1, "{explained}");
+    assert!(explained["steps"][0]["node"].is_string(), "{explained}");
+    assert!(explained["plan"]["mermaid"].is_string(), "{explained}");
+    let stranger = net.coordinator.accounts().create_account().await.unwrap().account;
+    let bearer = format!("Bearer {}", key(&net.coordinator, stranger, KeyScope::Inference).await);
+    let asked = request("GET", &path, &[("authorization", &bearer)], "");
+    assert_eq!(send(net.address, asked).await.status, 404);
     let members = r#","stream":true,"stream_options":{"include_usage":true}"#;
     let reply = net.post("/v1/chat/completions", &named("subtasks", members)).await;
     assert_eq!(reply.header("content-type"), Some("text/event-stream"), "{}", reply.text());
