@@ -249,6 +249,30 @@ async fn a_plan_is_handed_in_followed_and_decided() {
 }
 
 #[tokio::test]
+async fn a_plan_that_is_handed_in_has_the_budget_of_the_flags() {
+    let coordinator = Scripted::always(|| json(202, &[], &task("submitted", None))).await;
+    let submit = ["task", "submit", "--plan", "plan.toml", "x", "-m", "m"];
+    let all = ["--budget-tokens", "100", "--budget-seconds", "60", "--budget-assignments", "7"];
+    let budget = "budget = { tokens = 5, assignments = 3 }\n";
+    for (plan, flags, meant) in [
+        ("", &all[..], r#"{"tokens":100,"seconds":60,"assignments":7}"#),
+        (budget, &all[..4], r#"{"tokens":100,"seconds":60,"assignments":3}"#),
+        (budget, &[], r#"{"tokens":5,"assignments":3}"#),
+    ] {
+        let home = Home::with(&format!("{plan}{PLAN}"));
+        let ran = home.iris(&coordinator.url, &[&submit[..], flags].concat()).await;
+        assert_eq!(ran.status.code(), Some(0), "{}", err(&ran));
+        let seen = coordinator.seen();
+        let meant: serde_json::Value = serde_json::from_str(meant).unwrap();
+        assert_eq!(seen.last().unwrap().body["plan"]["budget"], meant, "{flags:?}");
+    }
+    let home = Home::with(&format!("budget = 5\n{PLAN}"));
+    let ran = home.iris(NOWHERE, &[&submit[..], &all].concat()).await;
+    assert_eq!(ran.status.code(), Some(2));
+    assert!(err(&ran).contains("line 1: budget"), "{}", err(&ran));
+}
+
+#[tokio::test]
 async fn a_followed_task_that_breaks_off_is_no_success() {
     let coordinator = Scripted::always(|| {
         events(vec!["data: {\"event\":\"text\",\"text\":\"half\"}\n\n".to_owned()])

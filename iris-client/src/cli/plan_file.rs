@@ -4,11 +4,12 @@ use std::path::Path;
 
 use config::{Config, File, FileFormat};
 use iris_core::ModelName;
-use iris_core::plan::{Plan, PlanError, Step, Work};
+use iris_core::plan::{Budget, Plan, PlanError, Step, Work};
 use serde_json::Value;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::dividing::Limits;
 use super::failure::Failure;
 use super::read_file;
 
@@ -46,6 +47,22 @@ impl PlanFile {
     pub(super) fn set(&mut self, name: &str, value: Value) {
         if let Some(members) = self.value.as_object_mut() {
             members.insert(name.to_owned(), value);
+        }
+    }
+
+    /// Sets what the whole plan may use, where that is limited.
+    pub(super) fn limit(&mut self, limits: &Limits) {
+        let mut given = Budget::default();
+        limits.apply(&mut given);
+        let Ok(Value::Object(given)) = serde_json::to_value(given) else { return };
+        if given.is_empty() {
+            return;
+        }
+        match self.value.get_mut("budget") {
+            Some(Value::Object(budget)) => budget.extend(given),
+            None | Some(Value::Null) => self.set("budget", given.into()),
+            // It is refused when the plan is made.
+            Some(_) => {}
         }
     }
 

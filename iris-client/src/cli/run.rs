@@ -70,7 +70,6 @@ pub(super) struct Job {
     file: PlanFile,
     prints: Option<Form>,
     spreading: Spreading,
-    limits: Limits,
     privacy: Privacy,
     telling: Telling,
 }
@@ -81,11 +80,11 @@ impl Job {
         if let Some(input) = input(args)? {
             file.set("input", input.into());
         }
+        file.limit(&args.limits);
         Ok(Self {
             file,
             prints: if args.check { Some(Form::Text) } else { args.picture },
             spreading: args.spreading,
-            limits: args.limits.clone(),
             privacy: args.privacy.clone(),
             telling: Telling { json: args.json, stream: !args.no_stream, verbose: args.verbose },
         })
@@ -135,9 +134,7 @@ impl Job {
     }
 
     fn plan(&self, model: Option<&str>) -> Result<Plan, Failure> {
-        let mut plan = self.file.plan(model.map(model_name).transpose()?.as_ref())?;
-        self.limits.apply(&mut plan.budget);
-        Ok(plan)
+        self.file.plan(model.map(model_name).transpose()?.as_ref())
     }
 }
 

@@ -133,6 +133,7 @@ impl Submission {
                 if !args.words.is_empty() {
                     file.set("input", question(&args.words)?.into());
                 }
+                file.limit(&args.dividing.limits);
                 Work::Plan(file)
             }
             None => Work::Question {
