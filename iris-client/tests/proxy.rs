@@ -300,9 +300,44 @@ async fn model_names_ask_for_divided_work_that_is_sealed_part_by_part() {
 }
 
 #[tokio::test]
+async fn the_parts_of_a_divided_chat_ask_for_nothing_that_the_whole_is_read_for() {
+    let network = Network::start(3).await;
+    network.on_sealed(|state, request| sealed(&state.records(&request, "42")));
+    let url = start(&network).await;
+    let mut asked = chat(false);
+    asked["model"] = json!("iris/consensus:m");
+    asked["temperature"] = json!(0.5);
+    let read = json!({ "n": 1, "logprobs": false, "tools": [], "functions": [],
+        "tool_choice": "none", "function_call": "none", "parallel_tool_calls": false });
+    for (name, value) in read.as_object().unwrap() {
+        asked[name] = value.clone();
+    }
+    let response = post(&url, "/v1/chat/completions", &asked).await;
+    assert_eq!(response.status(), 200, "{:?}", response.text().await);
+    asked["logprobs"] = Value::Null;
+    assert_eq!(post(&url, "/v1/chat/completions", &asked).await.status(), 200);
+    network.with(|state| {
+        assert!(state.asked.len() >= 4);
+        for request in &state.asked {
+            let (_, prompt, _) = state.open(request);
+            let body: Value = serde_json::from_slice(&prompt.body).unwrap();
+            assert_eq!(body["temperature"], 0.5);
+            for name in read.as_object().unwrap().keys() {
+                assert!(body.get(name).is_none(), "{name}: {body}");
+            }
+        }
+    });
+}
+
+#[tokio::test]
 async fn what_cannot_be_divided_is_refused_by_the_member_at_fault() {
     let network = Network::start(1).await;
     let url = start(&network).await;
+    let mut asked = chat(true);
+    asked["model"] = json!("iris/consensus:m");
+    asked["functions"] = json!([{ "name": "f" }]);
+    let (got, error) = refused(post(&url, "/v1/chat/completions", &asked).await).await;
+    assert_eq!((got, &error["param"]), (400, &json!("tools")), "{error}");
     for (member, value, status) in [
         ("tools", json!([{ "type": "function", "function": { "name": "f" } }]), 400),
         ("n", json!(2), 400),

@@ -24,6 +24,22 @@ use crate::plan::{PlanAnswer, PlanCall, PlanStream};
 use crate::policy::{Policy, Privacy};
 use crate::sealed::Question;
 
+/// Members of a chat request that are read here; the rest goes to the models.
+const READ: [&str; 12] = [
+    "model",
+    "stream",
+    "stream_options",
+    "n",
+    "max_tokens",
+    "max_completion_tokens",
+    "logprobs",
+    "tools",
+    "functions",
+    "tool_choice",
+    "function_call",
+    "parallel_tool_calls",
+];
+
 /// A chat whose model's name asks for a division.
 pub(super) struct Divided {
     call: PlanCall,
@@ -198,11 +214,14 @@ fn chat(body: &[u8], model: ModelName, abilities: Abilities) -> Result<Chat, Pro
         let (at, what) = (at.to_owned(), what.to_owned());
         ProxyError::from(ClientError::InvalidPlan(PlanError { at, what }))
     };
-    if request.tools.as_ref().is_some_and(|tools| !tools.is_empty()) {
+    if abilities.contains(Abilities::TOOLS) {
         return Err(refuse("tools", "a divided question cannot call tools"));
     }
     if request.n.is_some_and(|n| n > 1) {
         return Err(refuse("n", "a divided question has one answer"));
+    }
+    if abilities.contains(Abilities::LOGPROBS) {
+        return Err(refuse("logprobs", "a divided question has none"));
     }
     let max_tokens = request.max_answer_tokens();
     let Value::Object(mut params) =
@@ -210,18 +229,12 @@ fn chat(body: &[u8], model: ModelName, abilities: Abilities) -> Result<Chat, Pro
     else {
         unreachable!("a request is an object")
     };
-    if params.get("logprobs").is_some_and(|wanted| *wanted != Value::Bool(false)) {
-        return Err(refuse("logprobs", "a divided question has none"));
-    }
     let messages = match params.remove("messages") {
         Some(Value::Array(messages)) => messages,
         _ => Vec::new(),
     };
-    for own in ["model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"] {
-        params.remove(own);
-    }
-    for tools in ["tools", "tool_choice", "parallel_tool_calls"] {
-        params.remove(tools);
+    for name in READ {
+        params.remove(name);
     }
     let chat = Chat::from_messages(model, messages).map_err(ClientError::InvalidPlan)?;
     Ok(Chat { params, max_tokens, abilities, ..chat })
