@@ -116,6 +116,21 @@ fn prompt(state: &State, request: &SealedRequest) -> String {
 }
 
 #[tokio::test]
+async fn neither_questions_nor_answers_are_debugged() {
+    let network = Network::start(1).await;
+    network.on_sealed(|state, request| sealed(&state.records(&request, "confidential")));
+    let client = client(&network);
+    let call = client.plan(one(ask("hush {{ input }}")));
+    let told = format!("{call:?} {:?}", client.ask(MODEL, "hush"));
+    assert!(!told.contains("hush") && !told.contains(SECRET), "{told}");
+    let whole = client.ask(MODEL, "hush").send().await.unwrap();
+    let divided = call.run().await.unwrap();
+    let told = format!("{whole:?} {divided:?}");
+    assert!(!told.contains("confidential") && !told.contains(SECRET), "{told}");
+    assert_eq!((whole.text(), divided.text.as_str()), ("confidential", "confidential"));
+}
+
+#[tokio::test]
 async fn each_step_is_sealed_on_its_own() {
     let network = Network::start(3).await;
     network.on_sealed(|state, request| {
@@ -307,7 +322,8 @@ async fn half_an_answer_that_was_passed_on_is_a_failure() {
     let failed = failure(client(&network).plan(one(ask("x"))).run().await);
     assert_eq!(failed.text, "half ");
     assert!(matches!(failed.cause, Some(ClientError::Truncated(_))), "{failed:?}");
-    assert!(!format!("{failed:?}").contains("half "));
+    let told = format!("{failed:?} {:?}", ClientError::Plan(Box::new(failed.clone())));
+    assert!(!told.contains("half "), "{told}");
 }
 
 #[tokio::test]
