@@ -35,7 +35,7 @@ pub(super) async fn submit(
     let account = api.key(&head.headers, ASK).await?.account;
     let once = idempotency_key(&head.headers)?;
     let body = api.bodies.read(&head.headers, body, api.settings.body_limit).await?;
-    let submission = read(Members::read(&body)?)?;
+    let submission = read(&api, Members::read(&body)?)?;
     let submitted = take(&api, account, submission, once.map(|key| (key, &body[..]))).await?;
     let mut response = json_response(&Job::new(submitted));
     *response.status_mut() = StatusCode::ACCEPTED;
@@ -72,14 +72,14 @@ pub(super) async fn result(
     Ok(json_response(&JobResult { result, steps, job: Job::new(status) }))
 }
 
-fn read(mut members: Members) -> Result<Submission, ApiError> {
+fn read(api: &Api, mut members: Members) -> Result<Submission, ApiError> {
     let priority = match members.optional::<String>("priority", "a text")?.as_deref() {
         None | Some("normal") => Priority::Batch,
         Some("low") => Priority::Low,
         Some("high") => Priority::High,
         Some(_) => return Err(members.wrong("priority", "'low', 'normal' or 'high'")),
     };
-    let plan = pattern::read(&mut members)?;
+    let plan = pattern::read(&mut members, &api.coordinator.nodes())?;
     members.finish()?;
     Ok(Submission::Divided(Box::new(plan), priority))
 }

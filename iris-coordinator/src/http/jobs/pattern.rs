@@ -6,6 +6,7 @@ use iris_core::plan::{
 };
 use iris_core::plan::{Capacity, divide};
 use iris_core::{ModelName, NodeId};
+use iris_protocol::rest::NodeSummary;
 use serde_json::{Map, Value};
 
 use super::super::error::ApiError;
@@ -15,8 +16,9 @@ use super::super::submission::read_plan;
 const MODEL: &str = "a model's name";
 const NUMBER: &str = "a whole number";
 
-/// Reads a job's pattern, what it is configured to do, and its input.
-pub(super) fn read(members: &mut Members) -> Result<Plan, ApiError> {
+/// Reads a job's pattern, what it is configured to do, and its input. `connected` are the nodes that
+/// it may call by their names.
+pub(super) fn read(members: &mut Members, connected: &[NodeSummary]) -> Result<Plan, ApiError> {
     let known = "'collaborative', 'comparative' or 'chained'";
     let pattern: String = members.required("pattern", known)?;
     let input = match members.take("input") {
@@ -32,7 +34,7 @@ pub(super) fn read(members: &mut Members) -> Result<Plan, ApiError> {
         assignments: None,
     };
     let plan = match pattern.as_str() {
-        "collaborative" => collaborative(&mut config, input)?,
+        "collaborative" => collaborative(&mut config, input, connected)?,
         "comparative" => comparative(&mut config, input)?,
         "chained" => chained(&mut config, &input)?,
         _ => return Err(members.wrong("pattern", known)),
@@ -42,13 +44,17 @@ pub(super) fn read(members: &mut Members) -> Result<Plan, ApiError> {
 }
 
 /// One model on several data sets, each on a node that has it.
-fn collaborative(config: &mut Members, input: String) -> Result<Plan, ApiError> {
+fn collaborative(
+    config: &mut Members,
+    input: String,
+    connected: &[NodeSummary],
+) -> Result<Plan, ApiError> {
     let model: ModelName = config.required("modelId", MODEL)?;
-    let nodes: Vec<NodeId> = config.texts("nodes", "a node's id")?.unwrap_or_default();
+    let nodes = nodes(config, connected)?;
     let names: Vec<String> = config.texts("datasets", "a data set's name")?.unwrap_or_default();
     let key: Option<String> = config.optional("datasetKey", "a text")?;
     if nodes.is_empty() && names.is_empty() {
-        return Err(config.missing("nodes", "an array of nodes' ids"));
+        return Err(config.missing("nodes", "an array of nodes' ids or names"));
     }
     let datasets = names.into_iter().map(|name| Dataset { name, key: key.clone() }).collect();
     let known = "'federated_averaging', 'weighted_average', 'mean', 'histogram' or 'concatenate'";
@@ -69,6 +75,24 @@ fn collaborative(config: &mut Members, input: String) -> Result<Plan, ApiError> 
     let mode = ModeChoice::Collaborative;
     let division = Division { mode, nodes, datasets, aggregate, weights, ..Division::default() };
     plan(config, model, input, &division)
+}
+
+/// Reads the nodes of a job, by their ids or by the names of nodes that are connected. Names are
+/// their owners' to choose, so one that two nodes have names neither.
+fn nodes(config: &mut Members, connected: &[NodeSummary]) -> Result<Vec<NodeId>, ApiError> {
+    let texts: Vec<String> = config.texts("nodes", "a text")?.unwrap_or_default();
+    let find = |(place, text): (usize, &String)| {
+        if let Ok(id) = text.parse() {
+            return Ok(id);
+        }
+        let mut named = connected.iter().filter(|node| node.name.as_ref() == Some(text));
+        let (Some(node), None) = (named.next(), named.next()) else {
+            let expected = "a node's id, or the name of one node that is connected";
+            return Err(config.wrong(&format!("nodes[{place}]"), expected));
+        };
+        Ok(node.id)
+    };
+    texts.iter().enumerate().map(find).collect()
 }
 
 /// Several models on one input.
@@ -164,4 +188,31 @@ fn ours(name: &str) -> &str {
 
 fn dims(name: &str) -> &str {
     NAMES.iter().find(|(_, ours)| *ours == name).map_or(name, |(dims, _)| dims)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connected(number: char, name: &str) -> NodeSummary {
+        let node = serde_json::json!({
+            "id": String::from(number).repeat(26), "name": name, "tier": "BASIC", "points": 100,
+            "models": [], "slots": 1, "running": 0, "connected": 0, "version": "",
+        });
+        serde_json::from_value(node).unwrap()
+    }
+
+    #[test]
+    fn nodes_are_called_by_their_ids_or_by_names_that_only_one_has() {
+        let known = [connected('a', "node-001"), connected('b', "twin"), connected('c', "twin")];
+        let read = |node: &str| {
+            let body = serde_json::json!({ "nodes": [node] }).to_string();
+            nodes(&mut Members::read(body.as_bytes()).unwrap(), &known)
+        };
+        assert_eq!(read("node-001").unwrap(), [known[0].id]);
+        assert_eq!(read(&"d".repeat(26)).unwrap()[0].as_str(), "d".repeat(26));
+        for unknown in ["twin", "node-002", ""] {
+            assert!(read(unknown).is_err(), "{unknown}");
+        }
+    }
 }
