@@ -49,8 +49,9 @@
 //! pipeline of one's own. [`Client::plan`] carries one out **here**: each step is a request of its
 //! own under the client's [`Policy`], so the coordinator sees separate sealed requests. It can read
 //! none of them; from their times it may guess which belong together. Every step goes to one's own
-//! nodes and guards alone, unless [`PlanCall::with_spread`] says otherwise, and answers that are to
-//! be compared go to nodes of different owners.
+//! nodes and guards alone, or for a data set to the nodes that it names, unless
+//! [`PlanCall::with_spread`] says otherwise, and answers that are to be compared go to nodes of
+//! different owners.
 //!
 //! ```no_run
 //! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

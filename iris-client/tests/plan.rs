@@ -404,6 +404,16 @@ async fn data_set_of_a_stranger_makes_it_no_guard() {
     let refused = client.plan(about(stranger)).run().await.unwrap_err();
     assert_eq!(refused, ClientError::BeyondGuards);
     assert_eq!((network.asked(), guards()), (asked, before.clone()));
+    let named = |place: usize, node| {
+        let mut plan = about(place);
+        if let Work::Ask(ask) = &mut plan.steps[0].work {
+            ask.nodes = vec![node];
+        }
+        plan
+    };
+    let answer = client.plan(named(stranger, ids[stranger])).run().await.unwrap();
+    assert_eq!(answer.units[0].placed[0].node, Some(ids[stranger]));
+    assert_eq!(guards(), before);
     let guard = ids.iter().position(|id| *id == before[0]).unwrap();
     let answer = client.plan(about(guard)).run().await.unwrap();
     assert_eq!(answer.units[0].placed[0].node, Some(before[0]));

@@ -629,6 +629,50 @@ async fn guards_stay_the_same_over_questions_and_processes() {
 }
 
 #[tokio::test]
+async fn a_data_set_makes_no_guards_of_the_nodes_that_claim_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("trust.json");
+    let network = Network::start(8).await;
+    let client = || builder(&network).with_trust_file(&file).build().unwrap();
+    let guards = || -> Vec<_> {
+        client().trust().unwrap().guard_sets().flat_map(|(_, guards)| guards).collect()
+    };
+    let claim = |nodes: &[NodeId]| {
+        network.with(|state| {
+            state.asked.clear();
+            for node in &mut state.nodes {
+                let claims = nodes.contains(&node.id());
+                node.datasets = if claims { vec!["ward".to_owned()] } else { Vec::new() };
+            }
+        });
+    };
+    let mut question = request();
+    question.extra.insert("iris_dataset".to_owned(), serde_json::json!({ "name": "ward" }));
+    // Nobody is a guard yet when the first such question comes.
+    let nodes: Vec<_> = network.with(|state| state.nodes.iter().map(Node::id).collect());
+    claim(&nodes[..1]);
+    let first = client().chat(question.clone()).await.map(|answer| answer.head.node);
+    let drawn = guards();
+    assert_eq!(drawn.len(), 3, "they are drawn among all nodes");
+    let is_guard = drawn.contains(&nodes[0]);
+    assert_eq!(first, if is_guard { Ok(Some(nodes[0])) } else { Err(ClientError::BeyondGuards) });
+    // Every stranger claims it, and no guard does.
+    let strangers: Vec<_> = nodes.iter().copied().filter(|node| !drawn.contains(node)).collect();
+    claim(&strangers);
+    let refused = client().chat(question.clone()).await.map(|answer| answer.head.node);
+    assert_eq!(refused, Err(ClientError::BeyondGuards));
+    assert_eq!((network.asked(), guards()), (0, drawn.clone()));
+    // Those that may be asked anyway are: a guard, and a node of one's own.
+    claim(&[&strangers[..], &drawn[1..2]].concat());
+    let asked = client().chat(question.clone()).await.map(|answer| answer.head.node);
+    assert_eq!((asked, guards()), (Ok(Some(drawn[1])), drawn.clone()));
+    claim(&strangers);
+    client().pin(strangers[2]).unwrap();
+    let asked = client().chat(question).await.map(|answer| answer.head.node);
+    assert_eq!((asked, guards()), (Ok(Some(strangers[2])), drawn));
+}
+
+#[tokio::test]
 async fn own_nodes_alone_are_asked_where_that_is_demanded() {
     let network = Network::start(5).await;
     let own: NodeId = network.with(|state| state.nodes[2].id());

@@ -26,6 +26,10 @@ use worker::ClientWorker;
 /// requests that it cannot read. It ends with this program; what has to survive that is submitted
 /// as a [task](crate::Tasks).
 ///
+/// Anybody may give a data set any name, so a step about one goes to a node that has it and is one's
+/// own or a [guard](crate::trust); to another only where the step names its nodes or the plan is
+/// [spread](Self::with_spread), and fails with [`ClientError::BeyondGuards`] otherwise.
+///
 /// In the open the coordinator chooses the nodes, so a plan whose steps name nodes or data sets,
 /// or want answers of different owners, is refused under [`Policy::Open`]: submit it as a task.
 #[derive(Clone, Debug)]

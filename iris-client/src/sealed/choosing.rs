@@ -21,7 +21,7 @@ use crate::trust::GuardCandidate;
 /// What is asked of the node beyond what the request itself needs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Choosing {
-    /// The only nodes that may be asked; empty for any.
+    /// The only nodes that may be asked; empty for any. For a data set they need be no guards.
     pub(crate) only: Vec<NodeId>,
     /// Nodes that come last, because they failed at it.
     pub(crate) exclude: Vec<NodeId>,
@@ -99,9 +99,11 @@ impl Client {
             let is_guard = guards.contains(&candidate.node);
             Candidate::new(candidate, if is_guard { Trusted::Guard } else { Trusted::Stranger })
         });
+        // Data lies where it lies: who names the node that holds it wants that one to read.
+        let is_chosen = demand.dataset.is_some() && !choosing.only.is_empty();
         let mut strangers = false;
         for candidate in others.filter(named) {
-            if candidate.trusted == Trusted::Stranger && !choosing.spread {
+            if candidate.trusted == Trusted::Stranger && !choosing.spread && !is_chosen {
                 strangers = true;
             } else {
                 allowed.push(candidate);
