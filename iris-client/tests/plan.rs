@@ -82,13 +82,7 @@ fn each(count: usize) -> Plan {
     let of = vec!["parts_".parse().expect("it is a name")];
     plan(vec![
         step("parts_", Work::Each { items, ask: Box::new(ask("{{ item }}")) }),
-        step(
-            "all",
-            Work::Join {
-                of,
-                by: Join::Concat { separator: "\n".to_owned(), headings: Vec::new() },
-            },
-        ),
+        step("all", Work::Join { of, by: joined() }),
     ])
 }
 
@@ -348,6 +342,64 @@ async fn a_node_that_is_lost_within_a_step_is_replaced_once() {
     });
     let failed = failure(client(&network).plan(plan(steps)).run().await);
     assert_eq!((failed.step.as_deref(), network.asked()), (Some("first"), 5));
+}
+
+#[tokio::test]
+async fn ones_own_node_that_fails_at_a_step_is_replaced_by_a_guard() {
+    let network = Network::start(3).await;
+    let client = client(&network);
+    client.pin(network.with(|state| state.nodes[2].id())).unwrap();
+    network.on_sealed(|state, request| {
+        let records = state.records(&request, "hello there");
+        sealed(if state.addressee(&request) == 2 { &records[..2] } else { &records })
+    });
+    let steps = vec![
+        step("first", Work::Ask(Box::new(ask("a")))),
+        step("second", Work::Join { of: vec!["first".parse().unwrap()], by: joined() }),
+    ];
+    let answer = client.plan(plan(steps.clone())).run().await.unwrap();
+    assert_eq!((answer.text.as_str(), answer.privacy), ("hello there", Some(Privacy::Sealed)));
+    let first = asked(&network);
+    assert!(first.len() == 2 && first[0] == 2 && first[1] != 2, "{first:?}");
+    // Where nobody else may be asked, it is asked again.
+    network.with(|state| state.asked.clear());
+    let own = client.with_policy(Policy::Own).plan(plan(steps.clone())).run().await;
+    failure(own);
+    assert!(asked(&network).len() > 1 && asked(&network).iter().all(|node| *node == 2));
+    network.with(|state| {
+        state.asked.clear();
+        state.nodes.swap(0, 2);
+        state.nodes.truncate(1);
+        state.on_sealed = Arc::new(|state, request| {
+            let records = state.records(&request, "hello there");
+            sealed(if state.asked.len() == 1 { &records[..2] } else { &records })
+        });
+    });
+    let alone = self::client(&network);
+    alone.pin(network.with(|state| state.nodes[0].id())).unwrap();
+    let answer = alone.plan(plan(steps)).run().await.unwrap();
+    assert_eq!((answer.privacy, asked(&network)), (Some(Privacy::Own), vec![0, 0]));
+}
+
+#[tokio::test]
+async fn ones_own_node_that_failed_is_passed_over_while_another_of_ones_own_is_taken() {
+    let network = Network::start(4).await;
+    let client = client(&network);
+    for own in 0..2 {
+        client.pin(network.with(|state| state.nodes[own].id())).unwrap();
+    }
+    network.on_sealed(|state, request| {
+        let records = state.records(&request, "42");
+        sealed(if state.addressee(&request) == 0 { &records[..2] } else { &records })
+    });
+    let answer = client.plan(replicas(2)).run().await.unwrap();
+    let asked = asked(&network);
+    assert_eq!((answer.text.as_str(), asked.len()), ("42", 3), "{asked:?}");
+    assert_eq!(asked.iter().filter(|node| **node == 0).count(), 1, "{asked:?}");
+}
+
+fn joined() -> Join {
+    Join::Concat { separator: "\n".to_owned(), headings: Vec::new() }
 }
 
 #[tokio::test]

@@ -82,18 +82,19 @@ impl Client {
             able.into_iter().partition(|candidate| own.contains(&candidate.node));
         let named = |c: &Candidate| choosing.only.is_empty() || choosing.only.contains(&c.node);
         let mine = mine.into_iter().map(|candidate| Candidate::new(candidate, Trusted::Own));
-        let mut allowed: Vec<_> = mine.filter(named).collect();
+        // One's own that failed at it come after the guards, where these may be asked.
+        let may_do = |own: &Candidate| only_own || !choosing.exclude.contains(&own.node);
+        let (mut allowed, failed): (Vec<_>, Vec<_>) = mine.filter(named).partition(may_do);
         if only_own && allowed.is_empty() {
             return Err(ClientError::NoOwnNode);
         }
-        // One's own come first, unless all of them have failed at it.
-        let fresh = allowed.iter().any(|own| !choosing.exclude.contains(&own.node));
-        if only_own || (fresh && !choosing.spread) {
+        if only_own || !choosing.spread {
             let chosen = self.pick(&allowed, listing, demand, choosing, tried);
             if only_own || matches!(chosen, Ok(Choice::Node(..))) {
                 return chosen;
             }
         }
+        allowed.extend(failed);
         let guards = self.guards(listing, demand, &own)?;
         let others = others.into_iter().map(|candidate| {
             let is_guard = guards.contains(&candidate.node);
