@@ -19,7 +19,8 @@
 //!
 //! # Time
 //!
-//! A plan's time is the [`Duration`] since it was accepted, so that it can be written down.
+//! A plan's time is the [`Duration`](std::time::Duration) since it was accepted, so
+//! that it can be written down.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
