@@ -56,7 +56,11 @@
 //! ```no_run
 //! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
 //! # let client = iris_client::Client::builder("https://iris.example").build()?;
-//! # let plan: iris_core::plan::Plan = unimplemented!();
+//! use iris_core::plan::{Chat, Division, ModeChoice};
+//!
+//! let question = Chat::new("some-model".parse()?, "What is 12 plus 10?");
+//! let division = Division { mode: ModeChoice::Consensus, ..Division::default() };
+//! let plan = client.divide(question, &division).await?;
 //! let answer = client.plan(plan).run().await?;
 //! println!("{}", answer.text);
 //! for unit in &answer.units {

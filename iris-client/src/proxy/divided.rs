@@ -24,22 +24,6 @@ use crate::plan::{PlanAnswer, PlanCall, PlanStream};
 use crate::policy::{Policy, Privacy};
 use crate::sealed::Question;
 
-/// Members of a chat request that are read here; the rest goes to the models.
-const READ: [&str; 12] = [
-    "model",
-    "stream",
-    "stream_options",
-    "n",
-    "max_tokens",
-    "max_completion_tokens",
-    "logprobs",
-    "tools",
-    "functions",
-    "tool_choice",
-    "function_call",
-    "parallel_tool_calls",
-];
-
 /// A chat whose model's name asks for a division.
 pub(super) struct Divided {
     call: PlanCall,
@@ -224,18 +208,10 @@ fn chat(body: &[u8], model: ModelName, abilities: Abilities) -> Result<Chat, Pro
         return Err(refuse("logprobs", "a divided question has none"));
     }
     let max_tokens = request.max_answer_tokens();
-    let Value::Object(mut params) =
-        serde_json::to_value(&request).expect("requests have a JSON form")
+    let Value::Object(members) = serde_json::to_value(&request).expect("requests have a JSON form")
     else {
         unreachable!("a request is an object")
     };
-    let messages = match params.remove("messages") {
-        Some(Value::Array(messages)) => messages,
-        _ => Vec::new(),
-    };
-    for name in READ {
-        params.remove(name);
-    }
-    let chat = Chat::from_messages(model, messages).map_err(ClientError::InvalidPlan)?;
-    Ok(Chat { params, max_tokens, abilities, ..chat })
+    let chat = Chat::from_request(model, members).map_err(ClientError::InvalidPlan)?;
+    Ok(Chat { max_tokens, abilities, ..chat })
 }

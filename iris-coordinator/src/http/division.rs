@@ -12,40 +12,22 @@ use super::error::ApiError;
 
 /// The tokens that a node takes, while none is there to tell.
 const CONTEXT_TOKENS: u32 = 4096;
-/// Members of a chat request that are read here; the rest goes to the models.
-const READ: [&str; 8] = [
-    "model",
-    "messages",
-    "stream",
-    "stream_options",
-    "n",
-    "max_tokens",
-    "max_completion_tokens",
-    "logprobs",
-];
 
 impl Api {
     /// Divides a chat request, given as its members, of `model`.
     pub(super) fn divided(
         &self,
         model: ModelName,
-        mut chat: Map<String, Value>,
+        chat: Map<String, Value>,
         asked: &Asked,
         division: &Division,
     ) -> Result<Plan, ApiError> {
         refuse_what_cannot_be_divided(&chat, asked)?;
-        let Some(Value::Array(messages)) = chat.remove("messages") else {
-            return Err(wrong("messages", "'messages' must be an array."));
-        };
-        for name in READ {
-            chat.remove(name);
-        }
         let capacity = self.capacity(&model);
         let chat = Chat {
-            params: chat,
             max_tokens: (asked.max_tokens > 0).then_some(asked.max_tokens),
             abilities: asked.abilities,
-            ..Chat::from_messages(model, messages)?
+            ..Chat::from_request(model, chat)?
         };
         Ok(divide(chat, division, capacity)?)
     }

@@ -110,7 +110,7 @@ pub enum StepError {
         /// How many it needs.
         needed: u32,
     },
-    /// No answer has more than half of the weight, and texts cannot be put to the vote.
+    /// No answer has more than half of the weight of all, or only one node gave it.
     #[error("the answers do not agree: {answers} differ")]
     NoAgreement {
         /// How many different ones there are.

@@ -10,6 +10,22 @@ use super::{
 use crate::id::NodeId;
 use crate::model::{Abilities, ModelName};
 
+/// Members of a chat request that are no parameters of the requests it is divided into.
+const NO_PARAMS: [&str; 12] = [
+    "model",
+    "stream",
+    "stream_options",
+    "n",
+    "max_tokens",
+    "max_completion_tokens",
+    "logprobs",
+    "tools",
+    "functions",
+    "tool_choice",
+    "function_call",
+    "parallel_tool_calls",
+];
+
 /// A question to a model, before it is divided.
 #[derive(Clone, PartialEq)]
 pub struct Chat {
@@ -273,6 +289,22 @@ impl Chat {
         }
     }
 
+    /// Reads a chat request, given as its members. What is not read here, set by a plan itself or
+    /// about tools, which nobody could call, goes to the model's server as [`params`](Self::params).
+    pub fn from_request(
+        model: ModelName,
+        mut request: Map<String, Value>,
+    ) -> Result<Self, PlanError> {
+        let Some(Value::Array(messages)) = request.remove("messages") else {
+            let what = "it is an array of messages".to_owned();
+            return Err(PlanError { at: "messages".to_owned(), what });
+        };
+        for name in NO_PARAMS {
+            request.remove(name);
+        }
+        Ok(Self { params: request, ..Self::from_messages(model, messages)? })
+    }
+
     /// Takes the last message of a conversation for the question. It has to be the user's, and
     /// text.
     pub fn from_messages(model: ModelName, mut messages: Vec<Value>) -> Result<Self, PlanError> {
@@ -446,6 +478,19 @@ mod tests {
             assert_eq!(Chat::from_messages(model("m"), vec![message]).unwrap_err().at, at);
         }
         assert!(Chat::from_messages(model("m"), Vec::new()).is_err());
+    }
+
+    #[test]
+    fn what_a_plan_sets_and_what_is_about_tools_is_no_parameter() {
+        let request = json!({
+            "model": "iris/auto:m", "messages": [{ "role": "user", "content": "Why?" }],
+            "stream": true, "max_completion_tokens": 5, "tool_choice": "auto", "top_k": 3,
+        });
+        let Value::Object(request) = request else { unreachable!() };
+        let chat = Chat::from_request(model("m"), request).unwrap();
+        assert_eq!(Value::from(chat.params), json!({ "top_k": 3 }));
+        let refused = Chat::from_request(model("m"), Map::new()).unwrap_err();
+        assert_eq!(refused.at, "messages");
     }
 
     #[test]

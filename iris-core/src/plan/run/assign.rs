@@ -1,5 +1,6 @@
 //! Handing units to nodes, and what becomes of them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -9,7 +10,7 @@ use super::super::{
     Ask, Assignment, Dataset, Number, Output, Placed, Plan, StepError, UnitState, Work, tokens,
 };
 use super::budget::used_up;
-use super::unit::{Tried, Turn};
+use super::unit::{Tried, Turn, Unit};
 use super::{Action, Phase, PlanRun, StepState};
 use crate::id::NodeId;
 use crate::model::ModelName;
@@ -56,22 +57,23 @@ impl PlanRun {
     }
 
     fn assignment(&mut self, turn: Turn) -> Result<Assignment, Refusal> {
-        let ask = self.ask(turn.unit).clone();
-        let messages = self.messages(turn.unit, &ask).map_err(Refusal::unusable)?;
-        let (max_tokens, reserved) = self.reserve(turn.unit, &ask, &messages)?;
+        let plan = Arc::clone(&self.plan);
+        let ask = self.units[turn.unit].ask(&plan);
+        let messages = self.messages(turn.unit, ask).map_err(Refusal::unusable)?;
+        let (max_tokens, reserved) = self.reserve(turn.unit, ask, &messages)?;
         let unit = &self.units[turn.unit];
         let streams = self.streams(turn);
         let assignment = Assignment {
             number: self.next_number(),
             unit: unit.label.clone(),
             replica: turn.replica,
-            model: self.model(turn.unit, &ask),
+            model: self.model(turn.unit, ask),
             messages,
-            params: ask.params,
+            params: ask.params.clone(),
             max_tokens,
             abilities: ask.abilities,
-            dataset: ask.dataset,
-            nodes: ask.nodes,
+            dataset: ask.dataset.clone(),
+            nodes: ask.nodes.clone(),
             exclude: unit.exclude.clone(),
             apart: turn.replica.map(|_| u32::try_from(turn.unit).unwrap_or(u32::MAX)),
             time_limit: self.time_left(unit.step),
@@ -105,20 +107,6 @@ impl PlanRun {
 
     pub(super) fn next_number(&self) -> Number {
         Number(u32::try_from(self.tried.len()).unwrap_or(u32::MAX))
-    }
-
-    /// Returns what a unit asks now.
-    pub(super) fn ask(&self, unit: usize) -> &Ask {
-        let planned = match &self.plan.steps[self.units[unit].step].work {
-            Work::Ask(ask) | Work::Each { ask, .. } | Work::Fold { ask, .. } => ask,
-            Work::Join { .. } | Work::Review { .. } => unreachable!("only asks have turns"),
-        };
-        match &planned.replicas {
-            Some(replicas) if self.units[unit].merging => {
-                replicas.synthesis.as_ref().unwrap_or(planned)
-            }
-            _ => planned,
-        }
     }
 
     fn model(&self, unit: usize, ask: &Ask) -> ModelName {
@@ -189,10 +177,15 @@ impl PlanRun {
         if !own.allows_assignment(own_spent) {
             return Err(Refusal::Unit(used_up("assignments")));
         }
+        let (all_left, own_left) = (all.tokens_left(all_spent), own.tokens_left(own_spent));
+        if all_left.or(own_left).is_none() {
+            self.spent.reserve(0);
+            self.steps[step].spent.reserve(0);
+            return Ok((ask.max_tokens, 0));
+        }
         let prompt: u64 = messages.iter().map(|message| u64::from(message_tokens(message))).sum();
         let prompt = prompt + params_tokens(ask);
         let mut max_tokens = ask.max_tokens;
-        let (all_left, own_left) = (all.tokens_left(all_spent), own.tokens_left(own_spent));
         // Others of the same step wait for their share.
         let waiting = self.turns.iter().filter(|turn| self.units[turn.unit].step == step).count();
         for (left, refusal) in [
@@ -213,8 +206,7 @@ impl PlanRun {
             let room = u32::try_from(room).unwrap_or(u32::MAX);
             max_tokens = Some(max_tokens.map_or(room, |wanted| wanted.min(room)));
         }
-        let limited = all_left.is_some() || own_left.is_some();
-        let reserved = if limited { prompt + u64::from(max_tokens.unwrap_or(0)) } else { 0 };
+        let reserved = prompt + u64::from(max_tokens.unwrap_or(0));
         self.spent.reserve(reserved);
         self.steps[step].spent.reserve(reserved);
         Ok((max_tokens, reserved))
@@ -374,6 +366,20 @@ enum Refusal {
 impl Refusal {
     fn unusable(what: String) -> Self {
         Self::Unit(StepError::Unusable { what })
+    }
+}
+
+impl Unit {
+    /// Returns what the unit asks now.
+    fn ask<'a>(&self, plan: &'a Plan) -> &'a Ask {
+        let planned = match &plan.steps[self.step].work {
+            Work::Ask(ask) | Work::Each { ask, .. } | Work::Fold { ask, .. } => ask,
+            Work::Join { .. } | Work::Review { .. } => unreachable!("only asks have turns"),
+        };
+        match &planned.replicas {
+            Some(replicas) if self.merging => replicas.synthesis.as_ref().unwrap_or(planned),
+            _ => planned,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The state machine that carries a plan out.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
@@ -51,7 +52,8 @@ pub enum Action {
 /// writes them down can [`replay`](Self::replay) them.
 #[derive(Debug)]
 pub struct PlanRun {
-    plan: Plan,
+    /// Shared, so that what a step says can be read while its state changes.
+    plan: Arc<Plan>,
     steps: Vec<StepRun>,
     units: Vec<Unit>,
     tried: Vec<Tried>,
@@ -124,7 +126,7 @@ impl PlanRun {
             plan.steps.iter().map(|step| StepRun { inputs: inputs(step), ..StepRun::default() });
         let mut run = Self {
             steps: steps.collect(),
-            plan,
+            plan: Arc::new(plan),
             units: Vec::new(),
             tried: Vec::new(),
             turns: VecDeque::new(),
@@ -239,7 +241,7 @@ impl PlanRun {
     }
 
     /// Returns the plan.
-    pub const fn plan(&self) -> &Plan {
+    pub fn plan(&self) -> &Plan {
         &self.plan
     }
 

@@ -1,5 +1,7 @@
 //! Beginning steps whose inputs are there.
 
+use std::sync::Arc;
+
 use super::super::{
     Agreement, Ballot, Item, Items, Join, Output, Plan, Progress, Step, StepError, StepName,
     UnitState, Work, aggregate, list, tally,
@@ -23,7 +25,8 @@ impl PlanRun {
     }
 
     fn open(&mut self, step: usize) {
-        let planned = self.plan.steps[step].clone();
+        let plan = Arc::clone(&self.plan);
+        let planned = &plan.steps[step];
         self.steps[step].state = StepState::Open;
         self.steps[step].began = Some(self.clock.now());
         if let Some(condition) = &planned.when
@@ -33,9 +36,9 @@ impl PlanRun {
             self.set_state(unit, UnitState::Skipped);
             return self.step_settles(step);
         }
-        match planned.work {
-            Work::Ask(ref ask) => {
-                let unit = self.add_unit(unit(step, &planned));
+        match &planned.work {
+            Work::Ask(ask) => {
+                let unit = self.add_unit(unit(step, planned));
                 let replicas = ask.replicas.as_ref().map(|replicas| replicas.count);
                 match replicas {
                     None => self.turns.push_back(Turn { unit, replica: None }),
@@ -44,10 +47,10 @@ impl PlanRun {
                         .extend((0..count).map(|replica| Turn { unit, replica: Some(replica) })),
                 }
             }
-            Work::Each { ref items, .. } => self.open_each(step, &planned, items),
-            Work::Fold { ref of, .. } => self.open_fold(step, of),
-            Work::Join { ref of, ref by } => self.join(step, &planned, of, by),
-            Work::Review { .. } => self.open_review(step, &planned),
+            Work::Each { items, .. } => self.open_each(step, planned, items),
+            Work::Fold { of, .. } => self.open_fold(step, of),
+            Work::Join { of, by } => self.join(step, planned, of, by),
+            Work::Review { .. } => self.open_review(step, planned),
         }
     }
 

@@ -1,35 +1,29 @@
 //! When replicas have agreed.
 
+use std::sync::Arc;
+
 use super::super::{
-    Ballot, Group, Output, Placed, Progress, Replicas, StepError, Tally, Work, tally,
+    Ballot, Group, Output, Placed, Plan, Progress, Replicas, StepError, Tally, Work, tally,
 };
 use super::PlanRun;
-use super::unit::Turn;
+use super::unit::{Turn, Unit};
 use crate::id::NodeId;
 
-/// What an answer weighs at least and at most, in points of its node's reputation. Newcomers are
-/// heard, and no node outweighs ten that have done as much as a newcomer gets for showing up.
+/// What an answer weighs at least and at most, in points of its node's reputation: those who have
+/// lost most of theirs are still heard, and nobody weighs more than ten newcomers.
 const LEAST: i64 = 10;
 const MOST: i64 = 1000;
 
 impl PlanRun {
     pub(super) fn is_weighted(&self, unit: usize) -> bool {
-        self.replicas(unit).is_some_and(|replicas| replicas.weighted)
-    }
-
-    fn replicas(&self, unit: usize) -> Option<&Replicas> {
-        match &self.plan.steps[self.units[unit].step].work {
-            Work::Ask(ask) => ask.replicas.as_ref(),
-            _ => None,
-        }
+        self.units[unit].replicas(&self.plan).is_some_and(|replicas| replicas.weighted)
     }
 
     /// Ends a unit whose replicas have settled it, be it before the last of them has answered.
     pub(super) fn weigh(&mut self, unit: usize) {
+        let plan = Arc::clone(&self.plan);
         let state = &self.units[unit];
-        let Some(replicas) = self.replicas(unit).cloned().filter(|_| !state.merging) else {
-            return;
-        };
+        let Some(replicas) = state.replicas(&plan).filter(|_| !state.merging) else { return };
         if state.output.is_some() || state.state != super::UnitState::Running {
             return;
         }
@@ -39,7 +33,7 @@ impl PlanRun {
             return self.unsettled(unit, StepError::NoQuorum { came, needed: replicas.quorum });
         }
         let ballots: Vec<_> =
-            state.ballots.iter().map(|ballot| ballot_of(ballot, &replicas)).collect();
+            state.ballots.iter().map(|ballot| ballot_of(ballot, replicas)).collect();
         let tally = tally(&replicas.agreement, &ballots);
         let came = came - count(tally.spoilt.len());
         if pending == 0 && came < replicas.quorum {
@@ -47,7 +41,7 @@ impl PlanRun {
         }
         if pending > 0 {
             let all: u64 = ballots.iter().map(|ballot| ballot.weight).sum();
-            let all = all + self.pending_weight(unit, pending, &replicas);
+            let all = all + self.pending_weight(unit, pending, replicas);
             let first = tally.groups.first().map_or(0, |group| group.weight);
             // What is still to come cannot change it any more.
             let few =
@@ -119,6 +113,15 @@ impl PlanRun {
     fn end_replicas(&mut self, unit: usize) {
         self.turns.retain(|turn| turn.unit != unit);
         self.withdraw_unit(unit);
+    }
+}
+
+impl Unit {
+    fn replicas<'a>(&self, plan: &'a Plan) -> Option<&'a Replicas> {
+        match &plan.steps[self.step].work {
+            Work::Ask(ask) => ask.replicas.as_ref(),
+            _ => None,
+        }
     }
 }
 
