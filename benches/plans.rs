@@ -257,7 +257,7 @@ impl Network {
     async fn key(&self, scope: KeyScope) -> String {
         let accounts = self.coordinator.accounts();
         let account = accounts.create_account().await.expect("the store is there").account;
-        let key = accounts.create_key_for(account, scope, None).await;
+        let key = accounts.create_key_for(account, scope).await;
         key.expect("the account is there").key.expose().to_owned()
     }
 

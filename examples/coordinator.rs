@@ -27,8 +27,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let accounts = coordinator.accounts();
     let account = accounts.create_account().await?.account;
-    let node = accounts.create_key_for(account, KeyScope::Node, None).await?.key;
-    let client = accounts.create_key_for(account, KeyScope::Inference, None).await?.key;
+    let node = accounts.create_key_for(account, KeyScope::Node).await?.key;
+    let client = accounts.create_key_for(account, KeyScope::Inference).await?.key;
     println!("The coordinator is ready. In two more terminals:");
     println!(
         "  COORDINATOR_URL={url} IRIS_NODE_KEY={} cargo run -p iris-examples --bin node",

@@ -105,7 +105,7 @@ impl Network {
         let server = Server::bind(coordinator.clone(), settings).await?;
         let url = format!("http://{}", server.local_addr()?);
         let account = coordinator.accounts().create_account().await?.account;
-        let key = |scope| coordinator.accounts().create_key_for(account, scope, None);
+        let key = |scope| coordinator.accounts().create_key_for(account, scope);
         let node_key = key(KeyScope::Node).await?.key;
         let key = key(KeyScope::Inference).await?.key.expose().to_owned();
         let server = tokio::spawn(server.run(when(stopped.clone())));

@@ -38,7 +38,7 @@ impl PlanNetwork {
         tokio::spawn(server.run(pending()));
         let accounts = coordinator.accounts();
         let caller = accounts.create_account().await?.account;
-        let key = accounts.create_key_for(caller, KeyScope::Inference, None).await?.key;
+        let key = accounts.create_key_for(caller, KeyScope::Inference).await?.key;
         let client = Client::builder(&url).with_api_key(key.expose()).build()?;
         Ok(Self { coordinator, url, client })
     }
@@ -47,7 +47,7 @@ impl PlanNetwork {
     pub(crate) async fn join(&self, node: AgentBuilder) -> Result<NodeId, AnyError> {
         let accounts = self.coordinator.accounts();
         let owner = accounts.create_account().await?.account;
-        let key = accounts.create_key_for(owner, KeyScope::Node, None).await?.key;
+        let key = accounts.create_key_for(owner, KeyScope::Node).await?.key;
         let connector = WebSocketConnector::new(self.url.parse()?, key.expose().to_owned());
         let agent = node.with_measurement(false).build();
         let (id, mut status) = (agent.node_id(), agent.status());

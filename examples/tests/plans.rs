@@ -65,7 +65,7 @@ impl Owners {
     async fn join(&mut self, backend: impl Backend, number: usize) {
         let accounts = self.live.coordinator.accounts();
         let owner = accounts.create_account().await.unwrap().account;
-        let key = accounts.create_key_for(owner, KeyScope::Node, None).await.unwrap().key;
+        let key = accounts.create_key_for(owner, KeyScope::Node).await.unwrap().key;
         let url = format!("http://{}", self.live.address).parse().unwrap();
         let connector = WebSocketConnector::new(url, key.expose().to_owned());
         let file = self.folder.path().join(format!("{number}.json"));

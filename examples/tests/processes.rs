@@ -91,7 +91,7 @@ impl Story {
         let accounts = Accounts::load(store, secret()).await.unwrap();
         let account = accounts.create_account().await.unwrap().account;
         let key = async |scope| {
-            let created = accounts.create_key_for(account, scope, None).await.unwrap();
+            let created = accounts.create_key_for(account, scope).await.unwrap();
             created.key.expose().to_owned()
         };
         Self {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use iris_client::openai::{ChatRequest, Message};
-use iris_client::rest::{InferenceRequest, KeyRequest, KeyScope, TaskState};
+use iris_client::rest::{InferenceRequest, KeyRequest, KeyScope, KeyTerms, TaskState};
 use iris_client::{Client, ClientBuilder, ClientError, Cut, Partial, Policy};
 use support::*;
 
@@ -325,8 +325,12 @@ async fn cancelling_deletes_the_task() {
 async fn account_keys_are_exchanged_once_and_never_in_clear() {
     let coordinator =
         Scripted::always(|| json(201, &[], r#"{"key":"iris_new","scope":"node","id":"k1"}"#)).await;
-    let request =
-        KeyRequest { account_key: "1234567890123456".into(), scope: KeyScope::Node, label: None };
+    let request = KeyRequest {
+        account_key: Some("1234567890123456".into()),
+        scope: KeyScope::Node,
+        label: None,
+        terms: KeyTerms::default(),
+    };
     let created = client(&coordinator).accounts().create_key(&request).await.unwrap();
     assert_eq!(created.key.expose(), "iris_new");
     assert_eq!(coordinator.seen()[0].body["account_key"], "1234567890123456");

@@ -5,14 +5,14 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use iris_coordinator::http::Server;
-use iris_coordinator::{AccountError, Accounts, Coordinator, StartError, Transparency};
+use iris_coordinator::{AccountError, Accounts, Coordinator, NewKey, StartError, Transparency};
 use iris_core::store::MemoryStore;
 use iris_crypto::keyfile::{KeyFileError, Purpose, SecretFile};
 use iris_crypto::{Identity, Secret};
 use iris_protocol::rest;
 
 use crate::books::{self, Books};
-use crate::cli::NewKey;
+use crate::cli;
 use crate::failure::{Exit, Failure};
 use crate::settings::Settings;
 
@@ -29,13 +29,13 @@ pub(crate) async fn new_account(settings: &Settings) -> Result<(), Failure> {
 }
 
 /// Makes an API key and prints it to standard output.
-pub(crate) async fn new_key(settings: &Settings, key: &NewKey) -> Result<(), Failure> {
-    let label = key.label.clone();
+pub(crate) async fn new_key(settings: &Settings, key: &cli::NewKey) -> Result<(), Failure> {
+    let new = NewKey { label: key.label.clone(), ..key.scope.into() };
     let created = if let Some(account) = key.owner.account {
-        accounts(settings).await?.create_key_for(account, key.scope, label).await
+        accounts(settings).await?.create_key_for(account, new).await
     } else {
         let typed = read_input()?;
-        accounts(settings).await?.create_key(typed.expose(), key.scope, label, None).await
+        accounts(settings).await?.create_key(typed.expose(), new, None).await
     };
     let created = created.map_err(refused)?;
     say(created.key.expose())?;

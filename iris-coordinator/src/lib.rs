@@ -20,7 +20,7 @@ pub mod store;
 mod transparency;
 mod turns;
 
-pub use accounts::{AccountError, Accounts, ApiKey};
+pub use accounts::{AccountError, Accounts, ApiKey, NewKey};
 pub use clock::{Clock, SystemClock};
 pub use coordinator::{Builder, Coordinator};
 pub use dispatch::{

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use iris_node::agent::CoordinatorUrl;
-use iris_protocol::rest::{KeyCreated, KeyRequest, KeyScope, Secret};
+use iris_protocol::rest::{KeyCreated, KeyRequest, KeyScope, KeyTerms, Secret};
 
 use crate::failure::{Exit, Failure};
 use crate::settings::Settings;
@@ -97,9 +97,10 @@ impl Exchange {
         }
         let client = client.build();
         let request = KeyRequest {
-            account_key: account_key.clone(),
+            account_key: Some(account_key.clone()),
             scope: KeyScope::Node,
             label: settings.name.clone(),
+            terms: KeyTerms::default(),
         };
         let failed = |error| Failure::new(Exit::Work, format!("TLS cannot be set up: {error}"));
         Ok(Self { client: client.map_err(failed)?, request })
@@ -231,10 +232,10 @@ mod tests {
     #[tokio::test]
     async fn digits_are_exchanged_once_and_the_key_is_kept_from_others() {
         let answer = |Json(request): Json<KeyRequest>| async move {
-            assert_eq!(request.account_key.expose(), "1234567890123456");
+            assert_eq!(request.account_key.unwrap().expose(), "1234567890123456");
             assert_eq!(request.scope, KeyScope::Node);
             let key = Secret::new("iris_key");
-            Json(KeyCreated { key, scope: KeyScope::Node, id: "1".to_owned() })
+            Json(KeyCreated { key, scope: KeyScope::Node, id: "0".repeat(24).parse().unwrap() })
         };
         let url = coordinator(Router::new().route("/accounts/keys", post(answer))).await;
         let folder = tempfile::tempdir().unwrap();

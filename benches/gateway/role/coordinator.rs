@@ -23,7 +23,7 @@ pub(super) async fn open_accounts(folder: &Path, callers: u32) -> Result<(), Fai
     let mut keys = Vec::new();
     for scope in scopes {
         let account = accounts.create_account().await?.account;
-        let key = accounts.create_key_for(account, scope, None).await?.key;
+        let key = accounts.create_key_for(account, scope).await?.key;
         keys.push(key.expose().to_owned());
     }
     coordinator.shutdown().await;

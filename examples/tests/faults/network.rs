@@ -248,7 +248,7 @@ pub(crate) async fn open_account(path: PathBuf) -> (String, String) {
     let accounts = Accounts::load(store, secret()).await.unwrap();
     let account = accounts.create_account().await.unwrap().account;
     let key = async |scope| {
-        let created = accounts.create_key_for(account, scope, None).await.unwrap();
+        let created = accounts.create_key_for(account, scope).await.unwrap();
         created.key.expose().to_owned()
     };
     (key(KeyScope::Inference).await, key(KeyScope::Node).await)

@@ -180,6 +180,6 @@ pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 async fn account(coordinator: &Coordinator, scope: KeyScope) -> (AccountId, String) {
     let accounts = coordinator.accounts();
     let account = accounts.create_account().await.unwrap().account;
-    let created = accounts.create_key_for(account, scope, None).await.unwrap();
+    let created = accounts.create_key_for(account, scope).await.unwrap();
     (account, created.key.expose().to_owned())
 }

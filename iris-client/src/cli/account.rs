@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal};
 
-use iris_protocol::rest::{KeyRequest, Secret};
+use iris_protocol::rest::{KeyRequest, KeyTerms, Secret};
 
 use super::args::{Json, NewKey};
 use super::failure::Failure;
@@ -35,9 +35,10 @@ pub(super) struct Job {
 impl Job {
     pub(super) fn prepare(args: &NewKey) -> Result<Self, Failure> {
         let request = KeyRequest {
-            account_key: account_key()?,
+            account_key: Some(account_key()?),
             scope: args.scope,
             label: args.label.clone(),
+            terms: KeyTerms::default(),
         };
         Ok(Self { request, format: args.output.clone() })
     }

@@ -15,7 +15,7 @@ use iris_core::AccountId;
 use iris_core::store::{Batch, Document, Key, KeyError, Store, StoreError};
 use iris_crypto::token::TokenHash;
 use iris_crypto::{AccountKey, ApiToken, Secret, random_bytes};
-use iris_protocol::rest::{AccountCreated, KeyCreated, KeyScope};
+use iris_protocol::rest::{AccountCreated, KeyCreated, KeyId, KeyScope, KeyTerms};
 use tokio::sync::Semaphore;
 
 use crate::clock::{Clock, SystemClock};
@@ -38,12 +38,34 @@ const MAX_LABEL: usize = 64;
 const MAX_KEYS: usize = 64;
 
 /// An API key that was shown and found good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiKey {
+    /// Names it.
+    pub id: KeyId,
     /// Whose it is.
     pub account: AccountId,
     /// What it may do.
     pub scope: KeyScope,
+    /// What it is held to.
+    pub terms: Arc<KeyTerms>,
+}
+
+/// An API key that is to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewKey {
+    /// What it may do.
+    pub scope: KeyScope,
+    /// Its owner's own name for it.
+    pub label: Option<String>,
+    /// What it is held to.
+    pub terms: KeyTerms,
+}
+
+impl From<KeyScope> for NewKey {
+    /// Makes a key without a label that is held to nothing but its scope.
+    fn from(scope: KeyScope) -> Self {
+        Self { scope, label: None, terms: KeyTerms::default() }
+    }
 }
 
 /// Why an account or a key could not be made or found.
@@ -128,9 +150,8 @@ impl Accounts {
         let Some(record) = self.store.get(path(KeyRecord::TYPE, hash)).await? else {
             return Ok(None);
         };
-        let KeyRecord { account, scope, .. } = record.value.decode()?;
-        let key = ApiKey { account, scope };
-        self.keys.write().unwrap_or_else(PoisonError::into_inner).insert(hash, key);
+        let key = record.value.decode::<KeyRecord>()?.into_key(&hash);
+        self.keys.write().unwrap_or_else(PoisonError::into_inner).insert(hash, key.clone());
         Ok(Some(key))
     }
 
@@ -166,21 +187,20 @@ impl Accounts {
     pub async fn create_key(
         &self,
         typed: &str,
-        scope: KeyScope,
-        label: Option<String>,
+        key: NewKey,
         caller: Option<IpAddr>,
     ) -> Result<KeyCreated, AccountError> {
         let account = self.find_account(typed, caller).await?;
-        self.create_key_for(account, scope, label).await
+        self.create_key_for(account, key).await
     }
 
     /// Mints an API key of `account`, which must exist.
     pub async fn create_key_for(
         &self,
         account: AccountId,
-        scope: KeyScope,
-        label: Option<String>,
+        key: impl Into<NewKey>,
     ) -> Result<KeyCreated, AccountError> {
+        let NewKey { scope, label, terms } = key.into();
         let printable = |label: &String| {
             label.len() <= MAX_LABEL && !label.chars().any(iris_core::model::is_invisible)
         };
@@ -197,21 +217,22 @@ impl Accounts {
         let (hash, text) = (token.hash(), token.reveal());
         let created = self.clock.calendar();
         let ending = text[text.len() - 4..].to_owned();
-        let record = KeyRecord { account, scope, label, created, ending };
+        let record = KeyRecord { account, scope, label, created, ending, terms };
         let batch = Batch::new().create(path(KeyRecord::TYPE, hash), Document::encode(&record));
         self.store.commit(batch).await?;
-        let key = ApiKey { account, scope };
+        let key = record.into_key(&hash);
+        let id = key.id;
         self.keys.write().unwrap_or_else(PoisonError::into_inner).insert(hash, key);
-        Ok(KeyCreated { key: text.as_str().into(), scope, id: key_id(&hash) })
+        Ok(KeyCreated { key: text.as_str().into(), scope, id })
     }
 
     /// Takes back the key of `account` that [`KeyCreated::id`] names; returns whether there was
     /// one. It lets nobody in any more as soon as this resolves.
-    pub async fn revoke(&self, account: &AccountId, id: &str) -> Result<bool, StoreError> {
+    pub async fn revoke(&self, account: &AccountId, id: &KeyId) -> Result<bool, StoreError> {
         let _turn = self.changing.lock().await;
         let named = |keys: &HashMap<TokenHash, ApiKey>| {
             let mut own = keys.iter().filter(|(_, key)| key.account == *account);
-            own.find(|(hash, _)| key_id(hash) == id).map(|(hash, _)| *hash)
+            own.find(|(_, key)| key.id == *id).map(|(hash, _)| *hash)
         };
         let remembered = named(&self.keys.read().unwrap_or_else(PoisonError::into_inner));
         let hash = match remembered {
@@ -230,7 +251,7 @@ impl Accounts {
     }
 
     fn remembered(&self, hash: &TokenHash) -> Option<ApiKey> {
-        self.keys.read().unwrap_or_else(PoisonError::into_inner).get(hash).copied()
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).get(hash).cloned()
     }
 
     async fn find_account(
@@ -291,16 +312,15 @@ async fn read_keys(store: &dyn Store) -> Result<HashMap<TokenHash, ApiKey>, Stor
     let keys = store.scan(range).try_fold(HashMap::new(), |mut keys, record| async move {
         let corrupt = |_| StoreError::Corrupt("an API key is not under its hash".to_owned());
         let hash: TokenHash = record.key.id().parse().map_err(corrupt)?;
-        let KeyRecord { account, scope, .. } = record.value.decode()?;
-        keys.insert(hash, ApiKey { account, scope });
+        keys.insert(hash, record.value.decode::<KeyRecord>()?.into_key(&hash));
         Ok(keys)
     });
     keys.await
 }
 
 /// What lists show of a key: enough of its hash to tell it from others.
-fn key_id(hash: &TokenHash) -> String {
-    hash.to_string()[..24].to_owned()
+fn key_id(hash: &TokenHash) -> KeyId {
+    hash.to_string()[..24].parse().expect("a hash is hexadecimal")
 }
 
 fn path(record_type: &str, id: impl std::fmt::Display) -> Key {
@@ -324,10 +344,12 @@ mod tests {
         let first = accounts(&store).await;
         let created = first.create_account().await.unwrap();
         let typed = created.account_key.expose().replace(' ', "-");
-        let key = first.create_key(&typed, KeyScope::Node, None, None).await.unwrap();
-        let expected = ApiKey { account: created.account, scope: KeyScope::Node };
+        let key = first.create_key(&typed, KeyScope::Node.into(), None).await.unwrap();
+        let terms = Arc::default();
+        let (id, account) = (key.id, created.account);
+        let expected = ApiKey { id, account, scope: KeyScope::Node, terms };
         for accounts in [first, accounts(&store).await] {
-            assert_eq!(accounts.authenticate(key.key.expose()), Some(expected));
+            assert_eq!(accounts.authenticate(key.key.expose()).as_ref(), Some(&expected));
             assert_eq!(accounts.authenticate(&key.key.expose().to_uppercase()), None);
             assert_eq!(accounts.authenticate(""), None);
         }
@@ -339,7 +361,7 @@ mod tests {
         let accounts = accounts(&store).await;
         let owner = accounts.create_account().await.unwrap().account;
         let other = accounts.create_account().await.unwrap().account;
-        let key = accounts.create_key_for(owner, KeyScope::Inference, None).await.unwrap();
+        let key = accounts.create_key_for(owner, KeyScope::Inference).await.unwrap();
         assert_eq!(accounts.revoke(&other, &key.id).await, Ok(false));
         assert!(accounts.authenticate(key.key.expose()).is_some());
         assert_eq!(accounts.revoke(&owner, &key.id).await, Ok(true));
@@ -355,10 +377,11 @@ mod tests {
         let account = beside.create_account().await.unwrap().account;
         let mut keys = Vec::new();
         for _ in 0..2 {
-            keys.push(beside.create_key_for(account, KeyScope::Read, None).await.unwrap());
+            keys.push(beside.create_key_for(account, KeyScope::Read).await.unwrap());
         }
-        let expected = ApiKey { account, scope: KeyScope::Read };
-        assert_eq!(serving.find(keys[0].key.expose()).await, Ok(Some(expected)));
+        let (id, terms) = (keys[0].id, Arc::default());
+        let expected = ApiKey { id, account, scope: KeyScope::Read, terms };
+        assert_eq!(serving.find(keys[0].key.expose()).await, Ok(Some(expected.clone())));
         assert_eq!(serving.authenticate(keys[0].key.expose()), Some(expected));
         for key in &keys {
             assert_eq!(serving.revoke(&account, &key.id).await, Ok(true));
@@ -371,7 +394,7 @@ mod tests {
     async fn unknown_and_malformed_account_keys_look_the_same() {
         let accounts = accounts(&MemoryStore::new()).await;
         for typed in ["0000 0000 0000 0000", "1", "", "not a number"] {
-            let refused = accounts.create_key(typed, KeyScope::Node, None, None).await;
+            let refused = accounts.create_key(typed, KeyScope::Node.into(), None).await;
             assert_eq!(refused.unwrap_err(), AccountError::Unknown, "{typed}");
         }
     }
@@ -381,13 +404,13 @@ mod tests {
         let accounts = accounts(&MemoryStore::new()).await;
         let caller = Some(IpAddr::from([192, 0, 2, 1]));
         for _ in 0..5 {
-            let refused = accounts.create_key("1", KeyScope::Node, None, caller).await;
+            let refused = accounts.create_key("1", KeyScope::Node.into(), caller).await;
             assert_eq!(refused.unwrap_err(), AccountError::Unknown);
         }
-        let refused = accounts.create_key("1", KeyScope::Node, None, caller).await.unwrap_err();
+        let refused = accounts.create_key("1", KeyScope::Node.into(), caller).await.unwrap_err();
         assert!(matches!(refused, AccountError::TooManyAttempts { .. }), "{refused:?}");
         let other = Some(IpAddr::from([192, 0, 2, 2]));
-        let refused = accounts.create_key("1", KeyScope::Node, None, other).await;
+        let refused = accounts.create_key("1", KeyScope::Node.into(), other).await;
         assert_eq!(refused.unwrap_err(), AccountError::Unknown);
     }
 
@@ -397,7 +420,7 @@ mod tests {
         let accounts = accounts(&store).await;
         let created = accounts.create_account().await.unwrap();
         let digits: String = created.account_key.expose().replace(' ', "");
-        let key = accounts.create_key_for(created.account, KeyScope::Read, None).await.unwrap();
+        let key = accounts.create_key_for(created.account, KeyScope::Read).await.unwrap();
         let everything = "a/0".parse().unwrap().."z/0".parse().unwrap();
         let records: Vec<_> = store.scan(everything).try_collect().await.unwrap();
         assert_eq!(records.len(), 3);

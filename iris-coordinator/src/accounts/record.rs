@@ -1,8 +1,13 @@
 //! What the store keeps of accounts and their keys.
 
+use std::sync::Arc;
+
 use iris_core::{AccountId, Timestamp};
-use iris_protocol::rest::KeyScope;
+use iris_crypto::token::TokenHash;
+use iris_protocol::rest::{KeyScope, KeyTerms};
 use serde::{Deserialize, Serialize};
+
+use super::{ApiKey, key_id};
 
 /// An account, under its id.
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,8 +39,16 @@ pub(super) struct KeyRecord {
     pub(super) created: Timestamp,
     /// The key's last four characters, by which its owner tells it from others.
     pub(super) ending: String,
+    #[serde(flatten)]
+    pub(super) terms: KeyTerms,
 }
 
 impl KeyRecord {
     pub(super) const TYPE: &str = "apikey";
+
+    /// Returns the key that is kept under `hash`.
+    pub(super) fn into_key(self, hash: &TokenHash) -> ApiKey {
+        let Self { account, scope, terms, .. } = self;
+        ApiKey { id: key_id(hash), account, scope, terms: Arc::new(terms) }
+    }
 }

@@ -20,6 +20,7 @@ use super::members::{self, Members};
 use super::observe::RequestContext;
 use super::submission::Submission;
 use super::{Api, dividing, events, json_response};
+use crate::accounts::{AccountError, NewKey};
 use crate::inference::{InferenceError, Once};
 
 /// The API's description for programs.
@@ -123,7 +124,7 @@ pub(super) async fn review(
 /// `GET /nodes`.
 pub(super) async fn nodes(State(api): State<Arc<Api>>, headers: HeaderMap) -> Reply {
     api.key(&headers, LOOK).await?;
-    Ok(json_response(&NodeList { nodes: api.coordinator.nodes() }))
+    Ok(json_response(&NodeList { nodes: api.coordinator.nodes(), next: None }))
 }
 
 /// `POST /accounts/generate`.
@@ -149,9 +150,10 @@ pub(super) async fn create_key(
         let message = "Keys of this scope are given by the operator.";
         return Err(ApiError::forbidden(message).with_param("scope"));
     }
-    let typed = request.account_key.expose();
+    let typed = request.account_key.ok_or(AccountError::Unknown)?;
     let (accounts, caller) = (api.coordinator.accounts(), context.caller.address);
-    let key = accounts.create_key(typed, request.scope, request.label, caller).await?;
+    let key = NewKey { scope: request.scope, label: request.label, terms: request.terms };
+    let key = accounts.create_key(typed.expose(), key, caller).await?;
     Ok(created_response(&key))
 }
 

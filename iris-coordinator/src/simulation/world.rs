@@ -21,7 +21,7 @@ use super::disk::Disk;
 use super::host::{self, Host, Parts};
 use super::node::{NodePlan, ScriptedNode};
 use super::trace::Trace;
-use crate::accounts::Accounts;
+use crate::accounts::{Accounts, NewKey};
 use crate::http::ApiSettings;
 use crate::settlement::{SETTLEMENT, Settlement};
 use crate::{Builder as CoordinatorBuilder, Coordinator};
@@ -395,7 +395,8 @@ impl Simulation {
         let minted = self.aside.block_on(async {
             let accounts = Accounts::load(store, secret).await?.with_clock(clock);
             accounts.open_account(account).await?;
-            accounts.create_key_for(account, scope, Some(name.to_owned())).await
+            let key = NewKey { label: Some(name.to_owned()), ..scope.into() };
+            accounts.create_key_for(account, key).await
         });
         minted.expect("a disk that is not full keeps a key").key.expose().to_owned()
     }

@@ -136,7 +136,7 @@ async fn coordinator_of(identity: Identity, store: Arc<dyn Store>) -> Coordinato
 }
 
 async fn key(coordinator: &Coordinator, account: AccountId, scope: KeyScope) -> String {
-    let created = coordinator.accounts().create_key_for(account, scope, None).await.unwrap();
+    let created = coordinator.accounts().create_key_for(account, scope).await.unwrap();
     created.key.expose().to_owned()
 }
 

@@ -9,9 +9,27 @@
 //! | `GET /inference/{id}/explain` | | [`Explanation`] |
 //! | `GET /inference/{id}/events` | | server-sent events, each a [`Progress`](iris_core::plan::Progress) |
 //! | `POST /inference/{id}/review` | [`Decision`](iris_core::plan::Decision) | [`InferenceStatus`] |
-//! | `POST /accounts/generate` | | [`AccountCreated`] |
+//! | `POST /accounts/generate` | [`AccountRequest`], or nothing | [`AccountCreated`] |
+//! | `POST /accounts/verify` | [`VerifyRequest`] | [`Me`] |
 //! | `POST /accounts/keys` | [`KeyRequest`] | [`KeyCreated`] |
-//! | `GET /nodes` | | [`NodeList`] |
+//! | `GET /accounts/keys` | | [`KeyList`] |
+//! | `POST /accounts/keys/{id}/rotate` | [`RotateRequest`], or nothing | [`KeyCreated`] |
+//! | `DELETE /accounts/keys/{id}` | | nothing |
+//! | `POST /accounts/{account}/fees` | [`FeeRequest`] | [`Membership`] |
+//! | `POST /auth/register` | [`RegisterRequest`] | [`Session`] |
+//! | `POST /auth/login` | [`LoginRequest`] | [`Session`] |
+//! | `POST /auth/refresh` | [`RefreshRequest`] | [`Session`] |
+//! | `POST /auth/logout` | | nothing |
+//! | `POST /auth/password` | [`PasswordRequest`] | [`Session`] |
+//! | `GET /auth/me` | | [`Me`] |
+//! | `POST /invitations` | [`InvitationRequest`], or nothing | [`InvitationCreated`] |
+//! | `GET /invitations` | | [`InvitationList`] |
+//! | `DELETE /invitations/{id}` | | nothing |
+//! | `GET /stats` | | [`NetworkStats`] |
+//! | `GET /reputation?limit=&after=` | | [`ReputationPage`] |
+//! | `GET /history?limit=&after=` | | [`HistoryPage`] |
+//! | `GET /nodes?limit=&after=` | | [`NodeList`] |
+//! | `GET /nodes/{id}/why` | | [`NodeWhy`] |
 //! | `GET /roster` | | [`SignedRoster`] |
 //! | `GET /log/checkpoint` | | the log's signed checkpoint, as text |
 //! | `GET /log/inclusion?index=&size=` | | [`InclusionProof`] |
@@ -24,14 +42,23 @@
 
 mod account;
 mod inference;
+mod network;
 mod node;
 mod roster;
 mod sealed;
 mod secret;
+mod session;
 
-pub use account::{AccountCreated, KeyCreated, KeyRequest, KeyScope};
+pub use account::{
+    AccountCreated, AccountRequest, KeyCreated, KeyId, KeyIdError, KeyList, KeyRequest, KeyScope,
+    KeySummary, KeyTerms, Quota, QuotaUse, RotateRequest, VerifyRequest,
+};
 pub use inference::{
     InferenceError, InferenceRequest, InferenceResult, InferenceStatus, Input, InputError, Review,
+};
+pub use network::{
+    Hindrance, HistoryEntry, HistoryPage, NetworkStats, NodeWhy, ReasonCount, ReputationEntry,
+    ReputationPage, WantedModel,
 };
 pub use node::{
     Choice, Explanation, Health, NodeList, NodeReason, NodeSummary, Outline, SkipCount,
@@ -42,6 +69,11 @@ pub use roster::{
 };
 pub use sealed::SealedRefusal;
 pub use secret::Secret;
+pub use session::{
+    FeeRequest, InvitationCreated, InvitationList, InvitationRequest, InvitationSummary,
+    LoginRequest, Me, Membership, MembershipState, PasswordRequest, RefreshRequest,
+    RegisterRequest, Session,
+};
 
 pub use iris_core::task::TaskState;
 

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 pub struct NodeList {
     /// The nodes, ordered by id.
     pub nodes: Vec<NodeSummary>,
+    /// What to ask for `after` to read on; absent on the last page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<NodeId>,
 }
 
 /// One connected node.
