@@ -20,7 +20,7 @@ use iris_protocol::transport::Transport;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::accounts::Accounts;
+use crate::accounts::{AccountPolicy, Accounts};
 use crate::clock::{Clock, SystemClock};
 use crate::dispatch::{
     Books, Dispatch, DispatchSettings, MODEL, ModelRecord, ModelSummary, ReceiptRecord, SealedTask,
@@ -72,6 +72,7 @@ pub struct Builder {
     admission: AdmissionPolicy,
     retention: Duration,
     entropy: Entropy,
+    accounts: AccountPolicy,
 }
 
 impl Builder {
@@ -139,6 +140,12 @@ impl Builder {
         self
     }
 
+    /// Opens accounts and takes members by `policy`. Default: no fee, and operators invite alone.
+    pub fn with_account_policy(mut self, policy: AccountPolicy) -> Self {
+        self.accounts = policy;
+        self
+    }
+
     /// Keeps the results of durable tasks for `retention`. Default: 24 hours.
     pub const fn with_retention(mut self, retention: Duration) -> Self {
         self.retention = retention;
@@ -172,6 +179,7 @@ impl Builder {
             queue_capacity: self.queue_capacity,
             admission: self.admission,
         };
+        let clock = Arc::clone(&self.clock);
         let mut ledger = self.ledger;
         restore_ledger(&*self.store, &mut *ledger).await?;
         let dispatch = Arc::new(Dispatch::new(
@@ -197,7 +205,9 @@ impl Builder {
             Arc::clone(&identity),
             self.limits,
         );
-        let accounts = Accounts::load(Arc::clone(&self.store), self.secret.clone()).await?;
+        let (secret, policy) = (self.secret.clone(), self.accounts);
+        let accounts = Accounts::load_with(Arc::clone(&self.store), secret, policy).await?;
+        let accounts = accounts.with_clock(clock);
         let tasks = TaskTracker::new();
         let inference = Inference::new(
             Arc::clone(&dispatch),
@@ -249,6 +259,7 @@ impl Coordinator {
             admission: AdmissionPolicy::default(),
             retention: Duration::from_hours(24),
             entropy: Entropy::System,
+            accounts: AccountPolicy::default(),
         }
     }
 
@@ -378,6 +389,7 @@ impl Coordinator {
         self.inner.tasks.wait().await;
         self.inner.housekeeping.cancel();
         self.inner.dispatch.keep_models(true);
+        self.inner.accounts.keep_house().await;
         if let Err(lost) = self.inner.dispatch.journal.shutdown().await {
             tracing::error!(rows = lost.rows, "records could not be written before the end");
         }
@@ -442,6 +454,7 @@ async fn keep_house(coordinator: std::sync::Weak<Inner>, stop: CancellationToken
         let Some(inner) = coordinator.upgrade() else { return };
         inner.dispatch.keep_models(false);
         inner.inference.sweep().await;
+        inner.accounts.keep_house().await;
     }
 }
 

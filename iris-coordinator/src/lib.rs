@@ -20,7 +20,9 @@ pub mod store;
 mod transparency;
 mod turns;
 
-pub use accounts::{AccountError, Accounts, ApiKey, NewKey};
+pub use accounts::{
+    AccountError, AccountPolicy, Accounts, ApiKey, Giver, MembershipPolicy, NewKey, Registration,
+};
 pub use clock::{Clock, SystemClock};
 pub use coordinator::{Builder, Coordinator};
 pub use dispatch::{

@@ -41,6 +41,14 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, INVALID_REQUEST, message).with_code("invalid_api_key")
     }
 
+    /// The access token that was shown is not good.
+    pub(super) fn no_session() -> Self {
+        let message = "The access token is not valid, or no longer. Go on by POST /auth/refresh, or \
+                       log in again.";
+        Self::new(StatusCode::UNAUTHORIZED, INVALID_REQUEST, message)
+            .with_code("invalid_access_token")
+    }
+
     /// The key that was shown is for something else.
     pub(super) fn forbidden(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "permission_error", message).with_code("forbidden")
@@ -152,8 +160,30 @@ impl From<AccountError> for ApiError {
             AccountError::TooManyAttempts { retry_after_secs } => {
                 Self::too_many(message, retry_after_secs)
             }
+            AccountError::WrongLogin => {
+                Self::new(StatusCode::UNAUTHORIZED, INVALID_REQUEST, message)
+                    .with_code("invalid_login")
+            }
+            AccountError::WrongRefresh => {
+                Self::new(StatusCode::UNAUTHORIZED, INVALID_REQUEST, message)
+                    .with_code("invalid_refresh_token")
+                    .with_param("refresh_token")
+            }
+            AccountError::Closed | AccountError::NoInvitations => Self::forbidden(message),
+            AccountError::Invitation => {
+                Self::forbidden(message).with_code("invalid_invitation").with_param("invitation")
+            }
+            AccountError::KeyScope => Self::forbidden(message).with_param("scope"),
+            AccountError::Email => Self::bad_request(message).with_param("email"),
+            AccountError::Password => Self::bad_request(message).with_param("password"),
             AccountError::Label => Self::bad_request(message).with_param("label"),
-            AccountError::TooManyKeys => Self::conflict(message),
+            AccountError::Terms(param) => Self::bad_request(message).with_param(param),
+            AccountError::Taken => Self::conflict(message).with_param("email"),
+            AccountError::FeeReused => Self::conflict(message).with_param("reference"),
+            AccountError::NoPassword
+            | AccountError::TooManyKeys
+            | AccountError::TooManyInvitations(_) => Self::conflict(message),
+            AccountError::NoKey | AccountError::NoAccount => Self::not_found(message),
             AccountError::Overloaded => Self::unavailable(message),
             AccountError::Store(StoreError::Unavailable(_)) => {
                 Self::unavailable("The coordinator's books cannot be read or written for now.")

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use iris_protocol::openai::RequestError;
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Coordinator;
 
+mod accounts;
 mod auth;
 mod body;
 mod connect;
@@ -27,6 +28,7 @@ mod division;
 mod error;
 mod events;
 mod follow;
+mod invitations;
 mod jobs;
 mod linger;
 mod listener;
@@ -42,6 +44,7 @@ mod quiet;
 mod rest;
 mod sealed;
 mod server;
+mod sessions;
 mod settings;
 mod submission;
 mod tls;
@@ -96,8 +99,20 @@ fn routes(api: Arc<Api>) -> Router {
         .route("/log/inclusion", get(transparency::inclusion))
         .route("/log/consistency", get(transparency::consistency))
         .route("/log/entries", get(transparency::entries))
-        .route("/accounts/generate", post(rest::create_account))
-        .route("/accounts/keys", post(rest::create_key))
+        .route("/accounts/generate", post(accounts::generate))
+        .route("/accounts/verify", post(accounts::verify))
+        .route("/accounts/keys", get(accounts::keys).post(accounts::create_key))
+        .route("/accounts/keys/{id}", delete(accounts::revoke_key))
+        .route("/accounts/keys/{id}/rotate", post(accounts::rotate_key))
+        .route("/accounts/{account}/fees", post(accounts::pay))
+        .route("/auth/register", post(sessions::register))
+        .route("/auth/login", post(sessions::log_in))
+        .route("/auth/refresh", post(sessions::refresh))
+        .route("/auth/logout", post(sessions::log_out))
+        .route("/auth/password", post(sessions::change_password))
+        .route("/auth/me", get(sessions::me))
+        .route("/invitations", get(invitations::list).post(invitations::create))
+        .route("/invitations/{id}", delete(invitations::take_back))
         .route("/healthz", get(rest::healthz))
         .route("/readyz", get(rest::readyz))
         .route("/metrics", get(rest::metrics))

@@ -11,7 +11,7 @@ use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use iris_core::plan::{Decision, DecisionError};
 use iris_core::{AccountId, TaskId};
-use iris_protocol::rest::{self, Health, InferenceStatus, KeyRequest, NodeList};
+use iris_protocol::rest::{self, Health, InferenceStatus, NodeList};
 use serde::de::DeserializeOwned;
 
 use super::auth::{ASK, LOOK, OPERATE};
@@ -20,7 +20,6 @@ use super::members::{self, Members};
 use super::observe::RequestContext;
 use super::submission::Submission;
 use super::{Api, dividing, events, json_response};
-use crate::accounts::{AccountError, NewKey};
 use crate::inference::{InferenceError, Once};
 
 /// The API's description for programs.
@@ -28,10 +27,8 @@ pub(super) const OPENAPI: &str = include_str!("openapi.json");
 
 /// Longest idempotency key, in bytes.
 const MAX_IDEMPOTENCY_KEY: usize = 255;
-/// Longest body of a request about accounts.
-const SMALL_BODY: usize = 4 << 10;
 
-type Reply = Result<Response, ApiError>;
+pub(super) type Reply = Result<Response, ApiError>;
 
 /// The task that a path names; its text need not be one.
 pub(super) type TaskPath = Result<Path<String>, PathRejection>;
@@ -127,36 +124,6 @@ pub(super) async fn nodes(State(api): State<Arc<Api>>, headers: HeaderMap) -> Re
     Ok(json_response(&NodeList { nodes: api.coordinator.nodes(), next: None }))
 }
 
-/// `POST /accounts/generate`.
-pub(super) async fn create_account(State(api): State<Arc<Api>>) -> Reply {
-    if !api.settings.open_registration {
-        let message = "This coordinator opens no accounts by itself; ask its operator.";
-        return Err(ApiError::forbidden(message));
-    }
-    let created = api.coordinator.accounts().create_account().await?;
-    Ok(created_response(&created))
-}
-
-/// `POST /accounts/keys`.
-pub(super) async fn create_key(
-    State(api): State<Arc<Api>>,
-    Extension(context): Extension<RequestContext>,
-    request: Request,
-) -> Reply {
-    let (head, body) = request.into_parts();
-    let request: KeyRequest = read_json(&api, &head.headers, body, SMALL_BODY).await?;
-    // An account may ask and serve; what concerns the whole network is the operator's to give.
-    if !matches!(request.scope, rest::KeyScope::Inference | rest::KeyScope::Node) {
-        let message = "Keys of this scope are given by the operator.";
-        return Err(ApiError::forbidden(message).with_param("scope"));
-    }
-    let typed = request.account_key.ok_or(AccountError::Unknown)?;
-    let (accounts, caller) = (api.coordinator.accounts(), context.caller.address);
-    let key = NewKey { scope: request.scope, label: request.label, terms: request.terms };
-    let key = accounts.create_key(typed.expose(), key, caller).await?;
-    Ok(created_response(&key))
-}
-
 /// `GET /healthz`: whether the process answers.
 pub(super) async fn healthz(State(api): State<Arc<Api>>) -> Response {
     json_response(&health(&api, "ok"))
@@ -243,15 +210,19 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiEr
     text.map(Some).ok_or_else(refused)
 }
 
-async fn read_json<T: DeserializeOwned>(
+pub(super) async fn read_json<T: DeserializeOwned>(
     api: &Api,
     headers: &HeaderMap,
     body: Body,
     limit: usize,
 ) -> Result<T, ApiError> {
     let body = api.bodies.read(headers, body, limit).await?;
-    members::check(&body)?;
-    serde_json::from_slice(&body).map_err(|error| {
+    parse_json(&body)
+}
+
+pub(super) fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    members::check(body)?;
+    serde_json::from_slice(body).map_err(|error| {
         // Only what is wrong, since the rest of the message could repeat a secret.
         let what = match error.classify() {
             serde_json::error::Category::Data => "does not have the members it needs",
@@ -259,10 +230,4 @@ async fn read_json<T: DeserializeOwned>(
         };
         ApiError::bad_request(format!("The request body {what}."))
     })
-}
-
-fn created_response(value: &impl serde::Serialize) -> Response {
-    let mut response = json_response(value);
-    *response.status_mut() = StatusCode::CREATED;
-    response
 }

@@ -25,6 +25,7 @@ mod chat;
 mod client;
 mod divided;
 mod jobs;
+mod members;
 mod node;
 mod operation;
 mod plan;
