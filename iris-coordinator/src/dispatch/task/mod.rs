@@ -294,6 +294,13 @@ impl TaskHandle {
         self.asked
     }
 
+    /// Returns which place it has in the line for its model while it waits for a node, 1 being the
+    /// next one. This costs as much as there are tasks that wait.
+    pub fn place_in_line(&self) -> Option<u32> {
+        let waits = matches!(self.stage, Stage::Waiting { .. });
+        waits.then(|| self.dispatch.place_in_line(&self.request.id)).flatten()
+    }
+
     /// Returns the node's receipt, once a sealed task is over and has one.
     pub fn receipt(&self) -> Option<&SignedReceipt> {
         self.sealing.as_ref()?.receipt.as_ref()
@@ -402,9 +409,9 @@ impl TaskHandle {
                 let room = member.ask();
                 (self.demand.not_of, owners) = (room.taken, room.ahead + 1);
             }
-            let TaskRequest { account, priority, .. } = self.request;
+            let TaskRequest { id: task, account, priority, .. } = self.request;
             let begun = !self.run.attempts().is_empty();
-            let asker = Asker { account, priority, begun, since: self.waiting, owners };
+            let asker = Asker { task, account, priority, begun, since: self.waiting, owners };
             match self.dispatch.acquire(&self.demand, asker) {
                 Acquired::Now(lease) if self.claim(&lease) => self.start(lease),
                 // Another task of the group was faster.
