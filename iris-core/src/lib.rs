@@ -8,6 +8,7 @@ pub mod conformance;
 
 pub mod admission;
 pub mod backend;
+pub mod classify;
 pub mod demand;
 pub mod explain;
 pub mod id;
