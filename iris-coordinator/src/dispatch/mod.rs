@@ -220,6 +220,16 @@ impl Dispatch {
         Acquired::Later(Ticketed::new(Arc::clone(self), demand.model.clone(), ticket, receiver))
     }
 
+    /// Reserves a slot for `demand` that is free and that nobody waits for.
+    pub(crate) fn acquire_spare(self: &Arc<Self>, demand: &Demand) -> Option<Lease> {
+        let now = self.clock.now();
+        let mut floor = self.floor();
+        if floor.draining || self.journal.is_behind() {
+            return None;
+        }
+        self.try_reserve(&mut floor, demand, now).ok()
+    }
+
     /// Reserves a slot of the node that `certificate` names, for a request that is sealed to it.
     ///
     /// There is no line for a single node and no appointment with it: its caller knows others.

@@ -1,7 +1,8 @@
-//! Who is asking: the API key of a request.
+//! Who is asking: the API key of a request, or its session.
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use iris_core::AccountId;
 use iris_protocol::rest::KeyScope;
 
 use super::Api;
@@ -17,13 +18,23 @@ pub(super) const CONNECT: &[KeyScope] = &[KeyScope::Node];
 /// Scopes that may read the operator's figures.
 pub(super) const OPERATE: &[KeyScope] = &[KeyScope::Read, KeyScope::Admin];
 
+/// Who a request comes from.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    /// The account that asks.
+    pub(super) account: AccountId,
+    /// The API key it asks with; `None` for a session.
+    #[allow(dead_code, reason = "limits hang on it")]
+    pub(super) key: Option<ApiKey>,
+}
+
 impl Api {
-    /// Returns the key of a request, if it is known and has one of `scopes`.
+    /// Returns who a request comes from, if its token is known and has one of `scopes`.
     pub(super) async fn key(
         &self,
         headers: &HeaderMap,
         scopes: &'static [KeyScope],
-    ) -> Result<ApiKey, ApiError> {
+    ) -> Result<Caller, ApiError> {
         let token = bearer(headers).ok_or_else(ApiError::unauthorized)?;
         let found = self.coordinator.accounts().find(token).await;
         let key = found.map_err(|error| {
@@ -32,7 +43,7 @@ impl Api {
         })?;
         let key = key.ok_or_else(ApiError::unauthorized)?;
         if scopes.contains(&key.scope) {
-            return Ok(key);
+            return Ok(Caller { account: key.account, key: Some(key) });
         }
         let scope = key.scope.as_str();
         Err(ApiError::forbidden(format!("A key of the scope '{scope}' may not do this.")))
