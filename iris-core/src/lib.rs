@@ -17,6 +17,7 @@ pub mod plan;
 pub mod queue;
 pub mod registry;
 pub mod reputation;
+pub mod routing;
 pub mod scheduler;
 pub mod store;
 pub mod task;
