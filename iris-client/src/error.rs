@@ -21,7 +21,7 @@ pub enum ClientError {
     #[error("not admitted: {0}")]
     Unauthorized(Box<Refusal>),
     /// The session has ended: log in again.
-    #[error("the session has ended; log in again")]
+    #[error("the session has ended")]
     SessionEnded,
     /// The file of the session cannot be used.
     #[error("the session file {}: {problem}", path.display())]

@@ -161,6 +161,12 @@ pub(crate) fn task(status: &str, result: Option<&str>) -> String {
     .to_string()
 }
 
+/// A new API key.
+pub(crate) fn new_key(scope: &str) -> String {
+    serde_json::json!({ "key": "iris_new", "scope": scope, "id": "0123456789abcdef01234567" })
+        .to_string()
+}
+
 /// The id of the task in [`task`].
 pub(crate) const TASK: &str = "0123456789abcdef0123456789abcdef";
 
