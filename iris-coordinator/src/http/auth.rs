@@ -2,7 +2,7 @@
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use iris_core::AccountId;
+use iris_core::{AccountId, ModelName};
 use iris_protocol::rest::KeyScope;
 
 use super::Api;
@@ -24,8 +24,15 @@ pub(super) struct Caller {
     /// The account that asks.
     pub(super) account: AccountId,
     /// The API key it asks with; `None` for a session.
-    #[allow(dead_code, reason = "limits hang on it")]
     pub(super) key: Option<ApiKey>,
+}
+
+impl Caller {
+    /// Returns whether its key is for `model`.
+    pub(super) fn may_ask(&self, model: &ModelName) -> bool {
+        let key = self.key.as_ref();
+        key.is_none_or(|key| key.terms.models.is_empty() || key.terms.models.contains(model))
+    }
 }
 
 impl Api {
