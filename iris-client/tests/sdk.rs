@@ -323,8 +323,7 @@ async fn cancelling_deletes_the_task() {
 
 #[tokio::test]
 async fn account_keys_are_exchanged_once_and_never_in_clear() {
-    let coordinator =
-        Scripted::always(|| json(201, &[], &new_key("node"))).await;
+    let coordinator = Scripted::always(|| json(201, &[], &new_key("node"))).await;
     let request = KeyRequest {
         account_key: Some("1234567890123456".into()),
         scope: KeyScope::Node,

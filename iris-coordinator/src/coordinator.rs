@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use iris_core::admission::AdmissionPolicy;
+use iris_core::classify::Question;
+use iris_core::demand::Difficulty;
 use iris_core::plan::PlanRun;
 use iris_core::registry::{Node, Registry};
 use iris_core::reputation::{MemoryLedger, ReputationEvent, ReputationLedger};
+use iris_core::routing::{Route, Wanted};
 use iris_core::scheduler::{Balanced, Scheduler};
 use iris_core::store::{Batch, Document, Key, Store, StoreError};
-use iris_core::task::RetryPolicy;
+use iris_core::task::{RetryPolicy, TaskError};
 use iris_core::tier::TierPolicy;
-use iris_core::{AccountId, NodeId, TaskId};
+use iris_core::{AccountId, ModelName, NodeId, TaskId};
 use iris_crypto::certificate::CertificateHash;
 use iris_crypto::{Identity, PublicIdentity, RecordKey, Secret, SignedCertificate};
 use iris_protocol::limits::Limits;
@@ -21,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accounts::{AccountPolicy, Accounts};
+use crate::classify::{ClassifierChain, Readers};
 use crate::clock::{Clock, SystemClock};
 use crate::dispatch::{
     Books, Dispatch, DispatchSettings, MODEL, ModelRecord, ModelSummary, ReceiptRecord, SealedTask,
@@ -51,6 +55,7 @@ struct Inner {
     accounts: Accounts,
     inference: Inference,
     transparency: Arc<Transparency>,
+    classifiers: ClassifierChain,
     tasks: TaskTracker,
     housekeeping: CancellationToken,
     store: Arc<dyn Store>,
@@ -71,6 +76,7 @@ pub struct Builder {
     queue_capacity: usize,
     admission: AdmissionPolicy,
     retention: Duration,
+    classifiers: ClassifierChain,
     entropy: Entropy,
     accounts: AccountPolicy,
 }
@@ -143,6 +149,13 @@ impl Builder {
     /// Opens accounts and takes members by `policy`. Default: no fee, and operators invite alone.
     pub fn with_account_policy(mut self, policy: AccountPolicy) -> Self {
         self.accounts = policy;
+        self
+    }
+
+    /// Asks `classifiers` how hard a question is whose caller names no model. Default: the rules
+    /// alone, which tell nobody what is asked.
+    pub fn with_classifiers(mut self, classifiers: ClassifierChain) -> Self {
+        self.classifiers = classifiers;
         self
     }
 
@@ -225,6 +238,7 @@ impl Builder {
             accounts,
             inference,
             transparency,
+            classifiers: self.classifiers,
             tasks,
             housekeeping,
             store,
@@ -258,6 +272,7 @@ impl Coordinator {
             queue_capacity: 1024,
             admission: AdmissionPolicy::default(),
             retention: Duration::from_hours(24),
+            classifiers: ClassifierChain::default(),
             entropy: Entropy::System,
             accounts: AccountPolicy::default(),
         }
@@ -291,6 +306,20 @@ impl Coordinator {
     /// receipt, when the answer has one.
     pub fn submit_sealed(&self, task: SealedTask) -> TaskHandle {
         TaskHandle::sealed(Arc::clone(&self.inner.dispatch), task)
+    }
+
+    /// Says how hard a question is, as far as its `readers` may help with that.
+    pub async fn classify(&self, question: &Question, readers: Readers) -> Difficulty {
+        self.inner.classifiers.classify(question, readers).await
+    }
+
+    /// Chooses the model for a task whose caller names none, among those that it `may` ask.
+    pub fn route(
+        &self,
+        wanted: &Wanted,
+        may: impl Fn(&ModelName) -> bool,
+    ) -> Result<Route, TaskError> {
+        self.inner.dispatch.route(wanted, may)
     }
 
     /// Returns the current certificate of the node that has, or had, the one with this hash.

@@ -4,6 +4,7 @@
 //! frame transports. The `http` feature puts a server in front of it.
 
 mod accounts;
+pub mod classify;
 mod clock;
 mod coordinator;
 mod dispatch;
@@ -26,9 +27,11 @@ pub use accounts::{
 pub use clock::{Clock, SystemClock};
 pub use coordinator::{Builder, Coordinator};
 pub use dispatch::{
-    Apart, ModelSummary, Placement, SealedTask, Stats, TaskEvent, TaskHandle, TaskRequest,
+    Apart, ModelSummary, Placement, Routing, SealedTask, Stats, TaskEvent, TaskHandle, TaskRequest,
 };
-pub use inference::{Events, Evidence, Followed, Inference, InferenceError, Once, PlanHandle};
+pub use inference::{
+    Chosen, Events, Evidence, Followed, Inference, InferenceError, Once, PlanHandle,
+};
 pub use link::LinkError;
 pub use settlement::Settlement;
 pub use transparency::{StartError, Transparency, TransparencyError};

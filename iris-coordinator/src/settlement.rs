@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use iris_core::backend::Usage;
+use iris_core::demand::Difficulty;
 use iris_core::reputation::{Deed, ReputationEvent};
 use iris_core::store::{Document, Key};
 use iris_core::task::{Attempt, AttemptEnd, TaskState};
@@ -41,6 +42,9 @@ pub struct Settlement {
     /// multiples of 64, and its node's receipt is kept beside the row.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sealed: bool,
+    /// How hard it was found, where the caller named no model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub difficulty: Option<Difficulty>,
 }
 
 impl Settlement {
@@ -95,6 +99,7 @@ mod tests {
             took_ms,
             limit_ms: 60_000,
             sealed: false,
+            difficulty: None,
         };
         settlement.deeds().map(|event| event.deed).collect()
     }

@@ -86,6 +86,21 @@ impl Difficulty {
         }
     }
 
+    /// Returns its name, as it is written everywhere.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Simple => "SIMPLE",
+            Self::Complex => "COMPLEX",
+            Self::Advanced => "ADVANCED",
+        }
+    }
+
+    /// Returns the difficulty of this name, in any case of letters.
+    pub fn of_name(name: &str) -> Option<Self> {
+        let all = [Self::Simple, Self::Complex, Self::Advanced];
+        all.into_iter().find(|difficulty| difficulty.name().eq_ignore_ascii_case(name))
+    }
+
     /// Returns the lowest tier that is meant to take tasks of this difficulty.
     pub const fn tier(self) -> Tier {
         match self {

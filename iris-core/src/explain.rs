@@ -33,6 +33,8 @@ pub enum Reason {
     NoDataset,
     /// Its owner answers the same question with another node.
     OwnerTaken,
+    /// Its tier is lower than what the task's difficulty calls for; none of that tier was there.
+    TierLowered,
     /// It finishes what it has and takes nothing new.
     Draining,
     /// Its connection is interrupted.
@@ -56,6 +58,7 @@ impl Reason {
             Self::NotNamed => "not_named",
             Self::NoDataset => "no_dataset",
             Self::OwnerTaken => "owner_taken",
+            Self::TierLowered => "tier_lowered",
             Self::Draining => "draining",
             Self::Away => "away",
             Self::ModelNotOffered => "model_not_offered",
@@ -76,6 +79,9 @@ impl Reason {
             Self::NotNamed => "The task is meant for other nodes.",
             Self::NoDataset => "The data set that the task is about does not lie on it.",
             Self::OwnerTaken => "Its owner answers the same question with another node.",
+            Self::TierLowered => {
+                "Its tier is lower than the task calls for; no node of that tier was there."
+            }
             Self::Draining => "It finishes what it has and takes nothing new.",
             Self::Away => "Its connection is interrupted.",
             Self::ModelNotOffered => "It does not offer the model.",

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use iris_coordinator::{
-    Builder, Clock, Coordinator, Placement, TaskEvent, TaskHandle, TaskRequest,
+    Builder, Clock, Coordinator, Placement, Routing, TaskEvent, TaskHandle, TaskRequest,
 };
 use iris_core::backend::{Backend, Chunk, Operation};
 use iris_core::model::Abilities;
@@ -192,6 +192,7 @@ impl Net {
             time_limit: Duration::from_mins(1),
             priority: Priority::Interactive,
             placement: Placement::default(),
+            routing: Routing::default(),
         }
     }
 

@@ -35,6 +35,7 @@ mod listing;
 mod models;
 mod passed;
 mod placement;
+mod routing;
 mod sealing;
 mod stats;
 mod task;
@@ -46,6 +47,7 @@ pub(crate) use lease::{Lease, Ticketed};
 pub(crate) use listing::{Listed, Listing};
 pub(crate) use models::{KnownModels, MODEL, ModelRecord};
 pub use placement::Placement;
+pub use routing::Routing;
 pub(crate) use sealing::ReceiptRecord;
 #[cfg(any(test, fuzzing))]
 pub(crate) use sealing::Transcript;

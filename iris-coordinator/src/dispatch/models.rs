@@ -109,6 +109,11 @@ impl KnownModels {
         seen.is_some_and(|seen| now.saturating_since(seen.last) < FORGET_AFTER)
     }
 
+    /// Returns whether some model that is remembered is one that is `meant`.
+    pub(super) fn any(&self, meant: impl Fn(&ModelName) -> bool) -> bool {
+        self.seen.keys().any(meant)
+    }
+
     /// Returns up to `most` models that are known and not `offered`, in the order of their names:
     /// those that have been known for longest, since nodes may make names up.
     pub(super) fn away(

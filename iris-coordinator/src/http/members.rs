@@ -33,6 +33,13 @@ impl Members {
         self.map.remove(name).filter(|value| !value.is_null())
     }
 
+    /// Adds a member that is absent.
+    pub(super) fn default(&mut self, name: &str, value: Value) {
+        if !self.has(name) {
+            self.map.insert(name.to_owned(), value);
+        }
+    }
+
     /// Returns whether a member is there.
     pub(super) fn has(&self, name: &str) -> bool {
         self.map.get(name).is_some_and(|value| !value.is_null())

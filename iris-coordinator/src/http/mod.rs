@@ -42,6 +42,7 @@ pub mod properties;
 mod proxy;
 mod quiet;
 mod rest;
+mod route;
 mod sealed;
 mod server;
 mod sessions;

@@ -9,12 +9,12 @@ use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
+use iris_core::TaskId;
 use iris_core::plan::{Decision, DecisionError};
-use iris_core::{AccountId, TaskId};
 use iris_protocol::rest::{self, Health, InferenceStatus, NodeList};
 use serde::de::DeserializeOwned;
 
-use super::auth::{ASK, LOOK, OPERATE};
+use super::auth::{ASK, Caller, LOOK, OPERATE};
 use super::error::ApiError;
 use super::members::{self, Members};
 use super::observe::RequestContext;
@@ -36,12 +36,13 @@ pub(super) type TaskPath = Result<Path<String>, PathRejection>;
 /// `POST /inference`.
 pub(super) async fn submit(State(api): State<Arc<Api>>, request: Request) -> Reply {
     let (head, body) = request.into_parts();
-    let account = api.key(&head.headers, ASK).await?.account;
+    let caller = api.key(&head.headers, ASK).await?;
+    let account = caller.account;
     let once = idempotency_key(&head.headers)?;
     let body = api.bodies.read(&head.headers, body, api.settings.body_limit).await?;
     let (reader, read) = (Arc::clone(&api), body.clone());
     let submission = dividing(body.len(), move || Submission::read(&reader, &read)).await?;
-    let submitted = take(&api, account, submission, once.map(|key| (key, &body[..]))).await?;
+    let submitted = take(&api, &caller, submission, once.map(|key| (key, &body[..]))).await?;
     if events::are_wanted(&head.headers) {
         let events = api.coordinator.inference().follow(account, submitted.id).await?;
         return Ok(events::told(&api, submitted.id, events));
@@ -56,14 +57,15 @@ pub(super) async fn submit(State(api): State<Arc<Api>>, request: Request) -> Rep
 /// Takes a task, divided or not; `once` is the idempotency key and the body that came with it.
 pub(super) async fn take(
     api: &Api,
-    account: AccountId,
+    caller: &Caller,
     submission: Submission,
     once: Option<(&str, &[u8])>,
 ) -> Result<InferenceStatus, ApiError> {
-    let inference = api.coordinator.inference();
+    let (inference, account) = (api.coordinator.inference(), caller.account);
     Ok(match submission {
         Submission::Single(request) => {
-            inference.submit(account, *request, once.map(|(key, _)| key)).await?
+            let chosen = api.chosen(caller, &request).await?;
+            inference.submit_to(account, *request, chosen, once.map(|(key, _)| key)).await?
         }
         Submission::Divided(plan, priority) => {
             let once = once.map(|(key, request)| Once { key, request });

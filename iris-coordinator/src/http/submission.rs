@@ -3,6 +3,7 @@
 use iris_core::ModelName;
 use iris_core::plan::{Plan, PlanError};
 use iris_core::queue::Priority;
+use iris_core::routing::{ANY, Unnamed};
 use iris_protocol::rest::InferenceRequest;
 use serde_json::{Map, Value, json};
 
@@ -67,8 +68,10 @@ fn divided(api: &Api, mut members: Members) -> Result<Plan, ApiError> {
     let division = division(&mut chat)?;
     // Whoever compares models names them anyway.
     let model = model.or_else(|| division.models.first().cloned());
-    let model = model.ok_or_else(|| {
-        ApiError::bad_request("'model' is missing; it must be a model's name.").with_param("model")
+    let named = model.filter(|model| Unnamed::of_name(model.as_str()).is_none());
+    let model = named.ok_or_else(|| {
+        let message = "A task that is divided needs the name of a model.";
+        ApiError::bad_request(message).with_param("model")
     })?;
     chat.insert("model".to_owned(), model.as_str().into());
     chat.insert("messages".to_owned(), messages);
@@ -82,14 +85,13 @@ fn divided(api: &Api, mut members: Members) -> Result<Plan, ApiError> {
 fn single(mut members: Members) -> Result<Submission, ApiError> {
     let priority = priority(&mut members)?;
     members.check::<ModelName>("model", "a model's name")?;
+    members.default("model", ANY.into());
     members.check::<String>("prompt", "a text")?;
     members.check::<u32>("max_tokens", "a whole number")?;
     members.check::<u64>("deadline_ms", "a whole number")?;
     let read = serde_json::from_value::<InferenceRequest>(Value::Object(members.rest()));
     let request = read.map_err(|_| {
-        ApiError::bad_request(
-            "The request body needs a 'model', and either a 'prompt' or 'messages'.",
-        )
+        ApiError::bad_request("The request body needs either a 'prompt' or 'messages'.")
     })?;
     let request = InferenceRequest { priority: Some(priority), ..request };
     Ok(Submission::Single(Box::new(request)))

@@ -7,20 +7,21 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use iris_core::backend::Operation;
+use iris_core::demand::Difficulty;
 use iris_core::plan::{Decision, DecisionError, Plan, PlanError, PlanRun, Progress};
 use iris_core::queue::Priority;
 use iris_core::store::{Batch, Document, Key, Record, Store, StoreError, Version};
 use iris_core::task::TaskState;
-use iris_core::{AccountId, TaskId, Timestamp};
+use iris_core::{AccountId, ModelName, TaskId, Timestamp};
 use iris_crypto::RecordKey;
-use iris_protocol::openai::{Asked, RequestError};
+use iris_protocol::openai::{Asked, RequestError, with_model};
 use iris_protocol::rest;
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::dispatch::Dispatch;
+use crate::dispatch::{Dispatch, Routing};
 use crate::journal::CommitError;
 use crate::settlement::Settlement;
 use crate::turns::Turns;
@@ -98,6 +99,15 @@ struct Unfinished {
     decisions: mpsc::Sender<Decided>,
 }
 
+/// The model of a task whose caller names none, and how it came to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// The model.
+    pub model: ModelName,
+    /// How hard the task is, and which nodes may serve it.
+    pub routing: Routing,
+}
+
 /// Makes a repeated submission the same task.
 #[derive(Clone, Copy, Debug)]
 pub struct Once<'a> {
@@ -167,19 +177,37 @@ impl Inference {
         request: rest::InferenceRequest,
         idempotency_key: Option<&str>,
     ) -> Result<rest::InferenceStatus, InferenceError> {
+        let (model, routing) = (request.model.clone(), Routing::default());
+        self.submit_to(account, request, Chosen { model, routing }, idempotency_key).await
+    }
+
+    /// Takes a task that is for another model than its request says, which names none; see
+    /// [`submit`](Self::submit). The same request under the same key stays the same task, whatever
+    /// model is chosen the second time.
+    pub async fn submit_to(
+        &self,
+        account: AccountId,
+        request: rest::InferenceRequest,
+        chosen: Chosen,
+        idempotency_key: Option<&str>,
+    ) -> Result<rest::InferenceStatus, InferenceError> {
         let shared = &self.shared;
         let id = shared.dispatch.entropy.task_id();
         let created = shared.dispatch.clock.calendar();
-        let limit = request.deadline.unwrap_or(TIME_LIMIT).min(TIME_LIMIT);
-        let (model, priority) = (request.model.clone(), request.priority);
+        let Chosen { model, routing } = chosen;
+        let usual = routing.difficulty.map_or(TIME_LIMIT, Difficulty::time_limit);
+        let limit = request.deadline.unwrap_or(usual).min(TIME_LIMIT);
+        let priority = request.priority;
         let max_tokens = request.max_tokens.unwrap_or(0);
         let body = serde_json::to_vec(&request.into_chat_request())
             .expect("a chat request has a JSON form");
         Asked::read(Operation::Chat, &body)?;
+        let named = with_model(&body, &model)?;
         let record = InferenceRecord {
             prompt_tokens: u32::try_from(body.len() / 4).unwrap_or(u32::MAX),
             max_tokens,
-            body: Some(Sealed::new(&shared.key, &key(&id), &body)),
+            routing,
+            body: Some(Sealed::new(&shared.key, &key(&id), &named)),
             priority: priority.unwrap_or(Priority::Batch),
             ..InferenceRecord::new(account, model, created, created.saturating_add(limit))
         };

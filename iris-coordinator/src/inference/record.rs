@@ -14,6 +14,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::dispatch::Routing;
+
 /// The record type of durable tasks.
 pub(super) const INFERENCE: &str = "inference";
 /// The record type of idempotency keys.
@@ -33,6 +35,9 @@ pub(super) struct InferenceRecord {
     pub(super) expires: Timestamp,
     pub(super) prompt_tokens: u32,
     pub(super) max_tokens: u32,
+    /// How it came to its model, where its caller named none.
+    #[serde(default, skip_serializing_if = "Routing::is_default")]
+    pub(super) routing: Routing,
     /// The chat request, sealed; gone when the task is over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) body: Option<Sealed>,
@@ -94,7 +99,7 @@ pub(super) struct Sealed(String);
 
 impl InferenceRecord {
     /// Makes the record of a task that asks nothing yet.
-    pub(super) const fn new(
+    pub(super) fn new(
         account: AccountId,
         model: ModelName,
         created: Timestamp,
@@ -109,6 +114,7 @@ impl InferenceRecord {
             expires,
             prompt_tokens: 0,
             max_tokens: 0,
+            routing: Routing::default(),
             body: None,
             mode: None,
             plan: None,

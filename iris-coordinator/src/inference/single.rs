@@ -92,6 +92,7 @@ fn request(id: TaskId, record: &InferenceRecord, body: Bytes) -> TaskRequest {
         time_limit: std::time::Duration::ZERO,
         priority: record.priority,
         placement: Placement { dataset, ..Placement::default() },
+        routing: record.routing,
     }
 }
 

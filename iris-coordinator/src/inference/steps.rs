@@ -14,7 +14,7 @@ use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use super::asking::{Asking, Manner, Said};
-use crate::dispatch::{Apart, Dispatch, Placement, TaskRequest};
+use crate::dispatch::{Apart, Dispatch, Placement, Routing, TaskRequest};
 use crate::settlement::Settlement;
 
 /// Starts the assignments of one plan: each is a task of its own.
@@ -94,6 +94,7 @@ impl Steps {
                 dataset: assignment.dataset.as_ref().map(|dataset| dataset.name.clone()),
                 apart: assignment.apart.map(|group| self.apart(group)),
             },
+            routing: Routing::default(),
         }
     }
 

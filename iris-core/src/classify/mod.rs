@@ -31,6 +31,12 @@ pub trait Classifier: fmt::Debug + Send + Sync + 'static {
         Duration::from_secs(2)
     }
 
+    /// Returns whether questions stay in this process. Only such a classifier is asked about what
+    /// not every node may read. Default: no.
+    fn is_local(&self) -> bool {
+        false
+    }
+
     /// Says how hard `question` is; `None` where there is no opinion worth having.
     ///
     /// Errors do not show what was asked.

@@ -73,6 +73,10 @@ impl Classifier for Rules {
         Duration::from_secs(1)
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn classify<'a>(
         &'a self,
         question: &'a Question,

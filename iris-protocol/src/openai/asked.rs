@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use iris_core::ModelName;
 use iris_core::backend::Operation;
 use iris_core::model::Abilities;
+use iris_core::routing::ANY;
 
 use super::RequestError;
 use super::json::{JsonError, Kind, Reader};
@@ -26,7 +27,7 @@ pub const DATASET: &str = "iris_dataset";
 /// What a request asks for, as far as it matters for finding a node and writing the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
-    /// The model.
+    /// The model, or what stands in place of one; [`ANY`] where there is nothing.
     pub model: ModelName,
     /// Whether the answer comes in chunks.
     pub stream: bool,
@@ -105,10 +106,16 @@ impl From<JsonError> for Fault {
     }
 }
 
+impl From<JsonError> for RequestError {
+    fn from(error: JsonError) -> Self {
+        Self::invalid(format!("The request body is {error}."))
+    }
+}
+
 impl From<Fault> for RequestError {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Json(error) => Self::invalid(format!("The request body is {error}.")),
+            Fault::Json(error) => error.into(),
             Fault::Refused(error) => error,
         }
     }
@@ -275,7 +282,7 @@ impl Scan {
             message: format!("You must provide the parameter '{param}'.").into(),
             param: Some(param),
         };
-        let model = self.model.take().ok_or_else(|| missing("model"))?;
+        let model = self.model.take().unwrap_or_else(|| ANY.to_owned());
         match operation {
             Operation::Chat => match self.messages {
                 None => return Err(missing("messages")),
@@ -305,7 +312,7 @@ impl Scan {
     }
 }
 
-fn text(body: &[u8]) -> Result<&str, RequestError> {
+pub(super) fn text(body: &[u8]) -> Result<&str, RequestError> {
     std::str::from_utf8(body).map_err(|_| RequestError::invalid("The request body is not UTF-8."))
 }
 
@@ -383,6 +390,14 @@ mod tests {
     }
 
     #[test]
+    fn who_names_no_model_takes_any() {
+        for body in [r#"{"messages":[{}]}"#, r#"{"model":null,"messages":[{}]}"#] {
+            assert_eq!(chat(body).unwrap().model.as_str(), ANY, "{body}");
+        }
+        assert_eq!(fault(r#"{"model":"","messages":[{}]}"#).0, 404);
+    }
+
+    #[test]
     fn abilities_follow_from_what_is_asked_for() {
         let with = |members: &str| {
             chat(&format!(r#"{{"model":"m","messages":[{{"content":"a"}}],{members}}}"#))
@@ -411,7 +426,6 @@ mod tests {
     #[test]
     fn requests_without_sense_name_the_member_at_fault() {
         let at = |param: &str| (400, Some(param.to_owned()));
-        assert_eq!(fault(r#"{"messages":[{}]}"#), at("model"));
         assert_eq!(fault(r#"{"model":"m"}"#), at("messages"));
         assert_eq!(fault(r#"{"model":"m","messages":[]}"#), at("messages"));
         assert_eq!(fault(r#"{"model":"m","messages":["a"]}"#), at("messages"));

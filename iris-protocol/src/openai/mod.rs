@@ -24,6 +24,7 @@ mod refused;
 mod request;
 mod stream;
 mod text;
+mod unnamed;
 mod usage;
 mod values;
 
@@ -37,6 +38,7 @@ pub use refused::{Refused, RequestError, Retry};
 pub use request::{ChatRequest, Stop, StreamOptions};
 pub use stream::{ChatCompletionChunk, ChunkChoice, Delta, FunctionCallDelta, ToolCallDelta};
 pub use text::{Completion, CompletionChoice};
+pub use unnamed::{last_words, with_model};
 pub use usage::{CompletionTokensDetails, PromptTokensDetails, Usage};
 pub use values::count_values;
 

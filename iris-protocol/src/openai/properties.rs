@@ -4,12 +4,14 @@
 use bytes::{Bytes, BytesMut};
 use iris_core::TaskId;
 use iris_core::backend::{Chunk, Finish, Operation, Usage};
+use iris_core::routing::ANY;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::asked::{Asked, check_object};
 use super::envelope::{EventWriter, Heading};
 use super::json::{JsonError, Reader};
+use super::unnamed::{last_words, with_model};
 
 const OPERATIONS: [Operation; 2] = [Operation::Chat, Operation::Completion];
 const MODEL: &str = "org/\"m\"";
@@ -27,12 +29,24 @@ pub fn request(body: &[u8]) {
         assert!(is_json);
         // Numbers beyond all bounds are well-formed, but no value holds them.
         let Some(value) = &value else { continue };
-        assert_eq!(value["model"], asked.model.as_str());
+        assert_eq!(value["model"].as_str().unwrap_or(ANY), asked.model.as_str());
+        names_only_the_model(operation, body, value);
         assert_eq!(value["stream"] == true, asked.stream);
         let most = [&value["max_tokens"], &value["max_completion_tokens"]];
         let most = most.into_iter().filter_map(Value::as_u64).max().unwrap_or(0);
         assert_eq!(most, u64::from(asked.max_tokens));
     }
+}
+
+/// The model that is chosen is all that changes in a body, and its last words can be read.
+fn names_only_the_model(operation: Operation, body: &[u8], value: &Value) {
+    let model = MODEL.parse().expect("it is a name");
+    let named = with_model(body, &model).expect("the body was read before");
+    let mut expected = value.clone();
+    expected["model"] = MODEL.into();
+    let named: Value = serde_json::from_slice(&named).expect("it is JSON still");
+    assert_eq!(named, expected);
+    assert!(last_words(operation, body).is_ok());
 }
 
 /// What a node answers is refused, or becomes one event or one object under our name.

@@ -85,5 +85,11 @@ pub const NODE: &str = "x-iris-node";
 pub const TASK: &str = "x-iris-task";
 /// Header that says who could read the request: `open` where the coordinator could.
 pub const PRIVACY: &str = "x-iris-privacy";
+/// Header that says how hard a request that names no model was found: `SIMPLE`, `COMPLEX` or
+/// `ADVANCED`.
+pub const DIFFICULTY: &str = "x-iris-difficulty";
+/// Header that says, with `true`, that a node of a lower tier than the difficulty asks for serves,
+/// since no other is there.
+pub const TIER_LOWERED: &str = "x-iris-tier-lowered";
 /// Header by which a repeated `POST /inference` stays one task.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";

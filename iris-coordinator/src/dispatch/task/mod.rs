@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use iris_core::backend::{BackendError, Begun, Chunk, Finish, Operation, Usage};
 use iris_core::demand::Demand;
+use iris_core::explain::{Explanation, Reason};
 use iris_core::model::Abilities;
 use iris_core::queue::Priority;
 use iris_core::task::{Action, Attempt, Outcome, TaskError, TaskRun};
-use iris_core::tier::Tier;
 use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use iris_crypto::PublicIdentity;
 use iris_crypto::seal::{Outcome as Told, ReceiptError, SealedRequest, SignedReceipt};
@@ -21,7 +21,7 @@ use tokio::time::Sleep;
 use super::apart::Member;
 use super::passed::PassedOn;
 use super::sealing::{ReceiptRecord, Sealing};
-use super::{Acquired, Asker, Dispatch, Lease, Placement, Ticketed};
+use super::{Acquired, Asker, Dispatch, Lease, Placement, Routing, Ticketed};
 use crate::link::{News, NodeLink, Receipt, Work, fits};
 use crate::settlement::Settlement;
 
@@ -59,6 +59,8 @@ pub struct TaskRequest {
     pub priority: Priority,
     /// Which nodes it may go to.
     pub placement: Placement,
+    /// How it came to its model, where the caller named none.
+    pub routing: Routing,
 }
 
 impl TaskRequest {
@@ -84,6 +86,7 @@ impl TaskRequest {
             time_limit: Duration::from_mins(10),
             priority: Priority::Interactive,
             placement: Placement::default(),
+            routing: Routing::default(),
         }
     }
 
@@ -96,7 +99,7 @@ impl TaskRequest {
             model: self.model.clone(),
             context_tokens: self.prompt_tokens.saturating_add(answer),
             abilities: self.abilities.union(more),
-            min_tier: Tier::Basic,
+            min_tier: self.routing.min_tier,
             exclude: Vec::new(),
             only: self.placement.nodes.clone(),
             not_of: Vec::new(),
@@ -242,6 +245,7 @@ impl TaskHandle {
             time_limit: time_limit.min(terms.ttl),
             priority: Priority::Interactive,
             placement: Placement::default(),
+            routing: Routing::default(),
         };
         let deadline = submitted + request.time_limit;
         let retry = dispatch.settings.retry;
@@ -442,7 +446,7 @@ impl TaskHandle {
     fn start(&mut self, mut lease: Lease) {
         let now = self.dispatch.clock.now();
         if self.sealing.is_none() {
-            let explanation = std::mem::take(&mut lease.explanation);
+            let explanation = self.explained(&mut lease);
             self.dispatch.explain(self.request.id, self.request.account, explanation);
         }
         self.waiting = None;
@@ -460,6 +464,20 @@ impl TaskHandle {
             // Nobody is offered it a second time.
             self.request.body = Bytes::new();
         }
+    }
+
+    /// Takes from a lease why its node was chosen, and adds what routing knows of that.
+    fn explained(&self, lease: &mut Lease) -> Explanation {
+        let mut explanation = std::mem::take(&mut lease.explanation);
+        if self.request.routing.tier_lowered {
+            let compared = &mut explanation.compared;
+            if compared.len() == Explanation::MAX_COMPARED {
+                let other = compared.iter().rposition(|(node, _)| *node != lease.node);
+                compared.remove(other.unwrap_or_default());
+            }
+            compared.push((lease.node, Reason::TierLowered));
+        }
+        explanation
     }
 
     fn time_left(&self, now: Instant) -> Duration {
@@ -694,6 +712,7 @@ impl TaskHandle {
             took_ms: millis(self.dispatch.clock.now().saturating_duration_since(self.submitted)),
             limit_ms: millis(self.request.time_limit),
             sealed: self.sealing.is_some(),
+            difficulty: self.request.routing.difficulty,
         };
         self.dispatch.counters.chunks(self.run.chunks());
         match self.books {

@@ -25,7 +25,7 @@ impl TaskHandle {
         self.request.placement.restrict(&mut self.demand, self.run.tried());
         let Some(mut lease) = self.dispatch.acquire_spare(&self.demand) else { return };
         let now = self.dispatch.clock.now();
-        let explanation = std::mem::take(&mut lease.explanation);
+        let explanation = self.explained(&mut lease);
         let (node, left) = (lease.node, self.time_left(now));
         if let Some(work) = Work::offer(lease, &self.request, false, None, left) {
             self.rival = Some(Rival { work, explanation });

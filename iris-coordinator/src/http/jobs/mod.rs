@@ -32,11 +32,11 @@ pub(super) async fn submit(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
-    let account = api.key(&head.headers, ASK).await?.account;
+    let caller = api.key(&head.headers, ASK).await?;
     let once = idempotency_key(&head.headers)?;
     let body = api.bodies.read(&head.headers, body, api.settings.body_limit).await?;
     let submission = read(&api, Members::read(&body)?)?;
-    let submitted = take(&api, account, submission, once.map(|key| (key, &body[..]))).await?;
+    let submitted = take(&api, &caller, submission, once.map(|key| (key, &body[..]))).await?;
     let mut response = json_response(&Job::new(submitted));
     *response.status_mut() = StatusCode::ACCEPTED;
     Ok(response)

@@ -17,17 +17,20 @@ use http::header::CONTENT_TYPE;
 use hyper::body::Frame;
 use iris_core::backend::{Chunk, Finish, Operation, Usage};
 use iris_core::plan::{Division, PlanEnd, PlanRun, Progress, StepError};
+use iris_core::routing::Unnamed;
 use iris_core::{AccountId, ModelName};
 use iris_protocol::openai::{
-    Asked, EventWriter, Heading, Refused, Retry, write_error, write_keep_alive,
+    Asked, EventWriter, Heading, Refused, Retry, last_words, write_error, write_keep_alive,
 };
 use serde_json::json;
 
 use super::stream::{BATCH, BUFFER};
 use super::{describe, event_stream};
+use crate::http::auth::Caller;
 use crate::http::error::ApiError;
 use crate::http::observe::{RequestContext, Streamed};
 use crate::http::quiet::Quiet;
+use crate::http::route::understood;
 use crate::http::{Api, dividing};
 use crate::inference::PlanHandle;
 
@@ -42,6 +45,7 @@ pub(super) fn is_meant(model: &ModelName) -> bool {
 /// Makes the plan that the model's name asks for; `None` where it is the name of a model.
 pub(super) async fn read(
     api: &Arc<Api>,
+    caller: &Caller,
     operation: Operation,
     asked: &Asked,
     body: &Bytes,
@@ -50,10 +54,14 @@ pub(super) async fn read(
         return Ok(None);
     }
     let Some(named) = Division::of_name(asked.model.as_str()) else { return Ok(None) };
-    let (mut division, model) = named?;
+    let (mut division, mut model) = named?;
     if operation != Operation::Chat {
         let message = "Only chats can be divided; ask at /v1/chat/completions.";
         return Err(ApiError::bad_request(message).with_param("model"));
+    }
+    if let Some(unnamed) = Unnamed::of_name(model.as_str()) {
+        let words = last_words(operation, body)?;
+        model = api.choose(caller, understood(unnamed)?, asked, &words).await?.model;
     }
     let chat = serde_json::from_slice(body)
         .map_err(|_| ApiError::bad_request("The request body is not valid JSON."))?;

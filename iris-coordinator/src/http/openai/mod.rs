@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Method};
 use iris_core::backend::{Chunk, Operation};
+use iris_core::demand::Difficulty;
 use iris_core::queue::Priority;
 use iris_core::task::Outcome;
 use iris_core::{NodeId, TaskId};
@@ -23,6 +24,7 @@ use self::stream::{Events, Opening};
 use super::auth::{ASK, LOOK};
 use super::error::ApiError;
 use super::observe::{RequestContext, Streamed, size_class};
+use super::route::Routed;
 use super::{Api, json_response};
 use crate::clock::{Clock, SystemClock};
 use crate::dispatch::{ModelSummary, Placement, TaskEvent, TaskHandle, TaskRequest};
@@ -95,7 +97,8 @@ where
 {
     let (head, body) = request.into_parts();
     let context = *head.extensions.get::<RequestContext>().ok_or_else(ApiError::internal)?;
-    let account = api.key(&head.headers, ASK).await?.account;
+    let caller = api.key(&head.headers, ASK).await?;
+    let account = caller.account;
     let settings = &api.settings;
     let body = api.bodies.read(&head.headers, body, settings.body_limit).await?;
     let asked = Asked::read(operation, &body)?;
@@ -105,38 +108,44 @@ where
         bytes = size_class(body.len()),
         "task submitted"
     );
-    let model = asked.model.clone();
-    let heading = Heading {
-        operation,
-        task: context.id,
-        created: SystemClock.calendar().as_secs(),
-        model: model.as_str(),
-    };
-    if divided::is_meant(&model)
-        && let Some(run) = divided::read(api, operation, &asked, &body).await?
+    let created = SystemClock.calendar().as_secs();
+    let heading = |model| Heading { operation, task: context.id, created, model };
+    if divided::is_meant(&asked.model)
+        && let Some(run) = divided::read(api, &caller, operation, &asked, &body).await?
     {
+        let heading = heading(asked.model.as_str());
         return Box::pin(divided::answer(api, &context, account, run, heading, &asked)).await;
     }
+    let Routed { model, body, routing } = api.route(&caller, operation, &asked, body).await?;
+    let time_limit = match routing.difficulty.map(Difficulty::time_limit) {
+        // The time that it took to classify counts, too.
+        Some(limit) => limit.min(settings.time_limit).saturating_sub(context.since.elapsed()),
+        None => settings.time_limit,
+    };
     let handle = api.coordinator.submit(TaskRequest {
         id: context.id,
         account,
         operation,
-        model: asked.model,
+        model: model.clone(),
         body,
         stream: asked.stream,
         prompt_tokens: asked.prompt_tokens,
         max_tokens: asked.max_tokens,
         abilities: asked.abilities,
-        time_limit: settings.time_limit,
+        time_limit,
         priority: Priority::Interactive,
         placement: Placement { dataset: asked.dataset, ..Placement::default() },
+        routing,
     });
-    if asked.stream {
+    let heading = heading(model.as_str());
+    let mut response = if asked.stream {
         let writer = EventWriter::new(heading, asked.include_usage);
-        streamed(api, &context, handle, writer).await
+        streamed(api, &context, handle, writer).await?
     } else {
-        whole(handle, heading).await
-    }
+        whole(handle, heading).await?
+    };
+    routing.describe(response.headers_mut());
+    Ok(response)
 }
 
 /// Waits for the answer and returns it in one piece.
