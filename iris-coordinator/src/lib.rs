@@ -24,7 +24,8 @@ pub use accounts::{AccountError, Accounts, ApiKey, NewKey};
 pub use clock::{Clock, SystemClock};
 pub use coordinator::{Builder, Coordinator};
 pub use dispatch::{
-    Apart, ModelSummary, Placement, SealedTask, Stats, TaskEvent, TaskHandle, TaskRequest,
+    Apart, Conversation, ModelSummary, Placement, SealedTask, Stats, TaskEvent, TaskHandle,
+    TaskRequest,
 };
 pub use inference::{Events, Evidence, Followed, Inference, InferenceError, Once, PlanHandle};
 pub use link::LinkError;

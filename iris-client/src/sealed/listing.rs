@@ -113,6 +113,9 @@ fn join(registry: &mut Registry, node: &RosterNode) -> iris_core::registry::Seat
         slots: node.slots.min(MAX_SLOTS),
         models: node.models.clone(),
         datasets: node.datasets.iter().map(ToString::to_string).collect(),
+        memory_gb: node.memory_gb,
     };
-    registry.join(profile, Points::new(node.points))
+    let seat = registry.join(profile, Points::new(node.points));
+    registry.set_standing(seat, node.standing);
+    seat
 }

@@ -11,7 +11,6 @@ use iris_core::demand::Demand;
 use iris_core::model::Abilities;
 use iris_core::queue::Priority;
 use iris_core::task::{Action, Attempt, Outcome, TaskError, TaskRun};
-use iris_core::tier::Tier;
 use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use iris_crypto::PublicIdentity;
 use iris_crypto::seal::{Outcome as Told, ReceiptError, SealedRequest, SignedReceipt};
@@ -88,16 +87,13 @@ impl TaskRequest {
         let (written, more) =
             begun.map_or((0, Abilities::NONE), |begun| (begun.tokens, Abilities::CONTINUE));
         let answer = self.max_tokens.max(written);
-        Demand {
-            model: self.model.clone(),
+        let mut demand = Demand {
             context_tokens: self.prompt_tokens.saturating_add(answer),
             abilities: self.abilities.union(more),
-            min_tier: Tier::Basic,
-            exclude: Vec::new(),
-            only: self.placement.nodes.clone(),
-            not_of: Vec::new(),
-            dataset: self.placement.dataset.clone(),
-        }
+            ..Demand::new(self.model.clone())
+        };
+        self.placement.apply(&mut demand, self.account);
+        demand
     }
 }
 
@@ -162,6 +158,8 @@ pub struct TaskHandle {
     request: TaskRequest,
     demand: Demand,
     run: TaskRun,
+    /// How many of its attempts count in the standing of their nodes already.
+    noted: usize,
     stage: Stage,
     timer: Timer,
     submitted: Instant,
@@ -252,9 +250,13 @@ impl TaskHandle {
         submitted: Instant,
         books: Books,
     ) -> Self {
+        let mut demand = request.demand(None);
+        let conversation = request.placement.conversation;
+        demand.affinity = conversation.and_then(|c| dispatch.affinity.node(c, submitted));
         Self {
-            demand: request.demand(None),
+            demand,
             run,
+            noted: 0,
             asked: None,
             waiting: None,
             apart: request.placement.apart.clone().map(Member::new),
@@ -298,6 +300,7 @@ impl TaskHandle {
     /// Polls for what happens next; see [`next`](Self::next).
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<TaskEvent>> {
         loop {
+            self.note_attempts();
             while let Some(action) = self.run.poll_action() {
                 match action {
                     Action::Choose => self.choose(None),
@@ -634,9 +637,22 @@ impl TaskHandle {
         }
     }
 
+    /// Has attempts that are over count in the standing of their nodes, each of them at once.
+    fn note_attempts(&mut self) {
+        let attempts = self.run.attempts();
+        self.dispatch.note_attempts(self.request.account, &attempts[self.noted..]);
+        self.noted = attempts.len();
+    }
+
     /// Settles the task.
     fn end(&mut self, outcome: &Outcome) {
         self.stage = Stage::Over;
+        self.note_attempts();
+        if let (Outcome::Finished(_), Some(node), Some(conversation)) =
+            (outcome, self.asked, self.request.placement.conversation)
+        {
+            self.dispatch.affinity.remember(conversation, node, self.dispatch.clock.now());
+        }
         match (self.apart.take(), outcome) {
             (Some(member), Outcome::Finished(_)) => member.keep(),
             (member, _) => drop(member),

@@ -117,6 +117,9 @@ where
     {
         return Box::pin(divided::answer(api, &context, account, run, heading, &asked)).await;
     }
+    let conversation = api.coordinator.conversation(account, &body, &asked);
+    let body = asked.body_for_nodes(&body);
+    let placement = Placement::new(asked.preferences, asked.dataset);
     let handle = api.coordinator.submit(TaskRequest {
         id: context.id,
         account,
@@ -129,7 +132,7 @@ where
         abilities: asked.abilities,
         time_limit: settings.time_limit,
         priority: Priority::Interactive,
-        placement: Placement { dataset: asked.dataset, ..Placement::default() },
+        placement: Placement { conversation, ..placement },
     });
     if asked.stream {
         let writer = EventWriter::new(heading, asked.include_usage);
