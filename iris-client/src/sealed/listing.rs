@@ -65,11 +65,14 @@ impl Listing {
             }
             // Those without a slot are paused.
             lacking.skip(Reason::NoFreeSlot, group.occupied());
-            able.extend((0..group.free()).map(|place| {
-                let candidate = group.candidate(place);
+            for candidate in (0..group.free()).map(|place| group.candidate(place)) {
+                if let Some(reason) = demand.objection(&candidate) {
+                    lacking.skip(reason, 1);
+                    continue;
+                }
                 let owner = candidate.owner.to_string();
-                GuardCandidate { node: candidate.node, owner, slots: candidate.slots }
-            }));
+                able.push(GuardCandidate { node: candidate.node, owner, slots: candidate.slots });
+            }
         }
         if !able.is_empty() {
             return Ok(able);

@@ -176,6 +176,9 @@ impl TaskError {
         if lacks(Reason::TrustTooLow) {
             needs.push("a node that is trusted as far".to_owned());
         }
+        if lacks(Reason::Denied) {
+            needs.push("a node that its caller has not ruled out".to_owned());
+        }
         if lacks(Reason::NotOwn) {
             needs.push("a node of the caller's own".to_owned());
         }

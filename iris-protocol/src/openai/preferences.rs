@@ -43,6 +43,10 @@ impl Preferences {
         if text.len() > MAX_LENGTH {
             return Err(refused(format!("must have at most {MAX_LENGTH} bytes")));
         }
+        // An array would be read as the members in their order.
+        if !text.starts_with(['{', 'n']) {
+            return Err(refused("must be an object".to_owned()));
+        }
         let read: Option<Self> = serde_json::from_str(text)
             .map_err(|error| refused(format!("cannot be read: {}", without_place(&error))))?;
         let read = read.unwrap_or_default();
