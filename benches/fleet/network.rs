@@ -16,7 +16,9 @@ use iris_core::model::{ModelOffer, TokenRate};
 use iris_core::registry::{NodeProfile, Registry, Seat};
 use iris_core::reputation::Points;
 use iris_core::scheduler::Scheduler;
-use iris_core::{AccountId, NodeId};
+use iris_core::standing::Standings;
+use iris_core::task::AttemptEnd;
+use iris_core::{AccountId, NodeId, Timestamp};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -38,6 +40,7 @@ const MAX_ACCEPTED: usize = 2;
 pub(crate) struct Network {
     scheduler: Arc<dyn Scheduler>,
     registry: Registry,
+    standings: Standings,
     nodes: Vec<Node>,
     tasks: Vec<Task>,
     line: VecDeque<usize>,
@@ -79,6 +82,7 @@ impl Network {
         let mut network = Self {
             scheduler: way.scheduler(),
             registry: Registry::default(),
+            standings: Standings::default(),
             nodes: Vec::new(),
             tasks: Vec::new(),
             line: VecDeque::new(),
@@ -145,7 +149,7 @@ impl Network {
                 self.free(node);
             }
             Event::Stalls { task, node } => {
-                self.observe(node, false);
+                self.observe(node, AttemptEnd::Stalled);
                 if self.tasks[task].accepted >= MAX_ACCEPTED {
                     self.fail(task);
                 } else {
@@ -172,6 +176,7 @@ impl Network {
                 slots: kind.slots,
                 models: vec![offer],
                 datasets: Vec::new(),
+                memory_gb: None,
             };
             let seat = self.registry.join(profile, Points::START);
             self.nodes.push(Node { kind, seat, id, owner, in_use: 0, measured: !kind.new });
@@ -205,7 +210,7 @@ impl Network {
         let luck: f64 = self.random.random();
         if luck < kind.refuses {
             self.registry.release(self.nodes[node].seat);
-            self.observe(node, false);
+            self.observe(node, AttemptEnd::Refused);
             return false;
         }
         self.tasks[task].accepted += 1;
@@ -224,7 +229,7 @@ impl Network {
     }
 
     fn finish(&mut self, task: usize, node: usize) {
-        self.observe(node, true);
+        self.observe(node, AttemptEnd::Done);
         let Task { work, submitted, .. } = self.tasks[task];
         let Node { kind, owner, .. } = self.nodes[node];
         if !self.nodes[node].measured {
@@ -279,7 +284,13 @@ impl Network {
     }
 
     /// Tells the registry what a node did.
-    fn observe(&mut self, _node: usize, _good: bool) {}
+    fn observe(&mut self, node: usize, end: AttemptEnd) {
+        let at = Timestamp::from_millis(micros(self.now) / 1000);
+        let Node { id, seat, .. } = self.nodes[node];
+        if let Some(standing) = self.standings.note(id, end, at) {
+            self.registry.set_standing(seat, standing);
+        }
+    }
 
     fn plan(&mut self, at: f64, event: Event) {
         self.events_made += 1;

@@ -11,13 +11,16 @@ use iris_core::registry::{Node, Registry};
 use iris_core::reputation::{MemoryLedger, ReputationEvent, ReputationLedger};
 use iris_core::routing::{Route, Wanted};
 use iris_core::scheduler::{Balanced, Scheduler};
+use iris_core::standing::{StandingPolicy, Standings};
 use iris_core::store::{Batch, Document, Key, Store, StoreError};
-use iris_core::task::{RetryPolicy, TaskError};
+use iris_core::task::{Attempt, RetryPolicy, TaskError};
 use iris_core::tier::TierPolicy;
-use iris_core::{AccountId, ModelName, NodeId, TaskId};
+use iris_core::traffic::OwnerShare;
+use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use iris_crypto::certificate::CertificateHash;
 use iris_crypto::{Identity, PublicIdentity, RecordKey, Secret, SignedCertificate};
 use iris_protocol::limits::Limits;
+use iris_protocol::openai::Asked;
 use iris_protocol::rest;
 use iris_protocol::transport::Transport;
 use tokio_util::sync::CancellationToken;
@@ -27,18 +30,20 @@ use crate::accounts::{AccountPolicy, Accounts};
 use crate::classify::{ClassifierChain, Readers};
 use crate::clock::{Clock, SystemClock};
 use crate::dispatch::{
-    Books, Dispatch, DispatchSettings, MODEL, ModelRecord, ModelSummary, ReceiptRecord, SealedTask,
-    Stats, TaskHandle, TaskRequest,
+    Books, Conversation, Dispatch, DispatchSettings, MODEL, ModelRecord, ModelSummary,
+    ReceiptRecord, SealedTask, Stats, TaskHandle, TaskRequest,
 };
 use crate::entropy::Entropy;
 use crate::inference::{Inference, PlanHandle};
 use crate::journal::{Journal, JournalLimits};
-use crate::link::{Door, LinkError, NodeLink};
+use crate::link::{self, Door, LinkError, NodeLink};
 use crate::settlement::{SETTLEMENT, Settlement};
 use crate::transparency::{StartError, Transparency};
 
 /// The record type of deeds that do not follow from a settlement.
 const DEED: &str = "deed";
+/// How far back a start looks for what nodes did: after so many half-lives nothing is left of it.
+const REMEMBERED: Duration = Duration::from_hours(24 * 7 * 40);
 /// How often what changes slowly is written down, and what is too old is deleted.
 const HOUSEKEEPING: Duration = Duration::from_mins(1);
 
@@ -70,6 +75,9 @@ pub struct Builder {
     ledger: Box<dyn ReputationLedger>,
     clock: Arc<dyn Clock>,
     tiers: TierPolicy,
+    standing: StandingPolicy,
+    share: OwnerShare,
+    trusted: Vec<AccountId>,
     retry: RetryPolicy,
     limits: Limits,
     journal: JournalLimits,
@@ -104,6 +112,25 @@ impl Builder {
     /// Draws the borders between tiers by `policy`.
     pub const fn with_tier_policy(mut self, policy: TierPolicy) -> Self {
         self.tiers = policy;
+        self
+    }
+
+    /// Weighs what nodes do by `policy`, which makes their standing.
+    pub const fn with_standing_policy(mut self, policy: StandingPolicy) -> Self {
+        self.standing = policy;
+        self
+    }
+
+    /// Lets no owner of nodes have more than `share` of a model's work while others could do it.
+    /// Default: a fifth, or twice an equal part where fewer than ten owners offer the model.
+    pub const fn with_share(mut self, share: OwnerShare) -> Self {
+        self.share = share;
+        self
+    }
+
+    /// Counts all nodes of `owners` as trusted, for requests that ask for it. Default: nobody's.
+    pub fn with_trusted_owners(mut self, owners: impl IntoIterator<Item = AccountId>) -> Self {
+        self.trusted.extend(owners);
         self
     }
 
@@ -194,12 +221,17 @@ impl Builder {
         };
         let clock = Arc::clone(&self.clock);
         let mut ledger = self.ledger;
-        restore_ledger(&*self.store, &mut *ledger).await?;
+        let mut standings = Standings::new(self.standing);
+        restore(&*self.store, &mut *ledger, &mut standings, self.clock.calendar()).await?;
+        let registry = Registry::with_tier_policy(self.tiers)
+            .with_share(self.share)
+            .with_trusted_owners(self.trusted);
         let dispatch = Arc::new(Dispatch::new(
             self.clock,
             self.scheduler,
             ledger,
-            Registry::with_tier_policy(self.tiers),
+            registry,
+            standings,
             journal,
             settings,
             self.entropy,
@@ -266,6 +298,9 @@ impl Coordinator {
             ledger: Box::new(MemoryLedger::default()),
             clock: Arc::new(SystemClock),
             tiers: TierPolicy::default(),
+            standing: StandingPolicy::default(),
+            share: OwnerShare::default(),
+            trusted: Vec::new(),
             retry: RetryPolicy::default(),
             limits: Limits::default(),
             journal: JournalLimits::default(),
@@ -364,6 +399,29 @@ impl Coordinator {
         self.inner.dispatch.nodes(summarise)
     }
 
+    /// Says why a node has the work that it has and what would bring it more; `None` where it
+    /// never was part of the network.
+    pub async fn why(&self, node: &NodeId) -> Result<Option<rest::NodeWhy>, StoreError> {
+        let dispatch = &self.inner.dispatch;
+        if let Some(why) = dispatch.why(node) {
+            return Ok(Some(why));
+        }
+        let known = link::is_known(&*self.inner.store, node).await?;
+        Ok(known.then(|| Dispatch::why_away(*node)))
+    }
+
+    /// Names the conversation that `account` goes on with in a chat, for
+    /// [`Placement::conversation`](crate::Placement::conversation). `body` is what was `asked`,
+    /// as it came.
+    pub fn conversation(
+        &self,
+        account: AccountId,
+        body: &[u8],
+        asked: &Asked,
+    ) -> Option<Conversation> {
+        self.inner.dispatch.conversation(account, body, asked.turns.as_ref())
+    }
+
     /// Returns the reputation of a node that is connected, in points.
     pub fn points_of(&self, node: &NodeId) -> Option<i64> {
         self.inner.dispatch.points_of(node)
@@ -442,6 +500,7 @@ fn summarise(node: &Node, link: Option<&NodeLink>) -> rest::NodeSummary {
         name: (!profile.name.is_empty()).then(|| profile.name.clone()),
         tier: tier.to_string(),
         points: node.points().value(),
+        standing: node.standing().mean(),
         models: profile.models.clone(),
         datasets: profile.datasets.clone(),
         slots: profile.slots,
@@ -456,15 +515,32 @@ async fn load_models(store: &dyn Store) -> Result<Vec<ModelRecord>, StoreError> 
     records.and_then(|record| async move { record.value.decode() }).try_collect().await
 }
 
-/// Folds every deed that was ever written down, in the order of their times.
-async fn restore_ledger(
+/// Folds every deed that was ever written down, and every attempt of the last months, in the order
+/// of their times.
+async fn restore(
     store: &dyn Store,
     ledger: &mut dyn ReputationLedger,
+    standings: &mut Standings,
+    now: Timestamp,
 ) -> Result<(), StoreError> {
+    let owners = link::owners(store).await?;
     let mut events: Vec<ReputationEvent> = Vec::new();
+    let mut attempts: Vec<(Timestamp, Attempt)> = Vec::new();
     let mut settlements = store.scan(Key::all(SETTLEMENT));
     while let Some(record) = settlements.next().await {
-        events.extend(record?.value.decode::<Settlement>()?.deeds());
+        let settlement = record?.value.decode::<Settlement>()?;
+        events.extend(settlement.deeds());
+        let at = settlement.ended();
+        if now.saturating_since(at) < REMEMBERED {
+            let tried = settlement.attempts.iter();
+            let for_others =
+                tried.filter(|attempt| owners.get(&attempt.node) != Some(&settlement.account));
+            attempts.extend(for_others.map(|attempt| (at, *attempt)));
+        }
+    }
+    attempts.sort_by_key(|(at, _)| *at);
+    for (at, Attempt { node, end }) in attempts {
+        standings.note(node, end, at);
     }
     let mut deeds = store.scan(Key::all(DEED));
     while let Some(record) = deeds.next().await {
@@ -479,9 +555,15 @@ async fn restore_ledger(
 
 /// Writes and deletes what is due, for as long as the coordinator lives.
 async fn keep_house(coordinator: std::sync::Weak<Inner>, stop: CancellationToken) {
-    while stop.run_until_cancelled(tokio::time::sleep(HOUSEKEEPING)).await.is_some() {
+    for minute in 1_u64.. {
+        if stop.run_until_cancelled(tokio::time::sleep(HOUSEKEEPING)).await.is_none() {
+            return;
+        }
         let Some(inner) = coordinator.upgrade() else { return };
         inner.dispatch.keep_models(false);
+        if minute.is_multiple_of(60) {
+            inner.dispatch.refresh_standings();
+        }
         inner.inference.sweep().await;
         inner.accounts.keep_house().await;
     }

@@ -27,7 +27,8 @@ pub use accounts::{
 pub use clock::{Clock, SystemClock};
 pub use coordinator::{Builder, Coordinator};
 pub use dispatch::{
-    Apart, ModelSummary, Placement, Routing, SealedTask, Stats, TaskEvent, TaskHandle, TaskRequest,
+    Apart, Conversation, ModelSummary, Placement, Routing, SealedTask, Stats, TaskEvent,
+    TaskHandle, TaskRequest,
 };
 pub use inference::{
     Chosen, Events, Evidence, Followed, Inference, InferenceError, Once, PlanHandle,

@@ -60,9 +60,14 @@ impl Settlement {
         Document::encode(self)
     }
 
+    /// Returns when the task ended.
+    pub(crate) fn ended(&self) -> Timestamp {
+        self.submitted.saturating_add(Duration::from_millis(self.took_ms))
+    }
+
     /// Returns what the nodes earned or lost, as it follows from the row alone.
     pub fn deeds(&self) -> impl Iterator<Item = ReputationEvent> + '_ {
-        let at = self.submitted.saturating_add(Duration::from_millis(self.took_ms));
+        let at = self.ended();
         let fast = self.took_ms < self.limit_ms / 2;
         self.attempts.iter().flat_map(move |attempt| {
             let deeds = match attempt.end {

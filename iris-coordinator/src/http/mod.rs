@@ -95,6 +95,7 @@ fn routes(api: Arc<Api>) -> Router {
         .route("/ws/jobs/{id}", get(follow::follow))
         .route("/nodes", get(rest::nodes))
         .route("/nodes/connect", get(connect::connect))
+        .route("/nodes/{id}/why", get(rest::why))
         .route("/roster", get(transparency::roster))
         .route("/log/checkpoint", get(transparency::checkpoint))
         .route("/log/inclusion", get(transparency::inclusion))

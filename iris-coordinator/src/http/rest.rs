@@ -126,6 +126,23 @@ pub(super) async fn nodes(State(api): State<Arc<Api>>, headers: HeaderMap) -> Re
     Ok(json_response(&NodeList { nodes: api.coordinator.nodes(), next: None }))
 }
 
+/// `GET /nodes/{id}/why`.
+pub(super) async fn why(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    id: Result<Path<String>, PathRejection>,
+) -> Reply {
+    api.key(&headers, LOOK).await?;
+    let unknown = || ApiError::not_found("There is no such node.");
+    let Path(id) = id.map_err(|_| unknown())?;
+    let id = id.parse().map_err(|_| unknown())?;
+    let why = api.coordinator.why(&id).await.map_err(|error| {
+        tracing::error!(%error, "a node could not be looked up");
+        ApiError::unavailable("The node could not be looked up; try again.")
+    })?;
+    Ok(json_response(&why.ok_or_else(unknown)?))
+}
+
 /// `GET /healthz`: whether the process answers.
 pub(super) async fn healthz(State(api): State<Arc<Api>>) -> Response {
     json_response(&health(&api, "ok"))

@@ -15,7 +15,7 @@ use super::Api;
 use super::auth::Caller;
 use super::error::ApiError;
 use crate::classify::Readers;
-use crate::dispatch::Routing;
+use crate::dispatch::{Placement, Routing};
 use crate::inference::Chosen;
 
 /// A request that names its model.
@@ -87,12 +87,13 @@ impl Api {
         // Only nodes that hold the data set may read what is asked about it.
         let readers = if asked.dataset.is_some() { Readers::Named } else { Readers::Any };
         let difficulty = self.coordinator.classify(&Question::new(words), readers).await;
-        let demand = Demand {
+        let mut demand = Demand {
             context_tokens: asked.prompt_tokens.saturating_add(asked.max_tokens),
             abilities: asked.abilities,
-            dataset: asked.dataset.clone(),
             ..Demand::new(asked.model.clone())
         };
+        Placement::new(asked.preferences.clone(), asked.dataset.clone())
+            .apply(&mut demand, caller.account);
         let wanted = Wanted { models, difficulty, demand };
         let route = self.coordinator.route(&wanted, |model| caller.may_ask(model))?;
         let routing = Routing::new(difficulty, &route);

@@ -93,6 +93,7 @@ impl Steps {
                 exclude: assignment.exclude.clone(),
                 dataset: assignment.dataset.as_ref().map(|dataset| dataset.name.clone()),
                 apart: assignment.apart.map(|group| self.apart(group)),
+                ..Placement::default()
             },
             routing: Routing::default(),
         }

@@ -95,16 +95,14 @@ impl TaskRequest {
         let (written, more) =
             begun.map_or((0, Abilities::NONE), |begun| (begun.tokens, Abilities::CONTINUE));
         let answer = self.max_tokens.max(written);
-        Demand {
-            model: self.model.clone(),
+        let mut demand = Demand {
             context_tokens: self.prompt_tokens.saturating_add(answer),
             abilities: self.abilities.union(more),
-            min_tier: self.routing.min_tier,
-            exclude: Vec::new(),
-            only: self.placement.nodes.clone(),
-            not_of: Vec::new(),
-            dataset: self.placement.dataset.clone(),
-        }
+            ..Demand::new(self.model.clone())
+        };
+        self.placement.apply(&mut demand, self.account);
+        demand.min_tier = demand.min_tier.max(self.routing.min_tier);
+        demand
     }
 }
 
@@ -169,6 +167,8 @@ pub struct TaskHandle {
     request: TaskRequest,
     demand: Demand,
     run: TaskRun,
+    /// How many of its attempts count in the standing of their nodes already.
+    noted: usize,
     stage: Stage,
     timer: Timer,
     submitted: Instant,
@@ -264,9 +264,13 @@ impl TaskHandle {
         submitted: Instant,
         books: Books,
     ) -> Self {
+        let mut demand = request.demand(None);
+        let conversation = request.placement.conversation;
+        demand.affinity = conversation.and_then(|c| dispatch.affinity.node(c, submitted));
         Self {
-            demand: request.demand(None),
+            demand,
             run,
+            noted: 0,
             asked: None,
             waiting: None,
             apart: request.placement.apart.clone().map(Member::new),
@@ -319,6 +323,7 @@ impl TaskHandle {
     /// Polls for what happens next; see [`next`](Self::next).
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<TaskEvent>> {
         loop {
+            self.note_attempts();
             while let Some(action) = self.run.poll_action() {
                 match action {
                     Action::Choose => self.choose(None),
@@ -687,9 +692,22 @@ impl TaskHandle {
         }
     }
 
+    /// Has attempts that are over count in the standing of their nodes, each of them at once.
+    fn note_attempts(&mut self) {
+        let attempts = self.run.attempts();
+        self.dispatch.note_attempts(self.request.account, &attempts[self.noted..]);
+        self.noted = attempts.len();
+    }
+
     /// Settles the task.
     fn end(&mut self, outcome: &Outcome) {
         self.stage = Stage::Over;
+        self.note_attempts();
+        if let (Outcome::Finished(_), Some(node), Some(conversation)) =
+            (outcome, self.asked, self.request.placement.conversation)
+        {
+            self.dispatch.affinity.remember(conversation, node, self.dispatch.clock.now());
+        }
         match (self.apart.take(), outcome) {
             (Some(member), Outcome::Finished(_)) => member.keep(),
             (member, _) => drop(member),

@@ -116,12 +116,15 @@ where
         let heading = heading(asked.model.as_str());
         return Box::pin(divided::answer(api, &context, account, run, heading, &asked)).await;
     }
+    let conversation = api.coordinator.conversation(account, &body, &asked);
+    let body = asked.body_for_nodes(&body);
     let Routed { model, body, routing } = api.route(&caller, operation, &asked, body).await?;
     let time_limit = match routing.difficulty.map(Difficulty::time_limit) {
         // The time that it took to classify counts, too.
         Some(limit) => limit.min(settings.time_limit).saturating_sub(context.since.elapsed()),
         None => settings.time_limit,
     };
+    let placement = Placement::new(asked.preferences, asked.dataset);
     let handle = api.coordinator.submit(TaskRequest {
         id: context.id,
         account,
@@ -134,7 +137,7 @@ where
         abilities: asked.abilities,
         time_limit,
         priority: Priority::Interactive,
-        placement: Placement { dataset: asked.dataset, ..Placement::default() },
+        placement: Placement { conversation, ..placement },
         routing,
     });
     let heading = heading(model.as_str());
