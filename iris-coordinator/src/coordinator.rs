@@ -11,10 +11,10 @@ use iris_core::scheduler::{Balanced, Scheduler};
 use iris_core::store::{Batch, Document, Key, Store, StoreError};
 use iris_core::task::RetryPolicy;
 use iris_core::tier::TierPolicy;
-use iris_core::{AccountId, NodeId, TaskId};
+use iris_core::{AccountId, NodeId, TaskId, Timestamp};
 use iris_crypto::certificate::CertificateHash;
 use iris_crypto::{Identity, PublicIdentity, RecordKey, Secret, SignedCertificate};
-use iris_protocol::limits::Limits;
+use iris_protocol::limits::Limits as LinkLimits;
 use iris_protocol::rest;
 use iris_protocol::transport::Transport;
 use tokio_util::sync::CancellationToken;
@@ -23,13 +23,16 @@ use tokio_util::task::TaskTracker;
 use crate::accounts::Accounts;
 use crate::clock::{Clock, SystemClock};
 use crate::dispatch::{
-    Books, Dispatch, DispatchSettings, MODEL, ModelRecord, ModelSummary, ReceiptRecord, SealedTask,
-    Stats, TaskHandle, TaskRequest,
+    Books, Dispatch, DispatchSettings, MODEL, ModelRecord, ModelSummary, Payer, ReceiptRecord,
+    SealedTask, Stats, TaskHandle, TaskRequest,
 };
 use crate::entropy::Entropy;
+use crate::history::{self, HistoryCursor};
 use crate::inference::{Inference, PlanHandle};
 use crate::journal::{Journal, JournalLimits};
+use crate::limits::{Limits, PER_MINUTE};
 use crate::link::{Door, LinkError, NodeLink};
+use crate::ranking::{Rank, Ranking};
 use crate::settlement::{SETTLEMENT, Settlement};
 use crate::transparency::{StartError, Transparency};
 
@@ -37,6 +40,8 @@ use crate::transparency::{StartError, Transparency};
 const DEED: &str = "deed";
 /// How often what changes slowly is written down, and what is too old is deleted.
 const HOUSEKEEPING: Duration = Duration::from_mins(1);
+/// How many of such records are written in one commit.
+const WRITTEN_TOGETHER: usize = 256;
 
 /// The coordinator of a network; cloning shares it.
 #[derive(Clone)]
@@ -54,6 +59,8 @@ struct Inner {
     tasks: TaskTracker,
     housekeeping: CancellationToken,
     store: Arc<dyn Store>,
+    since: Timestamp,
+    ranking: Ranking,
 }
 
 /// Puts a coordinator together. Every policy has a default and can be replaced.
@@ -66,7 +73,8 @@ pub struct Builder {
     clock: Arc<dyn Clock>,
     tiers: TierPolicy,
     retry: RetryPolicy,
-    limits: Limits,
+    limits: LinkLimits,
+    per_minute: u32,
     journal: JournalLimits,
     queue_capacity: usize,
     admission: AdmissionPolicy,
@@ -107,7 +115,7 @@ impl Builder {
     }
 
     /// Holds connections to nodes to `limits`.
-    pub const fn with_link_limits(mut self, limits: Limits) -> Self {
+    pub const fn with_link_limits(mut self, limits: LinkLimits) -> Self {
         self.limits = limits;
         self
     }
@@ -139,6 +147,13 @@ impl Builder {
         self
     }
 
+    /// Lets each account make `requests` to models in a minute, evenly and with as many at once; 0
+    /// for any number. Default: 600.
+    pub const fn with_rate_per_minute(mut self, requests: u32) -> Self {
+        self.per_minute = requests;
+        self
+    }
+
     /// Keeps the results of durable tasks for `retention`. Default: 24 hours.
     pub const fn with_retention(mut self, retention: Duration) -> Self {
         self.retention = retention;
@@ -156,7 +171,7 @@ impl Builder {
 
     /// Returns what connections to nodes are held to.
     #[cfg(feature = "simulation")]
-    pub(crate) const fn link_limits(&self) -> Limits {
+    pub(crate) const fn link_limits(&self) -> LinkLimits {
         self.limits
     }
 
@@ -174,6 +189,8 @@ impl Builder {
         };
         let mut ledger = self.ledger;
         restore_ledger(&*self.store, &mut *ledger).await?;
+        let limits = Limits::load(&*self.store, Arc::clone(&self.clock), self.per_minute).await?;
+        let since = self.clock.calendar();
         let dispatch = Arc::new(Dispatch::new(
             self.clock,
             self.scheduler,
@@ -182,6 +199,7 @@ impl Builder {
             journal,
             settings,
             self.entropy,
+            Arc::new(limits),
         ));
         dispatch.restore_models(load_models(&*self.store).await?);
         let transparency = Transparency::open(
@@ -218,6 +236,8 @@ impl Builder {
             tasks,
             housekeeping,
             store,
+            since,
+            ranking: Ranking::default(),
         };
         let coordinator = Coordinator { inner: Arc::new(inner) };
         let stop = coordinator.inner.housekeeping.clone();
@@ -243,7 +263,8 @@ impl Coordinator {
             clock: Arc::new(SystemClock),
             tiers: TierPolicy::default(),
             retry: RetryPolicy::default(),
-            limits: Limits::default(),
+            limits: LinkLimits::default(),
+            per_minute: PER_MINUTE,
             journal: JournalLimits::default(),
             queue_capacity: 1024,
             admission: AdmissionPolicy::default(),
@@ -270,8 +291,8 @@ impl Coordinator {
 
     /// Starts a divided task for somebody who waits for it: `task` names it, and each of its steps
     /// is a task of its own. It is driven by reading the handle; dropping that gives it up.
-    pub fn submit_plan(&self, task: TaskId, account: AccountId, run: PlanRun) -> PlanHandle {
-        self.inner.inference.pass(task, account, run)
+    pub fn submit_plan(&self, task: TaskId, payer: impl Into<Payer>, run: PlanRun) -> PlanHandle {
+        self.inner.inference.pass(task, payer.into(), run)
     }
 
     /// Starts a task that its caller sealed to one node; see [`submit`](Self::submit).
@@ -322,6 +343,48 @@ impl Coordinator {
     /// Returns the connected nodes, in the order of their ids.
     pub fn nodes(&self) -> Vec<rest::NodeSummary> {
         self.inner.dispatch.nodes(summarise)
+    }
+
+    /// Returns at most `limit` connected nodes, in the order of their ids, beginning after `after`.
+    pub fn nodes_after(&self, after: Option<&NodeId>, limit: usize) -> Vec<rest::NodeSummary> {
+        self.inner.dispatch.nodes_after(after, limit, summarise)
+    }
+
+    /// Returns at most `limit` nodes of the ranking by points, beginning after `after`. It is made
+    /// anew every ten seconds.
+    pub async fn ranking(&self, after: Option<&Rank>, limit: usize) -> rest::ReputationPage {
+        self.inner.ranking.page(&self.inner.dispatch, after, limit).await
+    }
+
+    /// Returns at most `limit` tasks of `account` that are over, the latest first, beginning after
+    /// `after`.
+    pub async fn history(
+        &self,
+        account: &AccountId,
+        after: Option<&HistoryCursor>,
+        limit: usize,
+    ) -> Result<rest::HistoryPage, StoreError> {
+        history::page(&*self.inner.store, account, after, limit).await
+    }
+
+    /// Returns what the key of this id has used of its quota.
+    pub fn usage_of(&self, key: &rest::KeyId) -> rest::QuotaUse {
+        self.inner.dispatch.limits.used(key)
+    }
+
+    /// Returns since when the coordinator is at work.
+    pub fn since(&self) -> Timestamp {
+        self.inner.since
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.inner.dispatch.limits
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.inner.dispatch.clock)
     }
 
     /// Returns the reputation of a node that is connected, in points.
@@ -378,6 +441,7 @@ impl Coordinator {
         self.inner.tasks.wait().await;
         self.inner.housekeeping.cancel();
         self.inner.dispatch.keep_models(true);
+        self.inner.dispatch.keep_usage().await;
         if let Err(lost) = self.inner.dispatch.journal.shutdown().await {
             tracing::error!(rows = lost.rows, "records could not be written before the end");
         }
@@ -441,6 +505,7 @@ async fn keep_house(coordinator: std::sync::Weak<Inner>, stop: CancellationToken
     while stop.run_until_cancelled(tokio::time::sleep(HOUSEKEEPING)).await.is_some() {
         let Some(inner) = coordinator.upgrade() else { return };
         inner.dispatch.keep_models(false);
+        inner.dispatch.keep_usage().await;
         inner.inference.sweep().await;
     }
 }
@@ -455,7 +520,7 @@ impl Dispatch {
         if settlement.attempts.is_empty() && self.journal.is_behind() {
             return;
         }
-        let mut row = Batch::new().put(settlement.key(), settlement.document());
+        let mut row = settlement.write(Batch::new());
         if let Some(receipt) = receipt {
             row = row.put(ReceiptRecord::key(&settlement.task), receipt.document());
         }
@@ -470,6 +535,16 @@ impl Dispatch {
         let key = Key::new(DEED, id).expect("a node id and a number are a key segment");
         self.record(Batch::new().put(key, Document::encode(&event)));
         self.apply(&[event]);
+    }
+
+    /// Writes down what keys have used.
+    async fn keep_usage(&self) {
+        for writes in self.limits.keep().writes.chunks(WRITTEN_TOGETHER) {
+            let batch = Batch { writes: writes.to_vec() };
+            if let Err(error) = self.journal.record_when_free(batch).await {
+                tracing::error!(%error, "what keys have used was not written down");
+            }
+        }
     }
 
     /// Hands records to the journal; a journal that takes nothing is an operator's emergency.

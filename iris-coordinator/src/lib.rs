@@ -8,11 +8,14 @@ mod clock;
 mod coordinator;
 mod dispatch;
 mod entropy;
+mod history;
 #[cfg(feature = "http")]
 pub mod http;
 mod inference;
 pub mod journal;
+mod limits;
 mod link;
+mod ranking;
 mod settlement;
 #[cfg(feature = "simulation")]
 pub mod simulation;
@@ -24,9 +27,11 @@ pub use accounts::{AccountError, Accounts, ApiKey, NewKey};
 pub use clock::{Clock, SystemClock};
 pub use coordinator::{Builder, Coordinator};
 pub use dispatch::{
-    Apart, ModelSummary, Placement, SealedTask, Stats, TaskEvent, TaskHandle, TaskRequest,
+    Apart, ModelSummary, Payer, Placement, SealedTask, Stats, TaskEvent, TaskHandle, TaskRequest,
 };
+pub use history::{HistoryCursor, HistoryCursorError};
 pub use inference::{Events, Evidence, Followed, Inference, InferenceError, Once, PlanHandle};
 pub use link::LinkError;
+pub use ranking::{Rank, RankError};
 pub use settlement::Settlement;
 pub use transparency::{StartError, Transparency, TransparencyError};

@@ -24,7 +24,6 @@ pub(super) struct Caller {
     /// The account that asks.
     pub(super) account: AccountId,
     /// The API key it asks with; `None` for a session.
-    #[allow(dead_code, reason = "limits hang on it")]
     pub(super) key: Option<ApiKey>,
 }
 

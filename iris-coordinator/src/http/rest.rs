@@ -9,12 +9,12 @@ use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
+use iris_core::TaskId;
 use iris_core::plan::{Decision, DecisionError};
-use iris_core::{AccountId, TaskId};
-use iris_protocol::rest::{self, Health, InferenceStatus, KeyRequest, NodeList};
+use iris_protocol::rest::{self, Health, InferenceStatus, KeyRequest};
 use serde::de::DeserializeOwned;
 
-use super::auth::{ASK, LOOK, OPERATE};
+use super::auth::{ASK, Caller, OPERATE};
 use super::error::ApiError;
 use super::members::{self, Members};
 use super::observe::RequestContext;
@@ -39,15 +39,22 @@ pub(super) type TaskPath = Result<Path<String>, PathRejection>;
 /// `POST /inference`.
 pub(super) async fn submit(State(api): State<Arc<Api>>, request: Request) -> Reply {
     let (head, body) = request.into_parts();
-    let account = api.key(&head.headers, ASK).await?.account;
-    let once = idempotency_key(&head.headers)?;
-    let body = api.bodies.read(&head.headers, body, api.settings.body_limit).await?;
-    let (reader, read) = (Arc::clone(&api), body.clone());
+    let caller = api.key(&head.headers, ASK).await?;
+    let permit = api.admit(&caller)?;
+    let answer = submitted(&api, &caller, &head.headers, body).await;
+    Ok(api.finish(permit, answer))
+}
+
+/// Answers a submission that was let in.
+async fn submitted(api: &Arc<Api>, caller: &Caller, headers: &HeaderMap, body: Body) -> Reply {
+    let once = idempotency_key(headers)?;
+    let body = api.bodies.read(headers, body, api.settings.body_limit).await?;
+    let (reader, read) = (Arc::clone(api), body.clone());
     let submission = dividing(body.len(), move || Submission::read(&reader, &read)).await?;
-    let submitted = take(&api, account, submission, once.map(|key| (key, &body[..]))).await?;
-    if events::are_wanted(&head.headers) {
-        let events = api.coordinator.inference().follow(account, submitted.id).await?;
-        return Ok(events::told(&api, submitted.id, events));
+    let submitted = take(api, caller, submission, once.map(|key| (key, &body[..]))).await?;
+    if events::are_wanted(headers) {
+        let events = api.coordinator.inference().follow(caller.account, submitted.id).await?;
+        return Ok(events::told(api, submitted.id, events));
     }
     let mut response = json_response(&submitted);
     *response.status_mut() = StatusCode::ACCEPTED;
@@ -59,18 +66,20 @@ pub(super) async fn submit(State(api): State<Arc<Api>>, request: Request) -> Rep
 /// Takes a task, divided or not; `once` is the idempotency key and the body that came with it.
 pub(super) async fn take(
     api: &Api,
-    account: AccountId,
+    caller: &Caller,
     submission: Submission,
     once: Option<(&str, &[u8])>,
 ) -> Result<InferenceStatus, ApiError> {
     let inference = api.coordinator.inference();
     Ok(match submission {
         Submission::Single(request) => {
-            inference.submit(account, *request, once.map(|(key, _)| key)).await?
+            caller.check_models([&request.model])?;
+            inference.submit(caller.payer(), *request, once.map(|(key, _)| key)).await?
         }
         Submission::Divided(plan, priority) => {
+            caller.check_models(plan.models())?;
             let once = once.map(|(key, request)| Once { key, request });
-            inference.submit_plan(account, *plan, priority, once).await?
+            inference.submit_plan(caller.payer(), *plan, priority, once).await?
         }
     })
 }
@@ -119,12 +128,6 @@ pub(super) async fn review(
     members.finish()?;
     let status = api.coordinator.inference().decide(account, id, decision).await?;
     Ok(json_response(&status))
-}
-
-/// `GET /nodes`.
-pub(super) async fn nodes(State(api): State<Arc<Api>>, headers: HeaderMap) -> Reply {
-    api.key(&headers, LOOK).await?;
-    Ok(json_response(&NodeList { nodes: api.coordinator.nodes(), next: None }))
 }
 
 /// `POST /accounts/generate`.

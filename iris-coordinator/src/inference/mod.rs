@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::dispatch::Dispatch;
+use crate::dispatch::{Dispatch, Payer};
 use crate::journal::CommitError;
 use crate::settlement::Settlement;
 use crate::turns::Turns;
@@ -163,7 +163,7 @@ impl Inference {
     /// The same `idempotency_key` of the same account stands for the same task.
     pub async fn submit(
         &self,
-        account: AccountId,
+        payer: impl Into<Payer>,
         request: rest::InferenceRequest,
         idempotency_key: Option<&str>,
     ) -> Result<rest::InferenceStatus, InferenceError> {
@@ -181,7 +181,7 @@ impl Inference {
             max_tokens,
             body: Some(Sealed::new(&shared.key, &key(&id), &body)),
             priority: priority.unwrap_or(Priority::Batch),
-            ..InferenceRecord::new(account, model, created, created.saturating_add(limit))
+            ..InferenceRecord::new(payer.into(), model, created, created.saturating_add(limit))
         };
         let once = idempotency_key.map(|key| Once { key, request: &body });
         self.accept(id, record, once).await
@@ -193,7 +193,7 @@ impl Inference {
     /// persons does not count; for them it waits up to 30 days.
     pub async fn submit_plan(
         &self,
-        account: AccountId,
+        payer: impl Into<Payer>,
         mut plan: Plan,
         priority: Priority,
         once: Option<Once<'_>>,
@@ -207,7 +207,7 @@ impl Inference {
         plan.budget.seconds = Some(seconds);
         let limit = Duration::from_secs(seconds);
         let limit = if plan::waits_for_persons(&plan) { limit + PATIENCE } else { limit };
-        let model = plan::first_model(&plan).ok_or_else(|| PlanError {
+        let model = plan.models().next().cloned().ok_or_else(|| PlanError {
             at: "steps".to_owned(),
             what: "no step asks a model; at least one has to".to_owned(),
         })?;
@@ -215,17 +215,17 @@ impl Inference {
             mode: Some(plan.mode),
             plan: Some(Sealed::json(&shared.key, &key(&id), &plan)),
             priority,
-            ..InferenceRecord::new(account, model, created, created.saturating_add(limit))
+            ..InferenceRecord::new(payer.into(), model, created, created.saturating_add(limit))
         };
         self.accept(id, record, once).await
     }
 
     /// Starts a plan for somebody who waits for it.
-    pub(crate) fn pass(&self, task: TaskId, account: AccountId, run: PlanRun) -> PlanHandle {
+    pub(crate) fn pass(&self, task: TaskId, payer: Payer, run: PlanRun) -> PlanHandle {
         let shared = &self.shared;
         let (dispatch, turns) = (Arc::clone(&shared.dispatch), Arc::clone(&shared.passing));
-        shared.passed.begun(task, account, explain::outline(run.plan()));
-        PlanHandle::new(dispatch, task, account, run, turns, Arc::clone(&shared.passed))
+        shared.passed.begun(task, payer.account, explain::outline(run.plan()));
+        PlanHandle::new(dispatch, task, payer, run, turns, Arc::clone(&shared.passed))
     }
 
     async fn accept(
@@ -530,7 +530,7 @@ impl Shared {
         };
         let mut batch = Batch::new().replace(place, version, Document::encode(&record));
         if let Some(settlement) = &settlement {
-            batch = batch.put(settlement.key(), settlement.document());
+            batch = settlement.write(batch);
         }
         if divided {
             let Some(forgetting) = self.forget_events(id, batch).await else { return false };

@@ -20,7 +20,7 @@ use iris_protocol::openai::{Asked, EventWriter, Heading, Model, ModelList, Refus
 use iris_protocol::rest;
 
 use self::stream::{Events, Opening};
-use super::auth::{ASK, LOOK};
+use super::auth::{ASK, Caller, LOOK};
 use super::error::ApiError;
 use super::observe::{RequestContext, Streamed, size_class};
 use super::{Api, json_response};
@@ -62,9 +62,10 @@ pub(super) async fn models(
     State(api): State<Arc<Api>>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    api.key(&headers, LOOK).await?;
-    let models = api.coordinator.models().iter().map(model).collect();
-    Ok(json_response(&ModelList::new(models)))
+    let caller = api.key(&headers, LOOK).await?;
+    let models = api.coordinator.models();
+    let models = models.iter().filter(|offered| caller.may_ask(&offered.name)).map(model);
+    Ok(json_response(&ModelList::new(models.collect())))
 }
 
 /// `GET /v1/models/{id}`, where the id may hold slashes.
@@ -73,10 +74,11 @@ pub(super) async fn model_by_name(
     headers: HeaderMap,
     name: Result<Path<String>, axum::extract::rejection::PathRejection>,
 ) -> Result<Response, ApiError> {
-    api.key(&headers, LOOK).await?;
+    let caller = api.key(&headers, LOOK).await?;
     let Path(name) = name.map_err(|_| RequestError::UnknownModel)?;
     let models = api.coordinator.models();
     let found = models.iter().find(|model| model.name.as_str() == name);
+    let found = found.filter(|found| caller.may_ask(&found.name));
     Ok(json_response(&model(found.ok_or(RequestError::UnknownModel)?)))
 }
 
@@ -95,9 +97,26 @@ where
 {
     let (head, body) = request.into_parts();
     let context = *head.extensions.get::<RequestContext>().ok_or_else(ApiError::internal)?;
-    let account = api.key(&head.headers, ASK).await?.account;
+    let caller = api.key(&head.headers, ASK).await?;
+    let permit = api.admit(&caller)?;
+    let answer = answer(api, operation, context, &caller, &head.headers, body).await;
+    Ok(api.finish(permit, answer))
+}
+
+/// Answers a request that was let in.
+async fn answer<B>(
+    api: &Arc<Api>,
+    operation: Operation,
+    context: RequestContext,
+    caller: &Caller,
+    headers: &HeaderMap,
+    body: B,
+) -> Result<Response, ApiError>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
     let settings = &api.settings;
-    let body = api.bodies.read(&head.headers, body, settings.body_limit).await?;
+    let body = api.bodies.read(headers, body, settings.body_limit).await?;
     let asked = Asked::read(operation, &body)?;
     tracing::debug!(
         task = %context.id,
@@ -115,11 +134,15 @@ where
     if divided::is_meant(&model)
         && let Some(run) = divided::read(api, operation, &asked, &body).await?
     {
-        return Box::pin(divided::answer(api, &context, account, run, heading, &asked)).await;
+        caller.check_models(run.plan().models())?;
+        let payer = caller.payer();
+        return Box::pin(divided::answer(api, &context, payer, run, heading, &asked)).await;
     }
+    caller.check_models([&model])?;
     let handle = api.coordinator.submit(TaskRequest {
         id: context.id,
-        account,
+        account: caller.account,
+        key: caller.payer().key,
         operation,
         model: asked.model,
         body,
