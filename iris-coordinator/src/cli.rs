@@ -25,8 +25,8 @@ In a file (TOML, YAML or JSON) settings have the names that --print-config shows
                                 [default: beside the identity, with the ending .secret]
   LISTEN, IRIS_TLS_CERT, IRIS_TLS_KEY, IRIS_TRUSTED_PROXIES, IRIS_CORS_ORIGINS,
   IRIS_OPEN_REGISTRATION, IRIS_RATE_PER_MINUTE, IRIS_PUBLIC_CHAT, IRIS_UNLIMITED_ACCOUNTS,
-  IRIS_QUEUE_CAPACITY, IRIS_MAX_WAIT_SECS, IRIS_RETENTION_SECS, IRIS_LOG_FORMAT, RUST_LOG
-                                as the flags; lists have commas
+  IRIS_QUEUE_CAPACITY, IRIS_MAX_WAIT_SECS, IRIS_HEDGE_AFTER_MS, IRIS_RETENTION_SECS,
+  IRIS_LOG_FORMAT, RUST_LOG     as the flags; lists have commas
   JWT_SECRET                    has no effect yet: no JWT is issued. Off the loopback interface
                                 it must have at least 32 bytes all the same
   OPENROUTER_API_KEY            has no effect yet: nothing is sent to OpenRouter
@@ -178,6 +178,11 @@ struct SettingFlags {
     /// would wait longer is told at once when to come back [default: 2]
     #[arg(long, global = true, value_name = "TIMES")]
     patience: Option<String>,
+    /// Ask a second node when the first has not begun its answer after so long, and 2 ms later for
+    /// each token of the prompt, if one is free; the answer comes from whichever begins sooner, and
+    /// costs two nodes their time [default: never]
+    #[arg(long, global = true, value_name = "MILLISECONDS")]
+    hedge_after: Option<String>,
     /// How long results of durable tasks are kept [default: 86400]
     #[arg(long, global = true, value_name = "SECONDS")]
     retention: Option<String>,
@@ -208,6 +213,7 @@ impl SettingFlags {
             ("queue_capacity", text(&self.queue_capacity)),
             ("max_wait_secs", text(&self.max_wait)),
             ("patience", text(&self.patience)),
+            ("hedge_after_ms", text(&self.hedge_after)),
             ("retention_secs", text(&self.retention)),
             ("log_format", text(&self.log_format)),
             ("log_level", text(&self.log_level)),

@@ -83,6 +83,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         .with_queue_capacity(settings.queue_capacity)
         .with_max_wait(settings.max_wait())
         .with_patience(settings.patience)
+        .with_retry_policy(settings.retry())
         .with_retention(settings.retention())
         .build()
         .await

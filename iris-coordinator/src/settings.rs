@@ -12,12 +12,13 @@ use config::{Config, ConfigError, File, Value};
 use http::{HeaderValue, Uri};
 use iris_coordinator::http::{ApiSettings, Network, ServerSettings, TlsFiles, Unlimited};
 use iris_coordinator::store::SqliteStore;
+use iris_core::task::{Hedge, RetryPolicy};
 use iris_protocol::rest::Secret;
 use serde::de::{Deserialize, Deserializer, Error};
 use tracing_subscriber::EnvFilter;
 
 /// Environment variables, and whether their values are lists with commas.
-const ENVIRONMENT: [(&str, &str, bool); 20] = [
+const ENVIRONMENT: [(&str, &str, bool); 21] = [
     ("database_url", "DATABASE_URL", false),
     ("private_key_path", "COORDINATOR_PRIVATE_KEY_PATH", false),
     ("secret_path", "COORDINATOR_SECRET_PATH", false),
@@ -33,6 +34,7 @@ const ENVIRONMENT: [(&str, &str, bool); 20] = [
     ("queue_capacity", "IRIS_QUEUE_CAPACITY", false),
     ("max_wait_secs", "IRIS_MAX_WAIT_SECS", false),
     ("patience", "IRIS_PATIENCE", false),
+    ("hedge_after_ms", "IRIS_HEDGE_AFTER_MS", false),
     ("retention_secs", "IRIS_RETENTION_SECS", false),
     ("log_format", "IRIS_LOG_FORMAT", false),
     ("log_level", "RUST_LOG", false),
@@ -73,6 +75,7 @@ pub(crate) struct Settings {
     pub(crate) queue_capacity: usize,
     max_wait_secs: u64,
     pub(crate) patience: u32,
+    hedge_after_ms: Option<u64>,
     retention_secs: u64,
     pub(crate) log_format: LogFormat,
     pub(crate) log_level: String,
@@ -189,6 +192,12 @@ impl Settings {
         Duration::from_secs(self.max_wait_secs)
     }
 
+    /// Returns how often and how long tasks try nodes.
+    pub(crate) fn retry(&self) -> RetryPolicy {
+        let hedge = self.hedge_after_ms.map(|ms| Hedge::after(Duration::from_millis(ms)));
+        RetryPolicy { hedge, ..RetryPolicy::default() }
+    }
+
     pub(crate) const fn retention(&self) -> Duration {
         Duration::from_secs(self.retention_secs)
     }
@@ -268,6 +277,10 @@ impl fmt::Display for Settings {
         writeln!(f, "queue_capacity = {}", self.queue_capacity)?;
         writeln!(f, "max_wait_secs = {}", self.max_wait_secs)?;
         writeln!(f, "patience = {}", self.patience)?;
+        match self.hedge_after_ms {
+            Some(after) => writeln!(f, "hedge_after_ms = {after}")?,
+            None => writeln!(f, "# hedge_after_ms is not set")?,
+        }
         writeln!(f, "retention_secs = {}", self.retention_secs)?;
         writeln!(f, "log_format = \"{format}\"")?;
         writeln!(f, "log_level = {}", quoted(&self.log_level))?;

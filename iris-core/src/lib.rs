@@ -8,6 +8,7 @@ pub mod conformance;
 
 pub mod admission;
 pub mod backend;
+pub mod classify;
 pub mod demand;
 pub mod explain;
 pub mod id;
@@ -16,6 +17,7 @@ pub mod plan;
 pub mod queue;
 pub mod registry;
 pub mod reputation;
+pub mod routing;
 pub mod scheduler;
 pub mod store;
 pub mod task;

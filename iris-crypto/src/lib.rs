@@ -2,7 +2,7 @@
 //!
 //! Everything is synchronous and without settings: one suite, one encoding of each thing, one way
 //! to use it. Nothing is invented here but the order of the bytes. The primitives are those of
-//! `ed25519-dalek`, `x25519-dalek`, `hkdf`, `sha2`, `aes-gcm` and `argon2`; the composition is
+//! `ed25519-dalek`, `x25519-dalek`, `hkdf`, `hmac`, `sha2`, `aes-gcm` and `argon2`; the composition is
 //! HPKE (RFC 9180), checked against its vectors and against another implementation.
 //!
 //! | module | what it is for |
@@ -18,7 +18,8 @@
 //! | [`seal`] | requests that only the chosen node can open, and their answers |
 //! | [`record`] | sealing what lies on disk |
 //! | [`log`] | the public log of what a coordinator tells everybody |
-//! | [`account_key`], [`token`] | the credentials of people and programs |
+//! | [`account_key`], [`password`] | what people prove themselves by |
+//! | [`token`], [`jwt`], [`refresh`] | what programs and sessions are let in by |
 //!
 //! # What it promises
 //!
@@ -57,11 +58,14 @@ pub mod hello;
 pub mod hop;
 pub mod hpke;
 pub mod identity;
+pub mod jwt;
 pub mod keyfile;
 #[doc = include_str!("../PROMISES.md")]
 pub mod promises {}
 pub mod log;
+pub mod password;
 pub mod record;
+pub mod refresh;
 pub mod seal;
 pub mod sealing_key;
 pub mod token;

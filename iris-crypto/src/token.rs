@@ -1,4 +1,4 @@
-//! API keys: what programs show to be let in.
+//! API keys, which programs show to be let in, and invitations, which people open accounts with.
 //!
 //! A token is 256 random bits, so nothing can be learnt by guessing, and a fast hash is enough to
 //! keep it: the store holds the hash and looks it up, the token is shown once. Looking up a hash
@@ -16,6 +16,7 @@ use crate::identity::{decode_exact, text_form};
 use crate::secret::Secret;
 
 const PREFIX: &str = "iris_";
+const INVITATION_PREFIX: &str = "iris_invite_";
 const ENCODED_LEN: usize = 52;
 
 /// The length of a token's text, in bytes.
@@ -40,16 +41,12 @@ impl ApiToken {
 
     /// Returns what the store keeps and looks up in its place: the SHA-256 of the text.
     pub fn hash(&self) -> TokenHash {
-        TokenHash(Sha256::digest(self.reveal().as_bytes()).into())
+        TokenHash::of(&self.reveal())
     }
 
     /// Shows the token.
     pub fn reveal(&self) -> Zeroizing<String> {
-        let mut text = Zeroizing::new(String::with_capacity(TOKEN_LEN));
-        text.push_str(PREFIX);
-        BASE32_NOPAD.encode_append(self.secret.reveal(), &mut text);
-        text.make_ascii_lowercase();
-        text
+        encode(PREFIX, &self.secret)
     }
 }
 
@@ -57,14 +54,7 @@ impl FromStr for ApiToken {
     type Err = TokenError;
 
     fn from_str(text: &str) -> Result<Self, TokenError> {
-        let encoded = text.strip_prefix(PREFIX).ok_or(TokenError)?;
-        if encoded.len() != ENCODED_LEN || encoded.bytes().any(|b| b.is_ascii_uppercase()) {
-            return Err(TokenError);
-        }
-        let upper = Zeroizing::new(encoded.to_ascii_uppercase());
-        decode_exact(&BASE32_NOPAD, &upper)
-            .map(|bytes| Self { secret: Secret::from_bytes(bytes) })
-            .ok_or(TokenError)
+        decode(PREFIX, text).map(|secret| Self { secret }).ok_or(TokenError)
     }
 }
 
@@ -74,11 +64,74 @@ impl fmt::Debug for ApiToken {
     }
 }
 
+/// A secret that opens accounts. The text is `iris_invite_` and 52 characters of lower-case base32.
+#[derive(Clone)]
+pub struct Invitation {
+    secret: Secret,
+}
+
+/// Says why a text is no invitation. The text itself is kept out of the error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an invitation is \"iris_invite_\" and 52 characters of a-z and 2-7")]
+pub struct InvitationError;
+
+impl Invitation {
+    /// Draws a new invitation.
+    pub fn generate() -> Self {
+        Self { secret: Secret::generate() }
+    }
+
+    /// Returns what the store keeps and looks up in its place: the SHA-256 of the text.
+    pub fn hash(&self) -> TokenHash {
+        TokenHash::of(&self.reveal())
+    }
+
+    /// Shows the invitation.
+    pub fn reveal(&self) -> Zeroizing<String> {
+        encode(INVITATION_PREFIX, &self.secret)
+    }
+}
+
+impl FromStr for Invitation {
+    type Err = InvitationError;
+
+    fn from_str(text: &str) -> Result<Self, InvitationError> {
+        decode(INVITATION_PREFIX, text).map(|secret| Self { secret }).ok_or(InvitationError)
+    }
+}
+
+impl fmt::Debug for Invitation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Invitation(..)")
+    }
+}
+
+fn encode(prefix: &str, secret: &Secret) -> Zeroizing<String> {
+    let mut text = Zeroizing::new(String::with_capacity(prefix.len() + ENCODED_LEN));
+    text.push_str(prefix);
+    BASE32_NOPAD.encode_append(secret.reveal(), &mut text);
+    text.make_ascii_lowercase();
+    text
+}
+
+fn decode(prefix: &str, text: &str) -> Option<Secret> {
+    let encoded = text.strip_prefix(prefix)?;
+    if encoded.len() != ENCODED_LEN || encoded.bytes().any(|b| b.is_ascii_uppercase()) {
+        return None;
+    }
+    let upper = Zeroizing::new(encoded.to_ascii_uppercase());
+    decode_exact(&BASE32_NOPAD, &upper).map(Secret::from_bytes)
+}
+
 /// What is kept of a token: no way leads back to it. The text is hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TokenHash([u8; 32]);
 
 impl TokenHash {
+    fn of(text: &str) -> Self {
+        Self(Sha256::digest(text.as_bytes()).into())
+    }
+
     /// Returns the hash's 32 bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -148,8 +201,19 @@ mod tests {
     }
 
     #[test]
+    fn invitation_is_no_key_and_a_key_no_invitation() {
+        let (invitation, token) = (Invitation::generate(), ApiToken::generate());
+        let text = invitation.reveal();
+        assert_eq!(text.parse::<Invitation>().unwrap().hash(), invitation.hash());
+        assert!(text.parse::<ApiToken>().is_err() && token.reveal().parse::<Invitation>().is_err());
+        assert!(text.to_uppercase().parse::<Invitation>().is_err());
+        assert!(text[..63].parse::<Invitation>().is_err());
+    }
+
+    #[test]
     fn token_does_not_print() {
-        assert_eq!(format!("{:?}", ApiToken::generate()), "ApiToken(..)");
+        let printed = format!("{:?} {:?}", ApiToken::generate(), Invitation::generate());
+        assert_eq!(printed, "ApiToken(..) Invitation(..)");
     }
 
     proptest! {

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use iris_coordinator::{Clock, Coordinator, Placement, TaskEvent, TaskHandle, TaskRequest};
+use iris_coordinator::{
+    Builder, Clock, Coordinator, Placement, TaskEvent, TaskHandle, TaskRequest,
+};
 use iris_core::backend::{Backend, Chunk, Operation};
 use iris_core::model::Abilities;
 use iris_core::queue::Priority;
@@ -65,12 +67,17 @@ impl Net {
     }
 
     pub async fn over(store: Arc<dyn Store>) -> Self {
+        Self::set_up(store, |builder| builder).await
+    }
+
+    /// Starts a coordinator with policies of its own.
+    pub async fn set_up(store: Arc<dyn Store>, set: impl FnOnce(Builder) -> Builder) -> Self {
         let secret = Secret::from_bytes([9; 32]);
         // The log in a store is that of one identity, whoever starts on it.
         let identity = Identity::from_seed(&Secret::from_bytes([8; 32]));
         let builder = Coordinator::builder(Arc::clone(&store), identity, secret)
             .with_clock(Arc::new(VirtualClock));
-        Self { coordinator: builder.build().await.unwrap(), store }
+        Self { coordinator: set(builder).build().await.unwrap(), store }
     }
 
     /// Lets a node with one slot join and waits until it takes work.

@@ -16,7 +16,7 @@ pub(super) async fn open(
     format: &Json,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    let account = client.accounts().generate().await?;
+    let account = client.accounts().generate(None).await?;
     if format.json {
         return Ok(output.json(&account)?);
     }
@@ -44,7 +44,7 @@ impl Job {
     }
 
     pub(super) async fn run(self, client: &Client, output: &mut Output) -> Result<(), Failure> {
-        let key = client.accounts().create_key(&self.request).await?;
+        let key = client.keys().create(&self.request).await?;
         if self.format.json {
             return Ok(output.json(&key)?);
         }

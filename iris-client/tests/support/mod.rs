@@ -14,6 +14,7 @@ pub(crate) mod sealed;
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) call: String,
+    pub(crate) query: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: serde_json::Value,
 }
@@ -47,6 +48,7 @@ impl Scripted {
                 let body = axum::body::to_bytes(body, 1 << 20).await.unwrap_or_default();
                 let seen = Seen {
                     call: format!("{} {}", head.method, head.uri.path()),
+                    query: head.uri.query().unwrap_or_default().to_owned(),
                     headers: head.headers,
                     body: serde_json::from_slice(&body).unwrap_or_default(),
                 };

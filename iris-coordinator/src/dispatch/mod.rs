@@ -93,12 +93,20 @@ pub(crate) struct Dispatch {
 struct Floor {
     registry: Registry,
     queue: WaitQueue,
-    waiting: HashMap<Ticket, oneshot::Sender<Lease>>,
+    waiting: HashMap<Ticket, Waiter>,
     links: HashMap<Seat, Arc<NodeLink>>,
     certificates: Certificates,
     models: KnownModels,
     admission: Admission,
     draining: bool,
+}
+
+/// A task that stands in line.
+#[derive(Debug)]
+struct Waiter {
+    task: TaskId,
+    model: ModelName,
+    lease: oneshot::Sender<Lease>,
 }
 
 #[derive(Debug)]
@@ -111,6 +119,7 @@ struct Explained {
 /// How a task stands that asks for a node.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asker {
+    pub(crate) task: TaskId,
     pub(crate) account: AccountId,
     pub(crate) priority: Priority,
     /// Whether a node had the task already.
@@ -220,10 +229,21 @@ impl Dispatch {
         let Ok(ticket) = floor.queue.push(since, priority, demand.clone()) else {
             return Acquired::Never(floor.busy(demand, situation, newcomer));
         };
-        let (sender, receiver) = oneshot::channel();
-        floor.waiting.insert(ticket, sender);
+        let (lease, receiver) = oneshot::channel();
+        let (task, model) = (asker.task, demand.model.clone());
+        floor.waiting.insert(ticket, Waiter { task, model, lease });
         drop(floor);
         Acquired::Later(Ticketed::new(Arc::clone(self), demand.model.clone(), ticket, receiver))
+    }
+
+    /// Reserves a slot for `demand` that is free and that nobody waits for.
+    pub(crate) fn acquire_spare(self: &Arc<Self>, demand: &Demand) -> Option<Lease> {
+        let now = self.clock.now();
+        let mut floor = self.floor();
+        if floor.draining || self.journal.is_behind() {
+            return None;
+        }
+        self.try_reserve(&mut floor, demand, now).ok()
     }
 
     /// Reserves a slot of the node that `certificate` names, for a request that is sealed to it.
@@ -583,6 +603,14 @@ impl Dispatch {
         }
     }
 
+    /// Returns which place a task has in the line for its model, 1 being the next one; `None` for
+    /// one that does not wait. This costs as much as there are tasks that wait.
+    pub(crate) fn place_in_line(&self, task: &TaskId) -> Option<u32> {
+        let floor = self.floor();
+        let (ticket, waiter) = floor.waiting.iter().find(|(_, waiter)| waiter.task == *task)?;
+        u32::try_from(floor.queue.place(&waiter.model, *ticket)?).ok()
+    }
+
     /// Takes a task out of the line.
     fn leave_line(&self, model: &ModelName, ticket: Ticket) {
         let mut floor = self.floor();
@@ -622,7 +650,7 @@ impl Dispatch {
         let Ok(lease) = self.reserve(floor, model, choice, now) else { return false };
         floor.queue.remove(model, ticket);
         let returned = match floor.waiting.remove(&ticket) {
-            Some(sender) => sender.send(lease).err(),
+            Some(waiter) => waiter.lease.send(lease).err(),
             None => Some(lease),
         };
         // Whoever left the line in this moment leaves the lease behind. It is given back here,

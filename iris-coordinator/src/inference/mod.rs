@@ -592,6 +592,7 @@ impl Shared {
             usage: None,
             partial: None,
             reviews: Vec::new(),
+            place_in_line: live.as_ref().and_then(|_| self.dispatch.place_in_line(&id)),
         };
         if let Some(report) = self.report(id, record) {
             report.describe(&mut status);

@@ -10,7 +10,7 @@ use crate::model::Abilities;
 
 mod run;
 
-pub use run::{Action, Passed, RetryPolicy, TaskRun};
+pub use run::{Action, Hedge, Passed, RetryPolicy, TaskRun};
 
 /// Where a task is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -227,6 +227,8 @@ pub enum AttemptEnd {
     CallersFault,
     /// The caller gave up, or the time that the caller had given ran out.
     Stopped,
+    /// Another node that was asked beside it began to answer sooner.
+    Outrun,
 }
 
 /// One node's attempt at a task.

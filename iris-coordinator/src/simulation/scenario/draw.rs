@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use iris_core::task::RetryPolicy;
+use iris_core::task::{Hedge, RetryPolicy};
 use iris_protocol::limits::Limits;
 use iris_protocol::message::Window;
 
@@ -115,6 +115,7 @@ fn retry(dice: &mut Dice) -> RetryPolicy {
         first_chunk_base: seconds(dice, 5..=20),
         max_offers: *dice.pick(&[1, 3, 8]),
         max_accepted: *dice.pick(&[1, 2, 3]),
+        hedge: dice.once_in(2).then(|| Hedge::after(seconds(dice, 0..=3))),
         ..RetryPolicy::default()
     }
 }

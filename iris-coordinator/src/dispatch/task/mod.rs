@@ -26,6 +26,10 @@ use super::{Acquired, Asker, Dispatch, Lease, Placement, Ticketed};
 use crate::link::{News, NodeLink, Receipt, Work, fits};
 use crate::settlement::Settlement;
 
+mod race;
+
+use race::Rival;
+
 /// The longest time that a task may take, whatever its caller allows.
 const LONGEST: Duration = Duration::from_hours(24);
 
@@ -185,6 +189,10 @@ pub struct TaskHandle {
     apart: Option<Member>,
     /// Whether the current attempt has delivered its whole answer.
     whole: bool,
+    /// The second node, while it races the first.
+    rival: Option<Rival>,
+    /// What made the second node the only one, until it is handled.
+    won: Option<News>,
     /// What is known of a sealed request and its answer.
     sealing: Option<Box<Sealing>>,
     settlement: Option<Settlement>,
@@ -266,6 +274,8 @@ impl TaskHandle {
             waiting: None,
             apart: request.placement.apart.clone().map(Member::new),
             whole: false,
+            rival: None,
+            won: None,
             stage: Stage::Idle,
             timer: Timer::default(),
             submitted,
@@ -291,6 +301,13 @@ impl TaskHandle {
         self.asked
     }
 
+    /// Returns which place it has in the line for its model while it waits for a node, 1 being the
+    /// next one. This costs as much as there are tasks that wait.
+    pub fn place_in_line(&self) -> Option<u32> {
+        let waits = matches!(self.stage, Stage::Waiting { .. });
+        waits.then(|| self.dispatch.place_in_line(&self.request.id)).flatten()
+    }
+
     /// Returns the node's receipt, once a sealed task is over and has one.
     pub fn receipt(&self) -> Option<&SignedReceipt> {
         self.sealing.as_ref()?.receipt.as_ref()
@@ -310,6 +327,13 @@ impl TaskHandle {
                     Action::Choose => self.choose(None),
                     Action::Continue => self.choose(Some(self.passed.begun())),
                     Action::Abandon => self.abandon(),
+                    Action::Hedge => self.hedge(),
+                    Action::AbandonRival => self.abandon_rival(),
+                    Action::Promote => {
+                        if let Some(event) = self.promote() {
+                            return Poll::Ready(Some(event));
+                        }
+                    }
                     Action::Finish(outcome) => {
                         self.end(&outcome);
                         return Poll::Ready(Some(TaskEvent::Ended(outcome)));
@@ -362,8 +386,9 @@ impl TaskHandle {
         while let Some(action) = self.run.poll_action() {
             match action {
                 Action::Abandon => self.abandon(),
+                Action::AbandonRival => self.abandon_rival(),
                 Action::Finish(outcome) => self.end(&outcome),
-                Action::Choose | Action::Continue => {}
+                Action::Choose | Action::Continue | Action::Hedge | Action::Promote => {}
             }
         }
     }
@@ -391,9 +416,9 @@ impl TaskHandle {
                 let room = member.ask();
                 (self.demand.not_of, owners) = (room.taken, room.ahead + 1);
             }
-            let TaskRequest { account, priority, .. } = self.request;
+            let TaskRequest { id: task, account, priority, .. } = self.request;
             let begun = !self.run.attempts().is_empty();
-            let asker = Asker { account, priority, begun, since: self.waiting, owners };
+            let asker = Asker { task, account, priority, begun, since: self.waiting, owners };
             match self.dispatch.acquire(&self.demand, asker) {
                 Acquired::Now(lease) if self.claim(&lease) => self.start(lease),
                 // Another task of the group was faster.
@@ -430,7 +455,7 @@ impl TaskHandle {
         self.waiting = None;
         self.run.handle_offered(now, lease.node);
         (self.asked, self.whole) = (Some(lease.node), false);
-        let left = self.request.time_limit.saturating_sub(now - self.submitted);
+        let left = self.time_left(now);
         let sealed = self.sealing.is_some();
         if let Some(work) = Work::offer(lease, &self.request, sealed, self.begun.as_ref(), left) {
             self.stage = Stage::Working(work);
@@ -442,6 +467,10 @@ impl TaskHandle {
             // Nobody is offered it a second time.
             self.request.body = Bytes::new();
         }
+    }
+
+    fn time_left(&self, now: Instant) -> Duration {
+        self.request.time_limit.saturating_sub(now - self.submitted)
     }
 
     fn abandon(&mut self) {
@@ -473,7 +502,13 @@ impl TaskHandle {
                 Poll::Ready(None)
             }
             Stage::Working(work) => {
-                let news = ready!(work.poll_news(cx));
+                let news = match self.won.take() {
+                    Some(news) => news,
+                    None => match work.poll_news(cx) {
+                        Poll::Ready(news) => news,
+                        Poll::Pending => return self.poll_rival(cx),
+                    },
+                };
                 Poll::Ready(match self.sealing {
                     Some(_) => self.handle_sealed_news(news),
                     None => self.handle_news(news),

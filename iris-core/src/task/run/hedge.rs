@@ -1,0 +1,163 @@
+//! The second node that races one that is slow to begin.
+
+use std::time::Instant;
+
+use super::{Action, Attempt, AttemptEnd, Phase, TaskRun};
+use crate::id::NodeId;
+
+/// What a second node does.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Rival {
+    /// It was offered the task.
+    Offered { node: NodeId, until: Instant },
+    /// It is at work.
+    Accepted { node: NodeId, first_chunk: Option<Instant>, progress: Instant },
+}
+
+impl Rival {
+    const fn node(self) -> NodeId {
+        match self {
+            Self::Offered { node, .. } | Self::Accepted { node, .. } => node,
+        }
+    }
+
+    /// Returns when it is late.
+    pub(super) fn due(self) -> Instant {
+        match self {
+            Self::Offered { until, .. } => until,
+            Self::Accepted { first_chunk, progress, .. } => {
+                first_chunk.map_or(progress, |first| first.min(progress))
+            }
+        }
+    }
+
+    /// Returns how it counts when it is late.
+    const fn lateness(self) -> AttemptEnd {
+        match self {
+            Self::Offered { .. } => AttemptEnd::Unanswered,
+            Self::Accepted { .. } => AttemptEnd::Stalled,
+        }
+    }
+}
+
+impl From<Rival> for Phase {
+    fn from(rival: Rival) -> Self {
+        match rival {
+            Rival::Offered { node, until } => Self::Offered { node, until },
+            Rival::Accepted { node, first_chunk, progress } => {
+                Self::Accepted { node, first_chunk, progress }
+            }
+        }
+    }
+}
+
+/// A task whose answer two nodes race for.
+///
+/// After [`Action::Hedge`] news of the second node is reported by the `handle_rival_*` methods.
+/// What it says first wins the race: the driver stops the first node, puts the second one in its
+/// place, reports [`handle_rival_won`](Self::handle_rival_won) and then the news as that of the
+/// only node.
+impl TaskRun {
+    /// Records that the task was offered to a second node at `now`.
+    pub fn handle_rival_offered(&mut self, now: Instant, node: NodeId) {
+        if self.may_race() && self.rival.is_none() {
+            let until = self.offer(now, node);
+            self.rival = Some(Rival::Offered { node, until });
+        }
+    }
+
+    /// Records that the second node accepted.
+    pub fn handle_rival_accepted(&mut self, now: Instant) {
+        if let Some(Rival::Offered { node, .. }) = self.rival
+            && let Phase::Accepted { node, first_chunk, progress } = self.accept(now, node)
+        {
+            self.rival = Some(Rival::Accepted { node, first_chunk, progress });
+        }
+    }
+
+    /// Records that the second node is at work without output so far.
+    pub fn handle_rival_progress(&mut self, now: Instant) {
+        if let Some(Rival::Accepted { progress, .. }) = &mut self.rival {
+            *progress = now + self.policy.progress_within;
+        }
+    }
+
+    /// Records that the second node was the first to say something. It is the only one from now
+    /// on; returns whether it is, since a task that is over has no winner.
+    #[must_use]
+    pub fn handle_rival_won(&mut self) -> bool {
+        let first = match self.phase {
+            Phase::Offered { node, .. } | Phase::Accepted { node, .. } => node,
+            Phase::Choosing | Phase::Ended => return false,
+        };
+        let Some(rival @ Rival::Accepted { .. }) = self.rival else { return false };
+        self.attempts.push(Attempt { node: first, end: AttemptEnd::Outrun });
+        self.rival = None;
+        self.phase = rival.into();
+        true
+    }
+
+    /// Records that the second node refused, failed, was lost or sent what is no answer. The
+    /// first one goes on.
+    pub fn handle_rival_gone(&mut self, end: AttemptEnd) {
+        if let Some(rival) = self.rival.take() {
+            let unreached = end == AttemptEnd::Lost && matches!(rival, Rival::Offered { .. });
+            let end = if unreached { AttemptEnd::Unreached } else { end };
+            if unreached {
+                // It may never have seen the offer.
+                self.tried.retain(|known| *known != rival.node());
+            }
+            self.attempts.push(Attempt { node: rival.node(), end });
+        }
+    }
+
+    /// Sets when a second node is asked, for the first offer of all.
+    pub(super) fn plan_hedge(&mut self, now: Instant) {
+        if let Some(hedge) = self.policy.hedge {
+            let reading = hedge.after_per_token.saturating_mul(self.tokens_to_read());
+            self.hedge_at = Some(now + hedge.after + reading);
+        }
+    }
+
+    /// Acts on what was due by `now` of the race.
+    pub(super) fn handle_rival_timeout(&mut self, now: Instant) {
+        if self.hedge_at.is_some_and(|due| now >= due) {
+            self.hedge_at = None;
+            if self.may_race() {
+                // Once for each task.
+                self.policy.hedge = None;
+                self.actions.push_back(Action::Hedge);
+            }
+        }
+        if let Some(rival) = self.rival.filter(|rival| now >= rival.due()) {
+            self.drop_rival(rival.lateness());
+        }
+    }
+
+    /// Puts the second node in the place of the first, which is over; false without one.
+    pub(super) fn promote(&mut self) -> bool {
+        let Some(rival) = self.rival.take() else { return false };
+        self.phase = rival.into();
+        self.actions.push_back(Action::Promote);
+        true
+    }
+
+    /// Ends the race: the first node said something, or the task is over.
+    pub(super) fn outrun_rival(&mut self) {
+        self.hedge_at = None;
+        self.drop_rival(AttemptEnd::Outrun);
+    }
+
+    pub(super) fn drop_rival(&mut self, end: AttemptEnd) {
+        if self.rival.is_some() {
+            self.actions.push_back(Action::AbandonRival);
+            self.handle_rival_gone(end);
+        }
+    }
+
+    /// Returns whether a second node can still be of use.
+    fn may_race(&self) -> bool {
+        let asked = matches!(self.phase, Phase::Offered { .. } | Phase::Accepted { .. });
+        asked && self.chunks == 0 && self.offers_left()
+    }
+}

@@ -1,0 +1,423 @@
+//! Passwords, and what is kept of them.
+//!
+//! People choose passwords, so what is kept must be slow to try and useless by itself: Argon2id
+//! over 19 MiB with a random salt, and a pepper that lies outside of the database. Its text is the
+//! one that others write (`$argon2id$v=19$m=...`), with `keyid=aXJpcw` where the pepper went in.
+//!
+//! Hashes of older systems, Argon2 without a pepper and bcrypt, are verified too, within bounds of
+//! cost, since they come from files that somebody imports; [`Verdict::Right`] then says to hash
+//! anew.
+
+use std::fmt;
+use std::str::FromStr;
+
+use argon2::{Algorithm, Argon2, Params, Version};
+use data_encoding::BASE64_NOPAD;
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::account_key::{LANES, MEMORY_KIB, PASSES};
+use crate::random::random_bytes;
+use crate::secret::Secret;
+
+/// The fewest characters of a password.
+pub const MIN_CHARACTERS: usize = 8;
+/// The longest password, in bytes.
+pub const MAX_LEN: usize = 1024;
+/// The longest text of a hash, in bytes.
+pub const MAX_HASH_LEN: usize = 256;
+
+const SALT_LEN: usize = 16;
+const OUTPUT_LEN: usize = 32;
+/// Says that the pepper went into a hash: base64 of `iris`.
+const KEY_ID: &str = ",keyid=aXJpcw";
+
+/// What an imported Argon2 hash may cost: 128 MiB, and a GiB written in all.
+const MAX_MEMORY_KIB: u32 = 128 << 10;
+const MAX_WORK_KIB: u32 = 1 << 20;
+const MAX_LANES: u32 = 16;
+/// What an imported bcrypt hash may cost: 2^14 rounds, about a second.
+const MAX_BCRYPT_COST: u32 = 14;
+
+/// A password that is long enough and not too long. Every character counts, spaces too.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct Password(String);
+
+/// A password is too short or too long. The text itself is kept out of the error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a password has at least {MIN_CHARACTERS} characters and at most {MAX_LEN} bytes")]
+pub struct PasswordError;
+
+impl FromStr for Password {
+    type Err = PasswordError;
+
+    fn from_str(text: &str) -> Result<Self, PasswordError> {
+        let long_enough = text.chars().nth(MIN_CHARACTERS - 1).is_some();
+        if long_enough && text.len() <= MAX_LEN {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(PasswordError)
+        }
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(..)")
+    }
+}
+
+/// What is kept of a password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PasswordHash(String);
+
+/// Says why a text is no hash that can be verified here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PasswordHashError {
+    /// It is neither Argon2's text nor bcrypt's.
+    #[error("a password's hash is $argon2id$v=19$..., $2a$..., $2b$... or $2y$...")]
+    Unknown,
+    /// Checking a password against it would take too long or too much memory.
+    #[error(
+        "a password's hash costs at most 128 MiB and a GiB of writing (argon2), or 2^14 rounds \
+         (bcrypt)"
+    )]
+    TooCostly,
+}
+
+impl PasswordHash {
+    /// Returns the hash's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for PasswordHash {
+    type Err = PasswordHashError;
+
+    fn from_str(text: &str) -> Result<Self, PasswordHashError> {
+        Scheme::read(text)?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PasswordHash(..)")
+    }
+}
+
+/// Whether a password is the one that was hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is another one.
+    Wrong,
+    /// It is the one.
+    Right {
+        /// Whether the hash is an older system's and should be replaced by a new one.
+        needs_rehash: bool,
+    },
+}
+
+/// The machine has not enough memory to hash now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not enough memory to hash a password")]
+pub struct HashError;
+
+/// Hashes passwords and verifies them.
+///
+/// Each call blocks for about 20 ms and takes 19 MiB, with hashes of older systems more: call it
+/// on a thread that may block, few at a time, and after the limits on attempts.
+#[derive(Clone, Debug)]
+pub struct Passwords {
+    pepper: Secret,
+}
+
+impl Passwords {
+    /// Derives the pepper from `secret`, without which no hash made here can be verified.
+    pub fn new(secret: &Secret) -> Self {
+        Self { pepper: secret.derive("iris/password/v1", b"") }
+    }
+
+    /// Hashes a password with a new salt.
+    pub fn hash(&self, password: &Password) -> Result<PasswordHash, HashError> {
+        let salt: [u8; SALT_LEN] = random_bytes();
+        let output = self.own(&salt).compute(&self.pepper, password)?;
+        let (salt, output) = (BASE64_NOPAD.encode(&salt), BASE64_NOPAD.encode(&output));
+        Ok(PasswordHash(format!(
+            "$argon2id$v=19$m={MEMORY_KIB},t={PASSES},p={LANES}{KEY_ID}${salt}${output}"
+        )))
+    }
+
+    /// Compares a password with what was kept of one.
+    pub fn verify(&self, password: &Password, hash: &PasswordHash) -> Result<Verdict, HashError> {
+        let right = match Scheme::read(hash.as_str()) {
+            Ok(Scheme::Argon2(argon)) => {
+                let output = argon.compute(&self.pepper, password)?;
+                let equal = bool::from(output.ct_eq(&argon.output));
+                return Ok(Verdict::new(equal, !argon.is_current()));
+            }
+            // Older systems cut passwords after 72 bytes, and so does this.
+            Ok(Scheme::Bcrypt) => bcrypt::verify(&password.0, hash.as_str()).unwrap_or(false),
+            Err(_) => false,
+        };
+        Ok(Verdict::new(right, true))
+    }
+
+    /// Takes as long as [`verify`](Self::verify), for a name that nobody has.
+    pub fn verify_nothing(&self, password: &Password) -> Result<(), HashError> {
+        let output = self.own(&[0; SALT_LEN]).compute(&self.pepper, password)?;
+        std::hint::black_box(output.ct_eq(&[0; OUTPUT_LEN]));
+        Ok(())
+    }
+
+    fn own(&self, salt: &[u8]) -> ArgonHash {
+        let params = Params::new(MEMORY_KIB, PASSES, LANES, Some(OUTPUT_LEN));
+        ArgonHash {
+            algorithm: Algorithm::Argon2id,
+            params: params.expect("within Argon2's limits"),
+            peppered: true,
+            salt: salt.to_vec(),
+            output: Vec::new(),
+        }
+    }
+}
+
+impl Verdict {
+    const fn new(right: bool, needs_rehash: bool) -> Self {
+        if right { Self::Right { needs_rehash } } else { Self::Wrong }
+    }
+}
+
+enum Scheme {
+    Argon2(ArgonHash),
+    Bcrypt,
+}
+
+struct ArgonHash {
+    algorithm: Algorithm,
+    params: Params,
+    peppered: bool,
+    salt: Vec<u8>,
+    output: Vec<u8>,
+}
+
+impl Scheme {
+    fn read(text: &str) -> Result<Self, PasswordHashError> {
+        if text.len() > MAX_HASH_LEN || !text.is_ascii() {
+            return Err(PasswordHashError::Unknown);
+        }
+        let bcrypt = ["$2a$", "$2b$", "$2y$"].iter().find_map(|start| text.strip_prefix(start));
+        match bcrypt {
+            Some(rest) => check_bcrypt(rest, text).map(|()| Self::Bcrypt),
+            None => ArgonHash::read(text).map(Self::Argon2),
+        }
+    }
+}
+
+fn check_bcrypt(rest: &str, text: &str) -> Result<(), PasswordHashError> {
+    let parts = text.parse::<bcrypt::HashParts>().map_err(|_| PasswordHashError::Unknown)?;
+    // Two digits of cost, and 22 and 31 characters of salt and hash.
+    if rest.len() != 2 + 1 + 22 + 31 || parts.get_cost() < 4 {
+        return Err(PasswordHashError::Unknown);
+    }
+    if parts.get_cost() > MAX_BCRYPT_COST { Err(PasswordHashError::TooCostly) } else { Ok(()) }
+}
+
+impl ArgonHash {
+    fn read(text: &str) -> Result<Self, PasswordHashError> {
+        use PasswordHashError::{TooCostly, Unknown};
+        let mut parts = text.split('$');
+        let mut next = || parts.next().ok_or(Unknown);
+        let (before, algorithm, version) = (next()?, next()?, next()?);
+        let (params, salt, output) = (next()?, next()?, next()?);
+        if !before.is_empty() || version != "v=19" || parts.next().is_some() {
+            return Err(Unknown);
+        }
+        let algorithm = match algorithm {
+            "argon2id" => Algorithm::Argon2id,
+            "argon2i" => Algorithm::Argon2i,
+            "argon2d" => Algorithm::Argon2d,
+            _ => return Err(Unknown),
+        };
+        let peppered = params.strip_suffix(KEY_ID);
+        let [memory, passes, lanes] = costs(peppered.unwrap_or(params)).ok_or(Unknown)?;
+        if memory > MAX_MEMORY_KIB
+            || memory.checked_mul(passes).is_none_or(|work| work > MAX_WORK_KIB)
+            || lanes > MAX_LANES
+        {
+            return Err(TooCostly);
+        }
+        let decode = |text: &str| BASE64_NOPAD.decode(text.as_bytes()).map_err(|_| Unknown);
+        let (salt, output) = (decode(salt)?, decode(output)?);
+        // A short output would let wrong passwords in by chance.
+        if !(8..=64).contains(&salt.len()) || !(16..=64).contains(&output.len()) {
+            return Err(Unknown);
+        }
+        let params = Params::new(memory, passes, lanes, Some(output.len()));
+        let params = params.map_err(|_| Unknown)?;
+        Ok(Self { algorithm, params, peppered: peppered.is_some(), salt, output })
+    }
+
+    fn compute(
+        &self,
+        pepper: &Secret,
+        password: &Password,
+    ) -> Result<Zeroizing<Vec<u8>>, HashError> {
+        let pepper: &[u8] = if self.peppered { pepper.reveal() } else { &[] };
+        let params = self.params.clone();
+        let length = params.output_len().unwrap_or(OUTPUT_LEN);
+        let mut output = Zeroizing::new(vec![0; length]);
+        Argon2::new_with_secret(pepper, self.algorithm, Version::V0x13, params)
+            .and_then(|argon| {
+                argon.hash_password_into(password.0.as_bytes(), &self.salt, &mut output)
+            })
+            .map_err(|_| HashError)?;
+        Ok(output)
+    }
+
+    fn is_current(&self) -> bool {
+        self.peppered
+            && self.algorithm == Algorithm::Argon2id
+            && self.params.m_cost() == MEMORY_KIB
+            && self.params.t_cost() == PASSES
+            && self.params.p_cost() == LANES
+            && self.output.len() == OUTPUT_LEN
+    }
+}
+
+/// Reads `m=...,t=...,p=...`.
+fn costs(text: &str) -> Option<[u32; 3]> {
+    let mut parts = text.split(',');
+    let mut cost = |name: &str| {
+        let digits = parts.next()?.strip_prefix(name)?;
+        let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+        if plain { digits.parse().ok() } else { None }
+    };
+    let costs = [cost("m=")?, cost("t=")?, cost("p=")?];
+    parts.next().is_none().then_some(costs)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn passwords() -> Passwords {
+        Passwords::new(&Secret::from_bytes([7; 32]))
+    }
+
+    fn password(text: &str) -> Password {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn password_is_verified_and_others_are_not() {
+        let passwords = passwords();
+        let hash = passwords.hash(&password("correct horse")).unwrap();
+        assert!(hash.as_str().starts_with("$argon2id$v=19$m=19456,t=2,p=1,keyid=aXJpcw$"));
+        assert_eq!(hash.as_str().parse().as_ref(), Ok(&hash));
+        let right = passwords.verify(&password("correct horse"), &hash).unwrap();
+        assert_eq!(right, Verdict::Right { needs_rehash: false });
+        for wrong in ["correct horsf", "correct horse ", "Correct horse"] {
+            assert_eq!(passwords.verify(&password(wrong), &hash), Ok(Verdict::Wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn one_password_has_another_hash_each_time_and_none_without_the_pepper() {
+        let hash = passwords().hash(&password("correct horse")).unwrap();
+        assert_ne!(passwords().hash(&password("correct horse")).unwrap(), hash);
+        let other = Passwords::new(&Secret::from_bytes([8; 32]));
+        assert_eq!(other.verify(&password("correct horse"), &hash), Ok(Verdict::Wrong));
+        let unmarked = hash.as_str().replace(KEY_ID, "").parse().unwrap();
+        assert_eq!(passwords().verify(&password("correct horse"), &unmarked), Ok(Verdict::Wrong));
+    }
+
+    /// The first is in PHP's manual, two are libxcrypt's, the last two those of Argon2's own tests.
+    #[test]
+    fn hashes_of_older_systems_are_verified_and_to_be_replaced() {
+        for (text, hash) in [
+            ("rasmuslerdorf", "$2y$07$BCryptRequires22Chrcte/VlQH0piJtjXl.0t1XkA8pw9dMXTpOq"),
+            ("password", "$2a$05$abcdefghijklmnopqrstuuWG29KuyeAicPCJODk1zjyGvyQUU2awu"),
+            ("rasmuslerdorf", "$2b$04$abcdefghijklmnopqrstuugglmLNoUUTchQNHFkRvCk8BmwkKbU4m"),
+            (
+                "password",
+                "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$\
+                 CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc",
+            ),
+            (
+                "password",
+                "$argon2i$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$\
+                 wWKIMhR9lyDFvRz9YTZweHKfbftvj+qf+YFY4NeBbtA",
+            ),
+        ] {
+            let hash = hash.parse().unwrap();
+            let right = passwords().verify(&password(text), &hash).unwrap();
+            assert_eq!(right, Verdict::Right { needs_rehash: true }, "{text}");
+            let wrong = passwords().verify(&password("rasmuslerdorg"), &hash);
+            assert_eq!(wrong, Ok(Verdict::Wrong));
+        }
+    }
+
+    #[test]
+    fn hashes_that_cost_too_much_or_are_none_are_refused() {
+        use PasswordHashError::{TooCostly, Unknown};
+        let (salt, hash) = ("c29tZXNhbHQ", "CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc");
+        let argon = |costs: &str| format!("$argon2id$v=19${costs}${salt}${hash}");
+        let bcrypt = "BCryptRequires22Chrcte/VlQH0piJtjXl.0t1XkA8pw9dMXTpOq";
+        for (text, error) in [
+            (argon("m=131073,t=1,p=1"), TooCostly),
+            (argon("m=131072,t=9,p=1"), TooCostly),
+            (argon("m=4294967295,t=4294967295,p=1"), TooCostly),
+            (argon("m=65536,t=2,p=17"), TooCostly),
+            (argon("m=65536,t=0,p=1"), Unknown),
+            (argon("m=1,t=1,p=1"), Unknown),
+            (argon("m=+65536,t=2,p=1"), Unknown),
+            (argon("m=65536,t=2"), Unknown),
+            (argon("m=65536,t=2,p=1,x=1"), Unknown),
+            (argon("m=65536,t=2,p=1").replace("v=19", "v=16"), Unknown),
+            (format!("{}$", argon("m=65536,t=2,p=1")), Unknown),
+            (format!("$argon2id$v=19$m=65536,t=2,p=1${salt}$AAAA"), Unknown),
+            (format!("$2y$15${bcrypt}"), TooCostly),
+            (format!("$2y$31${bcrypt}"), TooCostly),
+            (format!("$2y$03${bcrypt}"), Unknown),
+            (format!("$2x$07${bcrypt}"), Unknown),
+            (format!("$2y$07${}", &bcrypt[1..]), Unknown),
+            ("5f4dcc3b5aa765d61d8327deb882cf99".to_owned(), Unknown),
+            (String::new(), Unknown),
+        ] {
+            assert_eq!(text.parse::<PasswordHash>().err(), Some(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn password_has_its_limits_and_does_not_print() {
+        let longest = "x".repeat(MAX_LEN);
+        for good in ["12345678", "pässwört", "        ", &longest] {
+            assert!(good.parse::<Password>().is_ok(), "{good}");
+        }
+        let too_long = "x".repeat(MAX_LEN + 1);
+        for bad in ["", "1234567", "äöüßäöü", &too_long] {
+            assert_eq!(bad.parse::<Password>().err(), Some(PasswordError), "{bad}");
+        }
+        let hash = passwords().hash(&password("correct horse")).unwrap();
+        let printed = format!("{:?} {hash:?} {:?}", password("correct horse"), passwords());
+        assert_eq!(printed, "Password(..) PasswordHash(..) Passwords { pepper: Secret(..) }");
+    }
+
+    proptest! {
+        #[test]
+        fn reading_anything_never_panics_and_keeps_its_spelling(text in prop_oneof![
+            any::<String>(),
+            "\\$2[abxy]\\$[0-9]{1,3}\\$[./A-Za-z0-9]{50,56}",
+            "\\$argon2(id|i|d)\\$v=1[69]\\$m=[0-9]{1,11},t=[0-9]{1,3},p=[0-9]{1,3}(,keyid=aXJpcw)?\
+             \\$[A-Za-z0-9+/]{8,24}\\$[A-Za-z0-9+/]{20,90}",
+        ]) {
+            if let Ok(hash) = text.parse::<PasswordHash>() {
+                prop_assert_eq!(hash.as_str(), &text);
+            }
+        }
+    }
+}
