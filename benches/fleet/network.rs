@@ -197,6 +197,8 @@ impl Network {
             let node = found.expect("a node that is chosen has joined");
             self.tasks[task].demand.exclude.push(self.nodes[node].id);
             assert!(self.registry.reserve(chosen.seat), "a node that is chosen has a free slot");
+            let demand = &self.tasks[task].demand;
+            self.registry.count_work(chosen.seat, &demand.model);
             if self.start(task, node) {
                 return;
             }

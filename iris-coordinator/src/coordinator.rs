@@ -19,7 +19,7 @@ use iris_core::traffic::OwnerShare;
 use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use iris_crypto::certificate::CertificateHash;
 use iris_crypto::{Identity, PublicIdentity, RecordKey, Secret, SignedCertificate};
-use iris_protocol::limits::Limits;
+use iris_protocol::limits::Limits as LinkLimits;
 use iris_protocol::openai::Asked;
 use iris_protocol::rest;
 use iris_protocol::transport::Transport;
@@ -30,13 +30,16 @@ use crate::accounts::{AccountPolicy, Accounts};
 use crate::classify::{ClassifierChain, Readers};
 use crate::clock::{Clock, SystemClock};
 use crate::dispatch::{
-    Books, Conversation, Dispatch, DispatchSettings, MODEL, ModelRecord, ModelSummary,
+    Books, Conversation, Dispatch, DispatchSettings, MODEL, ModelRecord, ModelSummary, Payer,
     ReceiptRecord, SealedTask, Stats, TaskHandle, TaskRequest,
 };
 use crate::entropy::Entropy;
+use crate::history::{self, HistoryCursor};
 use crate::inference::{Inference, PlanHandle};
 use crate::journal::{Journal, JournalLimits};
+use crate::limits::{Limits, PER_MINUTE};
 use crate::link::{self, Door, LinkError, NodeLink};
+use crate::ranking::{Rank, Ranking};
 use crate::settlement::{SETTLEMENT, Settlement};
 use crate::transparency::{StartError, Transparency};
 
@@ -46,6 +49,8 @@ const DEED: &str = "deed";
 const REMEMBERED: Duration = Duration::from_hours(24 * 7 * 40);
 /// How often what changes slowly is written down, and what is too old is deleted.
 const HOUSEKEEPING: Duration = Duration::from_mins(1);
+/// How many of such records are written in one commit.
+const WRITTEN_TOGETHER: usize = 256;
 
 /// The coordinator of a network; cloning shares it.
 #[derive(Clone)]
@@ -64,6 +69,8 @@ struct Inner {
     tasks: TaskTracker,
     housekeeping: CancellationToken,
     store: Arc<dyn Store>,
+    since: Timestamp,
+    ranking: Ranking,
 }
 
 /// Puts a coordinator together. Every policy has a default and can be replaced.
@@ -79,7 +86,8 @@ pub struct Builder {
     share: OwnerShare,
     trusted: Vec<AccountId>,
     retry: RetryPolicy,
-    limits: Limits,
+    limits: LinkLimits,
+    per_minute: u32,
     journal: JournalLimits,
     queue_capacity: usize,
     admission: AdmissionPolicy,
@@ -141,7 +149,7 @@ impl Builder {
     }
 
     /// Holds connections to nodes to `limits`.
-    pub const fn with_link_limits(mut self, limits: Limits) -> Self {
+    pub const fn with_link_limits(mut self, limits: LinkLimits) -> Self {
         self.limits = limits;
         self
     }
@@ -186,6 +194,13 @@ impl Builder {
         self
     }
 
+    /// Lets each account make `requests` to models in a minute, evenly and with as many at once; 0
+    /// for any number. Default: 600.
+    pub const fn with_rate_per_minute(mut self, requests: u32) -> Self {
+        self.per_minute = requests;
+        self
+    }
+
     /// Keeps the results of durable tasks for `retention`. Default: 24 hours.
     pub const fn with_retention(mut self, retention: Duration) -> Self {
         self.retention = retention;
@@ -203,7 +218,7 @@ impl Builder {
 
     /// Returns what connections to nodes are held to.
     #[cfg(feature = "simulation")]
-    pub(crate) const fn link_limits(&self) -> Limits {
+    pub(crate) const fn link_limits(&self) -> LinkLimits {
         self.limits
     }
 
@@ -226,6 +241,8 @@ impl Builder {
         let registry = Registry::with_tier_policy(self.tiers)
             .with_share(self.share)
             .with_trusted_owners(self.trusted);
+        let limits = Limits::load(&*self.store, Arc::clone(&self.clock), self.per_minute).await?;
+        let since = self.clock.calendar();
         let dispatch = Arc::new(Dispatch::new(
             self.clock,
             self.scheduler,
@@ -235,6 +252,7 @@ impl Builder {
             journal,
             settings,
             self.entropy,
+            Arc::new(limits),
         ));
         dispatch.restore_models(load_models(&*self.store).await?);
         let transparency = Transparency::open(
@@ -274,6 +292,8 @@ impl Builder {
             tasks,
             housekeeping,
             store,
+            since,
+            ranking: Ranking::default(),
         };
         let coordinator = Coordinator { inner: Arc::new(inner) };
         let stop = coordinator.inner.housekeeping.clone();
@@ -302,7 +322,8 @@ impl Coordinator {
             share: OwnerShare::default(),
             trusted: Vec::new(),
             retry: RetryPolicy::default(),
-            limits: Limits::default(),
+            limits: LinkLimits::default(),
+            per_minute: PER_MINUTE,
             journal: JournalLimits::default(),
             queue_capacity: 1024,
             admission: AdmissionPolicy::default(),
@@ -331,8 +352,8 @@ impl Coordinator {
 
     /// Starts a divided task for somebody who waits for it: `task` names it, and each of its steps
     /// is a task of its own. It is driven by reading the handle; dropping that gives it up.
-    pub fn submit_plan(&self, task: TaskId, account: AccountId, run: PlanRun) -> PlanHandle {
-        self.inner.inference.pass(task, account, run)
+    pub fn submit_plan(&self, task: TaskId, payer: impl Into<Payer>, run: PlanRun) -> PlanHandle {
+        self.inner.inference.pass(task, payer.into(), run)
     }
 
     /// Starts a task that its caller sealed to one node; see [`submit`](Self::submit).
@@ -422,6 +443,48 @@ impl Coordinator {
         self.inner.dispatch.conversation(account, body, asked.turns.as_ref())
     }
 
+    /// Returns at most `limit` connected nodes, in the order of their ids, beginning after `after`.
+    pub fn nodes_after(&self, after: Option<&NodeId>, limit: usize) -> Vec<rest::NodeSummary> {
+        self.inner.dispatch.nodes_after(after, limit, summarise)
+    }
+
+    /// Returns at most `limit` nodes of the ranking by points, beginning after `after`. It is made
+    /// anew every ten seconds.
+    pub async fn ranking(&self, after: Option<&Rank>, limit: usize) -> rest::ReputationPage {
+        self.inner.ranking.page(&self.inner.dispatch, after, limit).await
+    }
+
+    /// Returns at most `limit` tasks of `account` that are over, the latest first, beginning after
+    /// `after`.
+    pub async fn history(
+        &self,
+        account: &AccountId,
+        after: Option<&HistoryCursor>,
+        limit: usize,
+    ) -> Result<rest::HistoryPage, StoreError> {
+        history::page(&*self.inner.store, account, after, limit).await
+    }
+
+    /// Returns what the key of this id has used of its quota.
+    pub fn usage_of(&self, key: &rest::KeyId) -> rest::QuotaUse {
+        self.inner.dispatch.limits.used(key)
+    }
+
+    /// Returns since when the coordinator is at work.
+    pub fn since(&self) -> Timestamp {
+        self.inner.since
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.inner.dispatch.limits
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.inner.dispatch.clock)
+    }
+
     /// Returns the reputation of a node that is connected, in points.
     pub fn points_of(&self, node: &NodeId) -> Option<i64> {
         self.inner.dispatch.points_of(node)
@@ -477,6 +540,7 @@ impl Coordinator {
         self.inner.housekeeping.cancel();
         self.inner.dispatch.keep_models(true);
         self.inner.accounts.keep_house().await;
+        self.inner.dispatch.keep_usage().await;
         if let Err(lost) = self.inner.dispatch.journal.shutdown().await {
             tracing::error!(rows = lost.rows, "records could not be written before the end");
         }
@@ -564,6 +628,7 @@ async fn keep_house(coordinator: std::sync::Weak<Inner>, stop: CancellationToken
         if minute.is_multiple_of(60) {
             inner.dispatch.refresh_standings();
         }
+        inner.dispatch.keep_usage().await;
         inner.inference.sweep().await;
         inner.accounts.keep_house().await;
     }
@@ -579,7 +644,7 @@ impl Dispatch {
         if settlement.attempts.is_empty() && self.journal.is_behind() {
             return;
         }
-        let mut row = Batch::new().put(settlement.key(), settlement.document());
+        let mut row = settlement.write(Batch::new());
         if let Some(receipt) = receipt {
             row = row.put(ReceiptRecord::key(&settlement.task), receipt.document());
         }
@@ -594,6 +659,16 @@ impl Dispatch {
         let key = Key::new(DEED, id).expect("a node id and a number are a key segment");
         self.record(Batch::new().put(key, Document::encode(&event)));
         self.apply(&[event]);
+    }
+
+    /// Writes down what keys have used.
+    async fn keep_usage(&self) {
+        for writes in self.limits.keep().writes.chunks(WRITTEN_TOGETHER) {
+            let batch = Batch { writes: writes.to_vec() };
+            if let Err(error) = self.journal.record_when_free(batch).await {
+                tracing::error!(%error, "what keys have used was not written down");
+            }
+        }
     }
 
     /// Hands records to the journal; a journal that takes nothing is an operator's emergency.

@@ -9,11 +9,14 @@ mod clock;
 mod coordinator;
 mod dispatch;
 mod entropy;
+mod history;
 #[cfg(feature = "http")]
 pub mod http;
 mod inference;
 pub mod journal;
+mod limits;
 mod link;
+mod ranking;
 mod settlement;
 #[cfg(feature = "simulation")]
 pub mod simulation;
@@ -27,12 +30,14 @@ pub use accounts::{
 pub use clock::{Clock, SystemClock};
 pub use coordinator::{Builder, Coordinator};
 pub use dispatch::{
-    Apart, Conversation, ModelSummary, Placement, Routing, SealedTask, Stats, TaskEvent,
+    Apart, Conversation, ModelSummary, Payer, Placement, Routing, SealedTask, Stats, TaskEvent,
     TaskHandle, TaskRequest,
 };
+pub use history::{HistoryCursor, HistoryCursorError};
 pub use inference::{
     Chosen, Events, Evidence, Followed, Inference, InferenceError, Once, PlanHandle,
 };
 pub use link::LinkError;
+pub use ranking::{Rank, RankError};
 pub use settlement::Settlement;
 pub use transparency::{StartError, Transparency, TransparencyError};

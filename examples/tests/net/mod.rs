@@ -182,6 +182,7 @@ impl Net {
         TaskRequest {
             id: self.coordinator.new_task_id(),
             account: CALLER,
+            key: None,
             operation: Operation::Chat,
             model: model.parse::<ModelName>().unwrap(),
             body: Bytes::from(body.to_string()),

@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::journal::Journal;
+use crate::limits::Limits;
 use crate::link::{NodeLink, within};
 use crate::settlement::Settlement;
 
@@ -38,6 +39,7 @@ mod lease;
 mod listing;
 mod models;
 mod passed;
+mod payer;
 mod placement;
 mod routing;
 mod sealing;
@@ -55,6 +57,7 @@ use lease::Hold;
 pub(crate) use lease::{Lease, Ticketed};
 pub(crate) use listing::{Listed, Listing};
 pub(crate) use models::{KnownModels, MODEL, ModelRecord};
+pub use payer::Payer;
 pub use placement::Placement;
 pub use routing::Routing;
 pub(crate) use sealing::ReceiptRecord;
@@ -86,6 +89,7 @@ pub(crate) struct Dispatch {
     pub(crate) journal: Journal,
     pub(crate) settings: DispatchSettings,
     pub(crate) entropy: Entropy,
+    pub(crate) limits: Arc<Limits>,
     scheduler: Arc<dyn Scheduler>,
     seeds: AtomicU64,
     /// Counts what changes a roster.
@@ -170,6 +174,7 @@ impl Dispatch {
         journal: Journal,
         settings: DispatchSettings,
         entropy: Entropy,
+        limits: Arc<Limits>,
     ) -> Self {
         Self {
             clock,
@@ -179,6 +184,7 @@ impl Dispatch {
             scheduler,
             seeds: AtomicU64::new(entropy.seed()),
             entropy,
+            limits,
             changes: AtomicU64::new(0),
             floor: Mutex::new(Floor {
                 registry,
@@ -443,6 +449,11 @@ impl Dispatch {
     /// Writes a settlement's consequences into the ledger and the registry.
     pub(crate) fn settled(&self, settlement: &Settlement) {
         self.counters.settled(settlement);
+        if let Some(key) = &settlement.key {
+            let usage = settlement.usage;
+            let tokens = u64::from(usage.prompt_tokens) + u64::from(usage.completion_tokens);
+            self.limits.spend(key, tokens);
+        }
         let events: Vec<ReputationEvent> = settlement.deeds().collect();
         self.apply(&events);
     }
@@ -522,6 +533,41 @@ impl Dispatch {
         let floor = self.floor();
         let seat = floor.registry.seat(node)?;
         Some(floor.registry.node(seat)?.points().value())
+    }
+
+    /// Returns the name of a node that is connected.
+    pub(crate) fn name_of(&self, node: &NodeId) -> Option<String> {
+        let floor = self.floor();
+        let seat = floor.registry.seat(node)?;
+        Some(floor.registry.node(seat)?.profile().name.clone())
+    }
+
+    /// Returns the points of every node that is connected or that deeds are known of.
+    pub(crate) fn all_points(&self) -> HashMap<NodeId, Points> {
+        let now = self.clock.calendar();
+        let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let nodes = ledger.nodes();
+        let mut points: HashMap<NodeId, Points> =
+            nodes.into_iter().map(|node| (node, ledger.points(&node, now))).collect();
+        drop(ledger);
+        for (_, node) in self.floor().registry.iter() {
+            points.entry(node.profile().id).or_insert_with(|| node.points());
+        }
+        points
+    }
+
+    /// Shows at most `limit` nodes, in the order of their ids, beginning after `after`.
+    pub(crate) fn nodes_after<T>(
+        &self,
+        after: Option<&NodeId>,
+        limit: usize,
+        show: impl Fn(&Node, Option<&NodeLink>) -> T,
+    ) -> Vec<T> {
+        let floor = self.floor();
+        let nodes = floor.registry.iter();
+        let nodes = nodes.filter(|(_, node)| after.is_none_or(|after| node.profile().id > *after));
+        let shown = nodes.map(|(seat, node)| show(node, floor.links.get(&seat).map(Arc::as_ref)));
+        shown.take(limit).collect()
     }
 
     /// Shows every node, in the order of their ids, with its link.

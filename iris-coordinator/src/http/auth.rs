@@ -2,7 +2,7 @@
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use iris_core::{AccountId, ModelName};
+use iris_core::AccountId;
 use iris_crypto::jwt::Claims;
 use iris_protocol::rest::KeyScope;
 
@@ -28,14 +28,6 @@ pub(super) struct Caller {
     pub(super) account: AccountId,
     /// The API key it asks with; `None` for a session.
     pub(super) key: Option<ApiKey>,
-}
-
-impl Caller {
-    /// Returns whether its key is for `model`.
-    pub(super) fn may_ask(&self, model: &ModelName) -> bool {
-        let key = self.key.as_ref();
-        key.is_none_or(|key| key.terms.models.is_empty() || key.terms.models.contains(model))
-    }
 }
 
 impl Api {

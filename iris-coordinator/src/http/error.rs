@@ -10,7 +10,9 @@ use iris_core::store::StoreError;
 use iris_crypto::seal::SealError;
 use iris_protocol::openai::{ErrorBody, Refused, RequestError, Retry};
 
+use super::limits;
 use crate::accounts::AccountError;
+use crate::limits::Allowance;
 
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
@@ -23,11 +25,11 @@ const NODE_BACK_SECS: u32 = 10;
 
 /// Why a request is refused, and how to say so.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ApiError(Refused);
+pub(super) struct ApiError(Refused, Option<Box<Allowance>>);
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self(Refused::new(status.as_u16(), kind, message))
+        Self(Refused::new(status.as_u16(), kind, message), None)
     }
 
     /// The request makes no sense.
@@ -91,15 +93,24 @@ impl ApiError {
     }
 
     pub(super) fn with_code(self, code: impl Into<Cow<'static, str>>) -> Self {
-        Self(self.0.with_code(code))
+        Self(self.0.with_code(code), self.1)
     }
 
     pub(super) fn with_param(self, param: impl Into<Cow<'static, str>>) -> Self {
-        Self(self.0.with_param(param))
+        Self(self.0.with_param(param), self.1)
+    }
+
+    pub(super) fn with_message(self, message: impl Into<Cow<'static, str>>) -> Self {
+        Self(Refused { message: message.into(), ..self.0 }, self.1)
+    }
+
+    /// Shows what the caller has left of its limits.
+    pub(super) fn with_allowance(self, allowance: Allowance) -> Self {
+        Self(self.0, Some(Box::new(allowance)))
     }
 
     fn with_retry(self, retry: Retry) -> Self {
-        Self(self.0.with_retry(retry))
+        Self(self.0.with_retry(retry), self.1)
     }
 
     #[cfg(test)]
@@ -120,6 +131,9 @@ impl IntoResponse for ApiError {
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(allowance) = &self.1 {
+            limits::write(allowance, headers);
+        }
         match self.0.retry {
             Retry::Unsaid => {}
             Retry::After(secs) => {
@@ -146,7 +160,7 @@ impl IntoResponse for ApiError {
 
 impl<E: Into<Refused>> From<E> for ApiError {
     fn from(error: E) -> Self {
-        Self(error.into())
+        Self(error.into(), None)
     }
 }
 

@@ -20,6 +20,7 @@ use crate::Coordinator;
 mod accounts;
 mod auth;
 mod body;
+mod chat;
 mod connect;
 mod connections;
 mod cors;
@@ -30,10 +31,12 @@ mod events;
 mod follow;
 mod invitations;
 mod jobs;
+mod limits;
 mod linger;
 mod listener;
 mod members;
 mod metrics;
+mod network;
 mod observe;
 mod openai;
 #[cfg(any(test, fuzzing))]
@@ -56,12 +59,14 @@ pub use descriptors::raise_file_limit;
 pub use listener::Listener;
 pub use proxy::{Network, NetworkError};
 pub use server::{ServeError, Server};
-pub use settings::{ApiSettings, ServerSettings, TlsFiles};
+pub use settings::{ApiSettings, ServerSettings, TlsFiles, Unlimited, UnlimitedError};
 pub use tls::{TlsError, TlsReloader};
 
 use body::Bodies;
 use error::ApiError;
 use metrics::Metrics;
+
+use crate::limits::Chats;
 
 /// Returns the whole API with its default settings.
 ///
@@ -93,7 +98,11 @@ fn routes(api: Arc<Api>) -> Router {
         .route("/api/inference/status/{id}", get(jobs::status))
         .route("/api/inference/result/{id}", get(jobs::result))
         .route("/ws/jobs/{id}", get(follow::follow))
-        .route("/nodes", get(rest::nodes))
+        .route("/api/chat/stream", post(chat::stream))
+        .route("/stats", get(network::stats))
+        .route("/reputation", get(network::reputation))
+        .route("/history", get(network::history))
+        .route("/nodes", get(network::nodes))
         .route("/nodes/connect", get(connect::connect))
         .route("/nodes/{id}/why", get(rest::why))
         .route("/roster", get(transparency::roster))
@@ -132,6 +141,7 @@ struct Api {
     settings: ApiSettings,
     metrics: Metrics,
     bodies: Bodies,
+    chats: Arc<Chats>,
     /// Cancelled when the server stops: who follows a task that outlives it need not wait.
     stopping: CancellationToken,
 }
@@ -140,8 +150,9 @@ impl Api {
     fn new(coordinator: Coordinator, settings: ApiSettings) -> Arc<Self> {
         let metrics = Metrics::new(coordinator.clone());
         let bodies = Bodies::new(&settings);
+        let chats = Chats::new(coordinator.clock());
         let stopping = CancellationToken::new();
-        Arc::new(Self { coordinator, settings, metrics, bodies, stopping })
+        Arc::new(Self { coordinator, settings, metrics, bodies, chats, stopping })
     }
 }
 

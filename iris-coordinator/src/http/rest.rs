@@ -11,7 +11,7 @@ use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use iris_core::TaskId;
 use iris_core::plan::{Decision, DecisionError};
-use iris_protocol::rest::{self, Health, InferenceStatus, NodeList};
+use iris_protocol::rest::{self, Health, InferenceStatus};
 use serde::de::DeserializeOwned;
 
 use super::auth::{ASK, Caller, LOOK, OPERATE};
@@ -37,15 +37,21 @@ pub(super) type TaskPath = Result<Path<String>, PathRejection>;
 pub(super) async fn submit(State(api): State<Arc<Api>>, request: Request) -> Reply {
     let (head, body) = request.into_parts();
     let caller = api.key(&head.headers, ASK).await?;
-    let account = caller.account;
-    let once = idempotency_key(&head.headers)?;
-    let body = api.bodies.read(&head.headers, body, api.settings.body_limit).await?;
-    let (reader, read) = (Arc::clone(&api), body.clone());
+    let permit = api.admit(&caller)?;
+    let answer = submitted(&api, &caller, &head.headers, body).await;
+    Ok(api.finish(permit, answer))
+}
+
+/// Answers a submission that was let in.
+async fn submitted(api: &Arc<Api>, caller: &Caller, headers: &HeaderMap, body: Body) -> Reply {
+    let once = idempotency_key(headers)?;
+    let body = api.bodies.read(headers, body, api.settings.body_limit).await?;
+    let (reader, read) = (Arc::clone(api), body.clone());
     let submission = dividing(body.len(), move || Submission::read(&reader, &read)).await?;
-    let submitted = take(&api, &caller, submission, once.map(|key| (key, &body[..]))).await?;
-    if events::are_wanted(&head.headers) {
-        let events = api.coordinator.inference().follow(account, submitted.id).await?;
-        return Ok(events::told(&api, submitted.id, events));
+    let submitted = take(api, caller, submission, once.map(|key| (key, &body[..]))).await?;
+    if events::are_wanted(headers) {
+        let events = api.coordinator.inference().follow(caller.account, submitted.id).await?;
+        return Ok(events::told(api, submitted.id, events));
     }
     let mut response = json_response(&submitted);
     *response.status_mut() = StatusCode::ACCEPTED;
@@ -61,15 +67,17 @@ pub(super) async fn take(
     submission: Submission,
     once: Option<(&str, &[u8])>,
 ) -> Result<InferenceStatus, ApiError> {
-    let (inference, account) = (api.coordinator.inference(), caller.account);
+    let inference = api.coordinator.inference();
     Ok(match submission {
         Submission::Single(request) => {
             let chosen = api.chosen(caller, &request).await?;
-            inference.submit_to(account, *request, chosen, once.map(|(key, _)| key)).await?
+            let payer = caller.payer();
+            inference.submit_to(payer, *request, chosen, once.map(|(key, _)| key)).await?
         }
         Submission::Divided(plan, priority) => {
+            caller.check_models(plan.models())?;
             let once = once.map(|(key, request)| Once { key, request });
-            inference.submit_plan(account, *plan, priority, once).await?
+            inference.submit_plan(caller.payer(), *plan, priority, once).await?
         }
     })
 }
@@ -118,12 +126,6 @@ pub(super) async fn review(
     members.finish()?;
     let status = api.coordinator.inference().decide(account, id, decision).await?;
     Ok(json_response(&status))
-}
-
-/// `GET /nodes`.
-pub(super) async fn nodes(State(api): State<Arc<Api>>, headers: HeaderMap) -> Reply {
-    api.key(&headers, LOOK).await?;
-    Ok(json_response(&NodeList { nodes: api.coordinator.nodes(), next: None }))
 }
 
 /// `GET /nodes/{id}/why`.

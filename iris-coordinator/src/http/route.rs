@@ -1,5 +1,7 @@
 //! Requests that name no model: how hard they are, and which model serves them.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
@@ -48,6 +50,7 @@ impl Api {
         body: Bytes,
     ) -> Result<Routed, ApiError> {
         let Some(unnamed) = Unnamed::of_name(asked.model.as_str()) else {
+            caller.check_models([&asked.model])?;
             let (model, routing) = (asked.model.clone(), Routing::default());
             return Ok(Routed { model, body, routing });
         };
@@ -67,6 +70,7 @@ impl Api {
         request: &InferenceRequest,
     ) -> Result<Chosen, ApiError> {
         let Some(unnamed) = Unnamed::of_name(request.model.as_str()) else {
+            caller.check_models([&request.model])?;
             return Ok(Chosen { model: request.model.clone(), routing: Routing::default() });
         };
         let chat = request.clone().into_chat_request();
@@ -110,6 +114,15 @@ pub(super) fn understood(unnamed: Result<Unnamed, FamilyError>) -> Result<Unname
 }
 
 impl Routing {
+    /// Returns how long a task may take that was asked for at `since`: what its difficulty allows,
+    /// and at most `most`. The time that it took to classify counts, too.
+    pub(super) fn time_limit(self, most: Duration, since: Instant) -> Duration {
+        match self.difficulty.map(Difficulty::time_limit) {
+            Some(limit) => limit.min(most).saturating_sub(since.elapsed()),
+            None => most,
+        }
+    }
+
     /// Tells how a request came to its model, if it named none.
     pub(super) fn describe(self, headers: &mut HeaderMap) {
         let Some(difficulty) = self.difficulty.map(Difficulty::name) else { return };

@@ -84,6 +84,7 @@ fn request(id: TaskId, record: &InferenceRecord, body: Bytes) -> TaskRequest {
     TaskRequest {
         id,
         account: record.account,
+        key: record.key,
         operation: Operation::Chat,
         model: record.model.clone(),
         body,

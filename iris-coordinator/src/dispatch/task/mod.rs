@@ -16,6 +16,7 @@ use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use iris_crypto::PublicIdentity;
 use iris_crypto::seal::{Outcome as Told, ReceiptError, SealedRequest, SignedReceipt};
 use iris_protocol::message::RefuseReason;
+use iris_protocol::rest::KeyId;
 use tokio::time::Sleep;
 
 use super::apart::Member;
@@ -39,6 +40,8 @@ pub struct TaskRequest {
     pub id: TaskId,
     /// Who asks.
     pub account: AccountId,
+    /// The key it asks with, whose quota the tokens count against.
+    pub key: Option<KeyId>,
     /// What the body is.
     pub operation: Operation,
     /// The model to run; the same as the body's.
@@ -75,6 +78,7 @@ impl TaskRequest {
         Self {
             id: TaskId::from_bytes(iris_crypto::random_bytes()),
             account,
+            key: None,
             operation: Operation::Chat,
             model,
             body: body.to_string().into(),
@@ -124,6 +128,8 @@ pub struct SealedTask {
     pub id: TaskId,
     /// Who asks.
     pub account: AccountId,
+    /// The key it asks with, whose quota the tokens count against.
+    pub key: Option<KeyId>,
     /// What is asked, of which node and under which terms.
     pub request: SealedRequest,
     /// How long the whole task may take; the request may allow less.
@@ -227,11 +233,12 @@ impl TaskHandle {
     /// Makes a task that only one node can read.
     pub(crate) fn sealed(dispatch: Arc<Dispatch>, task: SealedTask) -> Self {
         let submitted = dispatch.clock.now();
-        let SealedTask { id, account, request: sealed, time_limit } = task;
+        let SealedTask { id, account, key, request: sealed, time_limit } = task;
         let terms = &sealed.header().terms;
         let request = TaskRequest {
             id,
             account,
+            key,
             // Neither says anything; the node learns both from the prompt.
             operation: Operation::Chat,
             stream: false,
@@ -721,6 +728,7 @@ impl TaskHandle {
         let settlement = Settlement {
             task: self.request.id,
             account: self.request.account,
+            key: self.request.key,
             model: self.request.model.clone(),
             state: outcome.state(),
             attempts,
