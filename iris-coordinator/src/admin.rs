@@ -1,13 +1,18 @@
 //! What an operator does beside serving: opening accounts, making keys, and finding out what is
 //! wrong.
 
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::Path;
 use std::sync::Arc;
 
 use iris_coordinator::http::Server;
-use iris_coordinator::{AccountError, Accounts, Coordinator, NewKey, StartError, Transparency};
+use iris_coordinator::{
+    AccountError, Accounts, Coordinator, Giver, NewKey, StartError, Transparency,
+};
 use iris_core::store::MemoryStore;
 use iris_crypto::keyfile::{KeyFileError, Purpose, SecretFile};
+use iris_crypto::password::PasswordHashError;
 use iris_crypto::{Identity, Secret};
 use iris_protocol::rest;
 
@@ -18,6 +23,8 @@ use crate::settings::Settings;
 
 /// Most of standard input that is read for an account key.
 const MAX_INPUT: u64 = 256;
+/// Longest line of a file of old logins.
+const MAX_LINE: u64 = 4096;
 
 /// Opens an account and prints its digits to standard output, the rest to standard error.
 pub(crate) async fn new_account(settings: &Settings) -> Result<(), Failure> {
@@ -41,6 +48,116 @@ pub(crate) async fn new_key(settings: &Settings, key: &cli::NewKey) -> Result<()
     say(created.key.expose())?;
     eprintln!("This key is shown once; programs read it from IRIS_API_KEY.");
     Ok(())
+}
+
+/// Writes down that an account's fee was paid.
+pub(crate) async fn pay(settings: &Settings, payment: &cli::Payment) -> Result<(), Failure> {
+    let fee = rest::FeeRequest { months: payment.months, reference: payment.reference.clone() };
+    let accounts = accounts(settings).await?;
+    let membership = accounts.pay(&payment.account, &fee).await.map_err(refused)?;
+    match membership.until {
+        Some(until) => say(&format!("paid until {until} (seconds since 1970)")),
+        None => say("paid; this network takes no fee"),
+    }
+}
+
+/// Makes an invitation and prints it to standard output.
+pub(crate) async fn invite(settings: &Settings, new: &cli::NewInvitation) -> Result<(), Failure> {
+    let request = rest::InvitationRequest {
+        uses: Some(new.uses),
+        valid_secs: Some(u64::from(new.days) * 86_400),
+        label: new.label.clone(),
+    };
+    let accounts = accounts(settings).await?;
+    let created = accounts.invite(Giver::Operator, request).await.map_err(refused)?;
+    say(created.invitation.expose())?;
+    eprintln!("invitation {}, shown once: send it to whom it is for", created.summary.id);
+    Ok(())
+}
+
+/// Lists the operator's invitations.
+pub(crate) async fn invitations(settings: &Settings) -> Result<(), Failure> {
+    let accounts = accounts(settings).await?;
+    for invitation in accounts.invitations(Giver::Operator).await.map_err(Failure::books)? {
+        let rest::InvitationSummary { id, label, expires, uses_left, .. } = invitation;
+        let label = label.unwrap_or_default();
+        say(format!("{id}  opens {uses_left} more, until {expires}  {label}").trim_end())?;
+    }
+    Ok(())
+}
+
+/// Takes an invitation of the operator back.
+pub(crate) async fn uninvite(settings: &Settings, id: &rest::KeyId) -> Result<(), Failure> {
+    let accounts = accounts(settings).await?;
+    let taken = accounts.take_back_invitation(Giver::Operator, id).await;
+    if taken.map_err(Failure::books)? {
+        say("taken back")
+    } else {
+        Err(Failure::new(Exit::Account, "there is no such invitation of the operator's"))
+    }
+}
+
+/// A login of an older system.
+#[derive(serde::Deserialize)]
+struct OldLogin {
+    email: String,
+    password_hash: String,
+}
+
+/// Opens an account for each line of a file, and says what became of them.
+pub(crate) async fn import(settings: &Settings, file: &Path) -> Result<(), Failure> {
+    let failed = |error: io::Error| {
+        Failure::new(Exit::Settings, format!("{} cannot be read: {error}", file.display()))
+    };
+    let mut lines = BufReader::new(File::open(file).map_err(failed)?);
+    let accounts = accounts(settings).await?;
+    let (mut opened, mut known, mut wrong) = (0_u64, 0_u64, 0_u64);
+    for number in 1_u64.. {
+        let mut line = String::new();
+        let read = lines.by_ref().take(MAX_LINE).read_line(&mut line).map_err(failed)?;
+        if read == 0 {
+            break;
+        }
+        if line.trim().is_empty() {
+            continue;
+        }
+        match import_line(&accounts, &line).await {
+            Ok(true) => opened += 1,
+            Ok(false) => known += 1,
+            Err(Import::Line(reason)) => {
+                eprintln!("line {number} was left out: {reason}");
+                wrong += 1;
+            }
+            Err(Import::Failed(failure)) => return Err(failure),
+        }
+    }
+    say(&format!("{opened} accounts opened, {known} known already, {wrong} lines left out"))?;
+    if wrong > 0 {
+        return Err(Failure::new(Exit::Settings, "some lines were left out"));
+    }
+    Ok(())
+}
+
+/// Why a line was not imported.
+enum Import {
+    /// It is wrong; never with what it holds.
+    Line(String),
+    Failed(Failure),
+}
+
+/// Opens an account for one line; returns whether its address was not known yet.
+async fn import_line(accounts: &Accounts, line: &str) -> Result<bool, Import> {
+    let login: OldLogin = serde_json::from_str(line).map_err(|_| {
+        Import::Line("it is not like {\"email\":...,\"password_hash\":...}".to_owned())
+    })?;
+    let hash = login.password_hash.parse();
+    let hash = hash.map_err(|error: PasswordHashError| Import::Line(error.to_string()))?;
+    match accounts.import(&login.email, &hash).await {
+        Ok(_) => Ok(true),
+        Err(AccountError::Taken) => Ok(false),
+        Err(error @ AccountError::Email) => Err(Import::Line(error.to_string())),
+        Err(error) => Err(Import::Failed(refused(error))),
+    }
 }
 
 /// Opens everything that serving needs and reports on each.
@@ -137,13 +254,18 @@ async fn check_server(settings: &Settings, is_running: bool) -> Result<String, F
 
 async fn accounts(settings: &Settings) -> Result<Accounts, Failure> {
     let books = Books::open(settings)?;
-    Accounts::load(Arc::new(books.store), books.secret).await.map_err(Failure::books)
+    let (store, policy) = (Arc::new(books.store), settings.accounts());
+    Accounts::load_with(store, books.secret, policy).await.map_err(Failure::books)
 }
 
 fn refused(error: AccountError) -> Failure {
     let exit = match error {
-        AccountError::Unknown | AccountError::TooManyKeys => Exit::Account,
-        AccountError::Label => Exit::Settings,
+        AccountError::Unknown
+        | AccountError::NoAccount
+        | AccountError::FeeReused
+        | AccountError::TooManyInvitations(_)
+        | AccountError::TooManyKeys => Exit::Account,
+        AccountError::Label | AccountError::Terms(_) => Exit::Settings,
         AccountError::Store(_) => Exit::Books,
         _ => Exit::Work,
     };

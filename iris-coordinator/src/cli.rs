@@ -6,7 +6,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use config::Value;
 use iris_core::AccountId;
-use iris_protocol::rest::KeyScope;
+use iris_protocol::rest::{KeyId, KeyScope};
 
 use crate::settings::{Flags, list};
 
@@ -24,11 +24,13 @@ In a file (TOML, YAML or JSON) settings have the names that --print-config shows
   COORDINATOR_SECRET_PATH       what protects the books: back it up apart from them
                                 [default: beside the identity, with the ending .secret]
   LISTEN, IRIS_TLS_CERT, IRIS_TLS_KEY, IRIS_TRUSTED_PROXIES, IRIS_CORS_ORIGINS,
-  IRIS_OPEN_REGISTRATION, IRIS_RATE_PER_MINUTE, IRIS_PUBLIC_CHAT, IRIS_UNLIMITED_ACCOUNTS,
+  IRIS_OPEN_REGISTRATION, IRIS_MEMBER_INVITATIONS, IRIS_MEMBERSHIP_FEE, IRIS_TRIAL_DAYS,
+  IRIS_GRACE_DAYS, IRIS_RATE_PER_MINUTE, IRIS_PUBLIC_CHAT, IRIS_UNLIMITED_ACCOUNTS,
   IRIS_QUEUE_CAPACITY, IRIS_MAX_WAIT_SECS, IRIS_HEDGE_AFTER_MS, IRIS_RETENTION_SECS,
   IRIS_LOG_FORMAT, RUST_LOG     as the flags; lists have commas
-  JWT_SECRET                    has no effect yet: no JWT is issued. Off the loopback interface
-                                it must have at least 32 bytes all the same
+  JWT_SECRET                    what access tokens are signed with, at least 32 bytes
+                                [default: derived from COORDINATOR_SECRET_PATH]
+  JWT_SECRET_PREVIOUS           what they were signed with before: accepted still
   OPENROUTER_API_KEY            has no effect yet: nothing is sent to OpenRouter
 
 Signals: SIGINT and SIGTERM let running requests finish within 30 s, write everything down and
@@ -82,6 +84,9 @@ pub(crate) enum Command {
     /// Make API keys
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Invite people to open accounts
+    #[command(subcommand)]
+    Invite(InviteCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -91,6 +96,58 @@ pub(crate) enum AccountCommand {
     /// The digits are the account: whoever knows them owns it, and nobody can recover them. Works
     /// whether or not the coordinator is running.
     New,
+    /// Write down that an account's fee was paid
+    ///
+    /// The same reference counts once. A running coordinator knows it within a minute.
+    Pay(Payment),
+    /// Open an account for each login of an older system
+    ///
+    /// Reads lines like {"email":"ada@example.org","password_hash":"$2b$10$..."}, with hashes by
+    /// bcrypt or Argon2, which are replaced when people log in. Addresses that are known already
+    /// are left as they are, so the same file can be read twice.
+    Import {
+        /// The file of JSON lines
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Payment {
+    /// The account's id, as `account new` printed it
+    #[arg(value_name = "ACCOUNT")]
+    pub(crate) account: AccountId,
+    /// How many months were paid
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=120))]
+    pub(crate) months: u32,
+    /// What names the payment elsewhere, such as an invoice's number
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reference: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum InviteCommand {
+    /// Make an invitation and print it, this once
+    New(NewInvitation),
+    /// List the invitations that were made here and are still good
+    List,
+    /// Take an invitation back
+    Revoke {
+        /// The invitation's id, as `invite list` prints it
+        id: KeyId,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NewInvitation {
+    /// How many accounts it opens
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) uses: u32,
+    /// For how many days it is good
+    #[arg(long, value_name = "DAYS", default_value_t = 7)]
+    pub(crate) days: u32,
+    /// Whom it is for, in your own words
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) label: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -186,6 +243,19 @@ struct SettingFlags {
     /// How long results of durable tasks are kept [default: 86400]
     #[arg(long, global = true, value_name = "SECONDS")]
     retention: Option<String>,
+    /// How many open invitations each member may have, beside those of operators [default: 0]
+    #[arg(long, global = true, value_name = "N")]
+    member_invitations: Option<String>,
+    /// The monthly fee in millionths of your unit of money; who has not paid is answered by own
+    /// nodes only; 0 takes none [default: 0]
+    #[arg(long, global = true, value_name = "AMOUNT")]
+    membership_fee: Option<String>,
+    /// How long a new account may try the network without paying [default: 0]
+    #[arg(long, global = true, value_name = "DAYS")]
+    trial_days: Option<String>,
+    /// How long all works after a paid time has ended [default: 7]
+    #[arg(long, global = true, value_name = "DAYS")]
+    grace_days: Option<String>,
     /// How log lines are written to standard error: text or json [default: text]
     #[arg(long, global = true, value_name = "FORMAT")]
     log_format: Option<String>,
@@ -215,6 +285,10 @@ impl SettingFlags {
             ("patience", text(&self.patience)),
             ("hedge_after_ms", text(&self.hedge_after)),
             ("retention_secs", text(&self.retention)),
+            ("member_invitations", text(&self.member_invitations)),
+            ("membership_fee", text(&self.membership_fee)),
+            ("trial_days", text(&self.trial_days)),
+            ("grace_days", text(&self.grace_days)),
             ("log_format", text(&self.log_format)),
             ("log_level", text(&self.log_level)),
         ]

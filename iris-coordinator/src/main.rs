@@ -10,7 +10,7 @@ use iris_coordinator::http::{Server, TlsReloader, raise_file_limit};
 use tokio_util::sync::CancellationToken;
 
 use books::Books;
-use cli::{AccountCommand, Cli, Command, KeyCommand};
+use cli::{AccountCommand, Cli, Command, InviteCommand, KeyCommand};
 use failure::{Exit, Failure};
 use settings::{LogFormat, Settings};
 use signals::{Signal, Signals};
@@ -64,6 +64,11 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Serve => serve(&settings).await,
         Command::Check => admin::check(&settings).await,
         Command::Account(AccountCommand::New) => admin::new_account(&settings).await,
+        Command::Account(AccountCommand::Pay(payment)) => admin::pay(&settings, payment).await,
+        Command::Account(AccountCommand::Import { file }) => admin::import(&settings, file).await,
+        Command::Invite(InviteCommand::New(new)) => admin::invite(&settings, new).await,
+        Command::Invite(InviteCommand::List) => admin::invitations(&settings).await,
+        Command::Invite(InviteCommand::Revoke { id }) => admin::uninvite(&settings, id).await,
         Command::Key(KeyCommand::New(key)) => admin::new_key(&settings, key).await,
     }
 }
@@ -85,6 +90,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         .with_patience(settings.patience)
         .with_retry_policy(settings.retry())
         .with_retention(settings.retention())
+        .with_account_policy(settings.accounts())
         .build()
         .await
         .map_err(Failure::books)?;

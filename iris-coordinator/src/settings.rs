@@ -12,13 +12,14 @@ use config::{Config, ConfigError, File, Value};
 use http::{HeaderValue, Uri};
 use iris_coordinator::http::{ApiSettings, Network, ServerSettings, TlsFiles, Unlimited};
 use iris_coordinator::store::SqliteStore;
+use iris_coordinator::{AccountPolicy, MembershipPolicy};
 use iris_core::task::{Hedge, RetryPolicy};
 use iris_protocol::rest::Secret;
 use serde::de::{Deserialize, Deserializer, Error};
 use tracing_subscriber::EnvFilter;
 
 /// Environment variables, and whether their values are lists with commas.
-const ENVIRONMENT: [(&str, &str, bool); 21] = [
+const ENVIRONMENT: &[(&str, &str, bool)] = &[
     ("database_url", "DATABASE_URL", false),
     ("private_key_path", "COORDINATOR_PRIVATE_KEY_PATH", false),
     ("secret_path", "COORDINATOR_SECRET_PATH", false),
@@ -38,7 +39,12 @@ const ENVIRONMENT: [(&str, &str, bool); 21] = [
     ("retention_secs", "IRIS_RETENTION_SECS", false),
     ("log_format", "IRIS_LOG_FORMAT", false),
     ("log_level", "RUST_LOG", false),
+    ("member_invitations", "IRIS_MEMBER_INVITATIONS", false),
+    ("membership_fee", "IRIS_MEMBERSHIP_FEE", false),
+    ("trial_days", "IRIS_TRIAL_DAYS", false),
+    ("grace_days", "IRIS_GRACE_DAYS", false),
     ("jwt_secret", "JWT_SECRET", false),
+    ("jwt_secret_previous", "JWT_SECRET_PREVIOUS", false),
     ("openrouter_api_key", "OPENROUTER_API_KEY", false),
 ];
 
@@ -50,6 +56,10 @@ const SHIPPED_JWT_SECRET: &str = "dev-secret";
 const MAX_QUEUE: usize = 1 << 20;
 /// The longest wait for a node that makes sense, in seconds.
 const MAX_WAIT: u64 = 86_400;
+/// Most open invitations that a member may have.
+const MAX_INVITATIONS: u32 = 1000;
+/// The longest trial or grace, in days.
+const MAX_DAYS: u64 = 3650;
 /// The most times that a wait may be as long as a task.
 const MAX_PATIENCE: u32 = 1000;
 
@@ -79,7 +89,12 @@ pub(crate) struct Settings {
     retention_secs: u64,
     pub(crate) log_format: LogFormat,
     pub(crate) log_level: String,
+    member_invitations: u32,
+    membership_fee: u64,
+    trial_days: u64,
+    grace_days: u64,
     jwt_secret: Option<Secret>,
+    jwt_secret_previous: Option<Secret>,
     openrouter_api_key: Option<Secret>,
 }
 
@@ -115,12 +130,16 @@ impl Settings {
             .set_default("max_wait_secs", 10)?
             .set_default("patience", 2)?
             .set_default("retention_secs", 24 * 60 * 60)?
+            .set_default("member_invitations", 0)?
+            .set_default("membership_fee", 0)?
+            .set_default("trial_days", 0)?
+            .set_default("grace_days", 7)?
             .set_default("log_format", "text")?
             .set_default("log_level", "info")?;
         if let Some(file) = file {
             builder = builder.add_source(File::from(file));
         }
-        for (setting, name, is_list) in ENVIRONMENT {
+        for &(setting, name, is_list) in ENVIRONMENT {
             let value = environment(name).filter(|value| !value.is_empty());
             let value = value.map(|text| if is_list { list(&text) } else { text.into() });
             builder = builder.set_override_option(setting, value)?;
@@ -154,18 +173,32 @@ impl Settings {
         if self.retention_secs == 0 {
             return Err(SettingsError::new("retention_secs must be at least 1"));
         }
+        if self.member_invitations > MAX_INVITATIONS {
+            let most = MAX_INVITATIONS;
+            return Err(SettingsError(format!("member_invitations must be at most {most}")));
+        }
+        for (name, days) in [("trial_days", self.trial_days), ("grace_days", self.grace_days)] {
+            if days > MAX_DAYS {
+                return Err(SettingsError(format!("{name} must be at most {MAX_DAYS}")));
+            }
+        }
         self.log_filter().map(drop)?;
-        self.check_jwt_secret()
+        self.check_jwt_secret("jwt_secret (JWT_SECRET)", self.jwt_secret.as_ref())?;
+        let previous = self.jwt_secret_previous.as_ref();
+        self.check_jwt_secret("jwt_secret_previous (JWT_SECRET_PREVIOUS)", previous)
     }
 
-    fn check_jwt_secret(&self) -> Result<(), SettingsError> {
-        let Some(secret) = self.jwt_secret.as_ref().map(Secret::expose) else { return Ok(()) };
+    fn check_jwt_secret(&self, name: &str, secret: Option<&Secret>) -> Result<(), SettingsError> {
+        let Some(secret) = secret.map(Secret::expose) else { return Ok(()) };
         let weak = secret.len() < MIN_JWT_SECRET || secret.starts_with(SHIPPED_JWT_SECRET);
-        if weak && !self.listen.ip().to_canonical().is_loopback() {
+        // Behind a proxy, the loopback interface is as open as any other.
+        let is_public =
+            !self.listen.ip().to_canonical().is_loopback() || !self.trusted_proxies.is_empty();
+        if weak && is_public {
             return Err(SettingsError(format!(
-                "jwt_secret (JWT_SECRET) must have at least {MIN_JWT_SECRET} bytes and must not \
-                 be a default one where {} can be reached from other machines: make one with \
-                 `openssl rand -hex 32`",
+                "{name} must have at least {MIN_JWT_SECRET} bytes and must not be a default one \
+                 where {} can be reached from other machines: make one with \
+                 `openssl rand -hex 32`, or leave it out, and the coordinator's own secret serves",
                 self.listen
             )));
         }
@@ -208,11 +241,25 @@ impl Settings {
             .map_err(|error| SettingsError(format!("log_level (RUST_LOG): {error}")))
     }
 
+    /// Returns what is decided about accounts.
+    pub(crate) fn accounts(&self) -> AccountPolicy {
+        let days = |days: u64| Duration::from_hours(days * 24);
+        let membership = MembershipPolicy {
+            fee: self.membership_fee,
+            trial: days(self.trial_days),
+            grace: days(self.grace_days),
+        };
+        AccountPolicy {
+            membership,
+            member_invitations: self.member_invitations,
+            jwt_secret: self.jwt_secret.clone(),
+            jwt_secret_previous: self.jwt_secret_previous.clone(),
+        }
+    }
+
     /// Returns the names of settings that are accepted and have no effect in this version.
     pub(crate) fn unused(&self) -> impl Iterator<Item = &'static str> {
-        let jwt = self.jwt_secret.as_ref().map(|_| "JWT_SECRET");
-        let openrouter = self.openrouter_api_key.as_ref().map(|_| "OPENROUTER_API_KEY");
-        jwt.into_iter().chain(openrouter)
+        self.openrouter_api_key.as_ref().map(|_| "OPENROUTER_API_KEY").into_iter()
     }
 
     /// Returns what the HTTP server is told.
@@ -282,9 +329,14 @@ impl fmt::Display for Settings {
             None => writeln!(f, "# hedge_after_ms is not set")?,
         }
         writeln!(f, "retention_secs = {}", self.retention_secs)?;
+        writeln!(f, "member_invitations = {}", self.member_invitations)?;
+        writeln!(f, "membership_fee = {}", self.membership_fee)?;
+        writeln!(f, "trial_days = {}", self.trial_days)?;
+        writeln!(f, "grace_days = {}", self.grace_days)?;
         writeln!(f, "log_format = \"{format}\"")?;
         writeln!(f, "log_level = {}", quoted(&self.log_level))?;
         writeln!(f, "{}", hidden("jwt_secret", &self.jwt_secret))?;
+        writeln!(f, "{}", hidden("jwt_secret_previous", &self.jwt_secret_previous))?;
         writeln!(f, "{}", hidden("openrouter_api_key", &self.openrouter_api_key))
     }
 }
@@ -403,7 +455,8 @@ mod tests {
         assert_eq!(settings.database().unwrap(), Path::new("/var/iris/books.db"));
         assert_eq!(settings.secret(), Path::new("/var/iris/coordinator.secret"));
         let unused: Vec<_> = settings.unused().collect();
-        assert_eq!(unused, ["JWT_SECRET", "OPENROUTER_API_KEY"]);
+        assert_eq!(unused, ["OPENROUTER_API_KEY"]);
+        assert!(settings.accounts().jwt_secret.is_some());
         let default = load(&[], &[], None);
         assert_eq!(default.database().unwrap(), Path::new("data/iris.db"));
         assert_eq!(default.private_key_path, Path::new("data/coordinator.key"));
@@ -435,6 +488,9 @@ mod tests {
             ("a.toml", "queue_capacity = -1", "queue_capacity"),
             ("a.toml", "patience = 1001", "patience"),
             ("a.toml", "retention_secs = 0", "retention_secs"),
+            ("a.toml", "member_invitations = 1001", "member_invitations"),
+            ("a.toml", "membership_fee = -1", "membership_fee"),
+            ("a.toml", "trial_days = 3651", "trial_days"),
             ("a.toml", "log_level = 'a=b=c'", "log_level"),
             ("a.toml", "log_format = 'xml'", "log_format"),
             ("a.toml", "tls_cert = 'a.pem'", "tls_key"),
@@ -454,18 +510,23 @@ mod tests {
     }
 
     #[test]
-    fn weak_jwt_secret_is_refused_where_others_can_come() {
+    fn attack_27_default_or_short_jwt_secret_is_refused_where_others_can_come() {
         let strong = "0123456789abcdef0123456789abcdef";
         let shipped = "dev-secret-change-me-in-production-please";
-        for (listen, secret, good) in [
-            ("127.0.0.1:80", "weak", true),
-            ("[::1]:80", "weak", true),
-            ("0.0.0.0:80", "weak", false),
-            ("0.0.0.0:80", shipped, false),
-            ("0.0.0.0:80", strong, true),
+        for (listen, proxies, secret, good) in [
+            ("127.0.0.1:80", "", "weak", true),
+            ("[::1]:80", "", "weak", true),
+            ("127.0.0.1:80", "127.0.0.1", "weak", false),
+            ("0.0.0.0:80", "", "weak", false),
+            ("0.0.0.0:80", "", shipped, false),
+            ("0.0.0.0:80", "", strong, true),
+            ("127.0.0.1:80", "127.0.0.1", strong, true),
         ] {
-            let loaded = try_load(&[("listen", listen)], &[("JWT_SECRET", secret)], None);
-            assert_eq!(loaded.is_ok(), good, "{listen} {secret}");
+            for name in ["JWT_SECRET", "JWT_SECRET_PREVIOUS"] {
+                let env = [(name, secret), ("IRIS_TRUSTED_PROXIES", proxies)];
+                let loaded = try_load(&[("listen", listen)], &env, None);
+                assert_eq!(loaded.is_ok(), good, "{listen} {proxies} {name} {secret}");
+            }
         }
     }
 

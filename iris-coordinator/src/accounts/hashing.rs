@@ -25,6 +25,13 @@ impl Default for Hashing {
 }
 
 impl Hashing {
+    /// One that has no room for any hash.
+    #[cfg(test)]
+    pub(super) fn full() -> Self {
+        let none = || Arc::new(Semaphore::new(0));
+        Self { running: none(), waiting: none() }
+    }
+
     /// Computes `hash` in its turn.
     pub(super) async fn run<T: Send + 'static, E: Send + 'static>(
         &self,

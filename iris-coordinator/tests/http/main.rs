@@ -34,6 +34,7 @@ mod operation;
 mod plan;
 mod plan_restart;
 mod rest;
+mod routing;
 mod sealed;
 mod secure;
 mod transparency;

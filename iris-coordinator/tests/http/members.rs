@@ -362,3 +362,109 @@ async fn fee_counts_once_by_its_reference() {
         assert_eq!(post(&net, path, token, body.clone()).await.status, status, "{path} {body}");
     }
 }
+
+/// Anybody can write such a token; none is let in by it.
+#[tokio::test]
+async fn attack_26_forged_access_tokens_let_nobody_in() {
+    use data_encoding::BASE64URL_NOPAD;
+    let net = open_net().await;
+    let good = register(&net).await.access;
+    assert_eq!(get(&net, "/auth/me", &good).await.status, 200);
+    let parts: Vec<&str> = good.split('.').collect();
+    let encode = |text: &str| BASE64URL_NOPAD.encode(text.as_bytes());
+    let header = String::from_utf8(BASE64URL_NOPAD.decode(parts[0].as_bytes()).unwrap()).unwrap();
+    let none = encode(r#"{"alg":"none","typ":"JWT"}"#);
+    let kid = encode(&header.replace("\"kid\":\"", "\"kid\":\"0"));
+    let rs256 = encode(&header.replace("HS256", "RS256"));
+    let claims = BASE64URL_NOPAD.decode(parts[1].as_bytes()).unwrap();
+    let mut claims: Value = serde_json::from_slice(&claims).unwrap();
+    claims["sub"] = json!(net.account.to_string());
+    let other = encode(&claims.to_string());
+    for token in [
+        format!("{none}.{}.", parts[1]),
+        format!("{none}.{}.{}", parts[1], parts[2]),
+        format!("{kid}.{}.{}", parts[1], parts[2]),
+        format!("{rs256}.{}.{}", parts[1], parts[2]),
+        format!("{}.{other}.{}", parts[0], parts[2]),
+        format!("{}.{}.", parts[0], parts[1]),
+        format!("{}.{}", parts[0], parts[1]),
+        format!("{good}.{}", parts[2]),
+        "..".to_owned(),
+    ] {
+        for path in ["/auth/me", "/v1/models", "/accounts/keys"] {
+            let refused = get(&net, path, &token).await;
+            assert_eq!(refused.status, 401, "{path} {token}");
+            assert_eq!(refused.error_code(), json!("invalid_access_token"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn attack_28_refresh_token_used_twice_ends_the_session() {
+    let net = open_net().await;
+    let first = register(&net).await;
+    let refresh = |token: &str| post(&net, "/auth/refresh", "", json!({"refresh_token": token}));
+    let second = Tokens::of(&refresh(&first.refresh).await);
+    assert_eq!(get(&net, "/auth/me", &second.access).await.status, 200);
+    // Whoever has the old token may be the thief or the owner: nobody goes on.
+    let refused = refresh(&first.refresh).await;
+    assert_eq!((refused.status, refused.error_code()), (401, json!("invalid_refresh_token")));
+    assert_eq!(refresh(&second.refresh).await.status, 401);
+    for access in [&first.access, &second.access] {
+        assert_eq!(get(&net, "/auth/me", access).await.status, 401);
+    }
+    // Another session of the account is not touched.
+    let other = Tokens::of(&log_in(&net, PASSWORD).await);
+    Tokens::of(&refresh(&other.refresh).await);
+}
+
+#[tokio::test]
+async fn two_who_refresh_at_once_do_not_both_go_on() {
+    let net = open_net().await;
+    let tokens = register(&net).await;
+    let body = json!({"refresh_token": tokens.refresh});
+    let both = futures::future::join(
+        post(&net, "/auth/refresh", "", body.clone()),
+        post(&net, "/auth/refresh", "", body),
+    );
+    let (one, two) = both.await;
+    let mut statuses = [one.status, two.status];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 401]);
+}
+
+#[tokio::test]
+async fn attack_29_tokens_do_only_what_they_are_for() {
+    let net = open_net().await;
+    let session = register(&net).await.access;
+    let node = key(&net.coordinator, net.account, KeyScope::Node).await;
+    let chat: Value = serde_json::from_str(&chat_body("")).unwrap();
+    for path in ["/v1/chat/completions", "/inference", "/sealed"] {
+        let refused = post(&net, path, &node, chat.clone()).await;
+        assert_eq!((refused.status, refused.error_code()), (403, json!("forbidden")), "{path}");
+    }
+    for path in ["/v1/models", "/nodes", "/roster", "/auth/me", "/accounts/keys"] {
+        assert_eq!(get(&net, path, &node).await.status, 403, "{path}");
+    }
+    let socket = [
+        ("connection", "upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+    for token in [&net.user, &net.operator, &session] {
+        let bearer = format!("Bearer {token}");
+        let mut headers = socket.to_vec();
+        headers.push(("authorization", &bearer));
+        let refused = send(net.address, request("GET", "/nodes/connect", &headers, "")).await;
+        assert_eq!((refused.status, refused.error_code()), (403, json!("forbidden")));
+    }
+    // A session is its owner's: it neither runs the network nor reads the operator's figures.
+    let relayed = ("x-forwarded-for", "203.0.113.9");
+    let bearer = format!("Bearer {session}");
+    let headers = [relayed, ("authorization", bearer.as_str())];
+    assert_eq!(send(net.address, request("GET", "/metrics", &headers, "")).await.status, 403);
+    let path = format!("/accounts/{}/fees", net.account);
+    let fee = json!({"months": 1, "reference": "x"});
+    assert_eq!(post(&net, &path, &session, fee).await.status, 403);
+}

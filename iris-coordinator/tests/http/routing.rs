@@ -1,0 +1,137 @@
+use serde_json::json;
+
+use super::*;
+
+fn answering() -> Vec<Step> {
+    vec![Step::Echo, Step::Finish("stop")]
+}
+
+#[tokio::test]
+async fn preferences_are_kept_and_no_node_sees_them() {
+    let net = Net::start().await;
+    let node = net.node(answering()).await;
+    let other = net.strangers_node(answering()).await;
+    let reply = net.chat(r#","n":1, "iris" : {"own":"only"} ,"seed":7"#).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let seen = node.asked.lock().unwrap()[0].1.clone();
+    let seen: serde_json::Value = serde_json::from_slice(&seen).unwrap();
+    assert_eq!((&seen["n"], &seen["seed"], seen.get("iris")), (&json!(1), &json!(7), None));
+    let mine = reply.header("x-iris-node").unwrap().to_owned();
+    for _ in 0..10 {
+        let deny = format!(r#","iris":{{"own":"any","deny":["{mine}"]}}"#);
+        let reply = net.chat(&deny).await;
+        assert_ne!(reply.header("x-iris-node"), Some(mine.as_str()), "{}", reply.text());
+        let allow = format!(r#","iris":{{"own":"any","allow":["{mine}"]}}"#);
+        let reply = net.chat(&allow).await;
+        assert_eq!(reply.header("x-iris-node"), Some(mine.as_str()), "{}", reply.text());
+    }
+    let others = other.asked.lock().unwrap();
+    assert!(others.len() == 10 && others.iter().all(|(_, body)| !body.ends_with(b"iris")));
+}
+
+#[tokio::test]
+async fn preferences_that_cannot_be_met_or_read_are_refused_by_name() {
+    let net = Net::start().await;
+    net.strangers_node(answering()).await;
+    for (wish, status, code) in [
+        (r#"{"own":"only"}"#, 503, json!("no_node_able")),
+        (r#"{"trust":"proven"}"#, 503, json!("no_node_able")),
+        (r#"{"tier":"PRO"}"#, 503, json!("no_node_able")),
+        (r#"{"own":"mine"}"#, 400, json!(null)),
+        (r#"{"colour":"blue"}"#, 400, json!(null)),
+    ] {
+        let reply = net.chat(&format!(r#","iris":{wish}"#)).await;
+        assert_eq!(reply.status, status, "{wish}: {}", reply.text());
+        let error = &reply.json()["error"];
+        assert!(status != 400 || error["param"] == "iris", "{error}");
+        assert!(code.is_null() || error["code"] == code, "{error}");
+    }
+    let consensus = format!(
+        r#"{{"model":"iris/consensus:{}","messages":[{{"role":"user","content":"hi"}}],
+            "iris":{{"own":"only"}}}}"#,
+        Node::MODEL
+    );
+    let reply = net.post("/v1/chat/completions", &consensus).await;
+    assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!("iris")));
+}
+
+#[tokio::test]
+async fn durable_tasks_keep_preferences_too() {
+    let net = Net::start().await;
+    let stranger = net.strangers_node(answering()).await;
+    let mine = net.node(answering()).await;
+    let body = json!({ "model": Node::MODEL, "prompt": "hi", "iris": { "own": "only" } });
+    let submitted = net.post("/inference", &body.to_string()).await;
+    assert_eq!(submitted.status, 202, "{}", submitted.text());
+    let path = format!("/inference/{}/events", submitted.json()["id"].as_str().unwrap());
+    let followed = net.get(&path).await;
+    assert!(followed.text().contains("hi"), "{}", followed.text());
+    assert_eq!(stranger.asked.lock().unwrap().len(), 0);
+    let seen = mine.asked.lock().unwrap()[0].1.clone();
+    assert!(!String::from_utf8(seen.to_vec()).unwrap().contains("own"));
+    let wrong = json!({ "model": Node::MODEL, "prompt": "hi", "iris": { "own": 1 } });
+    let refused = net.post("/inference", &wrong.to_string()).await;
+    assert_eq!((refused.status, &refused.json()["error"]["param"]), (400, &json!("iris")));
+}
+
+#[tokio::test]
+async fn node_is_told_why_it_has_no_work() {
+    let net = Net::start().await;
+    let node = net.node(answering()).await;
+    let id = net.coordinator.nodes()[0].id;
+    let path = format!("/nodes/{id}/why");
+    net.chat("").await;
+    for account in 0..2 {
+        let owner = net.coordinator.accounts().create_account().await.unwrap().account;
+        let user = key(&net.coordinator, owner, KeyScope::Inference).await;
+        let bearer = format!("Bearer {user}");
+        let headers = [("authorization", bearer.as_str())];
+        let body = r#"{"model":"wanted","messages":[{"role":"user","content":"hi"}]}"#;
+        send(net.address, request("POST", "/v1/chat/completions", &headers, body)).await;
+        let known = account > 0;
+        let why = net.get(&path).await;
+        assert_eq!(why.status, 200, "{}", why.text());
+        let wanted = &why.json()["wanted"];
+        assert_eq!(wanted.is_array(), known, "one account's words are its own: {wanted}");
+    }
+    let why = net.get(&path).await.json();
+    assert_eq!((&why["id"], &why["slots"]), (&json!(id.as_str()), &json!(2)));
+    assert_eq!(why["wanted"], json!([{ "model": "wanted", "requests": 2 }]));
+    assert_eq!(why["recent"][0]["reason"], "chosen");
+    let hindrances = why["hindrances"].as_array().unwrap();
+    let codes: Vec<_> = hindrances.iter().map(|found| found["code"].as_str().unwrap()).collect();
+    assert_eq!(codes, ["new", "unmeasured", "size_unknown", "tier_basic"]);
+    for found in hindrances {
+        assert!(found["text"].is_string() && found["remedy"].is_string());
+    }
+    node.leave();
+    // It is waited for a moment, in case it comes back.
+    let mut code = json!(null);
+    for _ in 0..10_000 {
+        code = net.get(&path).await.json()["hindrances"][0]["code"].clone();
+        if code == "not_connected" {
+            break;
+        }
+    }
+    assert_eq!(code, "not_connected");
+}
+
+#[tokio::test]
+async fn nodes_are_explained_to_whoever_may_look() {
+    let net = Net::start().await;
+    net.node(answering()).await;
+    let id = net.coordinator.nodes()[0].id;
+    let path = format!("/nodes/{id}/why");
+    let nodes = key(&net.coordinator, net.account, KeyScope::Node).await;
+    for (token, status) in [(net.user.as_str(), 200), (&net.operator, 200), (&nodes, 403), ("x", 401)]
+    {
+        let bearer = format!("Bearer {token}");
+        let reply = request("GET", &path, &[("authorization", &bearer)], "");
+        assert_eq!(send(net.address, reply).await.status, status, "{token}");
+    }
+    let nobody = "a".repeat(26);
+    for path in [format!("/nodes/{nobody}/why"), "/nodes/x/why".to_owned(), "/nodes/%0a/why".to_owned()] {
+        let reply = net.get(&path).await;
+        assert_eq!((reply.status, reply.error_code()), (404, json!("not_found")), "{path}");
+    }
+}
