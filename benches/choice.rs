@@ -47,6 +47,7 @@ pub fn registry(nodes: u32) -> Registry {
             slots: 1,
             models: vec![offer],
             datasets: Vec::new(),
+            memory_gb: None,
         };
         registry.join(profile, Points::START);
     }

@@ -1,4 +1,5 @@
 //! What the small measurements and the table of the network measure alike.
 
+pub mod chart;
 pub mod choice;
 pub mod rows;

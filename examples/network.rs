@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use iris_client::{Client, openai::ChatRequest, openai::Message};
 use iris_coordinator::Coordinator;
 use iris_coordinator::http::{Server, ServerSettings};
@@ -133,7 +133,8 @@ impl Network {
 
     async fn introduce(&self) -> Result<(), AnyError> {
         println!("coordinator  {}", self.url);
-        for node in self.client.nodes().await?.nodes {
+        let mut nodes = self.client.network().nodes();
+        while let Some(node) = nodes.try_next().await? {
             let name = node.name.unwrap_or_default();
             let speed = node.models.first().and_then(|model| model.speed);
             let speed = speed.map_or_else(|| "not measured".to_owned(), |s| s.to_string());
@@ -167,7 +168,7 @@ impl Network {
         let (took, first) = (started.elapsed(), first.unwrap_or_default());
         println!("\n\nfirst chunk  after {} ms", first.as_millis());
         println!("whole answer {chunks} chunks in {} ms{}", took.as_millis(), rate(chunks, took));
-        let nodes = self.client.nodes().await?.nodes;
+        let nodes: Vec<_> = self.client.network().nodes().try_collect().await?;
         let node = nodes.iter().find(|node| Some(node.id) == answer.head().node);
         let name = node.and_then(|node| node.name.as_deref()).unwrap_or("?");
         println!("privacy      {}: only {name} could read this", answer.privacy());

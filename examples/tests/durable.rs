@@ -83,6 +83,30 @@ async fn cancelled_task_ends_once_and_frees_its_node() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn tasks_that_wait_know_their_place_and_move_up() {
+    let (net, gate) = (Net::new().await, Gate::new());
+    let script = Script::saying(["done"]).wait(&gate);
+    let offers = [ModelOffer::new(model(), 4096)];
+    net.join(ScriptedBackend::new(offers, move |_| script.clone())).await;
+    let mut tasks = Vec::new();
+    for text in ["first", "second", "third"] {
+        tasks.push(net.coordinator.inference().submit(CALLER, question(text), None).await.unwrap());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let inference = net.coordinator.inference();
+    let mut places = Vec::new();
+    for task in &tasks {
+        places.push(inference.status(CALLER, task.id).await.unwrap().place_in_line);
+    }
+    assert_eq!(places, [None, Some(1), Some(2)]);
+    inference.cancel(CALLER, tasks[1].id).await.unwrap();
+    let third = inference.status(CALLER, tasks[2].id).await.unwrap();
+    assert_eq!(third.place_in_line, Some(1));
+    gate.open();
+    assert_eq!(ended(&net, tasks[2].id).await.place_in_line, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn task_waits_for_a_node_of_a_known_model() {
     let net = Net::new().await;
     net.join(ScriptedBackend::echo(model())).await.stop().await;

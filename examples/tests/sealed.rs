@@ -180,7 +180,7 @@ async fn sealed_prompt_meets_its_data_on_the_node() {
 async fn own_nodes_alone_read_what_is_asked_of_them() {
     let live = Live::start().await;
     let _mine = live.join(scripted(Script::saying(["mine"])), 1).await;
-    let before = client(&live).nodes().await.unwrap().nodes[0].id;
+    let before = client(&live).network().nodes().next().await.unwrap().unwrap().id;
     let _others = live.join(scripted(Script::saying(["theirs"])), 1).await;
     let own = builder(&live).with_policy(Policy::Own).with_own_node(before).build().unwrap();
     for _ in 0..5 {

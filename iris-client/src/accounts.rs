@@ -1,11 +1,9 @@
-use iris_protocol::rest::{AccountCreated, KeyCreated, KeyRequest};
+use iris_protocol::rest::{AccountCreated, AccountRequest, Me, Secret, VerifyRequest};
 
 use crate::client::{Call, Client};
 use crate::error::ClientError;
 
 /// Operations on accounts, from [`Client::accounts`].
-///
-/// Both answers hold secrets that are shown once, so neither request is ever repeated.
 #[derive(Clone, Copy, Debug)]
 pub struct Accounts<'a> {
     client: &'a Client,
@@ -16,20 +14,24 @@ impl<'a> Accounts<'a> {
         Self { client }
     }
 
-    /// Opens an account and returns its 16-digit key.
-    pub async fn generate(&self) -> Result<AccountCreated, ClientError> {
-        self.send(Call::post("accounts/generate", &serde_json::json!({}))).await
-    }
-
-    /// Exchanges an account key for an API key.
-    pub async fn create_key(&self, request: &KeyRequest) -> Result<KeyCreated, ClientError> {
-        self.send(Call::post("accounts/keys", request)).await
-    }
-
-    async fn send<T: serde::de::DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
-        if !self.client.keys_are_safe() {
-            return Err(ClientError::PlainHttp);
-        }
+    /// Opens an account without a name and returns its 16 digits, which are shown this once.
+    /// Networks that are closed take nobody without an invitation.
+    pub async fn generate(
+        &self,
+        invitation: Option<Secret>,
+    ) -> Result<AccountCreated, ClientError> {
+        let call = Call::proving("accounts/generate", &AccountRequest { invitation });
         Ok(self.client.call(call).await?.0)
+    }
+
+    /// Asks what the account of these 16 digits is.
+    pub async fn verify(&self, account_key: Secret) -> Result<Me, ClientError> {
+        let call = Call::proving("accounts/verify", &VerifyRequest { account_key });
+        Ok(self.client.call(call).await?.0)
+    }
+
+    /// Returns the account of the key or session that is in use.
+    pub async fn me(&self) -> Result<Me, ClientError> {
+        Ok(self.client.call(Call::get("auth/me")).await?.0)
     }
 }

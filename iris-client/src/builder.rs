@@ -15,6 +15,7 @@ use rustls::{ClientConfig, RootCertStore};
 use crate::client::{Client, Inner};
 use crate::policy::Policy;
 use crate::sealed::Sealed;
+use crate::session::Keeper;
 use crate::trust::TrustStore;
 
 /// The longest time that a request may take; clocks do not reach much further.
@@ -34,6 +35,7 @@ pub struct ClientBuilder {
     policy: Policy,
     shape: Option<Shape>,
     trust_file: Option<PathBuf>,
+    session_file: Option<PathBuf>,
     coordinator: Option<PublicIdentity>,
     own_nodes: Vec<NodeId>,
 }
@@ -50,6 +52,7 @@ impl ClientBuilder {
             policy: Policy::default(),
             shape: None,
             trust_file: None,
+            session_file: None,
             coordinator: None,
             own_nodes: Vec::new(),
         }
@@ -113,6 +116,15 @@ impl ClientBuilder {
         self
     }
 
+    /// Keeps the session in `file`, where others that use it find it: made where it is missing,
+    /// with mode 0600, and shared safely by several processes. Use one for each coordinator.
+    ///
+    /// Default: in memory. See [`Client::session`]; where there is an API key, it is used instead.
+    pub fn with_session_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.session_file = Some(file.into());
+        self
+    }
+
     /// Demands that the coordinator is `identity`. Default: whoever answers first is trusted, and
     /// from then on nobody else.
     pub fn with_coordinator(mut self, identity: PublicIdentity) -> Self {
@@ -159,6 +171,7 @@ impl ClientBuilder {
         };
         let http = http.build().map_err(|error| BuildError::Tls(error.to_string()))?;
         let trust = TrustStore::new(self.trust_file, self.coordinator, self.own_nodes);
+        let keeper = Keeper::new(base.as_str().to_owned(), self.session_file);
         let inner = Inner {
             http,
             base,
@@ -166,6 +179,7 @@ impl ClientBuilder {
             timeout: self.timeout,
             idle_timeout: self.idle_timeout,
             sealed: Sealed::new(trust, self.shape),
+            keeper,
         };
         Ok(Client::new(inner, authorization, self.policy))
     }

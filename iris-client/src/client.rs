@@ -12,7 +12,7 @@ use iris_protocol::openai::{
 };
 use iris_protocol::rest::{self, Secret};
 use reqwest::header::{self, HeaderMap, HeaderValue};
-use reqwest::{Method, Response, Url};
+use reqwest::{Method, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -23,11 +23,15 @@ use crate::builder::{BuildError, ClientBuilder, authorization};
 use crate::chat::Ask;
 use crate::error::ClientError;
 use crate::head::Head;
+use crate::invitations::Invitations;
+use crate::keys::Keys;
 use crate::log::Log;
+use crate::network::Network;
 use crate::plan::PlanCall;
 use crate::policy::Policy;
 use crate::retry;
 use crate::sealed::{Question, Sealed};
+use crate::session::{Keeper, Kept, Sessions};
 use crate::stream::ChatStream;
 use crate::tasks::Tasks;
 use crate::trust::{Trust, TrustError};
@@ -59,6 +63,7 @@ pub(crate) struct Inner {
     pub(crate) timeout: Duration,
     pub(crate) idle_timeout: Duration,
     pub(crate) sealed: Sealed,
+    pub(crate) keeper: Keeper,
 }
 
 impl Client {
@@ -83,6 +88,12 @@ impl Client {
             return Err(BuildError::PlainHttp);
         }
         Ok(Self { authorization: Some(authorization(key)?), ..self.clone() })
+    }
+
+    /// Returns this client without its key, so that its session is used; connections and trust are
+    /// shared.
+    pub fn without_api_key(&self) -> Self {
+        Self { authorization: None, ..self.clone() }
     }
 
     /// Returns who may read what is asked.
@@ -155,11 +166,6 @@ impl Client {
         Ok(models)
     }
 
-    /// Lists the connected nodes.
-    pub async fn nodes(&self) -> Result<rest::NodeList, ClientError> {
-        Ok(self.call(Call::get("nodes")).await?.0)
-    }
-
     /// Asks whether the coordinator is at work.
     pub async fn health(&self) -> Result<rest::Health, ClientError> {
         Ok(self.call(Call::get("healthz").once()).await?.0)
@@ -206,6 +212,31 @@ impl Client {
         Accounts::new(self)
     }
 
+    /// Returns the operations on this client's session, which stands for an API key.
+    pub fn session(&self) -> Sessions<'_> {
+        Sessions::new(self)
+    }
+
+    /// Returns the file of the session; `None` where it is kept in memory alone.
+    pub fn session_file(&self) -> Option<&std::path::Path> {
+        self.inner.keeper.file()
+    }
+
+    /// Returns the operations on the account's API keys.
+    pub fn keys(&self) -> Keys<'_> {
+        Keys::new(self)
+    }
+
+    /// Returns the operations on the account's invitations.
+    pub fn invitations(&self) -> Invitations<'_> {
+        Invitations::new(self)
+    }
+
+    /// Returns what can be known of the network: its nodes, their reputation, one's own history.
+    pub fn network(&self) -> Network<'_> {
+        Network::new(self)
+    }
+
     pub(crate) fn settings(&self) -> &Inner {
         &self.inner
     }
@@ -215,12 +246,12 @@ impl Client {
         self.authorization.is_some()
     }
 
-    pub(crate) fn sealed(&self) -> &Sealed {
-        &self.inner.sealed
+    pub(crate) fn keeper(&self) -> &Keeper {
+        &self.inner.keeper
     }
 
-    pub(crate) fn keys_are_safe(&self) -> bool {
-        self.inner.keys_are_safe
+    pub(crate) fn sealed(&self) -> &Sealed {
+        &self.inner.sealed
     }
 
     /// Carries out a call whose answer is JSON, again where that is safe and sensible.
@@ -286,12 +317,48 @@ impl Client {
         Err(ClientError::refused(response.status(), response.headers(), &body))
     }
 
-    /// Sends a call and returns the answer's beginning, whatever it is.
+    /// Sends a call and returns the answer's beginning, whatever it is. A session that is refused is
+    /// renewed, and the call sent again: nothing was done for it.
     pub(crate) async fn request(&self, call: &Call) -> Result<Response, ClientError> {
-        let url = self.inner.base.join(&call.path).expect("paths of calls are relative and valid");
+        let session = match (call.shows, &self.authorization) {
+            (Shows::Nothing, _) | (_, Some(_)) => None,
+            (Shows::Credentials | Shows::CredentialsOnce, None) => self.fresh_session().await?,
+        };
+        let response = self.transmit(call, session.as_deref()).await?;
+        match session {
+            Some(stale)
+                if response.status() == StatusCode::UNAUTHORIZED
+                    && call.shows == Shows::Credentials =>
+            {
+                let renewed = self.renew(stale).await?;
+                self.transmit(call, Some(&renewed)).await
+            }
+            _ => Ok(response),
+        }
+    }
+
+    async fn fresh_session(&self) -> Result<Option<Arc<Kept>>, ClientError> {
+        match self.inner.keeper.current()? {
+            Some(kept) if !kept.is_fresh() => Ok(Some(self.renew(kept).await?)),
+            kept => Ok(kept),
+        }
+    }
+
+    async fn transmit(&self, call: &Call, session: Option<&Kept>) -> Result<Response, ClientError> {
+        let holds_secret = session.is_some() || call.shows == Shows::Nothing;
+        if holds_secret && !self.inner.keys_are_safe {
+            return Err(ClientError::PlainHttp);
+        }
+        let mut url = self.inner.base.join(&call.path).expect("paths of calls are valid");
+        if !call.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(&call.query);
+        }
         let mut request = self.inner.http.request(call.method.clone(), url);
-        if let Some(authorization) = &self.authorization {
-            request = request.header(header::AUTHORIZATION, authorization.clone());
+        let token = session.map(|kept| authorization(kept.access_token())).transpose();
+        let token = token.map_err(|_| ClientError::SessionEnded)?;
+        let key = self.authorization.clone().filter(|_| call.shows != Shows::Nothing);
+        if let Some(authorization) = key.or(token) {
+            request = request.header(header::AUTHORIZATION, authorization);
         }
         if let Some(key) = &call.idempotency_key {
             request = request.header(rest::IDEMPOTENCY_KEY, key);
@@ -347,9 +414,22 @@ impl fmt::Debug for Client {
 pub(crate) struct Call {
     method: Method,
     path: String,
+    query: Vec<(&'static str, String)>,
+    shows: Shows,
     body: Option<(&'static str, Bytes)>,
     idempotency_key: Option<String>,
     repeatable: bool,
+}
+
+/// By what a call shows who it is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shows {
+    /// A key, else the session.
+    Credentials,
+    /// The same; a session that is refused is not renewed.
+    CredentialsOnce,
+    /// The body alone, which holds a secret.
+    Nothing,
 }
 
 impl Call {
@@ -358,6 +438,8 @@ impl Call {
         Self {
             method: Method::GET,
             path: path.into(),
+            query: Vec::new(),
+            shows: Shows::Credentials,
             body: None,
             idempotency_key: None,
             repeatable: true,
@@ -376,6 +458,11 @@ impl Call {
         Self { method: Method::POST, body, repeatable: false, ..Self::get(path) }
     }
 
+    /// Sends a secret, once, in place of a key: digits, a password, a token.
+    pub(crate) fn proving(path: impl Into<String>, body: &impl Serialize) -> Self {
+        Self { shows: Shows::Nothing, ..Self::post(path, body) }
+    }
+
     /// Hands in a sealed request, once.
     pub(crate) fn sealed(wire: Bytes) -> Self {
         let body = Some((MEDIA_TYPE, wire));
@@ -385,6 +472,17 @@ impl Call {
     /// Makes the coordinator take repetitions with the same key for one.
     pub(crate) fn with_idempotency_key(self, key: impl Into<String>) -> Self {
         Self { idempotency_key: Some(key.into()), repeatable: true, ..self }
+    }
+
+    /// Asks for a part.
+    pub(crate) fn with_query(mut self, name: &'static str, value: &str) -> Self {
+        self.query.push((name, value.to_owned()));
+        self
+    }
+
+    /// Takes a refusal of the session for one of what the call holds.
+    pub(crate) fn shown_once(self) -> Self {
+        Self { shows: Shows::CredentialsOnce, ..self }
     }
 
     /// Gives up at the first failure.

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use iris_core::plan::PlanError;
@@ -16,9 +17,23 @@ use crate::trust::TrustError;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// The key is missing, unknown or revoked.
-    #[error("the coordinator does not know this key: {0}")]
+    /// The key, password or other credential is missing, wrong or revoked.
+    #[error("not admitted: {0}")]
     Unauthorized(Box<Refusal>),
+    /// The session has ended: log in again.
+    #[error("the session has ended")]
+    SessionEnded,
+    /// The file of the session cannot be used.
+    #[error("the session file {}: {problem}", path.display())]
+    SessionFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do about it.
+        problem: String,
+    },
+    /// The account's fee is due.
+    #[error("the membership fee is due: {0}")]
+    PaymentDue(Box<Refusal>),
     /// This may not be done, or not with this key.
     #[error("not allowed: {0}")]
     Forbidden(Box<Refusal>),
@@ -54,8 +69,8 @@ pub enum ClientError {
         /// Names the request, if the answer did.
         request_id: Option<String>,
     },
-    /// An account key would travel unencrypted to another machine; nothing was sent.
-    #[error("an account key must not travel over plain http to another machine; use https")]
+    /// A key, password or session would travel unencrypted to another machine; nothing was sent.
+    #[error("keys and passwords must not travel over plain http to another machine; use https")]
     PlainHttp,
     /// What the coordinator publishes of its nodes is not believed; nothing was sealed or sent.
     #[error(transparent)]
@@ -136,6 +151,7 @@ impl ClientError {
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
             Self::Unauthorized(refusal)
+            | Self::PaymentDue(refusal)
             | Self::Forbidden(refusal)
             | Self::ModelNotFound(refusal)
             | Self::NotFound(refusal)
@@ -198,6 +214,7 @@ impl ClientError {
     /// Names the request that led to this refusal.
     pub(crate) fn of_request(mut self, request_id: Option<String>) -> Self {
         if let Self::Unauthorized(refusal)
+        | Self::PaymentDue(refusal)
         | Self::Forbidden(refusal)
         | Self::ModelNotFound(refusal)
         | Self::NotFound(refusal)
@@ -247,6 +264,7 @@ impl ClientError {
         let refusal = Box::new(refusal);
         match status.as_u16() {
             401 => Self::Unauthorized(refusal),
+            402 => Self::PaymentDue(refusal),
             403 => Self::Forbidden(refusal),
             404 if refusal.code() == Some("model_not_found") => Self::ModelNotFound(refusal),
             404 => Self::NotFound(refusal),

@@ -92,9 +92,13 @@ mod client;
 mod error;
 mod following;
 mod head;
+mod invitations;
+mod keys;
 mod log;
+mod network;
 pub mod plan;
 mod policy;
+mod private_file;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod properties;
@@ -102,6 +106,7 @@ pub mod properties;
 pub mod proxy;
 mod retry;
 mod sealed;
+mod session;
 #[cfg(feature = "cli")]
 mod settings;
 mod sse;
@@ -117,10 +122,14 @@ pub use client::Client;
 pub use error::{ClientError, Cut, Partial, Refusal};
 pub use following::TaskEvents;
 pub use head::Head;
+pub use invitations::Invitations;
+pub use keys::Keys;
 pub use log::Log;
+pub use network::Network;
 pub use plan::{PlanAnswer, PlanCall, PlanFailure, PlanStream};
 pub use policy::{Policy, Privacy};
 pub use sealed::{NoReceipt, PendingReceipt};
+pub use session::Sessions;
 pub use sse::{EventTooLong, SseParser};
 pub use stream::ChatStream;
 pub use tasks::Tasks;

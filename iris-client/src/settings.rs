@@ -101,14 +101,30 @@ impl Settings {
         if let Some(file) = &self.trust_file {
             return Some(file.clone());
         }
-        let folder = |name: &str| environment(name).map(PathBuf::from).filter(|f| f.is_absolute());
-        let state = folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(".local/state")));
-        let state = state.or_else(|| folder("LOCALAPPDATA"))?;
-        let plain = |c: char| if c.is_ascii_alphanumeric() || ".-".contains(c) { c } else { '_' };
-        let name: String =
-            url.trim_end_matches('/').replace("://", "_").chars().map(plain).collect();
-        Some(state.join("iris").join(format!("{name}.json")))
+        state_file(url, ".json", environment)
     }
+}
+
+/// Returns where to keep the session at the coordinator at `url`. `None` where there is no home.
+pub(crate) fn session_file(
+    url: &str,
+    environment: impl Fn(&str) -> Option<String>,
+) -> Option<PathBuf> {
+    state_file(url, ".session", environment)
+}
+
+/// Returns a file of one coordinator's own among this user's state.
+fn state_file(
+    url: &str,
+    ending: &str,
+    environment: impl Fn(&str) -> Option<String>,
+) -> Option<PathBuf> {
+    let folder = |name: &str| environment(name).map(PathBuf::from).filter(|f| f.is_absolute());
+    let state = folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(".local/state")));
+    let state = state.or_else(|| folder("LOCALAPPDATA"))?;
+    let plain = |c: char| if c.is_ascii_alphanumeric() || ".-".contains(c) { c } else { '_' };
+    let name: String = url.trim_end_matches('/').replace("://", "_").chars().map(plain).collect();
+    Some(state.join("iris").join(format!("{name}{ending}")))
 }
 
 impl fmt::Display for Settings {
@@ -199,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn each_coordinator_has_a_trust_file_of_its_own() {
+    fn each_coordinator_has_files_of_its_own() {
         let settings = load(None, &[], None);
         let home = |name: &str| (name == "HOME").then(|| "/home/a".to_owned());
         let state = |name: &str| (name == "XDG_STATE_HOME").then(|| "/state".to_owned());
@@ -214,6 +230,10 @@ mod tests {
         assert_eq!(settings.trust_file("http://a/", |_| None), None);
         let set = load(None, &[("IRIS_TRUST_FILE", "/t.json")], None);
         assert_eq!(set.trust_file("http://a/", home), Some("/t.json".into()));
+        assert_eq!(
+            session_file("https://iris.example/net/", home).unwrap(),
+            Path::new("/home/a/.local/state/iris/https_iris.example_net.session")
+        );
     }
 
     #[test]

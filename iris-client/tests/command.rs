@@ -159,12 +159,12 @@ async fn an_account_becomes_a_key_without_passing_through_arguments() {
             let account = format!(r#"{{"account":"{TASK}","account_key":"1234567890123456"}}"#);
             json(201, &[], &account)
         }
-        _ => json(201, &[], r#"{"key":"iris_new","scope":"node","id":"k1"}"#),
+        _ => json(201, &[], &new_key("node")),
     })
     .await;
     let ran = run(&coordinator.url, &["account", "new"]).await;
-    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "1234567890123456\n"), "{}", ran.err);
-    let args = ["key", "new", "--scope", "node"];
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "1234 5678 9012 3456\n"), "{}", ran.err);
+    let args = ["keys", "new", "--scope", "node"];
     let ran = run_with(&coordinator.url, &args, "1234 5678-9012 3456\n").await;
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), "iris_new\n"), "{}", ran.err);
     assert_eq!(coordinator.seen()[1].body["account_key"], "1234567890123456");

@@ -323,19 +323,18 @@ async fn cancelling_deletes_the_task() {
 
 #[tokio::test]
 async fn account_keys_are_exchanged_once_and_never_in_clear() {
-    let coordinator =
-        Scripted::always(|| json(201, &[], r#"{"key":"iris_new","scope":"node","id":"k1"}"#)).await;
+    let coordinator = Scripted::always(|| json(201, &[], &new_key("node"))).await;
     let request = KeyRequest {
         account_key: Some("1234567890123456".into()),
         scope: KeyScope::Node,
         label: None,
         terms: KeyTerms::default(),
     };
-    let created = client(&coordinator).accounts().create_key(&request).await.unwrap();
+    let created = client(&coordinator).keys().create(&request).await.unwrap();
     assert_eq!(created.key.expose(), "iris_new");
     assert_eq!(coordinator.seen()[0].body["account_key"], "1234567890123456");
 
     let elsewhere = Client::builder("http://192.0.2.1").build().unwrap();
-    let refused = elsewhere.accounts().create_key(&request).await.map(drop);
+    let refused = elsewhere.keys().create(&request).await.map(drop);
     assert_eq!(refused, Err(ClientError::PlainHttp));
 }

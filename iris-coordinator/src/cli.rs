@@ -24,8 +24,9 @@ In a file (TOML, YAML or JSON) settings have the names that --print-config shows
   COORDINATOR_SECRET_PATH       what protects the books: back it up apart from them
                                 [default: beside the identity, with the ending .secret]
   LISTEN, IRIS_TLS_CERT, IRIS_TLS_KEY, IRIS_TRUSTED_PROXIES, IRIS_CORS_ORIGINS,
-  IRIS_OPEN_REGISTRATION, IRIS_QUEUE_CAPACITY, IRIS_MAX_WAIT_SECS, IRIS_HEDGE_AFTER_MS,
-  IRIS_RETENTION_SECS, IRIS_LOG_FORMAT, RUST_LOG     as the flags; lists have commas
+  IRIS_OPEN_REGISTRATION, IRIS_RATE_PER_MINUTE, IRIS_PUBLIC_CHAT, IRIS_UNLIMITED_ACCOUNTS,
+  IRIS_QUEUE_CAPACITY, IRIS_MAX_WAIT_SECS, IRIS_HEDGE_AFTER_MS, IRIS_RETENTION_SECS,
+  IRIS_LOG_FORMAT, RUST_LOG     as the flags; lists have commas
   JWT_SECRET                    has no effect yet: no JWT is issued. Off the loopback interface
                                 it must have at least 32 bytes all the same
   OPENROUTER_API_KEY            has no effect yet: nothing is sent to OpenRouter
@@ -155,6 +156,18 @@ struct SettingFlags {
     /// Let anybody open an account over HTTP [default: you open them]
     #[arg(long, global = true)]
     open_registration: bool,
+    /// How many requests to models an account may make in a minute, 0 for any number; keys can be
+    /// held to less [default: 600]
+    #[arg(long, global = true, value_name = "REQUESTS")]
+    rate_per_minute: Option<String>,
+    /// Let people without a key send one message a day to POST /api/chat/stream [default: members
+    /// alone]
+    #[arg(long, global = true)]
+    public_chat: bool,
+    /// An account or key, by its id, that may send any number of messages there, where others send
+    /// three a day; several with commas
+    #[arg(long = "unlimited-account", global = true, value_name = "ID")]
+    unlimited_accounts: Option<String>,
     /// How many tasks may wait for a node [default: 1024]
     #[arg(long, global = true, value_name = "TASKS")]
     queue_capacity: Option<String>,
@@ -194,6 +207,9 @@ impl SettingFlags {
             ("trusted_proxies", texts(&self.trusted_proxies)),
             ("cors_origins", texts(&self.cors_origins)),
             ("open_registration", self.open_registration.then(|| true.into())),
+            ("rate_per_minute", text(&self.rate_per_minute)),
+            ("public_chat", self.public_chat.then(|| true.into())),
+            ("unlimited_accounts", texts(&self.unlimited_accounts)),
             ("queue_capacity", text(&self.queue_capacity)),
             ("max_wait_secs", text(&self.max_wait)),
             ("patience", text(&self.patience)),

@@ -11,36 +11,46 @@ use iris_core::registry::{Node, Registry};
 use iris_core::reputation::{MemoryLedger, ReputationEvent, ReputationLedger};
 use iris_core::routing::{Route, Wanted};
 use iris_core::scheduler::{Balanced, Scheduler};
+use iris_core::standing::{StandingPolicy, Standings};
 use iris_core::store::{Batch, Document, Key, Store, StoreError};
-use iris_core::task::{RetryPolicy, TaskError};
+use iris_core::task::{Attempt, RetryPolicy, TaskError};
 use iris_core::tier::TierPolicy;
-use iris_core::{AccountId, ModelName, NodeId, TaskId};
+use iris_core::traffic::OwnerShare;
+use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use iris_crypto::certificate::CertificateHash;
 use iris_crypto::{Identity, PublicIdentity, RecordKey, Secret, SignedCertificate};
-use iris_protocol::limits::Limits;
+use iris_protocol::limits::Limits as LinkLimits;
+use iris_protocol::openai::Asked;
 use iris_protocol::rest;
 use iris_protocol::transport::Transport;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::accounts::Accounts;
+use crate::accounts::{AccountPolicy, Accounts};
 use crate::classify::{ClassifierChain, Readers};
 use crate::clock::{Clock, SystemClock};
 use crate::dispatch::{
-    Books, Dispatch, DispatchSettings, MODEL, ModelRecord, ModelSummary, ReceiptRecord, SealedTask,
-    Stats, TaskHandle, TaskRequest,
+    Books, Conversation, Dispatch, DispatchSettings, MODEL, ModelRecord, ModelSummary, Payer,
+    ReceiptRecord, SealedTask, Stats, TaskHandle, TaskRequest,
 };
 use crate::entropy::Entropy;
+use crate::history::{self, HistoryCursor};
 use crate::inference::{Inference, PlanHandle};
 use crate::journal::{Journal, JournalLimits};
-use crate::link::{Door, LinkError, NodeLink};
+use crate::limits::{Limits, PER_MINUTE};
+use crate::link::{self, Door, LinkError, NodeLink};
+use crate::ranking::{Rank, Ranking};
 use crate::settlement::{SETTLEMENT, Settlement};
 use crate::transparency::{StartError, Transparency};
 
 /// The record type of deeds that do not follow from a settlement.
 const DEED: &str = "deed";
+/// How far back a start looks for what nodes did: after so many half-lives nothing is left of it.
+const REMEMBERED: Duration = Duration::from_hours(24 * 7 * 40);
 /// How often what changes slowly is written down, and what is too old is deleted.
 const HOUSEKEEPING: Duration = Duration::from_mins(1);
+/// How many of such records are written in one commit.
+const WRITTEN_TOGETHER: usize = 256;
 
 /// The coordinator of a network; cloning shares it.
 #[derive(Clone)]
@@ -59,6 +69,8 @@ struct Inner {
     tasks: TaskTracker,
     housekeeping: CancellationToken,
     store: Arc<dyn Store>,
+    since: Timestamp,
+    ranking: Ranking,
 }
 
 /// Puts a coordinator together. Every policy has a default and can be replaced.
@@ -70,14 +82,19 @@ pub struct Builder {
     ledger: Box<dyn ReputationLedger>,
     clock: Arc<dyn Clock>,
     tiers: TierPolicy,
+    standing: StandingPolicy,
+    share: OwnerShare,
+    trusted: Vec<AccountId>,
     retry: RetryPolicy,
-    limits: Limits,
+    limits: LinkLimits,
+    per_minute: u32,
     journal: JournalLimits,
     queue_capacity: usize,
     admission: AdmissionPolicy,
     retention: Duration,
     classifiers: ClassifierChain,
     entropy: Entropy,
+    accounts: AccountPolicy,
 }
 
 impl Builder {
@@ -106,6 +123,25 @@ impl Builder {
         self
     }
 
+    /// Weighs what nodes do by `policy`, which makes their standing.
+    pub const fn with_standing_policy(mut self, policy: StandingPolicy) -> Self {
+        self.standing = policy;
+        self
+    }
+
+    /// Lets no owner of nodes have more than `share` of a model's work while others could do it.
+    /// Default: a fifth, or twice an equal part where fewer than ten owners offer the model.
+    pub const fn with_share(mut self, share: OwnerShare) -> Self {
+        self.share = share;
+        self
+    }
+
+    /// Counts all nodes of `owners` as trusted, for requests that ask for it. Default: nobody's.
+    pub fn with_trusted_owners(mut self, owners: impl IntoIterator<Item = AccountId>) -> Self {
+        self.trusted.extend(owners);
+        self
+    }
+
     /// Retries and times nodes by `policy`.
     pub const fn with_retry_policy(mut self, policy: RetryPolicy) -> Self {
         self.retry = policy;
@@ -113,7 +149,7 @@ impl Builder {
     }
 
     /// Holds connections to nodes to `limits`.
-    pub const fn with_link_limits(mut self, limits: Limits) -> Self {
+    pub const fn with_link_limits(mut self, limits: LinkLimits) -> Self {
         self.limits = limits;
         self
     }
@@ -145,10 +181,23 @@ impl Builder {
         self
     }
 
+    /// Opens accounts and takes members by `policy`. Default: no fee, and operators invite alone.
+    pub fn with_account_policy(mut self, policy: AccountPolicy) -> Self {
+        self.accounts = policy;
+        self
+    }
+
     /// Asks `classifiers` how hard a question is whose caller names no model. Default: the rules
     /// alone, which tell nobody what is asked.
     pub fn with_classifiers(mut self, classifiers: ClassifierChain) -> Self {
         self.classifiers = classifiers;
+        self
+    }
+
+    /// Lets each account make `requests` to models in a minute, evenly and with as many at once; 0
+    /// for any number. Default: 600.
+    pub const fn with_rate_per_minute(mut self, requests: u32) -> Self {
+        self.per_minute = requests;
         self
     }
 
@@ -169,7 +218,7 @@ impl Builder {
 
     /// Returns what connections to nodes are held to.
     #[cfg(feature = "simulation")]
-    pub(crate) const fn link_limits(&self) -> Limits {
+    pub(crate) const fn link_limits(&self) -> LinkLimits {
         self.limits
     }
 
@@ -185,16 +234,25 @@ impl Builder {
             queue_capacity: self.queue_capacity,
             admission: self.admission,
         };
+        let clock = Arc::clone(&self.clock);
         let mut ledger = self.ledger;
-        restore_ledger(&*self.store, &mut *ledger).await?;
+        let mut standings = Standings::new(self.standing);
+        restore(&*self.store, &mut *ledger, &mut standings, self.clock.calendar()).await?;
+        let registry = Registry::with_tier_policy(self.tiers)
+            .with_share(self.share)
+            .with_trusted_owners(self.trusted);
+        let limits = Limits::load(&*self.store, Arc::clone(&self.clock), self.per_minute).await?;
+        let since = self.clock.calendar();
         let dispatch = Arc::new(Dispatch::new(
             self.clock,
             self.scheduler,
             ledger,
-            Registry::with_tier_policy(self.tiers),
+            registry,
+            standings,
             journal,
             settings,
             self.entropy,
+            Arc::new(limits),
         ));
         dispatch.restore_models(load_models(&*self.store).await?);
         let transparency = Transparency::open(
@@ -210,7 +268,9 @@ impl Builder {
             Arc::clone(&identity),
             self.limits,
         );
-        let accounts = Accounts::load(Arc::clone(&self.store), self.secret.clone()).await?;
+        let (secret, policy) = (self.secret.clone(), self.accounts);
+        let accounts = Accounts::load_with(Arc::clone(&self.store), secret, policy).await?;
+        let accounts = accounts.with_clock(clock);
         let tasks = TaskTracker::new();
         let inference = Inference::new(
             Arc::clone(&dispatch),
@@ -232,6 +292,8 @@ impl Builder {
             tasks,
             housekeeping,
             store,
+            since,
+            ranking: Ranking::default(),
         };
         let coordinator = Coordinator { inner: Arc::new(inner) };
         let stop = coordinator.inner.housekeeping.clone();
@@ -256,14 +318,19 @@ impl Coordinator {
             ledger: Box::new(MemoryLedger::default()),
             clock: Arc::new(SystemClock),
             tiers: TierPolicy::default(),
+            standing: StandingPolicy::default(),
+            share: OwnerShare::default(),
+            trusted: Vec::new(),
             retry: RetryPolicy::default(),
-            limits: Limits::default(),
+            limits: LinkLimits::default(),
+            per_minute: PER_MINUTE,
             journal: JournalLimits::default(),
             queue_capacity: 1024,
             admission: AdmissionPolicy::default(),
             retention: Duration::from_hours(24),
             classifiers: ClassifierChain::default(),
             entropy: Entropy::System,
+            accounts: AccountPolicy::default(),
         }
     }
 
@@ -285,8 +352,8 @@ impl Coordinator {
 
     /// Starts a divided task for somebody who waits for it: `task` names it, and each of its steps
     /// is a task of its own. It is driven by reading the handle; dropping that gives it up.
-    pub fn submit_plan(&self, task: TaskId, account: AccountId, run: PlanRun) -> PlanHandle {
-        self.inner.inference.pass(task, account, run)
+    pub fn submit_plan(&self, task: TaskId, payer: impl Into<Payer>, run: PlanRun) -> PlanHandle {
+        self.inner.inference.pass(task, payer.into(), run)
     }
 
     /// Starts a task that its caller sealed to one node; see [`submit`](Self::submit).
@@ -353,6 +420,71 @@ impl Coordinator {
         self.inner.dispatch.nodes(summarise)
     }
 
+    /// Says why a node has the work that it has and what would bring it more; `None` where it
+    /// never was part of the network.
+    pub async fn why(&self, node: &NodeId) -> Result<Option<rest::NodeWhy>, StoreError> {
+        let dispatch = &self.inner.dispatch;
+        if let Some(why) = dispatch.why(node) {
+            return Ok(Some(why));
+        }
+        let known = link::is_known(&*self.inner.store, node).await?;
+        Ok(known.then(|| Dispatch::why_away(*node)))
+    }
+
+    /// Names the conversation that `account` goes on with in a chat, for
+    /// [`Placement::conversation`](crate::Placement::conversation). `body` is what was `asked`,
+    /// as it came.
+    pub fn conversation(
+        &self,
+        account: AccountId,
+        body: &[u8],
+        asked: &Asked,
+    ) -> Option<Conversation> {
+        self.inner.dispatch.conversation(account, body, asked.turns.as_ref())
+    }
+
+    /// Returns at most `limit` connected nodes, in the order of their ids, beginning after `after`.
+    pub fn nodes_after(&self, after: Option<&NodeId>, limit: usize) -> Vec<rest::NodeSummary> {
+        self.inner.dispatch.nodes_after(after, limit, summarise)
+    }
+
+    /// Returns at most `limit` nodes of the ranking by points, beginning after `after`. It is made
+    /// anew every ten seconds.
+    pub async fn ranking(&self, after: Option<&Rank>, limit: usize) -> rest::ReputationPage {
+        self.inner.ranking.page(&self.inner.dispatch, after, limit).await
+    }
+
+    /// Returns at most `limit` tasks of `account` that are over, the latest first, beginning after
+    /// `after`.
+    pub async fn history(
+        &self,
+        account: &AccountId,
+        after: Option<&HistoryCursor>,
+        limit: usize,
+    ) -> Result<rest::HistoryPage, StoreError> {
+        history::page(&*self.inner.store, account, after, limit).await
+    }
+
+    /// Returns what the key of this id has used of its quota.
+    pub fn usage_of(&self, key: &rest::KeyId) -> rest::QuotaUse {
+        self.inner.dispatch.limits.used(key)
+    }
+
+    /// Returns since when the coordinator is at work.
+    pub fn since(&self) -> Timestamp {
+        self.inner.since
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.inner.dispatch.limits
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.inner.dispatch.clock)
+    }
+
     /// Returns the reputation of a node that is connected, in points.
     pub fn points_of(&self, node: &NodeId) -> Option<i64> {
         self.inner.dispatch.points_of(node)
@@ -407,6 +539,8 @@ impl Coordinator {
         self.inner.tasks.wait().await;
         self.inner.housekeeping.cancel();
         self.inner.dispatch.keep_models(true);
+        self.inner.accounts.keep_house().await;
+        self.inner.dispatch.keep_usage().await;
         if let Err(lost) = self.inner.dispatch.journal.shutdown().await {
             tracing::error!(rows = lost.rows, "records could not be written before the end");
         }
@@ -430,6 +564,7 @@ fn summarise(node: &Node, link: Option<&NodeLink>) -> rest::NodeSummary {
         name: (!profile.name.is_empty()).then(|| profile.name.clone()),
         tier: tier.to_string(),
         points: node.points().value(),
+        standing: node.standing().mean(),
         models: profile.models.clone(),
         datasets: profile.datasets.clone(),
         slots: profile.slots,
@@ -444,15 +579,32 @@ async fn load_models(store: &dyn Store) -> Result<Vec<ModelRecord>, StoreError> 
     records.and_then(|record| async move { record.value.decode() }).try_collect().await
 }
 
-/// Folds every deed that was ever written down, in the order of their times.
-async fn restore_ledger(
+/// Folds every deed that was ever written down, and every attempt of the last months, in the order
+/// of their times.
+async fn restore(
     store: &dyn Store,
     ledger: &mut dyn ReputationLedger,
+    standings: &mut Standings,
+    now: Timestamp,
 ) -> Result<(), StoreError> {
+    let owners = link::owners(store).await?;
     let mut events: Vec<ReputationEvent> = Vec::new();
+    let mut attempts: Vec<(Timestamp, Attempt)> = Vec::new();
     let mut settlements = store.scan(Key::all(SETTLEMENT));
     while let Some(record) = settlements.next().await {
-        events.extend(record?.value.decode::<Settlement>()?.deeds());
+        let settlement = record?.value.decode::<Settlement>()?;
+        events.extend(settlement.deeds());
+        let at = settlement.ended();
+        if now.saturating_since(at) < REMEMBERED {
+            let tried = settlement.attempts.iter();
+            let for_others =
+                tried.filter(|attempt| owners.get(&attempt.node) != Some(&settlement.account));
+            attempts.extend(for_others.map(|attempt| (at, *attempt)));
+        }
+    }
+    attempts.sort_by_key(|(at, _)| *at);
+    for (at, Attempt { node, end }) in attempts {
+        standings.note(node, end, at);
     }
     let mut deeds = store.scan(Key::all(DEED));
     while let Some(record) = deeds.next().await {
@@ -467,10 +619,18 @@ async fn restore_ledger(
 
 /// Writes and deletes what is due, for as long as the coordinator lives.
 async fn keep_house(coordinator: std::sync::Weak<Inner>, stop: CancellationToken) {
-    while stop.run_until_cancelled(tokio::time::sleep(HOUSEKEEPING)).await.is_some() {
+    for minute in 1_u64.. {
+        if stop.run_until_cancelled(tokio::time::sleep(HOUSEKEEPING)).await.is_none() {
+            return;
+        }
         let Some(inner) = coordinator.upgrade() else { return };
         inner.dispatch.keep_models(false);
+        if minute.is_multiple_of(60) {
+            inner.dispatch.refresh_standings();
+        }
+        inner.dispatch.keep_usage().await;
         inner.inference.sweep().await;
+        inner.accounts.keep_house().await;
     }
 }
 
@@ -484,7 +644,7 @@ impl Dispatch {
         if settlement.attempts.is_empty() && self.journal.is_behind() {
             return;
         }
-        let mut row = Batch::new().put(settlement.key(), settlement.document());
+        let mut row = settlement.write(Batch::new());
         if let Some(receipt) = receipt {
             row = row.put(ReceiptRecord::key(&settlement.task), receipt.document());
         }
@@ -499,6 +659,16 @@ impl Dispatch {
         let key = Key::new(DEED, id).expect("a node id and a number are a key segment");
         self.record(Batch::new().put(key, Document::encode(&event)));
         self.apply(&[event]);
+    }
+
+    /// Writes down what keys have used.
+    async fn keep_usage(&self) {
+        for writes in self.limits.keep().writes.chunks(WRITTEN_TOGETHER) {
+            let batch = Batch { writes: writes.to_vec() };
+            if let Err(error) = self.journal.record_when_free(batch).await {
+                tracing::error!(%error, "what keys have used was not written down");
+            }
+        }
     }
 
     /// Hands records to the journal; a journal that takes nothing is an operator's emergency.

@@ -9,11 +9,14 @@ mod clock;
 mod coordinator;
 mod dispatch;
 mod entropy;
+mod history;
 #[cfg(feature = "http")]
 pub mod http;
 mod inference;
 pub mod journal;
+mod limits;
 mod link;
+mod ranking;
 mod settlement;
 #[cfg(feature = "simulation")]
 pub mod simulation;
@@ -21,15 +24,20 @@ pub mod store;
 mod transparency;
 mod turns;
 
-pub use accounts::{AccountError, Accounts, ApiKey, NewKey};
+pub use accounts::{
+    AccountError, AccountPolicy, Accounts, ApiKey, Giver, MembershipPolicy, NewKey, Registration,
+};
 pub use clock::{Clock, SystemClock};
 pub use coordinator::{Builder, Coordinator};
 pub use dispatch::{
-    Apart, ModelSummary, Placement, Routing, SealedTask, Stats, TaskEvent, TaskHandle, TaskRequest,
+    Apart, Conversation, ModelSummary, Payer, Placement, Routing, SealedTask, Stats, TaskEvent,
+    TaskHandle, TaskRequest,
 };
+pub use history::{HistoryCursor, HistoryCursorError};
 pub use inference::{
     Chosen, Events, Evidence, Followed, Inference, InferenceError, Once, PlanHandle,
 };
 pub use link::LinkError;
+pub use ranking::{Rank, RankError};
 pub use settlement::Settlement;
 pub use transparency::{StartError, Transparency, TransparencyError};

@@ -79,6 +79,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let Books { store, secret } = Books::open(settings)?;
     let _lock = books::lock_alone(settings)?;
     let coordinator = Coordinator::builder(Arc::new(store), identity, secret)
+        .with_rate_per_minute(settings.rate_per_minute)
         .with_queue_capacity(settings.queue_capacity)
         .with_max_wait(settings.max_wait())
         .with_patience(settings.patience)

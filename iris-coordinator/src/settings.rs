@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use config::{Config, ConfigError, File, Value};
 use http::{HeaderValue, Uri};
-use iris_coordinator::http::{ApiSettings, Network, ServerSettings, TlsFiles};
+use iris_coordinator::http::{ApiSettings, Network, ServerSettings, TlsFiles, Unlimited};
 use iris_coordinator::store::SqliteStore;
 use iris_core::task::{Hedge, RetryPolicy};
 use iris_protocol::rest::Secret;
@@ -18,7 +18,7 @@ use serde::de::{Deserialize, Deserializer, Error};
 use tracing_subscriber::EnvFilter;
 
 /// Environment variables, and whether their values are lists with commas.
-const ENVIRONMENT: [(&str, &str, bool); 18] = [
+const ENVIRONMENT: [(&str, &str, bool); 21] = [
     ("database_url", "DATABASE_URL", false),
     ("private_key_path", "COORDINATOR_PRIVATE_KEY_PATH", false),
     ("secret_path", "COORDINATOR_SECRET_PATH", false),
@@ -28,6 +28,9 @@ const ENVIRONMENT: [(&str, &str, bool); 18] = [
     ("trusted_proxies", "IRIS_TRUSTED_PROXIES", true),
     ("cors_origins", "IRIS_CORS_ORIGINS", true),
     ("open_registration", "IRIS_OPEN_REGISTRATION", false),
+    ("rate_per_minute", "IRIS_RATE_PER_MINUTE", false),
+    ("public_chat", "IRIS_PUBLIC_CHAT", false),
+    ("unlimited_accounts", "IRIS_UNLIMITED_ACCOUNTS", true),
     ("queue_capacity", "IRIS_QUEUE_CAPACITY", false),
     ("max_wait_secs", "IRIS_MAX_WAIT_SECS", false),
     ("patience", "IRIS_PATIENCE", false),
@@ -65,6 +68,10 @@ pub(crate) struct Settings {
     #[serde(deserialize_with = "parsed")]
     cors_origins: Vec<Origin>,
     open_registration: bool,
+    pub(crate) rate_per_minute: u32,
+    public_chat: bool,
+    #[serde(deserialize_with = "parsed")]
+    unlimited_accounts: Vec<Unlimited>,
     pub(crate) queue_capacity: usize,
     max_wait_secs: u64,
     pub(crate) patience: u32,
@@ -101,6 +108,9 @@ impl Settings {
             .set_default("trusted_proxies", Vec::<String>::new())?
             .set_default("cors_origins", Vec::<String>::new())?
             .set_default("open_registration", false)?
+            .set_default("rate_per_minute", 600)?
+            .set_default("public_chat", false)?
+            .set_default("unlimited_accounts", Vec::<String>::new())?
             .set_default("queue_capacity", 1024)?
             .set_default("max_wait_secs", 10)?
             .set_default("patience", 2)?
@@ -210,6 +220,8 @@ impl Settings {
         let origins = self.cors_origins.iter().map(|origin| origin.0.clone());
         let api = ApiSettings::default()
             .with_open_registration(self.open_registration)
+            .with_public_chat(self.public_chat)
+            .with_unlimited_chat(self.unlimited_accounts.clone())
             .with_cors_origins(origins.collect())
             .with_trusted_proxies(self.trusted_proxies.clone());
         let server = ServerSettings::new(self.listen).with_api(api);
@@ -245,6 +257,7 @@ impl fmt::Display for Settings {
         let list = |texts: Vec<String>| serde_json::Value::from(texts).to_string();
         let proxies = self.trusted_proxies.iter().map(Network::to_string).collect();
         let origins = self.cors_origins.iter().map(Origin::to_string).collect();
+        let unlimited = self.unlimited_accounts.iter().map(Unlimited::to_string).collect();
         let format = match self.log_format {
             LogFormat::Text => "text",
             LogFormat::Json => "json",
@@ -258,6 +271,9 @@ impl fmt::Display for Settings {
         writeln!(f, "trusted_proxies = {}", list(proxies))?;
         writeln!(f, "cors_origins = {}", list(origins))?;
         writeln!(f, "open_registration = {}", self.open_registration)?;
+        writeln!(f, "rate_per_minute = {}", self.rate_per_minute)?;
+        writeln!(f, "public_chat = {}", self.public_chat)?;
+        writeln!(f, "unlimited_accounts = {}", list(unlimited))?;
         writeln!(f, "queue_capacity = {}", self.queue_capacity)?;
         writeln!(f, "max_wait_secs = {}", self.max_wait_secs)?;
         writeln!(f, "patience = {}", self.patience)?;
@@ -424,6 +440,8 @@ mod tests {
             ("a.toml", "tls_cert = 'a.pem'", "tls_key"),
             ("a.toml", "trusted_proxies = ['10.0.0.0/33']", "10.0.0.0/33"),
             ("a.toml", "cors_origins = ['*']", "*"),
+            ("a.toml", "rate_per_minute = -1", "rate_per_minute"),
+            ("a.toml", "unlimited_accounts = ['me']", "me"),
             ("a.toml", "cors_origins = ['https://a.example/']", "https://a.example/"),
             ("a.toml", "database_url = 'postgres://iris:hunter2@db/iris'", "database_url"),
             ("a.toml", "private_key_path = 'a.secret'", "secret_path"),
@@ -458,6 +476,9 @@ mod tests {
             ("OPENROUTER_API_KEY", "hunter2"),
             ("IRIS_TRUSTED_PROXIES", "10.0.0.0/8, ::1"),
             ("IRIS_CORS_ORIGINS", "https://a.example,http://localhost:3000"),
+            ("IRIS_RATE_PER_MINUTE", "0"),
+            ("IRIS_PUBLIC_CHAT", "true"),
+            ("IRIS_UNLIMITED_ACCOUNTS", "00112233445566778899aabbccddeeff"),
             ("COORDINATOR_PRIVATE_KEY_PATH", "a \"b\".key"),
             ("IRIS_TLS_CERT", "cert.pem"),
             ("IRIS_TLS_KEY", "key.pem"),

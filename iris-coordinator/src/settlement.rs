@@ -5,10 +5,13 @@ use std::time::Duration;
 use iris_core::backend::Usage;
 use iris_core::demand::Difficulty;
 use iris_core::reputation::{Deed, ReputationEvent};
-use iris_core::store::{Document, Key};
+use iris_core::store::{Batch, Document, Key};
 use iris_core::task::{Attempt, AttemptEnd, TaskState};
 use iris_core::{AccountId, ModelName, TaskId, Timestamp};
+use iris_protocol::rest::KeyId;
 use serde::{Deserialize, Serialize};
+
+use crate::history;
 
 /// The record type of settlements.
 pub(crate) const SETTLEMENT: &str = "settlement";
@@ -21,6 +24,9 @@ pub struct Settlement {
     pub task: TaskId,
     /// Who asked.
     pub account: AccountId,
+    /// The key it asked with, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeyId>,
     /// The model that was asked for.
     pub model: ModelName,
     /// How it ended.
@@ -51,18 +57,29 @@ impl Settlement {
     /// Returns the key under which the settlement is kept: the task's, after the time it was
     /// submitted, so that rows are written where the last ones were.
     pub(crate) fn key(&self) -> Key {
-        let id = format!("{:013}-{}", self.submitted.as_millis(), self.task);
+        Self::key_of(self.submitted, &self.task)
+    }
+
+    /// Returns the key of the settlement of a task that was submitted then.
+    pub(crate) fn key_of(submitted: Timestamp, task: &TaskId) -> Key {
+        let id = format!("{:013}-{task}", submitted.as_millis());
         Key::new(SETTLEMENT, id).expect("a number and a task id are a key segment")
     }
 
-    /// Returns the settlement as a record.
-    pub(crate) fn document(&self) -> Document {
-        Document::encode(self)
+    /// Adds the row to `batch`, and a line to the account's history that leads to it.
+    pub(crate) fn write(&self, batch: Batch) -> Batch {
+        let batch = batch.put(self.key(), Document::encode(self));
+        batch.put(history::line(&self.account, self.submitted, &self.task), Document::encode(&()))
+    }
+
+    /// Returns when the task ended.
+    pub(crate) fn ended(&self) -> Timestamp {
+        self.submitted.saturating_add(Duration::from_millis(self.took_ms))
     }
 
     /// Returns what the nodes earned or lost, as it follows from the row alone.
     pub fn deeds(&self) -> impl Iterator<Item = ReputationEvent> + '_ {
-        let at = self.submitted.saturating_add(Duration::from_millis(self.took_ms));
+        let at = self.ended();
         let fast = self.took_ms < self.limit_ms / 2;
         self.attempts.iter().flat_map(move |attempt| {
             let deeds = match attempt.end {
@@ -90,6 +107,7 @@ mod tests {
         let settlement = Settlement {
             task: TaskId::from_bytes([1; 16]),
             account: AccountId::from_bytes([2; 16]),
+            key: None,
             model: "m".parse().unwrap(),
             state: TaskState::Finished,
             attempts: vec![Attempt { node: "a".repeat(26).parse().unwrap(), end }],

@@ -10,6 +10,35 @@ use crate::model::{Abilities, ModelName};
 use crate::registry::Candidate;
 use crate::tier::Tier;
 
+/// How far a node has to be trusted; each level includes the higher ones.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Trust {
+    /// Any node will do.
+    #[default]
+    Any,
+    /// Nodes of good standing by enough work: see
+    /// [`Standing::is_proven`](crate::standing::Standing::is_proven).
+    Proven,
+    /// Nodes of owners whom the operator trusts.
+    Trusted,
+}
+
+/// What part a caller's own nodes have in its tasks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Own {
+    /// They come before all others, since they cost their owner nothing.
+    #[default]
+    First,
+    /// No others will do.
+    Only,
+    /// They are nodes as any other.
+    Any,
+}
+
 /// What one step of a task needs of the node that does it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Demand {
@@ -25,8 +54,20 @@ pub struct Demand {
     pub exclude: Vec<NodeId>,
     /// The nodes that may do it; empty for any.
     pub only: Vec<NodeId>,
-    /// Owners whose nodes must not do it.
+    /// Owners whose nodes must not do it, because they answer the same question already.
     pub not_of: Vec<AccountId>,
+    /// Nodes that its caller does not want.
+    pub denied: Vec<NodeId>,
+    /// Owners whose nodes its caller does not want.
+    pub denied_owners: Vec<AccountId>,
+    /// The only owner whose nodes may do it.
+    pub owner_only: Option<AccountId>,
+    /// The owner whose nodes come before all others, as long as one of them is free.
+    pub own_first: Option<AccountId>,
+    /// How far its node has to be trusted.
+    pub trust: Trust,
+    /// The node that has read the beginning of the conversation already.
+    pub affinity: Option<NodeId>,
     /// A data set that has to lie on the node.
     pub dataset: Option<String>,
 }
@@ -42,6 +83,12 @@ impl Demand {
             exclude: Vec::new(),
             only: Vec::new(),
             not_of: Vec::new(),
+            denied: Vec::new(),
+            denied_owners: Vec::new(),
+            owner_only: None,
+            own_first: None,
+            trust: Trust::Any,
+            affinity: None,
             dataset: None,
         }
     }
@@ -50,16 +97,28 @@ impl Demand {
     ///
     /// For schedulers: a registry's groups hold what meets all the rest of a demand.
     pub fn objection(&self, candidate: &Candidate) -> Option<Reason> {
-        if self.exclude.contains(&candidate.node) {
+        self.objects_to(&candidate.node, &candidate.owner)
+    }
+
+    /// Returns why a node of `owner` must not do it, whatever it can do.
+    pub(crate) fn objects_to(&self, node: &NodeId, owner: &AccountId) -> Option<Reason> {
+        if self.exclude.contains(node) {
             Some(Reason::AlreadyTried)
+        } else if self.denied.contains(node) || self.denied_owners.contains(owner) {
+            Some(Reason::Denied)
         } else {
-            self.not_of.contains(&candidate.owner).then_some(Reason::OwnerTaken)
+            self.not_of.contains(owner).then_some(Reason::OwnerTaken)
         }
     }
 
-    /// Returns whether few nodes are meant, which are found by their names or their data.
+    /// Returns whether a node of `owner` would work for its own owner.
+    pub fn is_own(&self, owner: &AccountId) -> bool {
+        [self.own_first.as_ref(), self.owner_only.as_ref()].contains(&Some(owner))
+    }
+
+    /// Returns whether few nodes are meant, which are found by their names, data or owner.
     pub(crate) const fn is_narrow(&self) -> bool {
-        !self.only.is_empty() || self.dataset.is_some()
+        !self.only.is_empty() || self.dataset.is_some() || self.owner_only.is_some()
     }
 }
 

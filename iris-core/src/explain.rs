@@ -33,6 +33,16 @@ pub enum Reason {
     NoDataset,
     /// Its owner answers the same question with another node.
     OwnerTaken,
+    /// The caller asked not to be sent to it.
+    Denied,
+    /// The task is for the caller's own nodes.
+    NotOwn,
+    /// The caller has a free node of its own, and that comes first.
+    OwnFirst,
+    /// It is not trusted as far as the caller asks.
+    TrustTooLow,
+    /// Its owner has more than a fair share of the model's work already.
+    OwnerShare,
     /// Its tier is lower than what the task's difficulty calls for; none of that tier was there.
     TierLowered,
     /// It finishes what it has and takes nothing new.
@@ -58,6 +68,11 @@ impl Reason {
             Self::NotNamed => "not_named",
             Self::NoDataset => "no_dataset",
             Self::OwnerTaken => "owner_taken",
+            Self::Denied => "denied",
+            Self::NotOwn => "not_own",
+            Self::OwnFirst => "own_first",
+            Self::TrustTooLow => "trust_too_low",
+            Self::OwnerShare => "owner_share",
             Self::TierLowered => "tier_lowered",
             Self::Draining => "draining",
             Self::Away => "away",
@@ -79,6 +94,11 @@ impl Reason {
             Self::NotNamed => "The task is meant for other nodes.",
             Self::NoDataset => "The data set that the task is about does not lie on it.",
             Self::OwnerTaken => "Its owner answers the same question with another node.",
+            Self::Denied => "The caller asked not to be sent to it.",
+            Self::NotOwn => "The task is for the caller's own nodes.",
+            Self::OwnFirst => "The caller has a free node of its own, and that comes first.",
+            Self::TrustTooLow => "It is not trusted as far as the caller asks.",
+            Self::OwnerShare => "Its owner has more than a fair share of the model's work already.",
             Self::TierLowered => {
                 "Its tier is lower than the task calls for; no node of that tier was there."
             }

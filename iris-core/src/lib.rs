@@ -19,10 +19,12 @@ pub mod registry;
 pub mod reputation;
 pub mod routing;
 pub mod scheduler;
+pub mod standing;
 pub mod store;
 pub mod task;
 pub mod tier;
 pub mod time;
+pub mod traffic;
 
 pub use id::{AccountId, AssignmentId, NodeId, TaskId};
 pub use model::ModelName;

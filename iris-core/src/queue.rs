@@ -112,6 +112,13 @@ impl WaitQueue {
         removed
     }
 
+    /// Returns which place a task has in the line for `model`: 1 for the next one, `None` for one
+    /// that is not in it. This costs as much as the line is long.
+    pub fn place(&self, model: &ModelName, ticket: Ticket) -> Option<usize> {
+        let tasks = &self.lines.get(model)?.tasks;
+        tasks.contains_key(&ticket).then(|| tasks.range(..=ticket).count())
+    }
+
     /// Iterates over the tasks that wait for `model`, the next one first.
     pub fn line(&self, model: &ModelName) -> impl Iterator<Item = (Ticket, &Demand)> {
         let line = self.lines.get(model).into_iter().flat_map(|line| &line.tasks);
@@ -192,6 +199,11 @@ mod tests {
         let tickets = all.map(|priority| queue.push(start, priority, demand("m")).unwrap());
         let order: Vec<_> = queue.line(&model).map(|(ticket, _)| ticket).collect();
         assert!(order.iter().eq(tickets.iter().rev()));
+        assert_eq!(tickets.map(|ticket| queue.place(&model, ticket).unwrap()), [4, 3, 2, 1]);
+        queue.remove(&model, tickets[3]);
+        let places = tickets.map(|ticket| queue.place(&model, ticket));
+        assert_eq!(places, [Some(3), Some(2), Some(1), None]);
+        queue.push(start, Priority::Interactive, demand("m")).unwrap();
         assert_eq!(all.map(|priority| queue.ahead(&model, start, priority)), [4, 3, 2, 1]);
     }
 

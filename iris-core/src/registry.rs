@@ -3,15 +3,20 @@
 //! Nodes that offer a model are kept in buckets of equal tier, context class and abilities, so
 //! that finding one costs the same among ten as among a hundred thousand.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::demand::Demand;
+use crate::demand::{Demand, Trust};
 use crate::explain::Reason;
 use crate::id::{AccountId, NodeId};
 use crate::model::{Abilities, ModelName, ModelOffer, TokenRate};
 use crate::reputation::Points;
+use crate::standing::{Chance, Standing};
 use crate::tier::{Tier, TierPolicy};
+use crate::traffic::{OwnerShare, Traffic};
+
+/// How many of an owner's nodes are looked at for one that is free.
+const OWN_LOOKED_AT: usize = 32;
 
 /// What a node says of itself when it joins, and who it belongs to.
 #[derive(Clone, Debug)]
@@ -28,6 +33,8 @@ pub struct NodeProfile {
     pub models: Vec<ModelOffer>,
     /// The names of the data sets that lie on it.
     pub datasets: Vec<String>,
+    /// What it says of all its memory together, in GB; `None` where it leaves some out.
+    pub memory_gb: Option<u32>,
 }
 
 /// Whether a node takes work.
@@ -56,6 +63,8 @@ pub struct Seat {
 #[derive(Debug, Default)]
 pub struct Registry {
     policy: TierPolicy,
+    share: OwnerShare,
+    trusted: BTreeSet<AccountId>,
     seats: Vec<SeatState>,
     /// What is compared of the nodes in `seats`, side by side.
     traits: Vec<Traits>,
@@ -63,6 +72,9 @@ pub struct Registry {
     by_id: BTreeMap<NodeId, u32>,
     by_model: BTreeMap<ModelName, ModelIndex>,
     by_dataset: BTreeMap<String, BTreeSet<u32>>,
+    by_owner: BTreeMap<AccountId, BTreeSet<u32>>,
+    /// How many slots were ever reserved.
+    reserved: u32,
 }
 
 #[derive(Debug)]
@@ -81,14 +93,14 @@ struct Traits {
     owner: AccountId,
     in_use: u32,
     slots: u32,
-    points: Points,
+    chance: Chance,
 }
 
 impl Traits {
-    const fn of(seat: Seat, node: &Node) -> Self {
+    fn of(seat: Seat, node: &Node) -> Self {
         let NodeProfile { id, owner, slots, .. } = node.profile;
-        let generation = seat.generation;
-        Self { generation, node: id, owner, in_use: node.in_use, slots, points: node.points }
+        let (generation, chance) = (seat.generation, node.chance);
+        Self { generation, node: id, owner, in_use: node.in_use, slots, chance }
     }
 }
 
@@ -101,6 +113,9 @@ pub struct Node {
     state: NodeState,
     in_use: u32,
     points: Points,
+    standing: Standing,
+    /// What follows from the standing.
+    chance: Chance,
     places: Vec<Place>,
 }
 
@@ -125,6 +140,11 @@ impl Node {
         self.points
     }
 
+    /// Returns how sure the network is of it.
+    pub const fn standing(&self) -> Standing {
+        self.standing
+    }
+
     /// Returns its tiers, one for each model it offers.
     pub fn tiers(&self) -> impl Iterator<Item = (&ModelName, Tier)> {
         self.profile.models.iter().zip(&self.places).map(|(o, p)| (&o.name, p.bucket.tier))
@@ -137,9 +157,21 @@ impl Node {
             Some(Reason::NotNamed)
         } else if !demand.dataset.as_ref().is_none_or(lies_here) {
             Some(Reason::NoDataset)
+        } else if demand.owner_only.is_some_and(|owner| owner != self.profile.owner) {
+            Some(Reason::NotOwn)
         } else {
             None
         }
+    }
+
+    /// Returns which of its offers `demand` could be given now; `None` if none.
+    fn free_for(&self, demand: &Demand) -> Option<usize> {
+        if !self.is_free() || demand.objects_to(&self.profile.id, &self.profile.owner).is_some() {
+            return None;
+        }
+        let offer = self.profile.models.iter().position(|offer| offer.name == demand.model)?;
+        let unfit = self.places[offer].bucket.judge(demand).or_else(|| self.lacks(demand));
+        unfit.is_none().then_some(offer)
     }
 
     fn is_free(&self) -> bool {
@@ -163,22 +195,26 @@ struct Place {
 /// Nodes that are alike for a demand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct BucketKey {
+    trust: Trust,
     tier: Tier,
     context: u32,
     abilities: Abilities,
 }
 
 impl BucketKey {
-    fn of(policy: &TierPolicy, offer: &ModelOffer) -> Self {
+    fn of(policy: &TierPolicy, trust: Trust, offer: &ModelOffer, memory_gb: Option<u32>) -> Self {
         Self {
-            tier: policy.tier(offer),
+            trust,
+            tier: policy.tier(offer, memory_gb),
             context: context_class(offer.context_length),
             abilities: offer.abilities,
         }
     }
 
     fn judge(self, demand: &Demand) -> Option<Reason> {
-        if self.tier < demand.min_tier {
+        if self.trust < demand.trust {
+            Some(Reason::TrustTooLow)
+        } else if self.tier < demand.min_tier {
             Some(Reason::TierTooLow)
         } else if self.context < demand.context_tokens {
             Some(Reason::ContextTooShort)
@@ -200,6 +236,15 @@ const fn context_class(length: u32) -> u32 {
 #[derive(Debug, Default)]
 struct ModelIndex {
     buckets: BTreeMap<BucketKey, Bucket>,
+    /// How many of the nodes that offer the model belong to whom.
+    owners: BTreeMap<AccountId, u32>,
+    traffic: Traffic,
+}
+
+impl ModelIndex {
+    fn members(&self) -> u32 {
+        self.buckets.values().map(|bucket| bucket.members).sum()
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -221,14 +266,25 @@ impl Bucket {
         *self.owners.entry(node.profile.owner).or_default() += 1;
     }
 
+    /// Lists a free node, `offer` of which is meant.
+    fn list(&mut self, seat: u32, node: &Node, offer: usize) {
+        let speed = node.profile.models[offer].speed;
+        let offer = u32::try_from(offer).expect("a node offers fewer than 2^32 models");
+        self.free.push(Listed { seat, offer, speed });
+    }
+
     fn leave(&mut self, node: &Node) {
         self.members -= 1;
         self.capacity -= u64::from(node.capacity());
-        let owned = self.owners.get_mut(&node.profile.owner).expect("a member has an owner");
-        *owned -= 1;
-        if *owned == 0 {
-            self.owners.remove(&node.profile.owner);
-        }
+        count_off(&mut self.owners, &node.profile.owner);
+    }
+}
+
+fn count_off(owners: &mut BTreeMap<AccountId, u32>, owner: &AccountId) {
+    let count = owners.get_mut(owner).expect("a member has an owner");
+    *count -= 1;
+    if *count == 0 {
+        owners.remove(owner);
     }
 }
 
@@ -255,8 +311,8 @@ pub struct Candidate {
     pub slots: u32,
     /// Measured speed of one stream, if known.
     pub speed: Option<TokenRate>,
-    /// Its reputation.
-    pub points: Points,
+    /// How likely it completes a task.
+    pub chance: Chance,
 }
 
 /// Nodes alike for a demand: tier, context and abilities are the same, or they are those that it
@@ -292,11 +348,8 @@ impl Group<'_> {
     ///
     /// When `position` is not below [`free`](Self::free).
     pub fn candidate(&self, position: usize) -> Candidate {
-        let Listed { seat: index, speed, .. } = self.bucket.free[position];
-        let Traits { generation, node, owner, in_use, slots, points } =
-            self.registry.traits[index as usize];
-        let seat = Seat { index, generation };
-        Candidate { seat, node, owner, in_use, slots, speed, points }
+        let Listed { seat, speed, .. } = self.bucket.free[position];
+        self.registry.candidate_in(seat, speed)
     }
 }
 
@@ -304,6 +357,21 @@ impl Registry {
     /// Makes an empty registry with other borders between tiers than the default.
     pub fn with_tier_policy(policy: TierPolicy) -> Self {
         Self { policy, ..Self::default() }
+    }
+
+    /// Lets no owner have more than `share` of a model's work while others could do it. Default:
+    /// a fifth, or twice an equal part where that is more.
+    #[must_use]
+    pub const fn with_share(mut self, share: OwnerShare) -> Self {
+        self.share = share;
+        self
+    }
+
+    /// Counts the nodes of `owners` as trusted. Default: nobody's.
+    #[must_use]
+    pub fn with_trusted_owners(mut self, owners: impl IntoIterator<Item = AccountId>) -> Self {
+        self.trusted.extend(owners);
+        self
     }
 
     /// Adds a node that starts ready and idle; a node of the same identity leaves first.
@@ -322,8 +390,10 @@ impl Registry {
         for name in &profile.datasets {
             self.by_dataset.entry(name.clone()).or_default().insert(index);
         }
-        let state = NodeState::Ready;
-        let node = Node { profile, state, in_use: 0, points, places: Vec::new() };
+        self.by_owner.entry(profile.owner).or_default().insert(index);
+        let (state, standing, chance) = (NodeState::Ready, Standing::default(), Chance::default());
+        let places = Vec::new();
+        let node = Node { profile, state, in_use: 0, points, standing, chance, places };
         let seat = Seat { index, generation: self.seats[index as usize].generation };
         // Seats are never given up, so both lists are of one length.
         let traits = Traits::of(seat, &node);
@@ -367,11 +437,55 @@ impl Registry {
         self.change(seat, |node| node.points = points);
     }
 
+    /// Sets how sure the network is of a node. A node starts as one of which nothing is known.
+    pub fn set_standing(&mut self, seat: Seat, standing: Standing) {
+        let Some(node) = self.node(seat) else { return };
+        let proven = node.standing.is_proven() != standing.is_proven();
+        let judge = |node: &mut Node| {
+            node.standing = standing;
+            node.chance = standing.chance();
+        };
+        if proven {
+            // It moves to the buckets of another trust.
+            self.unindex_offers(seat.index);
+            judge(self.node_mut(seat).expect("the seat is taken"));
+            self.index_offers(seat.index);
+        }
+        self.change(seat, judge);
+    }
+
+    /// Returns how far a node is trusted.
+    pub fn trust(&self, node: &Node) -> Trust {
+        if self.trusted.contains(&node.profile.owner) {
+            Trust::Trusted
+        } else if node.standing.is_proven() {
+            Trust::Proven
+        } else {
+            Trust::Any
+        }
+    }
+
+    /// Counts an assignment for `model` to a node, so that its owner's share is known.
+    ///
+    /// What owners ask of their own nodes is nobody else's work: leave it out.
+    pub fn count_work(&mut self, seat: Seat, model: &ModelName) {
+        let Some(owner) = self.node(seat).map(|node| node.profile.owner) else { return };
+        if let Some(index) = self.by_model.get_mut(model) {
+            index.traffic.count(owner, index.owners.len(), self.share);
+        }
+    }
+
+    /// Returns the owners who have more than their share of the work for `model`; a few at most.
+    pub fn beyond_share(&self, model: &ModelName) -> &[AccountId] {
+        self.by_model.get(model).map_or(&[], |index| index.traffic.beyond())
+    }
+
     /// Takes one slot of a node; returns whether there was one.
     pub fn reserve(&mut self, seat: Seat) -> bool {
         let free = self.node(seat).is_some_and(Node::is_free);
         if free {
             self.change(seat, |node| node.in_use += 1);
+            self.reserved = self.reserved.wrapping_add(1);
         }
         free
     }
@@ -422,11 +536,15 @@ impl Registry {
     }
 
     /// Iterates over the groups of nodes that offer the demanded model.
+    ///
+    /// Where a node of the owner whose nodes come first is free, all others are refused.
     pub fn groups<'a>(&'a self, demand: &'a Demand) -> impl Iterator<Item = Group<'a>> {
         let index = self.by_model.get(&demand.model);
-        let (all, few) = match index {
-            Some(index) if demand.is_narrow() => (None, self.narrow(index, demand)),
-            index => (index, BTreeMap::new()),
+        let own = index.and_then(|index| self.own(index, demand));
+        let (all, few) = match (index, own) {
+            (_, Some(own)) => (None, own),
+            (Some(index), None) if demand.is_narrow() => (None, self.narrow(index, demand)),
+            (index, None) => (index, BTreeMap::new()),
         };
         let all = all.into_iter().flat_map(|index| &index.buckets);
         let all = all.map(|(key, bucket)| (key.judge(demand), Cow::Borrowed(bucket)));
@@ -437,11 +555,17 @@ impl Registry {
     /// Returns how many different owners have a node that can take `demand`, busy or not, counted
     /// up to `most`.
     pub fn owners(&self, demand: &Demand, most: usize) -> usize {
-        let tried = demand.exclude.iter();
-        let tried = tried.filter(|id| self.refusal(id, demand) == Some(Reason::AlreadyTried));
+        let demand = &Demand { own_first: None, ..demand.clone() };
+        let is_out = |owner: &AccountId| {
+            demand.not_of.contains(owner) || demand.denied_owners.contains(owner)
+        };
+        let denied = demand.denied.iter().filter(|id| !demand.exclude.contains(id));
+        let unwanted = [Some(Reason::AlreadyTried), Some(Reason::Denied)];
+        let tried = demand.exclude.iter().chain(denied);
+        let tried = tried.filter(|id| unwanted.contains(&self.refusal(id, demand)));
         let tried: Vec<_> = tried
             .filter_map(|id| Some(self.node(self.seat(id)?)?.profile.owner))
-            .filter(|owner| !demand.not_of.contains(owner))
+            .filter(|owner| !is_out(owner))
             .collect();
         let mut left: BTreeMap<AccountId, usize> = BTreeMap::new();
         for group in self.groups(demand).filter(|group| group.refusal.is_none()) {
@@ -449,7 +573,7 @@ impl Registry {
                 if left.len() >= most.saturating_add(tried.len()) {
                     break;
                 }
-                if !demand.not_of.contains(owner) {
+                if !is_out(owner) {
                     *left.entry(*owner).or_default() += *members as usize;
                 }
             }
@@ -460,6 +584,51 @@ impl Registry {
         left.iter().filter(|entry| !all_tried(entry)).count().min(most)
     }
 
+    /// Returns the node `id` as a scheduler sees it, if it could take `demand` now.
+    pub fn candidate(&self, id: &NodeId, demand: &Demand) -> Option<Candidate> {
+        let seat = self.seat(id)?;
+        let node = self.node(seat)?;
+        let offer = node.free_for(demand)?;
+        Some(self.candidate_in(seat.index, node.profile.models[offer].speed))
+    }
+
+    fn candidate_in(&self, index: u32, speed: Option<TokenRate>) -> Candidate {
+        let Traits { generation, node, owner, in_use, slots, chance } = self.traits[index as usize];
+        let seat = Seat { index, generation };
+        Candidate { seat, node, owner, in_use, slots, speed, chance }
+    }
+
+    /// Sorts the nodes of a model into a few that are free and of the owner whose nodes come
+    /// first, and all others; `None` where there is no such node, or no such owner.
+    fn own(&self, index: &ModelIndex, demand: &Demand) -> Option<BTreeMap<Option<Reason>, Bucket>> {
+        let owner = demand.own_first?;
+        let seats = self.by_owner.get(&owner)?;
+        if index.owners.len() == 1 && index.owners.contains_key(&owner) {
+            return None;
+        }
+        // Where an owner has many, each time others are looked at.
+        let start =
+            self.reserved.wrapping_mul(0x9e37_79b9) % u32::try_from(self.seats.len()).ok()?;
+        let mut own = Bucket::default();
+        for &seat in seats.range(start..).chain(seats.range(..start)).take(OWN_LOOKED_AT) {
+            let node = self.seats[seat as usize].node.as_ref().expect("the seat is taken");
+            if let Some(offer) = node.free_for(demand) {
+                own.enter(node);
+                own.list(seat, node, offer);
+            }
+        }
+        if own.free.is_empty() {
+            return None;
+        }
+        let others = index.members() - own.members;
+        let mut sorted = BTreeMap::from([(None, own)]);
+        if others > 0 {
+            let others = Bucket { members: others, ..Bucket::default() };
+            sorted.insert(Some(Reason::OwnFirst), others);
+        }
+        Some(sorted)
+    }
+
     /// Sorts the nodes of a model into those that `demand` means, if they will do, and the others
     /// by reason. This costs as much as there are nodes that it means.
     fn narrow(&self, index: &ModelIndex, demand: &Demand) -> BTreeMap<Option<Reason>, Bucket> {
@@ -467,7 +636,14 @@ impl Registry {
         let named: BTreeSet<u32> =
             demand.only.iter().filter_map(|id| self.by_id.get(id)).copied().collect();
         let holders = demand.dataset.as_ref().and_then(|name| self.by_dataset.get(name));
-        let meant = if demand.only.is_empty() { holders } else { Some(&named) };
+        let own = demand.owner_only.as_ref().and_then(|owner| self.by_owner.get(owner));
+        let (meant, others) = if !demand.only.is_empty() {
+            (Some(&named), Reason::NotNamed)
+        } else if demand.dataset.is_some() {
+            (holders, Reason::NoDataset)
+        } else {
+            (own, Reason::NotOwn)
+        };
         let mut counted = 0;
         for seat in meant.into_iter().flatten() {
             let node = self.seats[*seat as usize].node.as_ref().expect("the seat is taken");
@@ -478,14 +654,11 @@ impl Registry {
             let bucket = sorted.entry(refusal).or_default();
             bucket.enter(node);
             if node.is_free() {
-                let speed = node.profile.models[offer].speed;
-                let offer = u32::try_from(offer).expect("a node offers fewer than 2^32 models");
-                bucket.free.push(Listed { seat: *seat, offer, speed });
+                bucket.list(*seat, node, offer);
             }
         }
-        let all: u32 = index.buckets.values().map(|bucket| bucket.members).sum();
+        let all = index.members();
         if all > counted {
-            let others = if demand.only.is_empty() { Reason::NoDataset } else { Reason::NotNamed };
             sorted.entry(Some(others)).or_default().members += all - counted;
         }
         sorted
@@ -505,10 +678,9 @@ impl Registry {
         let Some(offer) = offer else {
             return Some(Reason::ModelNotOffered);
         };
-        let tried = demand.exclude.contains(id).then_some(Reason::AlreadyTried);
-        let taken = demand.not_of.contains(&node.profile.owner).then_some(Reason::OwnerTaken);
         let unfit = node.places[offer].bucket.judge(demand).or_else(|| node.lacks(demand));
-        unfit.or(tried).or(taken).or(match node.state {
+        let objection = || demand.objects_to(id, &node.profile.owner);
+        unfit.or_else(objection).or(match node.state {
             NodeState::Draining => Some(Reason::Draining),
             NodeState::Away => Some(Reason::Away),
             NodeState::Ready if !node.is_free() => Some(Reason::NoFreeSlot),
@@ -558,23 +730,23 @@ impl Registry {
         seat.generation = seat.generation.wrapping_add(1);
         self.by_id.remove(&node.profile.id);
         for name in &node.profile.datasets {
-            if let Some(holders) = self.by_dataset.get_mut(name) {
-                holders.remove(&index);
-                if holders.is_empty() {
-                    self.by_dataset.remove(name);
-                }
-            }
+            strike(&mut self.by_dataset, name, index);
         }
+        strike(&mut self.by_owner, &node.profile.owner, index);
         self.vacant.push(index);
     }
 
     fn index_offers(&mut self, index: u32) {
+        let node = self.seats[index as usize].node.as_ref().expect("the seat is taken");
+        let (trust, memory) = (self.trust(node), node.profile.memory_gb);
         let node = self.seats[index as usize].node.as_mut().expect("the seat is taken");
-        let place = |offer| Place { bucket: BucketKey::of(&self.policy, offer), position: None };
+        let bucket = |offer| BucketKey::of(&self.policy, trust, offer, memory);
+        let place = |offer| Place { bucket: bucket(offer), position: None };
         node.places = node.profile.models.iter().map(place).collect();
         for (offer, place) in node.profile.models.iter().zip(&node.places) {
             let model = self.by_model.entry(offer.name.clone()).or_default();
             model.buckets.entry(place.bucket).or_default().enter(node);
+            *model.owners.entry(node.profile.owner).or_default() += 1;
         }
         if node.is_free() {
             self.list(index);
@@ -590,6 +762,7 @@ impl Registry {
             let model = by_model.get_mut(&offer.name).expect("an offered model is indexed");
             let bucket = model.buckets.get_mut(&place.bucket).expect("an offer has a bucket");
             bucket.leave(node);
+            count_off(&mut model.owners, &node.profile.owner);
             if bucket.members == 0 {
                 model.buckets.remove(&place.bucket);
             }
@@ -630,6 +803,20 @@ impl Registry {
                 node.expect("a listed seat is taken").places[moved.offer as usize].position =
                     Some(position);
             }
+        }
+    }
+}
+
+/// Takes a seat out of the set of `key`, and the set with it when it was the last one.
+fn strike<K: Ord + Borrow<Q>, Q: Ord + ?Sized>(
+    sets: &mut BTreeMap<K, BTreeSet<u32>>,
+    key: &Q,
+    index: u32,
+) {
+    if let Some(set) = sets.get_mut(key) {
+        set.remove(&index);
+        if set.is_empty() {
+            sets.remove(key);
         }
     }
 }
@@ -677,6 +864,7 @@ mod tests {
             slots,
             models: offers(models),
             datasets: if number.is_multiple_of(2) { vec!["d".to_owned()] } else { Vec::new() },
+            memory_gb: None,
         }
     }
 
@@ -691,6 +879,7 @@ mod tests {
         Update(u8, u32, Vec<u8>),
         State(u8, NodeState),
         Points(u8, i64),
+        Standing(u8, u64, u64),
         Reserve(u8),
         Release(u8),
     }
@@ -705,6 +894,7 @@ mod tests {
             (0_u8..6, 1_u32..3, models()).prop_map(|(n, s, m)| Step::Update(n, s, m)),
             (0_u8..6, state).prop_map(|(n, s)| Step::State(n, s)),
             (0_u8..6, -5_i64..200).prop_map(|(n, points)| Step::Points(n, points)),
+            (0_u8..6, 0_u64..99_000, 0_u64..9000).prop_map(|(n, g, b)| Step::Standing(n, g, b)),
             (0_u8..6).prop_map(Step::Reserve),
             (0_u8..6).prop_map(Step::Release),
         ]
@@ -728,8 +918,8 @@ mod tests {
                 for candidate in (0..group.free()).map(|position| group.candidate(position)) {
                     let node = registry.node(candidate.seat).unwrap();
                     assert_eq!(candidate.node, node.profile.id);
-                    let found = (candidate.in_use, candidate.slots, candidate.points);
-                    assert_eq!(found, (node.in_use, node.profile.slots, node.points));
+                    let found = (candidate.in_use, candidate.slots, candidate.chance);
+                    assert_eq!(found, (node.in_use, node.profile.slots, node.standing.chance()));
                     let offer = node.profile.models.iter().find(|o| o.name == demand.model);
                     assert_eq!(candidate.speed, offer.unwrap().speed);
                 }
@@ -749,6 +939,9 @@ mod tests {
             for demand in placed(&demand) {
                 check_placed(registry, &demand);
             }
+            for demand in placed(&demand).into_iter().take(6).chain([demand]) {
+                check_own_first(registry, &demand);
+            }
         }
     }
 
@@ -759,7 +952,50 @@ mod tests {
         let both = Demand { only: only.only.clone(), ..data.clone() };
         let apart = Demand { not_of: vec![owner(0)], exclude: vec![node_id(1)], ..plain.clone() };
         let data_apart = Demand { not_of: vec![owner(2)], ..data.clone() };
-        vec![only, data, both, apart, data_apart]
+        let denied = Demand {
+            denied: vec![node_id(0), node_id(9)],
+            denied_owners: vec![owner(1)],
+            exclude: vec![node_id(0), node_id(2)],
+            ..plain.clone()
+        };
+        let own = Demand { owner_only: Some(owner(0)), ..long.clone() };
+        let own_data = Demand {
+            denied: vec![node_id(0)],
+            ..Demand { dataset: data.dataset.clone(), ..own.clone() }
+        };
+        let strangers = Demand { owner_only: Some(owner(9)), ..plain.clone() };
+        let proven = Demand { trust: Trust::Proven, ..plain.clone() };
+        let trusted = Demand { trust: Trust::Trusted, not_of: vec![owner(2)], ..plain.clone() };
+        let strict = [denied, own, own_data, strangers, proven, trusted];
+        [only, data, both, apart, data_apart].into_iter().chain(strict).collect()
+    }
+
+    /// Checks that an owner's free nodes come before all others, and that nothing changes where
+    /// there are none.
+    fn check_own_first(registry: &Registry, demand: &Demand) {
+        let own = Demand { own_first: Some(owner(1)), ..demand.clone() };
+        let nodes = || registry.iter().map(|(_, node)| node);
+        let able = |node: &&Node| registry.refusal(&node.profile.id, demand).is_none();
+        let mine = nodes().filter(|node| node.profile.owner == owner(1)).filter(able);
+        let mine: BTreeSet<_> = mine.map(|node| node.profile.id).collect();
+        let found = |demand: &Demand| -> BTreeSet<NodeId> {
+            let able = registry.groups(demand).filter(|group| group.refusal.is_none());
+            let free = able.flat_map(|group| {
+                (0..group.free()).map(move |at| group.candidate(at)).collect::<Vec<_>>()
+            });
+            free.filter(|c| demand.objection(c).is_none()).map(|c| c.node).collect()
+        };
+        let expected = if mine.is_empty() { found(demand) } else { mine };
+        assert_eq!(found(&own), expected, "{own:?}");
+        let count = |demand: &Demand| -> usize {
+            registry.groups(demand).map(|group| group.free() + group.occupied() as usize).sum()
+        };
+        assert_eq!(count(&own), count(demand));
+        for node in nodes() {
+            let id = node.profile.id;
+            let refused = registry.refusal(&id, demand).is_some();
+            assert_eq!(registry.candidate(&id, demand).is_none(), refused);
+        }
     }
 
     /// Compares what is found for a demand that means some nodes with a search through all.
@@ -793,7 +1029,7 @@ mod tests {
         fn index_agrees_with_a_search_through_all_nodes(
             steps in proptest::collection::vec(step(), 0..60),
         ) {
-            let mut registry = Registry::default();
+            let mut registry = Registry::default().with_trusted_owners([owner(3)]);
             for step in steps {
                 let seat = |registry: &Registry, n| registry.seat(&node_id(n));
                 match step {
@@ -819,6 +1055,11 @@ mod tests {
                     Step::Points(n, points) => {
                         if let Some(seat) = seat(&registry, n) {
                             registry.set_points(seat, Points::new(points));
+                        }
+                    }
+                    Step::Standing(n, good, bad) => {
+                        if let Some(seat) = seat(&registry, n) {
+                            registry.set_standing(seat, Standing { good, bad });
                         }
                     }
                     Step::Reserve(n) => {

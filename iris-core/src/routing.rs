@@ -305,6 +305,7 @@ mod tests {
                 slots: 1,
                 models: vec![offer],
                 datasets: Vec::new(),
+                memory_gb: None,
             };
             self.0.join(profile, Points::START)
         }

@@ -39,7 +39,8 @@ const MAX_LANES: u32 = 16;
 /// What an imported bcrypt hash may cost: 2^14 rounds, about a second.
 const MAX_BCRYPT_COST: u32 = 14;
 
-/// A password that is long enough and not too long. Every character counts, spaces too.
+/// A password, parsed where it is chosen: long enough and not too long. Every character counts,
+/// spaces too.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct Password(String);
 
@@ -48,16 +49,19 @@ pub struct Password(String);
 #[error("a password has at least {MIN_CHARACTERS} characters and at most {MAX_LEN} bytes")]
 pub struct PasswordError;
 
+impl Password {
+    /// Takes what somebody typed to prove himself: an older system may have taken a short one.
+    pub fn typed(text: &str) -> Result<Self, PasswordError> {
+        if text.len() <= MAX_LEN { Ok(Self(text.to_owned())) } else { Err(PasswordError) }
+    }
+}
+
 impl FromStr for Password {
     type Err = PasswordError;
 
     fn from_str(text: &str) -> Result<Self, PasswordError> {
         let long_enough = text.chars().nth(MIN_CHARACTERS - 1).is_some();
-        if long_enough && text.len() <= MAX_LEN {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(PasswordError)
-        }
+        if long_enough { Self::typed(text) } else { Err(PasswordError) }
     }
 }
 
@@ -142,7 +146,7 @@ impl Passwords {
     /// Hashes a password with a new salt.
     pub fn hash(&self, password: &Password) -> Result<PasswordHash, HashError> {
         let salt: [u8; SALT_LEN] = random_bytes();
-        let output = self.own(&salt).compute(&self.pepper, password)?;
+        let output = ArgonHash::new(&salt).compute(&self.pepper, password)?;
         let (salt, output) = (BASE64_NOPAD.encode(&salt), BASE64_NOPAD.encode(&output));
         Ok(PasswordHash(format!(
             "$argon2id$v=19$m={MEMORY_KIB},t={PASSES},p={LANES}{KEY_ID}${salt}${output}"
@@ -166,20 +170,9 @@ impl Passwords {
 
     /// Takes as long as [`verify`](Self::verify), for a name that nobody has.
     pub fn verify_nothing(&self, password: &Password) -> Result<(), HashError> {
-        let output = self.own(&[0; SALT_LEN]).compute(&self.pepper, password)?;
+        let output = ArgonHash::new(&[0; SALT_LEN]).compute(&self.pepper, password)?;
         std::hint::black_box(output.ct_eq(&[0; OUTPUT_LEN]));
         Ok(())
-    }
-
-    fn own(&self, salt: &[u8]) -> ArgonHash {
-        let params = Params::new(MEMORY_KIB, PASSES, LANES, Some(OUTPUT_LEN));
-        ArgonHash {
-            algorithm: Algorithm::Argon2id,
-            params: params.expect("within Argon2's limits"),
-            peppered: true,
-            salt: salt.to_vec(),
-            output: Vec::new(),
-        }
     }
 }
 
@@ -225,6 +218,18 @@ fn check_bcrypt(rest: &str, text: &str) -> Result<(), PasswordHashError> {
 }
 
 impl ArgonHash {
+    /// One that is computed as hashes are made here.
+    fn new(salt: &[u8]) -> Self {
+        let params = Params::new(MEMORY_KIB, PASSES, LANES, Some(OUTPUT_LEN));
+        Self {
+            algorithm: Algorithm::Argon2id,
+            params: params.expect("within Argon2's limits"),
+            peppered: true,
+            salt: salt.to_vec(),
+            output: Vec::new(),
+        }
+    }
+
     fn read(text: &str) -> Result<Self, PasswordHashError> {
         use PasswordHashError::{TooCostly, Unknown};
         let mut parts = text.split('$');

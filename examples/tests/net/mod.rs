@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use iris_coordinator::{
-    Builder, Clock, Coordinator, Placement, TaskEvent, TaskHandle, TaskRequest,
+    Builder, Clock, Coordinator, Placement, Routing, TaskEvent, TaskHandle, TaskRequest,
 };
 use iris_core::backend::{Backend, Chunk, Operation};
 use iris_core::model::Abilities;
@@ -182,6 +182,7 @@ impl Net {
         TaskRequest {
             id: self.coordinator.new_task_id(),
             account: CALLER,
+            key: None,
             operation: Operation::Chat,
             model: model.parse::<ModelName>().unwrap(),
             body: Bytes::from(body.to_string()),
@@ -192,6 +193,7 @@ impl Net {
             time_limit: Duration::from_mins(1),
             priority: Priority::Interactive,
             placement: Placement::default(),
+            routing: Routing::default(),
         }
     }
 

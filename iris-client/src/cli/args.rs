@@ -7,18 +7,28 @@ use clap::{Args, Parser, Subcommand};
 use iris_core::queue::Priority;
 use iris_core::{NodeId, TaskId};
 use iris_crypto::seal::Shape;
-use iris_protocol::rest::KeyScope;
 
+use super::account::AccountCommand;
 use super::dividing::{Dividing, Spreading};
+use super::invite::InviteCommand;
+use super::keys::KeysCommand;
+use super::network::{Listing, Nodes};
 use super::run::Run;
+use super::session::{Login, Register};
 use crate::settings::Flags;
 
 const AFTER: &str = "\
 First steps:
-  iris account new                     open an account; it prints 16 digits: keep them
-  iris key new                         exchange the digits for an API key
-  export IRIS_API_KEY=iris_...         let this command use the key
+  iris register                        open an account: you are asked for what is needed
+  iris login                           or log in to the one you have
   iris ask \"Why is the sky blue?\"      ask
+
+Without an e-mail address: `iris account new` prints 16 digits that are an account (keep them), and
+`iris login --digits` takes them. A closed network wants an invitation: `--invitation` asks for it.
+
+For programs and nodes:
+  iris keys new                        a key for a program that asks, in IRIS_API_KEY
+  iris keys new --scope node           a key for iris-node, in IRIS_NODE_KEY
 
 Divided work:
   iris ask --mode consensus --agree number \"How many days has a leap year?\"
@@ -33,9 +43,12 @@ for. `iris proxy` seals for any program that speaks the OpenAI API.
 
 Settings: a flag wins over the environment, the environment over the file given with --config.
   IRIS_URL, COORDINATOR_URL   the network's address; several, separated by commas, are tried in turn
-  IRIS_API_KEY                your API key (in a file: api_key)
+  IRIS_API_KEY                an API key, used rather than the session (in a file: api_key)
   IRIS_MODEL                  the model to ask (in a file: model)
-  IRIS_ACCOUNT_KEY            your account's 16 digits, for `iris key new`
+  IRIS_ACCOUNT_KEY            your account's 16 digits, used rather than the session by `login`,
+                              `account`, `keys` and `invite`
+  IRIS_PASSWORD, IRIS_NEW_PASSWORD, IRIS_INVITATION
+                              what you would be asked for, for scripts
   IRIS_CA_FILE, IRIS_ALLOW_PLAIN_HTTP, IRIS_TIMEOUT_SECS, IRIS_TRUST_FILE, IRIS_COORDINATOR
                               as the flags of these names (in a file: ca_file and so on)
 
@@ -43,7 +56,7 @@ Exit codes:
     0  done
     1  the answer could not be written
     2  wrong usage or settings
-    3  the key is missing, unknown or may not do this
+    3  nobody is logged in, a key or password is wrong or may not do this, or a fee is due
     4  the network does not have this model
     5  nobody can answer now: no node, a full queue or a used-up quota; try again later
     6  the request was refused
@@ -135,12 +148,6 @@ pub(super) enum Command {
     Run(Box<Run>),
     /// List the models that can be asked
     Models(Json),
-    /// Open an account
-    #[command(subcommand)]
-    Account(AccountCommand),
-    /// Make API keys
-    #[command(subcommand)]
-    Key(KeyCommand),
     /// Hand in questions that are answered even if you disconnect
     #[command(subcommand)]
     Task(TaskCommand),
@@ -151,6 +158,36 @@ pub(super) enum Command {
     /// this machine can connect.
     #[cfg(feature = "proxy")]
     Proxy(Proxy),
+    /// Open an account with an e-mail address and a password, and log in
+    ///
+    /// The password is read from `IRIS_PASSWORD`, else you are asked for it, else it is a line of
+    /// standard input; never an argument, which other users of this machine could see.
+    Register(Register),
+    /// Log in, so that `iris` on this machine needs no key
+    ///
+    /// The session is kept in a file that only you can read, and renewed by itself. The password
+    /// is read from `IRIS_PASSWORD`, and an account's digits from `IRIS_ACCOUNT_KEY`; else you are
+    /// asked for them, else they are a line of standard input.
+    Login(Login),
+    /// End the session
+    Logout(Json),
+    /// Open an account without a name, look at your own, or change its password
+    #[command(subcommand)]
+    Account(AccountCommand),
+    /// Make, list, replace and end API keys, for programs and nodes
+    #[command(subcommand, alias = "key")]
+    Keys(KeysCommand),
+    /// Invite others into the network
+    #[command(subcommand)]
+    Invite(InviteCommand),
+    /// Print how large the network is, and what it does
+    Stats(Json),
+    /// List the nodes that are connected, or tell why one has the work that it has
+    Nodes(Nodes),
+    /// List the nodes by what they have done
+    Reputation(Listing),
+    /// List your tasks that are over
+    History(Listing),
     /// Look at what is trusted, and name nodes of your own
     #[command(subcommand)]
     Trust(TrustCommand),
@@ -163,6 +200,14 @@ pub(super) enum Command {
     Log(LogCommand),
     /// Check whether the network is at work
     Health(Json),
+    /// Print a script that completes this command in your shell
+    ///
+    /// In bash: `source <(iris completions bash)`, for good in ~/.bashrc.
+    Completions {
+        /// The shell
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
 }
 
 /// How private a question is.
@@ -250,6 +295,17 @@ pub(super) struct Json {
     pub(super) json: bool,
 }
 
+/// How a table is printed.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Rows {
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Print every column and whole names, however wide that is
+    #[arg(long, conflicts_with = "json")]
+    pub(super) wide: bool,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct Question {
     /// The question; `-` reads it from standard input
@@ -297,35 +353,6 @@ pub(super) struct Ask {
     pub(super) dividing: Dividing,
     #[command(flatten)]
     pub(super) spreading: Spreading,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum AccountCommand {
-    /// Open an account and print its 16 digits
-    ///
-    /// The digits are the account: whoever knows them owns it, and nobody can recover them.
-    New(Json),
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum KeyCommand {
-    /// Exchange your account's 16 digits for an API key and print it
-    ///
-    /// The digits are read from `IRIS_ACCOUNT_KEY`, else from standard input; never from an
-    /// argument, which other users of this machine could see.
-    New(NewKey),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct NewKey {
-    /// What the key may do: ask models, connect nodes, look at the network, or run it
-    #[arg(long, default_value = "inference", value_parser = scope())]
-    pub(super) scope: KeyScope,
-    /// Your own name for the key
-    #[arg(long, value_name = "TEXT")]
-    pub(super) label: Option<String>,
-    #[command(flatten)]
-    pub(super) output: Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -447,13 +474,6 @@ fn shape() -> impl TypedValueParser<Value = Shape> {
     })
 }
 
-fn scope() -> impl TypedValueParser<Value = KeyScope> {
-    PossibleValuesParser::new(KeyScope::ALL.map(KeyScope::as_str)).try_map(|name| {
-        let scope = KeyScope::ALL.into_iter().find(|scope| scope.as_str() == name);
-        scope.ok_or("no such scope")
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -470,7 +490,22 @@ mod tests {
         let mut command = Cli::command();
         let help = command.render_long_help().to_string();
         assert!(!help.contains("--api-key") && !help.contains("--account-key"));
-        let refused = Cli::try_parse_from(["iris", "key", "new", "1234567890123456"]);
-        assert!(refused.is_err());
+        assert!(!help.contains("--password"));
+        for args in [
+            &["keys", "new", "1234567890123456"][..],
+            &["account", "new", "iris_invite_x"],
+            &["login", "--email", "a@b", "hunter22"],
+            &["login", "--digits", "1234567890123456"],
+            &["register", "--invitation", "iris_invite_x"],
+            &["account", "password", "hunter22"],
+        ] {
+            let line = ["iris"].iter().chain(args);
+            assert!(Cli::try_parse_from(line).is_err(), "{args:?}");
+        }
+    }
+
+    #[test]
+    fn keys_have_kept_their_old_name() {
+        assert!(Cli::try_parse_from(["iris", "key", "new", "--scope", "node"]).is_ok());
     }
 }

@@ -88,12 +88,16 @@ fn ending(error: &ClientError) -> (Exit, Option<&'static str>) {
             (Exit::Privacy, Some("`iris trust show` lists them, `iris trust pin` adds one"))
         }
         error if error.is_about_privacy() => (Exit::Privacy, None),
-        // The digits of an account are refused with another code.
+        // Digits and passwords are refused with other codes.
         ClientError::Unauthorized(refusal) if refusal.code() == Some("invalid_api_key") => (
             Exit::Unauthorized,
-            Some("set IRIS_API_KEY to a key of this network; `iris key new` makes one"),
+            Some("log in with `iris login`, or set IRIS_API_KEY to a key of this network"),
         ),
-        ClientError::Unauthorized(_) | ClientError::Forbidden(_) => (Exit::Unauthorized, None),
+        ClientError::SessionEnded => (Exit::Unauthorized, Some("log in again with `iris login`")),
+        ClientError::SessionFile { .. } => (Exit::Usage, None),
+        ClientError::Unauthorized(_) | ClientError::Forbidden(_) | ClientError::PaymentDue(_) => {
+            (Exit::Unauthorized, None)
+        }
         ClientError::ModelNotFound(_) => (Exit::ModelNotFound, Some("`iris models` lists them")),
         ClientError::NoNode(_) | ClientError::RateLimited(_) => (Exit::Busy, None),
         ClientError::BadRequest(_) | ClientError::TooLarge(_) | ClientError::NotFound(_) => {

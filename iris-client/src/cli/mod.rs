@@ -5,12 +5,19 @@ mod args;
 mod ask;
 mod dividing;
 mod failure;
+mod figures;
+mod invite;
+mod keys;
 mod log;
+mod network;
 mod plan_file;
 mod progress;
+mod prompt;
 #[cfg(feature = "proxy")]
 mod proxy;
 mod run;
+mod session;
+mod table;
 mod task;
 mod terminal;
 mod trust;
@@ -19,15 +26,16 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use iris_core::ModelName;
 use iris_core::model::ModelNameError;
+use iris_protocol::rest::LoginRequest;
 
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::policy::Policy;
-use crate::settings::Settings;
-use args::{AccountCommand, Cli, Command, Json, KeyCommand, Sealing};
+use crate::settings::{Settings, session_file};
+use args::{Cli, Command, Json, Sealing};
 use failure::{Exit, Failure};
 use terminal::{Output, remark};
 
@@ -60,8 +68,11 @@ enum Job {
     Ask(ask::Job),
     Run(Box<run::Job>),
     Models(Json),
-    NewAccount(Json),
-    NewKey(account::Job),
+    Session(session::Job),
+    Account(account::Job),
+    Keys(keys::Job),
+    Invite(invite::Job),
+    Network(network::Job),
     Task(task::Job),
     #[cfg(feature = "proxy")]
     Proxy(proxy::Job),
@@ -89,14 +100,26 @@ fn prepare(cli: &Cli) -> Result<Option<Work>, Failure> {
             Job::Run(Box::new(job))
         }
         Command::Models(output) => Job::Models(output.clone()),
-        Command::Account(AccountCommand::New(output)) => Job::NewAccount(output.clone()),
-        Command::Key(KeyCommand::New(args)) => Job::NewKey(account::Job::prepare(args)?),
+        Command::Register(args) => Job::Session(session::Job::register(args)?),
+        Command::Login(args) => Job::Session(session::Job::login(args)?),
+        Command::Logout(output) => Job::Session(session::Job::logout(output)),
+        Command::Account(args) => Job::Account(account::Job::prepare(args)?),
+        Command::Keys(args) => Job::Keys(keys::Job::prepare(args, is_logged_in(&settings))?),
+        Command::Invite(args) => Job::Invite(invite::Job::prepare(args)),
+        Command::Stats(output) => Job::Network(network::Job::Stats(output.clone())),
+        Command::Nodes(args) => Job::Network(network::Job::nodes(args)),
+        Command::Reputation(listing) => Job::Network(network::Job::Reputation(listing.clone())),
+        Command::History(listing) => Job::Network(network::Job::History(listing.clone())),
         Command::Task(args) => Job::Task(task::Job::prepare(args)?),
         #[cfg(feature = "proxy")]
         Command::Proxy(args) => Job::Proxy(proxy::Job::prepare(args)),
         Command::Trust(args) => Job::Trust(trust::Job::prepare(args)),
         Command::Log(args) => Job::Log(log::Job::prepare(args)?),
         Command::Health(output) => Job::Health(output.clone()),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "iris", &mut io::stdout());
+            return Ok(None);
+        }
     };
     Ok(Some(Work { settings, job }))
 }
@@ -134,27 +157,89 @@ impl Work {
 
     async fn run(self) -> Result<(), Failure> {
         let settings = &self.settings;
-        let client = connect(settings, self.sealing()).await?;
+        let digits = match prompt::account_key_in_environment() {
+            Some(digits) if self.keeps_account() => Some(digits?),
+            _ => None,
+        };
+        let client = connect(settings, self.sealing(), digits.is_none()).await?;
         let mut output = Output::new();
-        match self.job {
-            Job::Ask(job) => job.run(&client, settings, &mut output).await,
-            Job::Run(job) => job.run(&client, settings, &mut output).await,
-            Job::Models(format) => models(&client, &format, &mut output).await,
-            Job::NewAccount(format) => account::open(&client, &format, &mut output).await,
-            Job::NewKey(job) => job.run(&client, &mut output).await,
-            Job::Task(job) => job.run(&client, settings, &mut output).await,
-            #[cfg(feature = "proxy")]
-            Job::Proxy(job) => job.run(client, &mut output).await,
-            Job::Trust(job) => job.run(&client, &mut output),
-            Job::Log(job) => job.run(&client, &mut output).await,
-            Job::Health(format) => health(&client, &format, &mut output).await,
+        let Some(account_key) = digits else {
+            // What keeps the account is done by the session, where there is one.
+            let has_session = self.keeps_account() && client.session().account()?.is_some();
+            let client = if has_session { client.without_api_key() } else { client };
+            return self.job.run(client, settings, &mut output).await;
+        };
+        // A session of this command's own, kept in memory.
+        let login = LoginRequest { account_key: Some(account_key), ..LoginRequest::default() };
+        client.session().login(&login).await?;
+        let done = self.job.run(client.clone(), settings, &mut output).await;
+        // One that cannot be ended now ends by itself.
+        let _ = client.session().logout().await;
+        done
+    }
+
+    /// Returns whether the command is about the account of whoever runs it.
+    fn keeps_account(&self) -> bool {
+        match &self.job {
+            Job::Account(job) => job.is_about_own_account(),
+            Job::Keys(job) => !job.shows_digits(),
+            Job::Invite(_) => true,
+            _ => false,
         }
     }
 }
 
-/// Makes a client of the first coordinator that can be reached.
-async fn connect(settings: &Settings, sealing: Option<&Sealing>) -> Result<Client, Failure> {
-    let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+impl Job {
+    async fn run(
+        self,
+        client: Client,
+        settings: &Settings,
+        output: &mut Output,
+    ) -> Result<(), Failure> {
+        match self {
+            Self::Ask(job) => job.run(&client, settings, output).await,
+            Self::Run(job) => job.run(&client, settings, output).await,
+            Self::Models(format) => models(&client, &format, output).await,
+            Self::Session(job) => job.run(&client, output).await,
+            Self::Account(job) => job.run(&client, output).await,
+            Self::Keys(job) => job.run(&client, output).await,
+            Self::Invite(job) => job.run(&client, output).await,
+            Self::Network(job) => job.run(&client, output).await,
+            Self::Task(job) => job.run(&client, settings, output).await,
+            #[cfg(feature = "proxy")]
+            Self::Proxy(job) => job.run(client, output).await,
+            Self::Trust(job) => job.run(&client, output),
+            Self::Log(job) => job.run(&client, output).await,
+            Self::Health(format) => health(&client, &format, output).await,
+        }
+    }
+}
+
+/// Returns whether somebody is logged in at a coordinator of the settings.
+fn is_logged_in(settings: &Settings) -> bool {
+    let kept = |url| {
+        let base = crate::builder::normalize(url).ok()?;
+        session_file(base.as_str(), variable)
+    };
+    settings.urls().filter_map(kept).any(|file| file.exists())
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Returns the time, in seconds since the Unix epoch.
+fn now() -> u64 {
+    crate::sealed::now().as_secs()
+}
+
+/// Makes a client of the first coordinator that can be reached, with the key and session that are
+/// kept, unless it is to be somebody else.
+async fn connect(
+    settings: &Settings,
+    sealing: Option<&Sealing>,
+    as_kept: bool,
+) -> Result<Client, Failure> {
     let authorities = settings.ca_file.as_ref().map(|file| {
         std::fs::read(file)
             .map_err(|error| Failure::usage(format!("ca_file {}: {error}", file.display())))
@@ -162,7 +247,7 @@ async fn connect(settings: &Settings, sealing: Option<&Sealing>) -> Result<Clien
     let authorities = authorities.transpose()?;
     let clients = settings.urls().map(|url| {
         let mut builder = Client::builder(url).with_timeout(settings.timeout());
-        if let Some(key) = &settings.api_key {
+        if let Some(key) = settings.api_key.as_ref().filter(|_| as_kept) {
             builder = builder.with_api_key(key.clone());
         }
         if let Some(pem) = &authorities {
@@ -181,10 +266,13 @@ async fn connect(settings: &Settings, sealing: Option<&Sealing>) -> Result<Clien
             builder = builder.with_policy(Policy::Own);
         }
         let base = builder.clone().build()?.base_url().to_owned();
-        match settings.trust_file(&base, environment) {
-            Some(file) => builder.with_trust_file(file).build(),
-            None => builder.build(),
+        if let Some(file) = settings.trust_file(&base, variable) {
+            builder = builder.with_trust_file(file);
         }
+        if let Some(file) = session_file(&base, variable).filter(|_| as_kept) {
+            builder = builder.with_session_file(file);
+        }
+        builder.build()
     });
     let mut clients = clients.collect::<Result<Vec<_>, _>>()?;
     let last = clients.pop().ok_or_else(|| Failure::usage("no coordinator's address is set"))?;

@@ -29,7 +29,7 @@ impl Job {
 
     pub(super) async fn run(self, client: Client, output: &mut Output) -> Result<(), Failure> {
         let coordinator = client.base_url().to_owned();
-        let has_key = client.has_api_key();
+        let has_key = client.has_api_key() || client.session().account()?.is_some();
         let proxy = proxy::Proxy::bind(client, self.listen).await.map_err(|error| match error {
             BindError::NotLoopback(_) => Failure::usage(error.to_string()),
             BindError::Io(..) => Failure::new(Exit::Unreachable, error.to_string()),
@@ -40,7 +40,9 @@ impl Job {
              {coordinator}, sealed: only the node that answers can read what they ask"
         ));
         if !has_key {
-            remark("no IRIS_API_KEY is set, so each program has to send a key of the network");
+            remark(
+                "nobody is logged in and no IRIS_API_KEY is set, so each program has to send a key of the network",
+            );
         }
         let proxy = proxy.with_spread(self.spread);
         let (tell, told) = tokio::sync::oneshot::channel::<()>();

@@ -323,8 +323,13 @@ fn describe(status: &InferenceStatus) -> String {
         0 => String::new(),
         all => format!(", {} of {all} parts done", status.steps.iter().filter(over).count()),
     };
+    let place = status.place_in_line.map(|place| match place {
+        1 => ", next in line".to_owned(),
+        place => format!(", {} before it in line", place - 1),
+    });
+    let place = place.unwrap_or_default();
     let reason = status.error.as_ref().map(|error| format!(": {}", error.message));
-    format!("{state}{parts}{}", reason.unwrap_or_default())
+    format!("{state}{parts}{place}{}", reason.unwrap_or_default())
 }
 
 #[cfg(test)]

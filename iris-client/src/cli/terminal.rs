@@ -16,6 +16,12 @@ impl Output {
         Self { is_terminal: io::stdout().is_terminal(), at_line_start: true }
     }
 
+    /// Returns how many columns the reader's terminal has; `None` where there is none.
+    pub(super) fn width(&self) -> Option<u16> {
+        let size = terminal_size::terminal_size_of(io::stdout())?;
+        self.is_terminal.then_some(size.0.0)
+    }
+
     /// Writes `text` at once.
     pub(super) fn write(&mut self, text: &str) -> io::Result<()> {
         if text.is_empty() {
@@ -62,16 +68,18 @@ pub(super) fn lines(text: &str) {
 
 /// Shows control characters, and those that reorder the text around them, as replacements.
 fn harmless(text: &str) -> Cow<'_, str> {
-    let steers = |c: char| {
-        (c.is_control() && !matches!(c, '\n' | '\t'))
-            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
+    let steers = |c: char| (c.is_control() && !matches!(c, '\n' | '\t')) || reorders(c);
     if text.contains(steers) {
         let without_cr = text.replace("\r\n", "\n");
         Cow::Owned(without_cr.replace(steers, "\u{fffd}"))
     } else {
         Cow::Borrowed(text)
     }
+}
+
+/// Returns whether a character reorders the text around it.
+pub(super) const fn reorders(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

@@ -1,3 +1,4 @@
+use futures::TryStreamExt;
 use iris_core::ModelName;
 use iris_core::model::ModelOffer;
 use iris_core::plan::{Capacity, Chat, Division, Plan, divide};
@@ -21,7 +22,7 @@ impl Client {
     /// Returns what all nodes that may be asked for `model` can do.
     async fn capacity(&self, model: &ModelName) -> Result<Capacity, ClientError> {
         let offers = if self.policy() == Policy::Open {
-            let nodes = self.nodes().await?.nodes;
+            let nodes: Vec<_> = self.network().nodes().try_collect().await?;
             nodes.into_iter().flat_map(|node| node.models).filter(|m| m.name == *model).collect()
         } else {
             self.offers(model).await?

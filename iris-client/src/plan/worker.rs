@@ -339,6 +339,9 @@ fn is_fatal(error: &ClientError) -> bool {
         || matches!(
             error,
             ClientError::Unauthorized(_)
+                | ClientError::SessionEnded
+                | ClientError::SessionFile { .. }
+                | ClientError::PaymentDue(_)
                 | ClientError::Forbidden(_)
                 | ClientError::PlainHttp
                 | ClientError::Unreachable(_)

@@ -264,7 +264,7 @@ fn asking(client: &Client, headers: &HeaderMap) -> Result<Client, ProxyError> {
     let shown = shown.and_then(|value| value.split_once(' '));
     let shown = shown.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     match shown {
-        Some((_, token)) if !client.has_api_key() => {
+        Some((_, token)) if !client.has_api_key() && client.session().account()?.is_none() => {
             client.with_api_key(&Secret::new(token.trim())).map_err(ProxyError::from)
         }
         _ => Ok(client.clone()),

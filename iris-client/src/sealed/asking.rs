@@ -73,6 +73,7 @@ impl Client {
         question: &Question,
         choosing: &Choosing,
     ) -> Result<SealedAnswer, ClientError> {
+        question.check().map_err(ClientError::local)?;
         let begun = Instant::now();
         let asking = Asking {
             client: self,

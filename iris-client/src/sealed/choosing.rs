@@ -100,8 +100,10 @@ impl Client {
             let is_guard = guards.contains(&candidate.node);
             Candidate::new(candidate, if is_guard { Trusted::Guard } else { Trusted::Stranger })
         });
-        // Data lies where it lies: who names the node that holds it wants that one to read.
-        let is_chosen = demand.dataset.is_some() && !choosing.only.is_empty();
+        // Data lies where it lies: who names the node that holds it wants that one to read, as
+        // does whoever names nodes in the request.
+        let holds_data = demand.dataset.is_some() && !choosing.only.is_empty();
+        let is_chosen = holds_data || !demand.only.is_empty();
         let mut strangers = false;
         for candidate in others.filter(named) {
             if candidate.trusted == Trusted::Stranger && !choosing.spread && !is_chosen {
@@ -188,15 +190,16 @@ impl Client {
         Ok(Choice::Node(turn, privacy))
     }
 
-    /// Returns the guards, whatever data set is asked for: whoever announces one of that name must
-    /// not become a guard by it.
+    /// Returns the guards, whatever data set and nodes are asked for: whoever announces one of that
+    /// name must not become a guard by it, and a single request must not choose who stays one.
     fn guards(
         &self,
         listing: &Listing,
         demand: &Demand,
         own: &[NodeId],
     ) -> Result<Vec<NodeId>, ClientError> {
-        let demand = Demand { dataset: None, ..demand.clone() };
+        let Demand { model, context_tokens, abilities, .. } = demand.clone();
+        let demand = Demand { context_tokens, abilities, ..Demand::new(model) };
         let mut others = listing.able(&demand).map_err(ClientError::local)?;
         others.retain(|candidate| !own.contains(&candidate.node));
         let trust = &self.sealed().trust;

@@ -65,11 +65,14 @@ impl Listing {
             }
             // Those without a slot are paused.
             lacking.skip(Reason::NoFreeSlot, group.occupied());
-            able.extend((0..group.free()).map(|place| {
-                let candidate = group.candidate(place);
+            for candidate in (0..group.free()).map(|place| group.candidate(place)) {
+                if let Some(reason) = demand.objection(&candidate) {
+                    lacking.skip(reason, 1);
+                    continue;
+                }
                 let owner = candidate.owner.to_string();
-                GuardCandidate { node: candidate.node, owner, slots: candidate.slots }
-            }));
+                able.push(GuardCandidate { node: candidate.node, owner, slots: candidate.slots });
+            }
         }
         if !able.is_empty() {
             return Ok(able);
@@ -113,6 +116,9 @@ fn join(registry: &mut Registry, node: &RosterNode) -> iris_core::registry::Seat
         slots: node.slots.min(MAX_SLOTS),
         models: node.models.clone(),
         datasets: node.datasets.iter().map(ToString::to_string).collect(),
+        memory_gb: node.memory_gb,
     };
-    registry.join(profile, Points::new(node.points))
+    let seat = registry.join(profile, Points::new(node.points));
+    registry.set_standing(seat, node.standing);
+    seat
 }

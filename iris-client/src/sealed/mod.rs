@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use iris_core::backend::{BackendError, Operation};
-use iris_core::demand::Demand;
+use iris_core::demand::{Demand, Own, Trust};
 use iris_core::scheduler::{Balanced, Scheduler};
 use iris_core::task::TaskError;
 use iris_core::{NodeId, TaskId, Timestamp};
@@ -18,7 +18,7 @@ use iris_crypto::log::TreeHash;
 use iris_crypto::seal::{
     MAX_REQUEST, MAX_TTL, MEDIA_TYPE, Prompt, SealError, SealedRequest, Shape, Terms,
 };
-use iris_protocol::openai::{Asked, Heading, RequestError, count_values};
+use iris_protocol::openai::{Asked, Heading, PREFERENCES, Preferences, RequestError, count_values};
 use iris_protocol::rest::{ConsistencyProof, FreeSlots, SignedRoster};
 use reqwest::header::{self, HeaderMap};
 use serde::Deserialize;
@@ -172,9 +172,26 @@ impl Question {
         &self.body
     }
 
+    /// Refuses what only the coordinator can keep, or the client's policy.
+    fn check(&self) -> Result<(), RequestError> {
+        let Preferences { own, trust, .. } = self.asked.preferences;
+        let message = match (own, trust) {
+            (Own::Only, _) => "a sealed request goes to own nodes alone by the policy 'own'",
+            (_, Trust::Trusted) => "only the coordinator knows whom its operator trusts",
+            _ => return Ok(()),
+        };
+        let message = format!("'{PREFERENCES}' cannot be kept: {message}.").into();
+        Err(RequestError::Invalid { message, param: Some(PREFERENCES) })
+    }
+
     fn demand(&self) -> Demand {
         let Asked { model, prompt_tokens, max_tokens, abilities, dataset, .. } = &self.asked;
+        let Preferences { own: _, tier, trust, allow, deny } = &self.asked.preferences;
         Demand {
+            min_tier: *tier,
+            trust: *trust,
+            only: allow.clone(),
+            denied: deny.clone(),
             context_tokens: prompt_tokens.saturating_add(*max_tokens),
             abilities: *abilities,
             dataset: dataset.clone(),
@@ -253,7 +270,7 @@ impl Client {
         let prompt = Prompt {
             operation: question.operation,
             stream: question.asked.stream,
-            body: question.body.clone(),
+            body: question.asked.body_for_nodes(&question.body),
         };
         let (request, opener) =
             SealedRequest::seal(certificate, terms, &prompt).map_err(|error| match error {

@@ -14,6 +14,7 @@ pub(crate) mod sealed;
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) call: String,
+    pub(crate) query: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: serde_json::Value,
 }
@@ -47,6 +48,7 @@ impl Scripted {
                 let body = axum::body::to_bytes(body, 1 << 20).await.unwrap_or_default();
                 let seen = Seen {
                     call: format!("{} {}", head.method, head.uri.path()),
+                    query: head.uri.query().unwrap_or_default().to_owned(),
                     headers: head.headers,
                     body: serde_json::from_slice(&body).unwrap_or_default(),
                 };
@@ -157,6 +159,12 @@ pub(crate) fn task(status: &str, result: Option<&str>) -> String {
     serde_json::json!({ "id": TASK, "status": status, "created": 1, "model": "m",
         "result": result, "error": null })
     .to_string()
+}
+
+/// A new API key.
+pub(crate) fn new_key(scope: &str) -> String {
+    serde_json::json!({ "key": "iris_new", "scope": scope, "id": "0123456789abcdef01234567" })
+        .to_string()
 }
 
 /// The id of the task in [`task`].

@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, Response};
 use iris_core::Timestamp;
 use iris_core::backend::{BackendError, Finish, Usage};
 use iris_core::model::ModelOffer;
+use iris_core::standing::Standing;
 use iris_crypto::certificate::{Claims, Origin, Role, SignedCertificate};
 use iris_crypto::log::{Entry, Frontier, ProofPlan, SignedCheckpoint, Tile, TileId, TreeHash};
 use iris_crypto::seal::{
@@ -377,9 +378,11 @@ fn listed(node: &Node) -> RosterNode {
         models: vec![node.offer.clone()],
         datasets: node.datasets.iter().map(|name| name.parse().expect("it is a label")).collect(),
         tier: None,
+        memory_gb: None,
         slots: node.slots,
         free: node.free,
         points: 100,
+        standing: Standing::default(),
         since: 1,
         owner: node.owner.parse().expect("it is a label"),
     }

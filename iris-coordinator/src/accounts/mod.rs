@@ -1,94 +1,140 @@
-//! Who may do what: accounts, their 16-digit keys, and the API keys minted from them.
+//! Who may do what: accounts, what they are known by, and what they let programs in with.
 //!
-//! A stolen store yields no credential: an account key is kept as its Argon2 index, which needs a
-//! pepper that lies elsewhere, and an API key, 256 random bits, as its SHA-256. API keys are few
-//! and looked up with every request, so all of them are held in memory; the store is asked about
-//! unknown ones, since another process may have made them.
+//! One kind of account can be known by 16 digits, by an e-mail address and a password, or by both.
+//! Its owner shows either to begin a session or to mint API keys; requests come with the tokens of
+//! those alone.
+//!
+//! A stolen store yields no credential: an account key is kept as its Argon2 index and a password
+//! as its Argon2 hash, both with a pepper that lies elsewhere; an API key and an invitation, 256
+//! random bits, as their SHA-256; and of sessions there are only counts, since their tokens are
+//! vouched for by keys that lie elsewhere too.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
-use futures::TryStreamExt;
 use iris_core::AccountId;
-use iris_core::store::{Batch, Document, Key, KeyError, Store, StoreError};
-use iris_crypto::token::TokenHash;
-use iris_crypto::{AccountKey, ApiToken, Secret, random_bytes};
-use iris_protocol::rest::{AccountCreated, KeyCreated, KeyId, KeyScope, KeyTerms};
-use tokio::sync::Semaphore;
+use iris_core::store::{Batch, Document, Key, Store, StoreError};
+use iris_crypto::jwt::{Jwt, JwtKey};
+use iris_crypto::password::Passwords;
+use iris_crypto::refresh::RefreshKey;
+use iris_crypto::{AccountKey, Secret, random_bytes};
+use iris_protocol::rest::{self, AccountCreated};
 
 use crate::clock::{Clock, SystemClock};
 
 mod attempts;
+mod hashing;
+mod invitations;
+mod keys;
+mod logins;
+mod membership;
 mod record;
+mod sessions;
 
-use attempts::Attempts;
 #[cfg(feature = "http")]
 pub(crate) use attempts::network;
-use record::{AccountRecord, CredentialRecord, KeyRecord};
+pub use invitations::Giver;
+#[cfg(feature = "http")]
+pub(crate) use keys::is_members;
+pub use keys::{ApiKey, NewKey};
+pub use logins::Registration;
+pub use membership::MembershipPolicy;
 
-/// Account keys that are hashed at a time; each takes 19 MiB.
-const HASHING: usize = 4;
-/// Account keys that wait to be hashed; more are refused.
-const WAITING: usize = 32;
-/// Longest label of a key, in bytes.
+use attempts::Attempts;
+use hashing::Hashing;
+use keys::KeyRing;
+use logins::{LoginIndex, LoginKeys};
+use membership::Standings;
+use record::{AccountRecord, CredentialRecord, path};
+use sessions::Ended;
+
+/// How often all sessions and invitations are gone through for those that are over.
+const SWEEP: Duration = Duration::from_hours(1);
+/// Longest label of a key or an invitation, in bytes.
 const MAX_LABEL: usize = 64;
-/// Most keys of one account.
-const MAX_KEYS: usize = 64;
 
-/// An API key that was shown and found good.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ApiKey {
-    /// Names it.
-    pub id: KeyId,
-    /// Whose it is.
-    pub account: AccountId,
-    /// What it may do.
-    pub scope: KeyScope,
-    /// What it is held to.
-    pub terms: Arc<KeyTerms>,
+/// What an operator decides about accounts.
+#[derive(Clone, Debug, Default)]
+pub struct AccountPolicy {
+    /// What the network takes for membership. Default: nothing.
+    pub membership: MembershipPolicy,
+    /// How many open invitations a member may have. Default: 0, so that operators invite alone.
+    pub member_invitations: u32,
+    /// What access tokens are signed with, at least 32 bytes. Default: a key derived from the
+    /// coordinator's secret.
+    pub jwt_secret: Option<rest::Secret>,
+    /// What access tokens were signed with before; they are accepted still.
+    pub jwt_secret_previous: Option<rest::Secret>,
 }
 
-/// An API key that is to be made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewKey {
-    /// What it may do.
-    pub scope: KeyScope,
-    /// Its owner's own name for it.
-    pub label: Option<String>,
-    /// What it is held to.
-    pub terms: KeyTerms,
-}
-
-impl From<KeyScope> for NewKey {
-    /// Makes a key without a label that is held to nothing but its scope.
-    fn from(scope: KeyScope) -> Self {
-        Self { scope, label: None, terms: KeyTerms::default() }
-    }
-}
-
-/// Why an account or a key could not be made or found.
+/// Why something about an account could not be done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AccountError {
     /// There is no such account, or the text is no account key. Which of both is not told.
     #[error("the account key is not valid")]
     Unknown,
-    /// Too many wrong account keys were tried, by this caller or by all together.
+    /// There is no such login, or the password is another. Which of both is not told.
+    #[error("the e-mail address or the password is wrong")]
+    WrongLogin,
+    /// The refresh token is none, was used before, or its session has ended.
+    #[error("the refresh token is not valid, or no longer; log in again")]
+    WrongRefresh,
+    /// Too many wrong account keys or passwords were tried, by this caller, for this name or by
+    /// all together.
     #[error("too many attempts; try again in {retry_after_secs} s")]
     TooManyAttempts {
         /// When to try again.
         retry_after_secs: u32,
     },
-    /// The key's label is too long or cannot be printed.
+    /// Accounts are opened by invitation.
+    #[error("this coordinator opens accounts by invitation only; ask its operator for one")]
+    Closed,
+    /// The invitation is none, was used up or has ended.
+    #[error("the invitation is not valid, or no longer; ask for another")]
+    Invitation,
+    /// This account may not invite.
+    #[error("invitations are given by the operator")]
+    NoInvitations,
+    /// The account has as many open invitations as it may have.
+    #[error("an account has at most {0} open invitations; take one back first")]
+    TooManyInvitations(usize),
+    /// The text is no e-mail address.
+    #[error("an e-mail address is like name@example.org, with at most 254 bytes")]
+    Email,
+    /// The address is another account's, or the account has an address already.
+    #[error("the e-mail address is taken, or the account has one already")]
+    Taken,
+    /// The password is too short or too long.
+    #[error("a password has at least 8 characters and at most 1,024 bytes")]
+    Password,
+    /// The account has no password.
+    #[error("the account has no password; give it an e-mail address and a password first")]
+    NoPassword,
+    /// The label is too long or cannot be printed.
     #[error("a label has at most 64 bytes and no control or invisible characters")]
     Label,
+    /// A number or a time is outside of what it may be.
+    #[error("'{0}' is outside of what it may be")]
+    Terms(&'static str),
     /// The account has as many keys as an account may have.
     #[error("an account has at most 64 keys; revoke one first")]
     TooManyKeys,
-    /// The machine has not the memory to check an account key now.
-    #[error("account keys cannot be checked now")]
+    /// The account has no such key, or it has ended.
+    #[error("there is no such key of this account, or it has ended")]
+    NoKey,
+    /// The key's scope is the operator's to give.
+    #[error("keys of this scope are given by the operator")]
+    KeyScope,
+    /// There is no such account.
+    #[error("there is no such account")]
+    NoAccount,
+    /// The reference names a fee of another number of months.
+    #[error("this reference was used for another number of months")]
+    FeeReused,
+    /// The machine has not the memory to check a secret now.
+    #[error("account keys and passwords cannot be checked now")]
     Overloaded,
     /// The store failed.
     #[error(transparent)]
@@ -100,29 +146,60 @@ pub enum AccountError {
 pub struct Accounts {
     store: Arc<dyn Store>,
     pepper: Secret,
+    policy: AccountPolicy,
     clock: Arc<dyn Clock>,
-    keys: RwLock<HashMap<TokenHash, ApiKey>>,
+    keys: RwLock<KeyRing>,
+    logins: LoginKeys,
+    passwords: Passwords,
+    jwt: Jwt,
+    refresh: RefreshKey,
+    ended: RwLock<Ended>,
+    standings: RwLock<Standings>,
     attempts: Mutex<Attempts>,
-    hashing: Arc<Semaphore>,
-    waiting: Arc<Semaphore>,
-    /// Held while a key is fetched from the store or revoked, lest a key that is revoked while
-    /// it is fetched stays in memory. It also keeps wrong keys from occupying the store.
-    changing: tokio::sync::Mutex<()>,
+    hashing: Hashing,
+    /// Held while a key is fetched from the store, made or revoked, lest a key that is revoked
+    /// while it is fetched stays in memory. It also keeps wrong keys from occupying the store.
+    /// Holds when all keys were last read.
+    changing: tokio::sync::Mutex<Option<Instant>>,
+    /// Held while a session begins, goes on or ends.
+    sessions: tokio::sync::Mutex<()>,
+    /// When what is over was last forgotten.
+    swept: Mutex<Option<Instant>>,
 }
 
 impl Accounts {
-    /// Reads all API keys of `store`. The pepper must be the one that its accounts were made with.
-    pub async fn load(store: Arc<dyn Store>, pepper: Secret) -> Result<Self, StoreError> {
-        let keys = read_keys(&*store).await?;
+    /// Reads what `store` holds of accounts, with the default policy. The secret must be the one
+    /// that they were made with.
+    pub async fn load(store: Arc<dyn Store>, secret: Secret) -> Result<Self, StoreError> {
+        Self::load_with(store, secret, AccountPolicy::default()).await
+    }
+
+    /// Reads what `store` holds of accounts; see [`load`](Self::load).
+    pub async fn load_with(
+        store: Arc<dyn Store>,
+        secret: Secret,
+        policy: AccountPolicy,
+    ) -> Result<Self, StoreError> {
+        let keys = KeyRing::read(&*store).await?;
+        let ended = sessions::read_ended(&*store).await?;
+        let standings = Standings::read(&*store, &policy.membership).await?;
         Ok(Self {
-            store,
-            pepper,
+            logins: LoginKeys::new(&secret),
+            passwords: Passwords::new(&secret),
+            jwt: signer(&secret, &policy),
+            refresh: RefreshKey::new(&secret),
+            pepper: secret,
             clock: Arc::new(SystemClock),
             keys: RwLock::new(keys),
-            attempts: Mutex::new(Attempts::default()),
-            hashing: Arc::new(Semaphore::new(HASHING)),
-            waiting: Arc::new(Semaphore::new(WAITING)),
-            changing: tokio::sync::Mutex::new(()),
+            ended: RwLock::new(ended),
+            standings: RwLock::new(standings),
+            attempts: Mutex::default(),
+            hashing: Hashing::default(),
+            changing: tokio::sync::Mutex::default(),
+            sessions: tokio::sync::Mutex::default(),
+            swept: Mutex::default(),
+            store,
+            policy,
         })
     }
 
@@ -132,136 +209,33 @@ impl Accounts {
         self
     }
 
-    /// Looks an API key up among those in memory: one hash, no waiting.
-    pub fn authenticate(&self, token: &str) -> Option<ApiKey> {
-        let token: ApiToken = token.parse().ok()?;
-        self.remembered(&token.hash())
-    }
-
-    /// Looks an API key up, in the store too where memory does not know it. Asked with every
-    /// request.
-    pub async fn find(&self, token: &str) -> Result<Option<ApiKey>, StoreError> {
-        let Ok(token) = token.parse::<ApiToken>() else { return Ok(None) };
-        let hash = token.hash();
-        if let Some(key) = self.remembered(&hash) {
-            return Ok(Some(key));
-        }
-        let _turn = self.changing.lock().await;
-        let Some(record) = self.store.get(path(KeyRecord::TYPE, hash)).await? else {
-            return Ok(None);
-        };
-        let key = record.value.decode::<KeyRecord>()?.into_key(&hash);
-        self.keys.write().unwrap_or_else(PoisonError::into_inner).insert(hash, key.clone());
-        Ok(Some(key))
-    }
-
     /// Opens an account and returns its key, which nobody can show again.
     pub async fn create_account(&self) -> Result<AccountCreated, AccountError> {
         let account = AccountId::from_bytes(random_bytes());
         let key = AccountKey::generate();
         let credential = self.credential(key.clone()).await?;
-        let created = self.clock.calendar();
-        let batch = Batch::new()
-            .create(
-                path(AccountRecord::TYPE, account),
-                Document::encode(&AccountRecord { created }),
-            )
-            // Two accounts that drew one number would conflict here, once in 10^16 / accounts.
-            .create(credential, Document::encode(&CredentialRecord { account }));
-        self.store.commit(batch).await?;
+        // Two accounts that drew one number would conflict here, once in 10^16 / accounts.
+        let batch =
+            Batch::new().create(credential, Document::encode(&CredentialRecord { account }));
+        self.open_account_with(account, None, batch, None).await?;
         Ok(AccountCreated { account, account_key: format!("{}", key.reveal()).into() })
     }
 
     /// Opens `account` without a key by which its owner would prove it.
     #[cfg(feature = "simulation")]
     pub(crate) async fn open_account(&self, account: AccountId) -> Result<(), AccountError> {
-        let record = AccountRecord { created: self.clock.calendar() };
-        let batch =
-            Batch::new().create(path(AccountRecord::TYPE, account), Document::encode(&record));
-        Ok(self.store.commit(batch).await?)
+        self.open_account_with(account, None, Batch::new(), None).await
     }
 
-    /// Mints an API key for whoever knows the account key `typed`.
-    ///
-    /// `caller` is the address that wrong keys are counted by, beside the count over all callers.
-    pub async fn create_key(
-        &self,
-        typed: &str,
-        key: NewKey,
-        caller: Option<IpAddr>,
-    ) -> Result<KeyCreated, AccountError> {
-        let account = self.find_account(typed, caller).await?;
-        self.create_key_for(account, key).await
-    }
-
-    /// Mints an API key of `account`, which must exist.
-    pub async fn create_key_for(
-        &self,
-        account: AccountId,
-        key: impl Into<NewKey>,
-    ) -> Result<KeyCreated, AccountError> {
-        let NewKey { scope, label, terms } = key.into();
-        let printable = |label: &String| {
-            label.len() <= MAX_LABEL && !label.chars().any(iris_core::model::is_invisible)
-        };
-        if !label.as_ref().is_none_or(printable) {
-            return Err(AccountError::Label);
-        }
-        if self.store.get(path(AccountRecord::TYPE, account)).await?.is_none() {
-            return Err(AccountError::Unknown);
-        }
-        if self.count_keys(&account) >= MAX_KEYS {
-            return Err(AccountError::TooManyKeys);
-        }
-        let token = ApiToken::generate();
-        let (hash, text) = (token.hash(), token.reveal());
-        let created = self.clock.calendar();
-        let ending = text[text.len() - 4..].to_owned();
-        let record = KeyRecord { account, scope, label, created, ending, terms };
-        let batch = Batch::new().create(path(KeyRecord::TYPE, hash), Document::encode(&record));
-        self.store.commit(batch).await?;
-        let key = record.into_key(&hash);
-        let id = key.id;
-        self.keys.write().unwrap_or_else(PoisonError::into_inner).insert(hash, key);
-        Ok(KeyCreated { key: text.as_str().into(), scope, id })
-    }
-
-    /// Takes back the key of `account` that [`KeyCreated::id`] names; returns whether there was
-    /// one. It lets nobody in any more as soon as this resolves.
-    pub async fn revoke(&self, account: &AccountId, id: &KeyId) -> Result<bool, StoreError> {
-        let _turn = self.changing.lock().await;
-        let named = |keys: &HashMap<TokenHash, ApiKey>| {
-            let mut own = keys.iter().filter(|(_, key)| key.account == *account);
-            own.find(|(_, key)| key.id == *id).map(|(hash, _)| *hash)
-        };
-        let remembered = named(&self.keys.read().unwrap_or_else(PoisonError::into_inner));
-        let hash = match remembered {
-            Some(hash) => Some(hash),
-            None => named(&read_keys(&*self.store).await?),
-        };
-        let Some(hash) = hash else { return Ok(false) };
-        self.store.commit(Batch::new().delete(path(KeyRecord::TYPE, hash))).await?;
-        self.keys.write().unwrap_or_else(PoisonError::into_inner).remove(&hash);
-        Ok(true)
-    }
-
-    fn count_keys(&self, account: &AccountId) -> usize {
-        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-        keys.values().filter(|key| key.account == *account).count()
-    }
-
-    fn remembered(&self, hash: &TokenHash) -> Option<ApiKey> {
-        self.keys.read().unwrap_or_else(PoisonError::into_inner).get(hash).cloned()
-    }
-
-    async fn find_account(
+    /// Returns whose account key `typed` is; wrong ones are counted by `caller` and over all.
+    pub async fn find_account(
         &self,
         typed: &str,
         caller: Option<IpAddr>,
     ) -> Result<AccountId, AccountError> {
         // Counted before hashing and taken back afterwards, so that attempts side by side cannot
         // pass the limit together.
-        let attempt = self.begin_attempt(caller)?;
+        let attempt = self.begin_attempt(caller, None)?;
         let key: AccountKey = typed.parse().map_err(|_| AccountError::Unknown)?;
         let found = match self.credential(key).await {
             Ok(credential) => self.store.get(credential).await?,
@@ -275,29 +249,52 @@ impl Accounts {
         Ok(record.value.decode::<CredentialRecord>()?.account)
     }
 
-    /// Computes the key of the record under which an account key is found.
-    async fn credential(&self, key: AccountKey) -> Result<Key, AccountError> {
-        let overloaded = |_| AccountError::Overloaded;
-        let place =
-            Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| AccountError::Overloaded)?;
-        let turn = Arc::clone(&self.hashing).acquire_owned().await.map_err(overloaded)?;
-        let pepper = self.pepper.clone();
-        // Hashing goes on when its caller leaves, and so does its place among the few.
-        let hash = move || {
-            let _held = (place, turn);
-            key.index(&pepper)
+    /// Writes down what is due and forgets what is over; called about once a minute.
+    pub async fn keep_house(&self) {
+        let kept = async {
+            self.keep_keys().await?;
+            self.keep_standings().await?;
+            if !self.is_sweep_due() {
+                return Ok(());
+            }
+            self.keep_sessions().await?;
+            self.keep_invitations().await
         };
-        let index = tokio::task::spawn_blocking(hash).await;
-        match index {
-            Ok(Ok(index)) => Ok(path(CredentialRecord::TYPE, index)),
-            _ => Err(AccountError::Overloaded),
+        if let Err(error) = kept.await {
+            tracing::warn!(%error, "the accounts' books could not be kept; trying again");
         }
     }
 
-    fn begin_attempt(&self, caller: Option<IpAddr>) -> Result<attempts::Attempt, AccountError> {
+    fn is_sweep_due(&self) -> bool {
+        let (now, mut swept) =
+            (self.clock.now(), self.swept.lock().unwrap_or_else(PoisonError::into_inner));
+        let due = swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP);
+        if due {
+            *swept = Some(now);
+        }
+        due
+    }
+
+    async fn account(&self, account: &AccountId) -> Result<AccountRecord, AccountError> {
+        let record = self.store.get(path(AccountRecord::TYPE, account)).await?;
+        Ok(record.ok_or(AccountError::NoAccount)?.value.decode()?)
+    }
+
+    /// Computes the key of the record under which an account key is found.
+    async fn credential(&self, key: AccountKey) -> Result<Key, AccountError> {
+        let pepper = self.pepper.clone();
+        let index = self.hashing.run(move || key.index(&pepper)).await?;
+        Ok(path(CredentialRecord::TYPE, index))
+    }
+
+    fn begin_attempt(
+        &self,
+        caller: Option<IpAddr>,
+        name: Option<LoginIndex>,
+    ) -> Result<attempts::Attempt, AccountError> {
         let now = self.clock.now();
         let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
-        attempts.begin(now, caller).map_err(|wait| AccountError::TooManyAttempts {
+        attempts.begin(now, caller, name).map_err(|wait| AccountError::TooManyAttempts {
             retry_after_secs: u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).max(1),
         })
     }
@@ -307,30 +304,34 @@ impl Accounts {
     }
 }
 
-async fn read_keys(store: &dyn Store) -> Result<HashMap<TokenHash, ApiKey>, StoreError> {
-    let range: Range<Key> = Key::all(KeyRecord::TYPE);
-    let keys = store.scan(range).try_fold(HashMap::new(), |mut keys, record| async move {
-        let corrupt = |_| StoreError::Corrupt("an API key is not under its hash".to_owned());
-        let hash: TokenHash = record.key.id().parse().map_err(corrupt)?;
-        keys.insert(hash, record.value.decode::<KeyRecord>()?.into_key(&hash));
-        Ok(keys)
-    });
-    keys.await
+/// Signs access tokens in the name of these books, lest another coordinator that was given the
+/// same `JWT_SECRET` takes them for its own.
+fn signer(secret: &Secret, policy: &AccountPolicy) -> Jwt {
+    let name = secret.derive("iris/jwt/issuer/v1", b"");
+    let issuer = format!("iris-{}", data_encoding::HEXLOWER.encode(&name.reveal()[..8]));
+    let current = match &policy.jwt_secret {
+        Some(given) => JwtKey::new(given.expose().as_bytes()),
+        None => JwtKey::new(secret.derive("iris/jwt/v1", b"").reveal()),
+    };
+    let jwt = Jwt::new(issuer, current);
+    match &policy.jwt_secret_previous {
+        Some(given) => jwt.with_previous(JwtKey::new(given.expose().as_bytes())),
+        None => jwt,
+    }
 }
 
-/// What lists show of a key: enough of its hash to tell it from others.
-fn key_id(hash: &TokenHash) -> KeyId {
-    hash.to_string()[..24].parse().expect("a hash is hexadecimal")
-}
-
-fn path(record_type: &str, id: impl std::fmt::Display) -> Key {
-    let key: Result<Key, KeyError> = Key::new(record_type, id);
-    key.expect("ids and hashes are hexadecimal")
+fn check_label(label: Option<&str>) -> Result<(), AccountError> {
+    let printable = |label: &str| {
+        label.len() <= MAX_LABEL && !label.chars().any(iris_core::model::is_invisible)
+    };
+    if label.is_none_or(printable) { Ok(()) } else { Err(AccountError::Label) }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::TryStreamExt;
     use iris_core::store::MemoryStore;
+    use iris_protocol::rest::KeyScope;
 
     use super::*;
 

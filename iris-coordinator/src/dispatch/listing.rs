@@ -3,6 +3,7 @@ use std::sync::Arc;
 use iris_core::ModelName;
 use iris_core::registry::{NodeProfile, NodeState};
 use iris_core::reputation::Points;
+use iris_core::standing::Standing;
 use iris_core::tier::Tier;
 use iris_protocol::limits::MAX_AWAY;
 
@@ -26,6 +27,7 @@ pub(crate) struct Listed {
     pub(crate) tier: Tier,
     pub(crate) in_use: u32,
     pub(crate) points: Points,
+    pub(crate) standing: Standing,
 }
 
 impl Dispatch {
@@ -41,6 +43,7 @@ impl Dispatch {
                 tier: node.tiers().map(|(_, tier)| tier).max().unwrap_or_default(),
                 in_use: node.in_use(),
                 points: node.points(),
+                standing: node.standing(),
             })
         });
         let nodes = nodes.collect();

@@ -2,7 +2,7 @@
 //!
 //! One short lock, taken when a task starts and ends; chunks never see it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -15,37 +15,49 @@ use iris_core::queue::{Priority, Ticket, WaitQueue};
 use iris_core::registry::{Node, NodeProfile, NodeState, Registry, Seat};
 use iris_core::reputation::{Points, ReputationEvent, ReputationLedger};
 use iris_core::scheduler::{Choice, Scheduler};
+use iris_core::standing::Standings;
 use iris_core::store::{Batch, Document};
-use iris_core::task::{RetryPolicy, TaskError};
+use iris_core::task::{Attempt, RetryPolicy, TaskError};
 use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use iris_crypto::certificate::CertificateHash;
 use iris_crypto::{SignedCertificate, VerifiedCertificate};
+use iris_protocol::openai::Turns;
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::journal::Journal;
+use crate::limits::Limits;
 use crate::link::{NodeLink, within};
 use crate::settlement::Settlement;
 
+mod affinity;
 mod apart;
 mod certificates;
+mod explanations;
 mod lease;
 mod listing;
 mod models;
 mod passed;
+mod payer;
 mod placement;
 mod routing;
 mod sealing;
 mod stats;
 mod task;
+mod wanted;
+mod why;
 
+use affinity::Affinity;
+pub use affinity::Conversation;
 pub use apart::Apart;
 use certificates::{Certificates, Standing};
+use explanations::Explanations;
 use lease::Hold;
 pub(crate) use lease::{Lease, Ticketed};
 pub(crate) use listing::{Listed, Listing};
 pub(crate) use models::{KnownModels, MODEL, ModelRecord};
+pub use payer::Payer;
 pub use placement::Placement;
 pub use routing::Routing;
 pub(crate) use sealing::ReceiptRecord;
@@ -55,12 +67,11 @@ pub(crate) use stats::Counters;
 pub use stats::Stats;
 pub(crate) use task::Books;
 pub use task::{SealedTask, TaskEvent, TaskHandle, TaskRequest};
+use wanted::Wanted;
 
 /// How many waiting tasks that a free node could serve are put to the scheduler before the node
 /// is left free.
 const ASKED: usize = 16;
-/// How many explanations are kept, the latest ones.
-const EXPLANATIONS: usize = 4096;
 
 /// The policies a dispatcher works by.
 #[derive(Clone, Copy, Debug)]
@@ -78,37 +89,43 @@ pub(crate) struct Dispatch {
     pub(crate) journal: Journal,
     pub(crate) settings: DispatchSettings,
     pub(crate) entropy: Entropy,
+    pub(crate) limits: Arc<Limits>,
     scheduler: Arc<dyn Scheduler>,
     seeds: AtomicU64,
     /// Counts what changes a roster.
     changes: AtomicU64,
     floor: Mutex<Floor>,
     ledger: Mutex<Box<dyn ReputationLedger>>,
-    explanations: Mutex<VecDeque<Explained>>,
+    explanations: Mutex<Explanations>,
+    affinity: Affinity,
 }
 
 #[derive(Debug)]
 struct Floor {
     registry: Registry,
     queue: WaitQueue,
-    waiting: HashMap<Ticket, oneshot::Sender<Lease>>,
+    waiting: HashMap<Ticket, Waiter>,
     links: HashMap<Seat, Arc<NodeLink>>,
     certificates: Certificates,
     models: KnownModels,
+    standings: Standings,
+    wanted: Wanted,
     admission: Admission,
     draining: bool,
 }
 
+/// A task that stands in line.
 #[derive(Debug)]
-struct Explained {
+struct Waiter {
     task: TaskId,
-    account: AccountId,
-    explanation: Explanation,
+    model: ModelName,
+    lease: oneshot::Sender<Lease>,
 }
 
 /// How a task stands that asks for a node.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asker {
+    pub(crate) task: TaskId,
     pub(crate) account: AccountId,
     pub(crate) priority: Priority,
     /// Whether a node had the task already.
@@ -153,9 +170,11 @@ impl Dispatch {
         scheduler: Arc<dyn Scheduler>,
         ledger: Box<dyn ReputationLedger>,
         registry: Registry,
+        standings: Standings,
         journal: Journal,
         settings: DispatchSettings,
         entropy: Entropy,
+        limits: Arc<Limits>,
     ) -> Self {
         Self {
             clock,
@@ -165,6 +184,7 @@ impl Dispatch {
             scheduler,
             seeds: AtomicU64::new(entropy.seed()),
             entropy,
+            limits,
             changes: AtomicU64::new(0),
             floor: Mutex::new(Floor {
                 registry,
@@ -173,11 +193,14 @@ impl Dispatch {
                 links: HashMap::new(),
                 certificates: Certificates::default(),
                 models: KnownModels::default(),
+                standings,
+                wanted: Wanted::default(),
                 admission: Admission::new(settings.admission),
                 draining: false,
             }),
             ledger: Mutex::new(ledger),
-            explanations: Mutex::new(VecDeque::new()),
+            explanations: Mutex::default(),
+            affinity: Affinity::default(),
         }
     }
 
@@ -216,8 +239,9 @@ impl Dispatch {
         let Ok(ticket) = floor.queue.push(since, priority, demand.clone()) else {
             return Acquired::Never(floor.busy(demand, situation, newcomer));
         };
-        let (sender, receiver) = oneshot::channel();
-        floor.waiting.insert(ticket, sender);
+        let (lease, receiver) = oneshot::channel();
+        let (task, model) = (asker.task, demand.model.clone());
+        floor.waiting.insert(ticket, Waiter { task, model, lease });
         drop(floor);
         Acquired::Later(Ticketed::new(Arc::clone(self), demand.model.clone(), ticket, receiver))
     }
@@ -257,7 +281,11 @@ impl Dispatch {
         let link = floor.links.get(&seat).filter(|link| link.seals).map(Arc::clone);
         let link = link.ok_or(TaskError::NodeOffline)?;
         match floor.registry.refusal(&node, demand) {
-            None if floor.registry.reserve(seat) => {}
+            None if floor.registry.reserve(seat) => {
+                if link.owner != account {
+                    floor.registry.count_work(seat, &demand.model);
+                }
+            }
             Some(Reason::ModelNotOffered) => {
                 return Err(TaskError::NotOffered { model: demand.model.to_string() });
             }
@@ -329,7 +357,9 @@ impl Dispatch {
         let displaced = displaced.and_then(|seat| floor.links.remove(&seat));
         let news = floor.models.see(&profile.models, calendar);
         floor.certificates.see(profile.id, certificate, now);
+        let standing = floor.standings.of(&profile.id, calendar);
         let seat = floor.registry.join(profile, points);
+        floor.registry.set_standing(seat, standing);
         floor.forget_lines(&before);
         let link = link(seat);
         floor.links.insert(seat, Arc::clone(&link));
@@ -419,6 +449,11 @@ impl Dispatch {
     /// Writes a settlement's consequences into the ledger and the registry.
     pub(crate) fn settled(&self, settlement: &Settlement) {
         self.counters.settled(settlement);
+        if let Some(key) = &settlement.key {
+            let usage = settlement.usage;
+            let tokens = u64::from(usage.prompt_tokens) + u64::from(usage.completion_tokens);
+            self.limits.spend(key, tokens);
+        }
         let events: Vec<ReputationEvent> = settlement.deeds().collect();
         self.apply(&events);
     }
@@ -441,6 +476,53 @@ impl Dispatch {
         }
     }
 
+    /// Takes in how attempts at a task of `account` ended. What nodes do for their own owners says
+    /// nothing of them.
+    pub(crate) fn note_attempts(&self, account: AccountId, attempts: &[Attempt]) {
+        if attempts.is_empty() {
+            return;
+        }
+        let now = self.clock.calendar();
+        let mut floor = self.floor();
+        let Floor { registry, standings, .. } = &mut *floor;
+        for Attempt { node, end } in attempts {
+            let seat = registry.seat(node);
+            let owner = seat.and_then(|seat| Some(registry.node(seat)?.profile().owner));
+            if owner == Some(account) {
+                continue;
+            }
+            if let (Some(standing), Some(seat)) = (standings.note(*node, *end, now), seat) {
+                registry.set_standing(seat, standing);
+            }
+        }
+    }
+
+    /// Lets old evidence fade, and forgets what is only of use for nodes that are here.
+    pub(crate) fn refresh_standings(&self) {
+        let now = self.clock.calendar();
+        let mut floor = self.floor();
+        let Floor { registry, standings, .. } = &mut *floor;
+        standings.forget_faded(now);
+        let seats: Vec<_> = registry
+            .iter()
+            .map(|(seat, node)| (seat, standings.of(&node.profile().id, now)))
+            .collect();
+        for (seat, standing) in seats {
+            registry.set_standing(seat, standing);
+        }
+        self.explained().keep_nodes(|node| registry.seat(node).is_some());
+    }
+
+    /// Names the conversation that `account` goes on with in a chat that was read.
+    pub(crate) fn conversation(
+        &self,
+        account: AccountId,
+        body: &[u8],
+        turns: Option<&Turns>,
+    ) -> Option<Conversation> {
+        self.affinity.conversation(account, body, turns?)
+    }
+
     /// Returns the points of a node.
     pub(crate) fn points(&self, node: &NodeId, now: Timestamp) -> Points {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner).points(node, now)
@@ -451,6 +533,41 @@ impl Dispatch {
         let floor = self.floor();
         let seat = floor.registry.seat(node)?;
         Some(floor.registry.node(seat)?.points().value())
+    }
+
+    /// Returns the name of a node that is connected.
+    pub(crate) fn name_of(&self, node: &NodeId) -> Option<String> {
+        let floor = self.floor();
+        let seat = floor.registry.seat(node)?;
+        Some(floor.registry.node(seat)?.profile().name.clone())
+    }
+
+    /// Returns the points of every node that is connected or that deeds are known of.
+    pub(crate) fn all_points(&self) -> HashMap<NodeId, Points> {
+        let now = self.clock.calendar();
+        let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let nodes = ledger.nodes();
+        let mut points: HashMap<NodeId, Points> =
+            nodes.into_iter().map(|node| (node, ledger.points(&node, now))).collect();
+        drop(ledger);
+        for (_, node) in self.floor().registry.iter() {
+            points.entry(node.profile().id).or_insert_with(|| node.points());
+        }
+        points
+    }
+
+    /// Shows at most `limit` nodes, in the order of their ids, beginning after `after`.
+    pub(crate) fn nodes_after<T>(
+        &self,
+        after: Option<&NodeId>,
+        limit: usize,
+        show: impl Fn(&Node, Option<&NodeLink>) -> T,
+    ) -> Vec<T> {
+        let floor = self.floor();
+        let nodes = floor.registry.iter();
+        let nodes = nodes.filter(|(_, node)| after.is_none_or(|after| node.profile().id > *after));
+        let shown = nodes.map(|(seat, node)| show(node, floor.links.get(&seat).map(Arc::as_ref)));
+        shown.take(limit).collect()
     }
 
     /// Shows every node, in the order of their ids, with its link.
@@ -520,17 +637,15 @@ impl Dispatch {
 
     /// Returns why `task` went where it went, each time, if it is a recent one of `account`.
     pub(crate) fn explanations(&self, task: &TaskId, account: &AccountId) -> Vec<Explanation> {
-        let explanations = self.explanations.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = explanations.iter().filter(|e| e.task == *task && e.account == *account);
-        found.map(|explained| explained.explanation.clone()).collect()
+        self.explained().of_task(task, account)
     }
 
     pub(crate) fn explain(&self, task: TaskId, account: AccountId, explanation: Explanation) {
-        let mut explanations = self.explanations.lock().unwrap_or_else(PoisonError::into_inner);
-        if explanations.len() == EXPLANATIONS {
-            explanations.pop_front();
-        }
-        explanations.push_back(Explained { task, account, explanation });
+        self.explained().add(task, account, explanation);
+    }
+
+    fn explained(&self) -> MutexGuard<'_, Explanations> {
+        self.explanations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives a slot back and offers it to whoever waits. `since` says since when a node has worked
@@ -547,6 +662,14 @@ impl Dispatch {
         if !floor.queue.is_empty() {
             self.serve_node(&mut floor, seat, now);
         }
+    }
+
+    /// Returns which place a task has in the line for its model, 1 being the next one; `None` for
+    /// one that does not wait. This costs as much as there are tasks that wait.
+    pub(crate) fn place_in_line(&self, task: &TaskId) -> Option<u32> {
+        let floor = self.floor();
+        let (ticket, waiter) = floor.waiting.iter().find(|(_, waiter)| waiter.task == *task)?;
+        u32::try_from(floor.queue.place(&waiter.model, *ticket)?).ok()
     }
 
     /// Takes a task out of the line.
@@ -582,13 +705,14 @@ impl Dispatch {
         // The scheduler may have reasons of its own to leave a node free.
         let choice = able.into_iter().find_map(|(ticket, demand)| {
             let choice = self.scheduler.choose(&floor.registry, demand, now, self.seed());
-            choice.chosen.is_some().then_some((ticket, choice))
+            let own = demand.is_own(&choice.chosen?.owner);
+            Some((ticket, choice, own))
         });
-        let Some((ticket, choice)) = choice else { return false };
-        let Ok(lease) = self.reserve(floor, model, choice, now) else { return false };
+        let Some((ticket, choice, own)) = choice else { return false };
+        let Ok(lease) = self.reserve(floor, model, choice, own, now) else { return false };
         floor.queue.remove(model, ticket);
         let returned = match floor.waiting.remove(&ticket) {
-            Some(sender) => sender.send(lease).err(),
+            Some(waiter) => waiter.lease.send(lease).err(),
             None => Some(lease),
         };
         // Whoever left the line in this moment leaves the lease behind. It is given back here,
@@ -606,14 +730,18 @@ impl Dispatch {
         now: Instant,
     ) -> Result<Lease, Explanation> {
         let choice = self.scheduler.choose(&floor.registry, demand, now, self.seed());
-        self.reserve(floor, &demand.model, choice, now)
+        let own = choice.chosen.is_some_and(|chosen| demand.is_own(&chosen.owner));
+        self.reserve(floor, &demand.model, choice, own, now)
     }
+
+    /// Reserves a slot of the chosen node, which works for its `own` owner or for another.
 
     fn reserve(
         self: &Arc<Self>,
         floor: &mut Floor,
         model: &ModelName,
         choice: Choice,
+        own: bool,
         now: Instant,
     ) -> Result<Lease, Explanation> {
         let Some(candidate) = choice.chosen else {
@@ -625,6 +753,9 @@ impl Dispatch {
         let link = Arc::clone(link);
         if !floor.registry.reserve(candidate.seat) {
             return Err(choice.explanation);
+        }
+        if !own {
+            floor.registry.count_work(candidate.seat, model);
         }
         let hold = Hold { seat: candidate.seat, model: model.clone(), since: now, accepted: false };
         Ok(Lease::new(Arc::clone(self), hold, candidate.node, link, choice.explanation))
@@ -641,6 +772,7 @@ impl Dispatch {
     ) -> Option<TaskError> {
         let model = demand.model.to_string();
         if !floor.registry.offers(&demand.model) {
+            floor.wanted.count(&demand.model, asker.account);
             let known = floor.models.knows(&demand.model, self.clock.calendar());
             return Some(if known {
                 TaskError::NoNodeOnline { model }
@@ -653,12 +785,16 @@ impl Dispatch {
         if able == 0 {
             return Some(floor.nobody(demand, explanation));
         }
-        if floor.registry.owners(demand, asker.owners) < asker.owners {
+        let owners = floor.registry.owners(demand, asker.owners.max(1));
+        if owners < asker.owners {
             return Some(TaskError::TooFewOwners);
         }
-        let tried = |id: &&NodeId| floor.registry.refusal(id, demand) == Some(Reason::AlreadyTried);
-        if able > demand.exclude.iter().filter(tried).count() {
+        if owners > 0 {
             return None;
+        }
+        if !demand.denied.is_empty() || !demand.denied_owners.is_empty() {
+            let needs = "a node that its caller has not ruled out".to_owned();
+            return Some(TaskError::NoNodeAble { model, needs, too_long: false });
         }
         if !asker.begun && !demand.exclude.is_empty() {
             let needs = "a node that has not tried it yet".to_owned();

@@ -1,24 +1,57 @@
 use std::sync::Arc;
 
-use iris_core::NodeId;
-use iris_core::demand::Demand;
+use iris_core::demand::{Demand, Own, Trust};
+use iris_core::tier::Tier;
+use iris_core::{AccountId, NodeId};
+use iris_protocol::openai::Preferences;
 
-use super::Apart;
+use super::{Apart, Conversation};
 
-/// Which nodes a task may go to, beside what it needs of them. By default any.
+/// Which nodes a task may go to, beside what it needs of them. By default any, the caller's own
+/// first.
 #[derive(Clone, Debug, Default)]
 pub struct Placement {
     /// Only these; any where there are none.
     pub nodes: Vec<NodeId>,
-    /// Never these.
+    /// Never these, since they are no use for it.
     pub exclude: Vec<NodeId>,
+    /// Never these, since the caller does not want them.
+    pub denied: Vec<NodeId>,
+    /// What part the caller's own nodes have.
+    pub own: Own,
+    /// The lowest tier that will do.
+    pub min_tier: Tier,
+    /// How far the node has to be trusted.
+    pub trust: Trust,
     /// Only nodes that announce a data set of this name.
     pub dataset: Option<String>,
     /// Only nodes of other owners than those of the tasks that share this.
     pub apart: Option<Arc<Apart>>,
+    /// The conversation that it goes on with: a node that has read its beginning comes first.
+    pub conversation: Option<Conversation>,
 }
 
 impl Placement {
+    /// Makes what a caller asks for beside the question.
+    pub fn new(preferences: Preferences, dataset: Option<String>) -> Self {
+        let Preferences { own, tier, trust, allow, deny } = preferences;
+        Self { nodes: allow, denied: deny, own, min_tier: tier, trust, dataset, ..Self::default() }
+    }
+
+    /// Adds to the demand of a task of `account` what does not change while it runs.
+    pub(crate) fn apply(&self, demand: &mut Demand, account: AccountId) {
+        demand.min_tier = self.min_tier;
+        demand.only.clone_from(&self.nodes);
+        demand.denied.clone_from(&self.denied);
+        demand.trust = self.trust;
+        demand.dataset.clone_from(&self.dataset);
+        (demand.own_first, demand.owner_only) = match self.own {
+            Own::First => (Some(account), None),
+            Own::Only => (None, Some(account)),
+            Own::Any => (None, None),
+        };
+    }
+
     /// Adds to `demand` what it asks for, where the nodes of `tried` are to be left out, too.
     pub(super) fn restrict(&self, demand: &mut Demand, tried: &[NodeId]) {
         demand.exclude.clear();

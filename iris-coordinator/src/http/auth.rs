@@ -2,7 +2,8 @@
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use iris_core::{AccountId, ModelName};
+use iris_core::AccountId;
+use iris_crypto::jwt::Claims;
 use iris_protocol::rest::KeyScope;
 
 use super::Api;
@@ -15,6 +16,8 @@ pub(super) const LOOK: &[KeyScope] = &[KeyScope::Inference, KeyScope::Read, KeyS
 pub(super) const ASK: &[KeyScope] = &[KeyScope::Inference];
 /// Scopes that may connect nodes.
 pub(super) const CONNECT: &[KeyScope] = &[KeyScope::Node];
+/// Scopes that may run the network.
+pub(super) const RUN: &[KeyScope] = &[KeyScope::Admin];
 /// Scopes that may read the operator's figures.
 pub(super) const OPERATE: &[KeyScope] = &[KeyScope::Read, KeyScope::Admin];
 
@@ -27,22 +30,24 @@ pub(super) struct Caller {
     pub(super) key: Option<ApiKey>,
 }
 
-impl Caller {
-    /// Returns whether its key is for `model`.
-    pub(super) fn may_ask(&self, model: &ModelName) -> bool {
-        let key = self.key.as_ref();
-        key.is_none_or(|key| key.terms.models.is_empty() || key.terms.models.contains(model))
-    }
-}
-
 impl Api {
     /// Returns who a request comes from, if its token is known and has one of `scopes`.
+    ///
+    /// A session does what its owner does: whatever a key of the scope `inference` may do.
     pub(super) async fn key(
         &self,
         headers: &HeaderMap,
         scopes: &'static [KeyScope],
     ) -> Result<Caller, ApiError> {
         let token = bearer(headers).ok_or_else(ApiError::unauthorized)?;
+        if is_jwt(token) {
+            let account = self.session_of(token)?.account;
+            return if scopes.contains(&KeyScope::Inference) {
+                Ok(Caller { account, key: None })
+            } else {
+                Err(ApiError::forbidden("A session may not do this; it takes an API key."))
+            };
+        }
         let found = self.coordinator.accounts().find(token).await;
         let key = found.map_err(|error| {
             tracing::error!(%error, "an API key could not be looked up");
@@ -55,6 +60,29 @@ impl Api {
         let scope = key.scope.as_str();
         Err(ApiError::forbidden(format!("A key of the scope '{scope}' may not do this.")))
     }
+
+    /// Returns the session that a request belongs to. What concerns an account itself is its
+    /// owner's, who logs in; API keys are given away.
+    pub(super) async fn session(&self, headers: &HeaderMap) -> Result<Claims, ApiError> {
+        let token = bearer(headers).ok_or_else(ApiError::unauthorized)?;
+        if is_jwt(token) {
+            return self.session_of(token);
+        }
+        // Whether a key is known is told before what it may do.
+        self.key(headers, &KeyScope::ALL).await?;
+        let message = "An API key may not do this. Log in by POST /auth/login and come with the \
+                       access token.";
+        Err(ApiError::forbidden(message))
+    }
+
+    fn session_of(&self, token: &str) -> Result<Claims, ApiError> {
+        self.coordinator.accounts().session(token).ok_or_else(ApiError::no_session)
+    }
+}
+
+/// Returns whether a token is meant to be an access token: API keys have no dots.
+pub(super) fn is_jwt(token: &str) -> bool {
+    token.contains('.')
 }
 
 /// Returns the token of `Authorization: Bearer`; the scheme's case does not matter.

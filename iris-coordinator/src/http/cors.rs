@@ -19,7 +19,9 @@ const ALLOWED: &str = "authorization, content-type, accept, idempotency-key, use
 
 const EXPOSED: &str = "x-request-id, openai-processing-ms, retry-after, retry-after-ms, \
     x-should-retry, www-authenticate, allow, x-iris-node, x-iris-task, x-iris-privacy, \
-    x-iris-difficulty, x-iris-tier-lowered";
+    x-iris-difficulty, x-iris-tier-lowered, \
+    x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, \
+    x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens";
 
 /// Returns the request's origin when it is one of `origins`.
 pub(super) fn allowed_origin(origins: &[HeaderValue], headers: &HeaderMap) -> Option<HeaderValue> {

@@ -4,7 +4,7 @@ use iris_core::ModelName;
 use iris_core::backend::Operation;
 use iris_core::model::Abilities;
 use iris_core::plan::{Capacity, Chat, Division, Plan, divide};
-use iris_protocol::openai::Asked;
+use iris_protocol::openai::{Asked, PREFERENCES, Preferences};
 use serde_json::{Map, Value};
 
 use super::Api;
@@ -18,11 +18,12 @@ impl Api {
     pub(super) fn divided(
         &self,
         model: ModelName,
-        chat: Map<String, Value>,
+        mut chat: Map<String, Value>,
         asked: &Asked,
         division: &Division,
     ) -> Result<Plan, ApiError> {
         refuse_what_cannot_be_divided(&chat, asked)?;
+        chat.remove(PREFERENCES);
         let capacity = self.capacity(&model);
         let chat = Chat {
             max_tokens: (asked.max_tokens > 0).then_some(asked.max_tokens),
@@ -67,6 +68,10 @@ pub(super) fn asked(chat: &Map<String, Value>) -> Result<Asked, ApiError> {
 }
 
 fn refuse_what_cannot_be_divided(chat: &Map<String, Value>, asked: &Asked) -> Result<(), ApiError> {
+    if asked.preferences != Preferences::default() {
+        let message = "A divided task takes no 'iris': its plan says which nodes do what.";
+        return Err(wrong(PREFERENCES, message));
+    }
     if chat.get("n").is_some_and(|n| !n.is_null() && *n != 1) {
         return Err(wrong("n", "A divided task has one answer: 'n' must be 1."));
     }

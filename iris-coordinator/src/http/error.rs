@@ -10,7 +10,9 @@ use iris_core::store::StoreError;
 use iris_crypto::seal::SealError;
 use iris_protocol::openai::{ErrorBody, Refused, RequestError, Retry};
 
+use super::limits;
 use crate::accounts::AccountError;
+use crate::limits::Allowance;
 
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
@@ -23,11 +25,11 @@ const NODE_BACK_SECS: u32 = 10;
 
 /// Why a request is refused, and how to say so.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ApiError(Refused);
+pub(super) struct ApiError(Refused, Option<Box<Allowance>>);
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self(Refused::new(status.as_u16(), kind, message))
+        Self(Refused::new(status.as_u16(), kind, message), None)
     }
 
     /// The request makes no sense.
@@ -39,6 +41,14 @@ impl ApiError {
     pub(super) fn unauthorized() -> Self {
         let message = "Missing or unknown API key. Send it as 'Authorization: Bearer iris_...'.";
         Self::new(StatusCode::UNAUTHORIZED, INVALID_REQUEST, message).with_code("invalid_api_key")
+    }
+
+    /// The access token that was shown is not good.
+    pub(super) fn no_session() -> Self {
+        let message = "The access token is not valid, or no longer. Go on by POST /auth/refresh, or \
+                       log in again.";
+        Self::new(StatusCode::UNAUTHORIZED, INVALID_REQUEST, message)
+            .with_code("invalid_access_token")
     }
 
     /// The key that was shown is for something else.
@@ -83,15 +93,24 @@ impl ApiError {
     }
 
     pub(super) fn with_code(self, code: impl Into<Cow<'static, str>>) -> Self {
-        Self(self.0.with_code(code))
+        Self(self.0.with_code(code), self.1)
     }
 
     pub(super) fn with_param(self, param: impl Into<Cow<'static, str>>) -> Self {
-        Self(self.0.with_param(param))
+        Self(self.0.with_param(param), self.1)
+    }
+
+    pub(super) fn with_message(self, message: impl Into<Cow<'static, str>>) -> Self {
+        Self(Refused { message: message.into(), ..self.0 }, self.1)
+    }
+
+    /// Shows what the caller has left of its limits.
+    pub(super) fn with_allowance(self, allowance: Allowance) -> Self {
+        Self(self.0, Some(Box::new(allowance)))
     }
 
     fn with_retry(self, retry: Retry) -> Self {
-        Self(self.0.with_retry(retry))
+        Self(self.0.with_retry(retry), self.1)
     }
 
     #[cfg(test)]
@@ -112,6 +131,9 @@ impl IntoResponse for ApiError {
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(allowance) = &self.1 {
+            limits::write(allowance, headers);
+        }
         match self.0.retry {
             Retry::Unsaid => {}
             Retry::After(secs) => {
@@ -138,7 +160,7 @@ impl IntoResponse for ApiError {
 
 impl<E: Into<Refused>> From<E> for ApiError {
     fn from(error: E) -> Self {
-        Self(error.into())
+        Self(error.into(), None)
     }
 }
 
@@ -152,8 +174,30 @@ impl From<AccountError> for ApiError {
             AccountError::TooManyAttempts { retry_after_secs } => {
                 Self::too_many(message, retry_after_secs)
             }
+            AccountError::WrongLogin => {
+                Self::new(StatusCode::UNAUTHORIZED, INVALID_REQUEST, message)
+                    .with_code("invalid_login")
+            }
+            AccountError::WrongRefresh => {
+                Self::new(StatusCode::UNAUTHORIZED, INVALID_REQUEST, message)
+                    .with_code("invalid_refresh_token")
+                    .with_param("refresh_token")
+            }
+            AccountError::Closed | AccountError::NoInvitations => Self::forbidden(message),
+            AccountError::Invitation => {
+                Self::forbidden(message).with_code("invalid_invitation").with_param("invitation")
+            }
+            AccountError::KeyScope => Self::forbidden(message).with_param("scope"),
+            AccountError::Email => Self::bad_request(message).with_param("email"),
+            AccountError::Password => Self::bad_request(message).with_param("password"),
             AccountError::Label => Self::bad_request(message).with_param("label"),
-            AccountError::TooManyKeys => Self::conflict(message),
+            AccountError::Terms(param) => Self::bad_request(message).with_param(param),
+            AccountError::Taken => Self::conflict(message).with_param("email"),
+            AccountError::FeeReused => Self::conflict(message).with_param("reference"),
+            AccountError::NoPassword
+            | AccountError::TooManyKeys
+            | AccountError::TooManyInvitations(_) => Self::conflict(message),
+            AccountError::NoKey | AccountError::NoAccount => Self::not_found(message),
             AccountError::Overloaded => Self::unavailable(message),
             AccountError::Store(StoreError::Unavailable(_)) => {
                 Self::unavailable("The coordinator's books cannot be read or written for now.")

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use iris_protocol::openai::RequestError;
@@ -17,8 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Coordinator;
 
+mod accounts;
 mod auth;
 mod body;
+mod chat;
 mod connect;
 mod connections;
 mod cors;
@@ -27,11 +29,14 @@ mod division;
 mod error;
 mod events;
 mod follow;
+mod invitations;
 mod jobs;
+mod limits;
 mod linger;
 mod listener;
 mod members;
 mod metrics;
+mod network;
 mod observe;
 mod openai;
 #[cfg(any(test, fuzzing))]
@@ -43,6 +48,7 @@ mod rest;
 mod route;
 mod sealed;
 mod server;
+mod sessions;
 mod settings;
 mod submission;
 mod tls;
@@ -53,12 +59,14 @@ pub use descriptors::raise_file_limit;
 pub use listener::Listener;
 pub use proxy::{Network, NetworkError};
 pub use server::{ServeError, Server};
-pub use settings::{ApiSettings, ServerSettings, TlsFiles};
+pub use settings::{ApiSettings, ServerSettings, TlsFiles, Unlimited, UnlimitedError};
 pub use tls::{TlsError, TlsReloader};
 
 use body::Bodies;
 use error::ApiError;
 use metrics::Metrics;
+
+use crate::limits::Chats;
 
 /// Returns the whole API with its default settings.
 ///
@@ -90,15 +98,32 @@ fn routes(api: Arc<Api>) -> Router {
         .route("/api/inference/status/{id}", get(jobs::status))
         .route("/api/inference/result/{id}", get(jobs::result))
         .route("/ws/jobs/{id}", get(follow::follow))
-        .route("/nodes", get(rest::nodes))
+        .route("/api/chat/stream", post(chat::stream))
+        .route("/stats", get(network::stats))
+        .route("/reputation", get(network::reputation))
+        .route("/history", get(network::history))
+        .route("/nodes", get(network::nodes))
         .route("/nodes/connect", get(connect::connect))
+        .route("/nodes/{id}/why", get(rest::why))
         .route("/roster", get(transparency::roster))
         .route("/log/checkpoint", get(transparency::checkpoint))
         .route("/log/inclusion", get(transparency::inclusion))
         .route("/log/consistency", get(transparency::consistency))
         .route("/log/entries", get(transparency::entries))
-        .route("/accounts/generate", post(rest::create_account))
-        .route("/accounts/keys", post(rest::create_key))
+        .route("/accounts/generate", post(accounts::generate))
+        .route("/accounts/verify", post(accounts::verify))
+        .route("/accounts/keys", get(accounts::keys).post(accounts::create_key))
+        .route("/accounts/keys/{id}", delete(accounts::revoke_key))
+        .route("/accounts/keys/{id}/rotate", post(accounts::rotate_key))
+        .route("/accounts/{account}/fees", post(accounts::pay))
+        .route("/auth/register", post(sessions::register))
+        .route("/auth/login", post(sessions::log_in))
+        .route("/auth/refresh", post(sessions::refresh))
+        .route("/auth/logout", post(sessions::log_out))
+        .route("/auth/password", post(sessions::change_password))
+        .route("/auth/me", get(sessions::me))
+        .route("/invitations", get(invitations::list).post(invitations::create))
+        .route("/invitations/{id}", delete(invitations::take_back))
         .route("/healthz", get(rest::healthz))
         .route("/readyz", get(rest::readyz))
         .route("/metrics", get(rest::metrics))
@@ -116,6 +141,7 @@ struct Api {
     settings: ApiSettings,
     metrics: Metrics,
     bodies: Bodies,
+    chats: Arc<Chats>,
     /// Cancelled when the server stops: who follows a task that outlives it need not wait.
     stopping: CancellationToken,
 }
@@ -124,8 +150,9 @@ impl Api {
     fn new(coordinator: Coordinator, settings: ApiSettings) -> Arc<Self> {
         let metrics = Metrics::new(coordinator.clone());
         let bodies = Bodies::new(&settings);
+        let chats = Chats::new(coordinator.clock());
         let stopping = CancellationToken::new();
-        Arc::new(Self { coordinator, settings, metrics, bodies, stopping })
+        Arc::new(Self { coordinator, settings, metrics, bodies, chats, stopping })
     }
 }
 

@@ -11,7 +11,7 @@ use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use iris_core::TaskId;
 use iris_core::plan::{Decision, DecisionError};
-use iris_protocol::rest::{self, Health, InferenceStatus, KeyRequest, NodeList};
+use iris_protocol::rest::{self, Health, InferenceStatus};
 use serde::de::DeserializeOwned;
 
 use super::auth::{ASK, Caller, LOOK, OPERATE};
@@ -20,7 +20,6 @@ use super::members::{self, Members};
 use super::observe::RequestContext;
 use super::submission::Submission;
 use super::{Api, dividing, events, json_response};
-use crate::accounts::{AccountError, NewKey};
 use crate::inference::{InferenceError, Once};
 
 /// The API's description for programs.
@@ -28,10 +27,8 @@ pub(super) const OPENAPI: &str = include_str!("openapi.json");
 
 /// Longest idempotency key, in bytes.
 const MAX_IDEMPOTENCY_KEY: usize = 255;
-/// Longest body of a request about accounts.
-const SMALL_BODY: usize = 4 << 10;
 
-type Reply = Result<Response, ApiError>;
+pub(super) type Reply = Result<Response, ApiError>;
 
 /// The task that a path names; its text need not be one.
 pub(super) type TaskPath = Result<Path<String>, PathRejection>;
@@ -40,15 +37,21 @@ pub(super) type TaskPath = Result<Path<String>, PathRejection>;
 pub(super) async fn submit(State(api): State<Arc<Api>>, request: Request) -> Reply {
     let (head, body) = request.into_parts();
     let caller = api.key(&head.headers, ASK).await?;
-    let account = caller.account;
-    let once = idempotency_key(&head.headers)?;
-    let body = api.bodies.read(&head.headers, body, api.settings.body_limit).await?;
-    let (reader, read) = (Arc::clone(&api), body.clone());
+    let permit = api.admit(&caller)?;
+    let answer = submitted(&api, &caller, &head.headers, body).await;
+    Ok(api.finish(permit, answer))
+}
+
+/// Answers a submission that was let in.
+async fn submitted(api: &Arc<Api>, caller: &Caller, headers: &HeaderMap, body: Body) -> Reply {
+    let once = idempotency_key(headers)?;
+    let body = api.bodies.read(headers, body, api.settings.body_limit).await?;
+    let (reader, read) = (Arc::clone(api), body.clone());
     let submission = dividing(body.len(), move || Submission::read(&reader, &read)).await?;
-    let submitted = take(&api, &caller, submission, once.map(|key| (key, &body[..]))).await?;
-    if events::are_wanted(&head.headers) {
-        let events = api.coordinator.inference().follow(account, submitted.id).await?;
-        return Ok(events::told(&api, submitted.id, events));
+    let submitted = take(api, caller, submission, once.map(|key| (key, &body[..]))).await?;
+    if events::are_wanted(headers) {
+        let events = api.coordinator.inference().follow(caller.account, submitted.id).await?;
+        return Ok(events::told(api, submitted.id, events));
     }
     let mut response = json_response(&submitted);
     *response.status_mut() = StatusCode::ACCEPTED;
@@ -64,15 +67,17 @@ pub(super) async fn take(
     submission: Submission,
     once: Option<(&str, &[u8])>,
 ) -> Result<InferenceStatus, ApiError> {
-    let (inference, account) = (api.coordinator.inference(), caller.account);
+    let inference = api.coordinator.inference();
     Ok(match submission {
         Submission::Single(request) => {
             let chosen = api.chosen(caller, &request).await?;
-            inference.submit_to(account, *request, chosen, once.map(|(key, _)| key)).await?
+            let payer = caller.payer();
+            inference.submit_to(payer, *request, chosen, once.map(|(key, _)| key)).await?
         }
         Submission::Divided(plan, priority) => {
+            caller.check_models(plan.models())?;
             let once = once.map(|(key, request)| Once { key, request });
-            inference.submit_plan(account, *plan, priority, once).await?
+            inference.submit_plan(caller.payer(), *plan, priority, once).await?
         }
     })
 }
@@ -123,40 +128,21 @@ pub(super) async fn review(
     Ok(json_response(&status))
 }
 
-/// `GET /nodes`.
-pub(super) async fn nodes(State(api): State<Arc<Api>>, headers: HeaderMap) -> Reply {
-    api.key(&headers, LOOK).await?;
-    Ok(json_response(&NodeList { nodes: api.coordinator.nodes(), next: None }))
-}
-
-/// `POST /accounts/generate`.
-pub(super) async fn create_account(State(api): State<Arc<Api>>) -> Reply {
-    if !api.settings.open_registration {
-        let message = "This coordinator opens no accounts by itself; ask its operator.";
-        return Err(ApiError::forbidden(message));
-    }
-    let created = api.coordinator.accounts().create_account().await?;
-    Ok(created_response(&created))
-}
-
-/// `POST /accounts/keys`.
-pub(super) async fn create_key(
+/// `GET /nodes/{id}/why`.
+pub(super) async fn why(
     State(api): State<Arc<Api>>,
-    Extension(context): Extension<RequestContext>,
-    request: Request,
+    headers: HeaderMap,
+    id: Result<Path<String>, PathRejection>,
 ) -> Reply {
-    let (head, body) = request.into_parts();
-    let request: KeyRequest = read_json(&api, &head.headers, body, SMALL_BODY).await?;
-    // An account may ask and serve; what concerns the whole network is the operator's to give.
-    if !matches!(request.scope, rest::KeyScope::Inference | rest::KeyScope::Node) {
-        let message = "Keys of this scope are given by the operator.";
-        return Err(ApiError::forbidden(message).with_param("scope"));
-    }
-    let typed = request.account_key.ok_or(AccountError::Unknown)?;
-    let (accounts, caller) = (api.coordinator.accounts(), context.caller.address);
-    let key = NewKey { scope: request.scope, label: request.label, terms: request.terms };
-    let key = accounts.create_key(typed.expose(), key, caller).await?;
-    Ok(created_response(&key))
+    api.key(&headers, LOOK).await?;
+    let unknown = || ApiError::not_found("There is no such node.");
+    let Path(id) = id.map_err(|_| unknown())?;
+    let id = id.parse().map_err(|_| unknown())?;
+    let why = api.coordinator.why(&id).await.map_err(|error| {
+        tracing::error!(%error, "a node could not be looked up");
+        ApiError::unavailable("The node could not be looked up; try again.")
+    })?;
+    Ok(json_response(&why.ok_or_else(unknown)?))
 }
 
 /// `GET /healthz`: whether the process answers.
@@ -245,15 +231,19 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiEr
     text.map(Some).ok_or_else(refused)
 }
 
-async fn read_json<T: DeserializeOwned>(
+pub(super) async fn read_json<T: DeserializeOwned>(
     api: &Api,
     headers: &HeaderMap,
     body: Body,
     limit: usize,
 ) -> Result<T, ApiError> {
     let body = api.bodies.read(headers, body, limit).await?;
-    members::check(&body)?;
-    serde_json::from_slice(&body).map_err(|error| {
+    parse_json(&body)
+}
+
+pub(super) fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    members::check(body)?;
+    serde_json::from_slice(body).map_err(|error| {
         // Only what is wrong, since the rest of the message could repeat a secret.
         let what = match error.classify() {
             serde_json::error::Category::Data => "does not have the members it needs",
@@ -261,10 +251,4 @@ async fn read_json<T: DeserializeOwned>(
         };
         ApiError::bad_request(format!("The request body {what}."))
     })
-}
-
-fn created_response(value: &impl serde::Serialize) -> Response {
-    let mut response = json_response(value);
-    *response.status_mut() = StatusCode::CREATED;
-    response
 }

@@ -1,5 +1,7 @@
 //! Requests that name no model: how hard they are, and which model serves them.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
@@ -15,7 +17,7 @@ use super::Api;
 use super::auth::Caller;
 use super::error::ApiError;
 use crate::classify::Readers;
-use crate::dispatch::Routing;
+use crate::dispatch::{Placement, Routing};
 use crate::inference::Chosen;
 
 /// A request that names its model.
@@ -48,6 +50,7 @@ impl Api {
         body: Bytes,
     ) -> Result<Routed, ApiError> {
         let Some(unnamed) = Unnamed::of_name(asked.model.as_str()) else {
+            caller.check_models([&asked.model])?;
             let (model, routing) = (asked.model.clone(), Routing::default());
             return Ok(Routed { model, body, routing });
         };
@@ -67,6 +70,7 @@ impl Api {
         request: &InferenceRequest,
     ) -> Result<Chosen, ApiError> {
         let Some(unnamed) = Unnamed::of_name(request.model.as_str()) else {
+            caller.check_models([&request.model])?;
             return Ok(Chosen { model: request.model.clone(), routing: Routing::default() });
         };
         let chat = request.clone().into_chat_request();
@@ -87,12 +91,13 @@ impl Api {
         // Only nodes that hold the data set may read what is asked about it.
         let readers = if asked.dataset.is_some() { Readers::Named } else { Readers::Any };
         let difficulty = self.coordinator.classify(&Question::new(words), readers).await;
-        let demand = Demand {
+        let mut demand = Demand {
             context_tokens: asked.prompt_tokens.saturating_add(asked.max_tokens),
             abilities: asked.abilities,
-            dataset: asked.dataset.clone(),
             ..Demand::new(asked.model.clone())
         };
+        Placement::new(asked.preferences.clone(), asked.dataset.clone())
+            .apply(&mut demand, caller.account);
         let wanted = Wanted { models, difficulty, demand };
         let route = self.coordinator.route(&wanted, |model| caller.may_ask(model))?;
         let routing = Routing::new(difficulty, &route);
@@ -109,6 +114,15 @@ pub(super) fn understood(unnamed: Result<Unnamed, FamilyError>) -> Result<Unname
 }
 
 impl Routing {
+    /// Returns how long a task may take that was asked for at `since`: what its difficulty allows,
+    /// and at most `most`. The time that it took to classify counts, too.
+    pub(super) fn time_limit(self, most: Duration, since: Instant) -> Duration {
+        match self.difficulty.map(Difficulty::time_limit) {
+            Some(limit) => limit.min(most).saturating_sub(since.elapsed()),
+            None => most,
+        }
+    }
+
     /// Tells how a request came to its model, if it named none.
     pub(super) fn describe(self, headers: &mut HeaderMap) {
         let Some(difficulty) = self.difficulty.map(Difficulty::name) else { return };

@@ -16,14 +16,14 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use hyper::body::Frame;
 use iris_core::task::{Outcome, TaskError};
 use iris_crypto::SignedCertificate;
 use iris_crypto::seal::{MAX_REQUEST, MEDIA_TYPE, RecordKind, SealedRequest, write_record};
 use iris_protocol::rest::{self, SealedRefusal};
 
-use super::auth::ASK;
+use super::auth::{ASK, Caller};
 use super::error::ApiError;
 use super::observe::{RequestContext, Streamed, size_class};
 use super::openai::unfinished;
@@ -53,16 +53,34 @@ where
 {
     let (head, body) = request.into_parts();
     let context = *head.extensions.get::<RequestContext>().ok_or_else(ApiError::internal)?;
-    let account = api.key(&head.headers, ASK).await?.account;
+    let caller = api.key(&head.headers, ASK).await?;
+    let permit = api.admit(&caller)?;
+    let answer = answer(api, context, &caller, &head.headers, body).await;
+    Ok(api.finish(permit, answer))
+}
+
+/// Answers a request that was let in.
+async fn answer<B>(
+    api: &Api,
+    context: RequestContext,
+    caller: &Caller,
+    headers: &HeaderMap,
+    body: B,
+) -> Result<Response, ApiError>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
     let limit = api.settings.body_limit.min(MAX_REQUEST);
-    let body = api.bodies.read(&head.headers, body, limit).await?;
+    let body = api.bodies.read(headers, body, limit).await?;
     let bytes = size_class(body.len());
     let request = SealedRequest::decode(body).map_err(ApiError::bad_sealed_request)?;
     tracing::debug!(task = %context.id, bytes, "sealed task submitted");
+    caller.check_models([&request.header().terms.model])?;
     let certificate = request.header().certificate;
     let mut handle = api.coordinator.submit_sealed(SealedTask {
         id: context.id,
-        account,
+        account: caller.account,
+        key: caller.payer().key,
         request,
         time_limit: api.settings.time_limit,
     });

@@ -1,10 +1,14 @@
 //! What an operator decides about the server.
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use http::HeaderValue;
+use iris_core::AccountId;
+use iris_protocol::rest::KeyId;
 use iris_protocol::transport::tcp::PATIENCE;
 
 use super::proxy::Network;
@@ -13,6 +17,8 @@ use super::proxy::Network;
 #[derive(Clone, Debug)]
 pub struct ApiSettings {
     pub(super) open_registration: bool,
+    pub(super) public_chat: bool,
+    pub(super) unlimited: Vec<Unlimited>,
     pub(super) cors_origins: Vec<HeaderValue>,
     pub(super) trusted_proxies: Vec<Network>,
     pub(super) body_limit: usize,
@@ -26,6 +32,8 @@ impl Default for ApiSettings {
     fn default() -> Self {
         Self {
             open_registration: false,
+            public_chat: false,
+            unlimited: Vec::new(),
             cors_origins: Vec::new(),
             trusted_proxies: Vec::new(),
             body_limit: 32 << 20,
@@ -42,6 +50,20 @@ impl ApiSettings {
     /// operator opens accounts.
     pub const fn with_open_registration(mut self, open: bool) -> Self {
         self.open_registration = open;
+        self
+    }
+
+    /// Sets whether people without a key may send one message a day to `POST /api/chat/stream`.
+    /// Default: no; members alone are answered.
+    pub const fn with_public_chat(mut self, open: bool) -> Self {
+        self.public_chat = open;
+        self
+    }
+
+    /// Lets these accounts and keys send any number of messages to `POST /api/chat/stream`, where
+    /// others send three a day. Default: none.
+    pub fn with_unlimited_chat(mut self, members: Vec<Unlimited>) -> Self {
+        self.unlimited = members;
         self
     }
 
@@ -90,6 +112,38 @@ impl ApiSettings {
     pub const fn with_keep_alive(mut self, interval: Duration) -> Self {
         self.keep_alive = interval;
         self
+    }
+}
+
+/// Whom the daily messages of a chat do not limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unlimited {
+    /// An account, with whatever it comes.
+    Account(AccountId),
+    /// One API key.
+    Key(KeyId),
+}
+
+/// Says that a text is no [`Unlimited`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("give an account's id, 32 digits of 0-9 and a-f, or a key's id, 24 of them")]
+pub struct UnlimitedError;
+
+impl FromStr for Unlimited {
+    type Err = UnlimitedError;
+
+    fn from_str(text: &str) -> Result<Self, UnlimitedError> {
+        let account = text.parse().map(Self::Account);
+        account.or_else(|_| text.parse().map(Self::Key)).map_err(|_| UnlimitedError)
+    }
+}
+
+impl fmt::Display for Unlimited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Account(account) => account.fmt(f),
+            Self::Key(key) => key.fmt(f),
+        }
     }
 }
 

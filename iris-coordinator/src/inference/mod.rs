@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::dispatch::{Dispatch, Routing};
+use crate::dispatch::{Dispatch, Payer, Routing};
 use crate::journal::CommitError;
 use crate::settlement::Settlement;
 use crate::turns::Turns;
@@ -173,12 +173,12 @@ impl Inference {
     /// The same `idempotency_key` of the same account stands for the same task.
     pub async fn submit(
         &self,
-        account: AccountId,
+        payer: impl Into<Payer>,
         request: rest::InferenceRequest,
         idempotency_key: Option<&str>,
     ) -> Result<rest::InferenceStatus, InferenceError> {
         let (model, routing) = (request.model.clone(), Routing::default());
-        self.submit_to(account, request, Chosen { model, routing }, idempotency_key).await
+        self.submit_to(payer, request, Chosen { model, routing }, idempotency_key).await
     }
 
     /// Takes a task that is for another model than its request says, which names none; see
@@ -186,7 +186,7 @@ impl Inference {
     /// model is chosen the second time.
     pub async fn submit_to(
         &self,
-        account: AccountId,
+        payer: impl Into<Payer>,
         request: rest::InferenceRequest,
         chosen: Chosen,
         idempotency_key: Option<&str>,
@@ -209,7 +209,7 @@ impl Inference {
             routing,
             body: Some(Sealed::new(&shared.key, &key(&id), &named)),
             priority: priority.unwrap_or(Priority::Batch),
-            ..InferenceRecord::new(account, model, created, created.saturating_add(limit))
+            ..InferenceRecord::new(payer.into(), model, created, created.saturating_add(limit))
         };
         let once = idempotency_key.map(|key| Once { key, request: &body });
         self.accept(id, record, once).await
@@ -221,7 +221,7 @@ impl Inference {
     /// persons does not count; for them it waits up to 30 days.
     pub async fn submit_plan(
         &self,
-        account: AccountId,
+        payer: impl Into<Payer>,
         mut plan: Plan,
         priority: Priority,
         once: Option<Once<'_>>,
@@ -235,7 +235,7 @@ impl Inference {
         plan.budget.seconds = Some(seconds);
         let limit = Duration::from_secs(seconds);
         let limit = if plan::waits_for_persons(&plan) { limit + PATIENCE } else { limit };
-        let model = plan::first_model(&plan).ok_or_else(|| PlanError {
+        let model = plan.models().next().cloned().ok_or_else(|| PlanError {
             at: "steps".to_owned(),
             what: "no step asks a model; at least one has to".to_owned(),
         })?;
@@ -243,17 +243,17 @@ impl Inference {
             mode: Some(plan.mode),
             plan: Some(Sealed::json(&shared.key, &key(&id), &plan)),
             priority,
-            ..InferenceRecord::new(account, model, created, created.saturating_add(limit))
+            ..InferenceRecord::new(payer.into(), model, created, created.saturating_add(limit))
         };
         self.accept(id, record, once).await
     }
 
     /// Starts a plan for somebody who waits for it.
-    pub(crate) fn pass(&self, task: TaskId, account: AccountId, run: PlanRun) -> PlanHandle {
+    pub(crate) fn pass(&self, task: TaskId, payer: Payer, run: PlanRun) -> PlanHandle {
         let shared = &self.shared;
         let (dispatch, turns) = (Arc::clone(&shared.dispatch), Arc::clone(&shared.passing));
-        shared.passed.begun(task, account, explain::outline(run.plan()));
-        PlanHandle::new(dispatch, task, account, run, turns, Arc::clone(&shared.passed))
+        shared.passed.begun(task, payer.account, explain::outline(run.plan()));
+        PlanHandle::new(dispatch, task, payer, run, turns, Arc::clone(&shared.passed))
     }
 
     async fn accept(
@@ -558,7 +558,7 @@ impl Shared {
         };
         let mut batch = Batch::new().replace(place, version, Document::encode(&record));
         if let Some(settlement) = &settlement {
-            batch = batch.put(settlement.key(), settlement.document());
+            batch = settlement.write(batch);
         }
         if divided {
             let Some(forgetting) = self.forget_events(id, batch).await else { return false };
@@ -620,6 +620,7 @@ impl Shared {
             usage: None,
             partial: None,
             reviews: Vec::new(),
+            place_in_line: live.as_ref().and_then(|_| self.dispatch.place_in_line(&id)),
         };
         if let Some(report) = self.report(id, record) {
             report.describe(&mut status);

@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::future::{self, BoxFuture};
 use futures::stream::BoxStream;
+use iris_core::TaskId;
 use iris_core::backend::Usage;
 use iris_core::plan::{Assignment, Driven, Event, PlanRun, Progress, Report, Worker, drive};
 use iris_core::queue::Priority;
-use iris_core::{AccountId, TaskId};
 use tokio_util::sync::CancellationToken;
 
 use super::asking::Manner;
 use super::explain::Passed;
 use super::plan::evidence;
 use super::steps::Steps;
-use crate::dispatch::Dispatch;
+use crate::dispatch::{Dispatch, Payer};
 use crate::turns::Turns;
 
 /// A plan that is carried out while somebody reads what happens. Dropping it gives up what is
@@ -45,14 +45,14 @@ impl PlanHandle {
     pub(super) fn new(
         dispatch: Arc<Dispatch>,
         task: TaskId,
-        account: AccountId,
+        payer: Payer,
         run: PlanRun,
         turns: Arc<Turns>,
         passed: Arc<Passed>,
     ) -> Self {
         let steps = Steps::new(
             Arc::clone(&dispatch),
-            account,
+            payer,
             // Its parts stand in line for as long as the plan may take.
             Priority::High,
             Manner::Passing(turns),

@@ -18,7 +18,7 @@ use iris_core::plan::{
 };
 use iris_core::store::{Batch, Key, Record, StoreError};
 use iris_core::task::TaskState;
-use iris_core::{ModelName, TaskId, Timestamp};
+use iris_core::{TaskId, Timestamp};
 use iris_protocol::rest;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -217,7 +217,7 @@ impl<'a> PlanWorker<'a> {
         let dispatch = &shared.dispatch;
         let steps = Steps::new(
             Arc::clone(dispatch),
-            record.account,
+            record.payer(),
             record.priority,
             Manner::Durable(Arc::clone(&shared.at_work)),
             shared.suspended.clone(),
@@ -248,7 +248,7 @@ impl<'a> PlanWorker<'a> {
         let written = EventRecord::new(&self.shared.key, &place, at, event).document();
         let mut batch = Batch::new().create(place, written);
         if let Some(row) = row {
-            batch = batch.put(row.key(), row.document());
+            batch = row.write(batch);
         }
         loop {
             match self.shared.dispatch.journal.commit(batch.clone()).await {
@@ -361,14 +361,6 @@ pub(super) fn waits_for_persons(plan: &Plan) -> bool {
     plan.steps.iter().any(|step| matches!(step.work, Work::Review { .. }))
 }
 
-/// Returns the model that a plan asks first.
-pub(super) fn first_model(plan: &Plan) -> Option<ModelName> {
-    plan.steps.iter().find_map(|step| match &step.work {
-        Work::Ask(ask) | Work::Each { ask, .. } | Work::Fold { ask, .. } => Some(ask.model.clone()),
-        Work::Join { .. } | Work::Review { .. } => None,
-    })
-}
-
 impl PlanReport {
     /// Returns the state of the task.
     pub(super) fn state(&self) -> TaskState {
@@ -428,7 +420,7 @@ mod tests {
         let now = Timestamp::from_millis(1 << 50);
         let record = |state| {
             let (account, model) = (AccountId::from_bytes([1; 16]), "m".parse().unwrap());
-            InferenceRecord { state, ..InferenceRecord::new(account, model, now, now) }
+            InferenceRecord { state, ..InferenceRecord::new(account.into(), model, now, now) }
         };
         let mut batch = Batch::new()
             .create(key(&open), Document::encode(&record(TaskState::Submitted)))

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::dispatch::Routing;
+use crate::dispatch::{Payer, Routing};
 
 /// The record type of durable tasks.
 pub(super) const INFERENCE: &str = "inference";
@@ -27,6 +27,8 @@ pub(super) const PLAN_EVENT: &str = "plan_event";
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct InferenceRecord {
     pub(super) account: AccountId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) key: Option<rest::KeyId>,
     pub(super) model: ModelName,
     pub(super) state: TaskState,
     #[serde(default = "batch")]
@@ -100,13 +102,14 @@ pub(super) struct Sealed(String);
 impl InferenceRecord {
     /// Makes the record of a task that asks nothing yet.
     pub(super) fn new(
-        account: AccountId,
+        payer: Payer,
         model: ModelName,
         created: Timestamp,
         expires: Timestamp,
     ) -> Self {
         Self {
-            account,
+            account: payer.account,
+            key: payer.key,
             model,
             state: TaskState::Submitted,
             priority: Priority::Batch,
@@ -124,6 +127,11 @@ impl InferenceRecord {
             error: None,
             report: None,
         }
+    }
+
+    /// Returns who it is for.
+    pub(super) const fn payer(&self) -> Payer {
+        Payer { account: self.account, key: self.key }
     }
 
     /// Returns how many bytes of sealed prompts it holds.

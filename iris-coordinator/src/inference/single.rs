@@ -77,11 +77,14 @@ impl Shared {
 }
 
 fn request(id: TaskId, record: &InferenceRecord, body: Bytes) -> TaskRequest {
-    // Only a node that has the data set can answer; its name lies sealed with the prompt.
-    let dataset = Asked::read(Operation::Chat, &body).ok().and_then(|asked| asked.dataset);
+    // Which nodes may answer, and what data set it takes, lies sealed with the prompt.
+    let asked = Asked::read(Operation::Chat, &body).ok();
+    let body = asked.as_ref().map_or_else(|| body.clone(), |asked| asked.body_for_nodes(&body));
+    let placement = asked.map(|asked| Placement::new(asked.preferences, asked.dataset));
     TaskRequest {
         id,
         account: record.account,
+        key: record.key,
         operation: Operation::Chat,
         model: record.model.clone(),
         body,
@@ -91,7 +94,7 @@ fn request(id: TaskId, record: &InferenceRecord, body: Bytes) -> TaskRequest {
         abilities: Abilities::NONE,
         time_limit: std::time::Duration::ZERO,
         priority: record.priority,
-        placement: Placement { dataset, ..Placement::default() },
+        placement: placement.unwrap_or_default(),
         routing: record.routing,
     }
 }

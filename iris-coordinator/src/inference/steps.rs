@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use iris_core::AccountId;
 use iris_core::backend::{Chunk, Finish, Operation, Usage};
 use iris_core::plan::{Assignment, Number, Output, Placed, Plan, Report, StepError};
 use iris_core::queue::Priority;
@@ -14,13 +13,13 @@ use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use super::asking::{Asking, Manner, Said};
-use crate::dispatch::{Apart, Dispatch, Placement, Routing, TaskRequest};
+use crate::dispatch::{Apart, Dispatch, Payer, Placement, Routing, TaskRequest};
 use crate::settlement::Settlement;
 
 /// Starts the assignments of one plan: each is a task of its own.
 pub(super) struct Steps {
     dispatch: Arc<Dispatch>,
-    account: AccountId,
+    payer: Payer,
     priority: Priority,
     manner: Manner,
     /// Cancelled when the coordinator stops: nothing is settled then.
@@ -35,13 +34,13 @@ type Rows = Arc<Mutex<BTreeMap<Number, Settlement>>>;
 impl Steps {
     pub(super) fn new(
         dispatch: Arc<Dispatch>,
-        account: AccountId,
+        payer: Payer,
         priority: Priority,
         manner: Manner,
         suspended: CancellationToken,
     ) -> Self {
         let (groups, rows) = (Mutex::default(), Rows::default());
-        Self { dispatch, account, priority, manner, suspended, groups, rows }
+        Self { dispatch, payer, priority, manner, suspended, groups, rows }
     }
 
     /// Starts an assignment; dropping the stream gives it up.
@@ -78,7 +77,8 @@ impl Steps {
         let prompt_tokens = u32::try_from(body.len() / 4).unwrap_or(u32::MAX);
         TaskRequest {
             id: self.dispatch.entropy.task_id(),
-            account: self.account,
+            account: self.payer.account,
+            key: self.payer.key,
             operation: Operation::Chat,
             model: assignment.model.clone(),
             body: body.into(),
@@ -93,6 +93,7 @@ impl Steps {
                 exclude: assignment.exclude.clone(),
                 dataset: assignment.dataset.as_ref().map(|dataset| dataset.name.clone()),
                 apart: assignment.apart.map(|group| self.apart(group)),
+                ..Placement::default()
             },
             routing: Routing::default(),
         }

@@ -1,18 +1,20 @@
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
+use futures::TryStreamExt;
 use iris_core::model::{Abilities, ModelOffer};
 use iris_core::registry::NodeProfile;
-use iris_core::store::{Document, Expect, Key, Store, Write};
+use iris_core::store::{Document, Expect, Key, Store, StoreError, Write};
 use iris_core::{AccountId, NodeId, Timestamp};
 use iris_crypto::certificate::{Expectation, Origin, Role, SignedCertificate};
 use iris_crypto::hello::{Hello, verify_hello};
 use iris_crypto::{HopRoot, Identity, PublicIdentity, Signature, VerifiedCertificate};
 use iris_protocol::connection::{CoordinatorConnection, CoordinatorEvent, Violation};
 use iris_protocol::limits::Limits;
-use iris_protocol::message::{Challenge, ErrorCode, Hop, NodeRegister, SessionId};
+use iris_protocol::message::{Challenge, ErrorCode, Hardware, Hop, NodeRegister, SessionId};
 use iris_protocol::text::{Bytes32, Label};
 use iris_protocol::transport::TransportError;
 use iris_protocol::version::{CONTINUE, NEWEST, OLDEST, SEAL};
@@ -64,6 +66,21 @@ pub enum LinkError {
 struct NodeRecord {
     owner: AccountId,
     first_seen: Timestamp,
+}
+
+/// Returns who owns which node, as far as nodes ever came.
+pub(crate) async fn owners(store: &dyn Store) -> Result<HashMap<NodeId, AccountId>, StoreError> {
+    let records = store.scan(Key::all(NODE)).and_then(|record| async move {
+        let owner = record.value.decode::<NodeRecord>()?.owner;
+        Ok(record.key.id().parse().ok().map(|node| (node, owner)))
+    });
+    records.try_filter_map(|bound| async move { Ok(bound) }).try_collect().await
+}
+
+/// Returns whether a node of this id ever came.
+pub(crate) async fn is_known(store: &dyn Store, node: &NodeId) -> Result<bool, StoreError> {
+    let key = Key::new(NODE, node).expect("a node id is a key segment");
+    Ok(store.get(key).await?.is_some())
 }
 
 impl Door {
@@ -231,6 +248,7 @@ impl Door {
             slots: register.slots,
             models: within(continues, register.models.clone()),
             datasets: register.datasets.iter().map(ToString::to_string).collect(),
+            memory_gb: memory_gb(&register.hardware),
         };
         let agent_version = text(register.agent_version.as_ref().map(Label::as_str));
         let connected = self.dispatch.clock.calendar();
@@ -259,6 +277,11 @@ impl Door {
         let session = Session::new(dispatch, link, identity, self.limits, enc);
         tokio::spawn(session.run(arrival, receiver));
     }
+}
+
+/// Returns all the memory that a machine has; `None` where it says that of its graphics card alone.
+fn memory_gb(hardware: &Hardware) -> Option<u32> {
+    hardware.ram_gb.map(|ram| ram.saturating_add(hardware.vram_gb.unwrap_or(0)))
 }
 
 /// Takes from what a node offers the abilities that its version of the protocol does not carry.

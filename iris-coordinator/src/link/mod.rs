@@ -30,7 +30,7 @@ mod session;
 mod work;
 
 pub use handshake::LinkError;
-pub(crate) use handshake::{Door, within};
+pub(crate) use handshake::{Door, is_known, owners, within};
 pub(crate) use work::{News, Work, fits};
 
 pub(crate) type BoxTransport = Pin<Box<dyn Transport>>;

@@ -19,6 +19,7 @@ pub const VIEWS: &[RecordView] = &[
         record_type: "settlement",
         columns: &[
             ("account", "$.account"),
+            ("key", "$.key"),
             ("model", "$.model"),
             ("state", "$.state"),
             ("prompt_tokens", "$.usage.prompt_tokens"),
@@ -28,6 +29,17 @@ pub const VIEWS: &[RecordView] = &[
             ("took_ms", "$.took_ms"),
             ("attempts", "$.attempts"),
             ("sealed", "$.sealed"),
+        ],
+    },
+    RecordView {
+        record_type: "usage",
+        columns: &[
+            ("day", "$.day"),
+            ("month", "$.month"),
+            ("requests_today", "$.requests_today"),
+            ("requests_this_month", "$.requests_this_month"),
+            ("tokens_today", "$.tokens_today"),
+            ("tokens_this_month", "$.tokens_this_month"),
         ],
     },
     RecordView {

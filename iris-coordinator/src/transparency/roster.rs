@@ -28,7 +28,8 @@ pub(super) fn make(
 ) -> (Roster, Certificates) {
     let mut tags = owners.at(now);
     let mut certificates = BTreeMap::new();
-    let rows = nodes.into_iter().filter_map(|Listed { profile, link, tier, in_use, points }| {
+    let rows = nodes.into_iter().filter_map(|listed| {
+        let Listed { profile, link, tier, in_use, points, standing } = listed;
         let certificate = link.certificate();
         let not_after = certificate.claims().not_after;
         if not_after < now.saturating_add(REMAINING) {
@@ -36,7 +37,7 @@ pub(super) fn make(
         }
         let certificate = certificate.certificate();
         certificates.insert(certificate.hash(), not_after);
-        let NodeProfile { id, owner, name, slots, models, datasets } = profile;
+        let NodeProfile { id, owner, name, slots, models, datasets, memory_gb } = profile;
         Some(RosterNode {
             id,
             name: name.parse().ok(),
@@ -44,9 +45,11 @@ pub(super) fn make(
             models,
             datasets: datasets.iter().filter_map(|name| name.parse().ok()).collect(),
             tier: tier.to_string().parse().ok(),
+            memory_gb,
             slots,
             free: FreeSlots::of(slots, in_use),
             points: points.value(),
+            standing,
             since: link.connected.as_secs(),
             owner: tags.of(owner),
         })

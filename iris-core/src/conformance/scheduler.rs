@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
-use crate::demand::Demand;
+use crate::demand::{Demand, Trust};
 use crate::explain::{Explanation, Reason};
 use crate::id::{AccountId, NodeId};
 use crate::model::{Abilities, ModelOffer};
 use crate::registry::{NodeProfile, NodeState, Registry};
 use crate::reputation::Points;
 use crate::scheduler::Scheduler;
+use crate::standing::Standing;
 
 /// Runs every check of this module.
 pub fn run_all(scheduler: &dyn Scheduler) {
@@ -17,6 +18,7 @@ pub fn run_all(scheduler: &dyn Scheduler) {
     same_arguments_give_the_same_choice(scheduler);
     compares_few_and_names_the_chosen(scheduler);
     accounts_for_every_node_once(scheduler);
+    own_nodes_come_first(scheduler);
 }
 
 /// Never chooses a node that is busy, draining, away, tried, not meant, or lacks what the task
@@ -101,9 +103,26 @@ pub fn accounts_for_every_node_once(scheduler: &dyn Scheduler) {
     }
 }
 
+/// Takes a free node of the owner whose nodes come first whenever there is one.
+pub fn own_nodes_come_first(scheduler: &dyn Scheduler) {
+    let now = Instant::now();
+    let registry = assorted(60);
+    for demand in demands() {
+        let demand = Demand { own_first: Some(owner(1)), ..demand };
+        let mine = registry.iter().filter(|(_, node)| node.profile().owner == owner(1));
+        let able = mine.filter(|(_, node)| registry.refusal(&node.profile().id, &demand).is_none());
+        let any_able = able.count() > 0;
+        for seed in 0..20 {
+            let choice = scheduler.choose(&registry, &demand, now, seed);
+            let is_own = choice.chosen.is_some_and(|chosen| chosen.owner == owner(1));
+            assert!(is_own || !any_able, "for {demand:?}");
+        }
+    }
+}
+
 /// Nodes of every kind: able, busy, draining, away, small, and without the model.
 fn assorted(count: usize) -> Registry {
-    let mut registry = Registry::default();
+    let mut registry = Registry::default().with_trusted_owners([owner(2)]);
     for number in 0..count {
         let mut offer = ModelOffer::new(
             if number % 7 == 6 { "other" } else { "m" }.parse().expect("both are names"),
@@ -119,8 +138,12 @@ fn assorted(count: usize) -> Registry {
             slots: 2,
             models: vec![offer],
             datasets: if number % 5 < 2 { vec!["d".to_owned()] } else { Vec::new() },
+            memory_gb: None,
         };
         let seat = registry.join(profile, Points::START);
+        if number % 4 == 0 {
+            registry.set_standing(seat, Standing { good: 60_000, bad: 0 });
+        }
         match number % 6 {
             1 => {
                 registry.reserve(seat);
@@ -151,8 +174,21 @@ fn demands() -> Vec<Demand> {
     let data_apart = Demand { not_of: vec![owner(0)], exclude: vec![id(1)], ..data.clone() };
     let named_data = Demand { only: [1, 5, 8, 10].map(id).to_vec(), ..data.clone() };
     let no_data = Demand { dataset: Some("absent".to_owned()), ..plain.clone() };
+    let denied =
+        Demand { denied: vec![id(0), id(1)], denied_owners: vec![owner(2)], ..plain.clone() };
+    let own = Demand { owner_only: Some(owner(1)), ..plain.clone() };
+    let nobodys =
+        Demand { owner_only: Some(owner(0)), denied_owners: vec![owner(0)], ..own.clone() };
+    let proven = Demand { trust: Trust::Proven, ..plain.clone() };
+    let trusted = Demand { trust: Trust::Trusted, exclude: vec![id(5)], ..plain.clone() };
+    let first = Demand { own_first: Some(owner(0)), ..plain.clone() };
+    let first_and_long = Demand { own_first: Some(owner(1)), denied: vec![id(1)], ..long.clone() };
+    let known = Demand { affinity: Some(id(4)), ..plain.clone() };
+    let known_and_denied = Demand { affinity: Some(id(0)), ..denied.clone() };
+    let routed =
+        [denied, own, nobodys, proven, trusted, first, first_and_long, known, known_and_denied];
     let placed = [named, named_and_long, apart, alone, data, data_apart, named_data, no_data];
-    [plain, long, able, tried, absent].into_iter().chain(placed).collect()
+    [plain, long, able, tried, absent].into_iter().chain(placed).chain(routed).collect()
 }
 
 /// Three accounts own the nodes.

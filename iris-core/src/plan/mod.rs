@@ -411,6 +411,21 @@ pub enum Then {
 }
 
 impl Plan {
+    /// Iterates over the models that its steps may ask, some of them perhaps twice.
+    pub fn models(&self) -> impl Iterator<Item = &ModelName> {
+        self.steps.iter().flat_map(|step| {
+            let ask = match &step.work {
+                Work::Ask(ask) | Work::Each { ask, .. } | Work::Fold { ask, .. } => Some(ask),
+                Work::Join { .. } | Work::Review { .. } => None,
+            };
+            let asks = ask.into_iter().chain(&step.undo).flat_map(|ask| {
+                let synthesis = ask.replicas.as_ref().and_then(|each| each.synthesis.as_ref());
+                [Some(&ask.model), synthesis.map(|ask| &ask.model)]
+            });
+            asks.flatten().chain(&step.on_failure.fallback)
+        })
+    }
+
     /// Returns the place of the step `name` among the steps.
     pub fn place(&self, name: &StepName) -> Option<usize> {
         self.steps.iter().position(|step| step.name == *name)

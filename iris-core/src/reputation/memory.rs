@@ -51,6 +51,10 @@ impl ReputationLedger for MemoryLedger {
         Points::new(points)
     }
 
+    fn nodes(&self) -> Vec<NodeId> {
+        self.entries.keys().copied().collect()
+    }
+
     fn weight(&self, node: &NodeId, now: Timestamp) -> u64 {
         let entry = self.entries.get(node);
         entry.map_or(0, |entry| u64::try_from(self.points_at(entry, now)).unwrap_or(0))

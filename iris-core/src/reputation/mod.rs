@@ -80,6 +80,9 @@ pub trait ReputationLedger: fmt::Debug + Send + 'static {
     /// Returns the points of `node` at `now`; those of a new node when nothing is known of it.
     fn points(&self, node: &NodeId, now: Timestamp) -> Points;
 
+    /// Returns the nodes that deeds are known of, in any order. Called seldom.
+    fn nodes(&self) -> Vec<NodeId>;
+
     /// Returns the weight of `node` at `now` when a pool is shared; never negative.
     fn weight(&self, node: &NodeId, now: Timestamp) -> u64;
 }

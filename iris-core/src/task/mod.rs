@@ -173,6 +173,15 @@ impl TaskError {
         if lacks(Reason::TierTooLow) {
             needs.push("a higher tier".to_owned());
         }
+        if lacks(Reason::TrustTooLow) {
+            needs.push("a node that is trusted as far".to_owned());
+        }
+        if lacks(Reason::Denied) {
+            needs.push("a node that its caller has not ruled out".to_owned());
+        }
+        if lacks(Reason::NotOwn) {
+            needs.push("a node of the caller's own".to_owned());
+        }
         if let Some(name) = demand.dataset.as_ref().filter(|_| lacks(Reason::NoDataset)) {
             needs.push(format!("the data set `{name}`"));
         }

@@ -1,7 +1,9 @@
 //! What is read of a request's body on its way to a node; the rest passes unread.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
+use bytes::{Bytes, BytesMut};
 use iris_core::ModelName;
 use iris_core::backend::Operation;
 use iris_core::model::Abilities;
@@ -9,6 +11,7 @@ use iris_core::routing::ANY;
 
 use super::RequestError;
 use super::json::{JsonError, Kind, Reader};
+use super::preferences::{PREFERENCES, Preferences};
 use crate::limits::MAX_DATASET_LEN;
 
 /// Most messages of one conversation.
@@ -41,6 +44,24 @@ pub struct Asked {
     pub abilities: Abilities,
     /// The data set on the node that the prompt is about.
     pub dataset: Option<String>,
+    /// Which nodes may answer.
+    pub preferences: Preferences,
+    /// Where a chat's messages stand in the body.
+    pub turns: Option<Turns>,
+    /// Where the preferences stand in the body, with a comma.
+    cut: Option<Range<usize>>,
+}
+
+/// Where the messages of a conversation stand in a body, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turns {
+    /// Where the first one begins.
+    pub start: usize,
+    /// Where the last one ends that was there before the last answer and the question after it:
+    /// the third from the end.
+    pub before: Option<usize>,
+    /// Where the last one ends.
+    pub end: usize,
 }
 
 impl Asked {
@@ -54,8 +75,39 @@ impl Asked {
         }
         read_members(&mut reader, |reader, name| scan.member(reader, name))?;
         reader.end().map_err(Fault::from)?;
-        scan.finish(operation)
+        let preferences = scan.preferences.clone();
+        let mut asked = scan.finish(operation)?;
+        if let Some(place) = preferences {
+            asked.preferences = Preferences::read(&text[place.clone()])?;
+            asked.cut = Some(member_at(text, place));
+        }
+        Ok(asked)
     }
+
+    /// Returns the body that was read as nodes see it: without what is only for whoever chooses
+    /// them.
+    pub fn body_for_nodes(&self, body: &Bytes) -> Bytes {
+        let Some(cut) = &self.cut else { return body.clone() };
+        let mut rest = BytesMut::with_capacity(body.len());
+        rest.extend_from_slice(&body[..cut.start]);
+        rest.extend_from_slice(&body[cut.end..]);
+        rest.freeze()
+    }
+}
+
+/// Returns where a member of the outermost object stands whose value is at `value`, with a comma
+/// that it needs no more.
+fn member_at(text: &str, value: Range<usize>) -> Range<usize> {
+    let head = text[..value.start].trim_end().trim_end_matches(':').trim_end();
+    // The name means nothing but letters, so its quotes are the last two.
+    let name = head[..head.len() - 1].rfind('"').unwrap_or_default();
+    let tail = &text[value.end..];
+    let after = tail.trim_start();
+    if let Some(rest) = after.strip_prefix(',') {
+        return name..text.len() - rest.len();
+    }
+    let before = text[..name].trim_end();
+    before.strip_suffix(',').map_or(name, str::len)..value.end
 }
 
 /// Checks that a body is one JSON object that is not too deep and names each member once.
@@ -134,10 +186,19 @@ struct Scan {
     images: usize,
     abilities: Abilities,
     dataset: Option<String>,
+    turns: Option<Turns>,
+    preferences: Option<Range<usize>>,
 }
 
 impl Scan {
     fn member(&mut self, reader: &mut Reader<'_>, name: &str) -> Result<(), Fault> {
+        if name == PREFERENCES {
+            reader.kind()?;
+            let start = reader.position();
+            reader.skip()?;
+            self.preferences = Some(start..reader.position());
+            return Ok(());
+        }
         // A null stands for an absent member everywhere.
         if reader.kind()? == Kind::Null {
             reader.skip()?;
@@ -171,6 +232,9 @@ impl Scan {
         }
         let start = reader.position();
         let (mut count, mut image_bytes, mut images) = (0, 0, 0);
+        let mut first = None;
+        // Where the last three ended, the last one first.
+        let mut ends = [None; 3];
         reader.array(|reader| {
             count += 1;
             if count > MAX_MESSAGES {
@@ -181,6 +245,7 @@ impl Scan {
                 return Err(Fault::wrong_type("messages", "an array of objects"));
             }
             let level = reader.depth();
+            first.get_or_insert(reader.position());
             reader.object(|reader, name| {
                 if name == "content" && reader.kind()? == Kind::Array {
                     debug_assert_eq!(reader.depth(), level + 1);
@@ -190,9 +255,14 @@ impl Scan {
                 } else {
                     reader.skip()?;
                 }
-                Ok(())
-            })
+                Ok::<(), Fault>(())
+            })?;
+            ends = [Some(reader.position()), ends[0], ends[1]];
+            Ok(())
         })?;
+        if let (Some(start), [Some(end), _, before]) = (first, ends) {
+            self.turns = Some(Turns { start, before, end });
+        }
         self.messages = Some(count);
         self.images += images;
         self.prompt_bytes += reader.position() - start - image_bytes;
@@ -308,6 +378,9 @@ impl Scan {
             prompt_tokens: u32::try_from(prompt).unwrap_or(u32::MAX),
             abilities: self.abilities,
             dataset: self.dataset,
+            preferences: Preferences::default(),
+            turns: self.turns,
+            cut: None,
         })
     }
 }
@@ -363,6 +436,9 @@ fn expect_count(reader: &mut Reader<'_>, param: &'static str) -> Result<u32, Fau
 mod tests {
     use proptest::prelude::*;
 
+    use iris_core::demand::Own;
+    use iris_core::tier::Tier;
+
     use super::*;
     use crate::openai::Refused;
 
@@ -409,6 +485,74 @@ mod tests {
         assert_eq!(with(r#""response_format":{"type":"json_schema"}"#), Abilities::JSON_SCHEMA);
         assert_eq!(with(r#""logprobs":true"#), Abilities::LOGPROBS);
         assert_eq!(with(r#""logprobs":false"#), Abilities::NONE);
+    }
+
+    fn nodes_see(body: &str) -> (Preferences, String) {
+        let asked = chat(body).unwrap();
+        let seen = asked.body_for_nodes(&Bytes::from(body.to_owned()));
+        (asked.preferences, String::from_utf8(seen.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn preferences_are_read_and_cut_out_wherever_they_stand() {
+        let rest = r#""model":"m","messages":[{"content":"\"iris\": {} ,"}]"#;
+        let iris = r#""iris" : {"own":"only","tier":"MID","deny":["aaaaaaaaaaaaaaaaaaaaaaaaaa"]}"#;
+        let escaped = iris.replacen("iris", "\\u0069ris", 1);
+        for member in [iris, &escaped] {
+            for body in [
+                format!("{{{rest},{member}}}"),
+                format!("{{{member},{rest}}}"),
+                format!("{{ {member} ,\n {rest} }}"),
+                format!("{{{rest} , {member} }}"),
+                format!(r#"{{"n":1,{member},{rest}}}"#),
+            ] {
+                let (preferences, seen) = nodes_see(&body);
+                assert_eq!((preferences.own, preferences.tier), (Own::Only, Tier::Mid), "{body}");
+                assert_eq!(preferences.deny.len(), 1);
+                let mut expected: serde_json::Value = serde_json::from_str(&body).unwrap();
+                expected.as_object_mut().unwrap().remove("iris");
+                let seen: serde_json::Value = serde_json::from_str(&seen).unwrap();
+                assert_eq!(seen, expected, "{body}");
+            }
+        }
+        let (preferences, seen) = nodes_see(&format!(r#"{{{rest},"iris":null}}"#));
+        assert_eq!((preferences, seen), (Preferences::default(), format!("{{{rest}}}")));
+        let (_, seen) = nodes_see(&format!("{{{rest}}}"));
+        assert_eq!(seen, format!("{{{rest}}}"));
+    }
+
+    #[test]
+    fn preferences_that_cannot_be_kept_are_refused_by_name() {
+        let nodes = vec![format!("\"{}\"", "a".repeat(26)); 65].join(",");
+        for wrong in [
+            "1",
+            "[]",
+            r#"{"own":"mine"}"#,
+            r#"{"tier":"mid"}"#,
+            r#"{"trust":1}"#,
+            r#"{"allow":["x"]}"#,
+            r#"{"own":"only","own":"any"}"#,
+            r#"{"node":"x"}"#,
+            &format!(r#"{{"deny":[{nodes}]}}"#),
+            &format!(r#"{{"deny":[{}1]}}"#, " ".repeat(9000)),
+        ] {
+            let body = format!(r#"{{"model":"m","messages":[{{}}],"iris":{wrong}}}"#);
+            assert_eq!(fault(&body), (400, Some("iris".to_owned())), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn turns_of_a_conversation_are_found() {
+        let at = |body: &str| {
+            let Turns { start, before, end } = chat(body).unwrap().turns.unwrap();
+            (before.map(|before| body[start..before].to_owned()), body[start..end].to_owned())
+        };
+        let body = |messages: &str| format!(r#"{{"messages":[ {messages} ],"model":"m"}}"#);
+        let [a, b, c, d] = ["a", "b", "c", "d"].map(|text| format!(r#"{{"content":"{text}"}}"#));
+        assert_eq!(at(&body(&a)), (None, a.clone()));
+        assert_eq!(at(&body(&format!("{a}, {b}"))), (None, format!("{a}, {b}")));
+        let four = format!("{a}, {b},{c},{d}");
+        assert_eq!(at(&body(&four)), (Some(format!("{a}, {b}")), four));
     }
 
     #[test]

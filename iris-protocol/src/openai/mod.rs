@@ -17,6 +17,7 @@ mod error;
 mod json;
 mod message;
 mod model;
+mod preferences;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod properties;
@@ -29,11 +30,12 @@ mod usage;
 mod values;
 
 pub use answer::{AssistantMessage, ChatCompletion, Choice};
-pub use asked::{Asked, DATASET, check_object};
+pub use asked::{Asked, DATASET, Turns, check_object};
 pub use envelope::{EventWriter, Heading, InvalidChunk, write_error, write_keep_alive};
 pub use error::{ErrorBody, ErrorDetail};
 pub use message::{Content, FunctionCall, Message, Role, ToolCall};
 pub use model::{Model, ModelList};
+pub use preferences::{PREFERENCES, Preferences};
 pub use refused::{Refused, RequestError, Retry};
 pub use request::{ChatRequest, Stop, StreamOptions};
 pub use stream::{ChatCompletionChunk, ChunkChoice, Delta, FunctionCallDelta, ToolCallDelta};

@@ -209,6 +209,10 @@ pub struct InferenceStatus {
     /// What waits for a person's decision.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reviews: Vec<Review>,
+    /// Which place an undivided task has in the line for its model while every node is busy: 1 for
+    /// the next one. Tasks of other priorities may come in between.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place_in_line: Option<u32>,
 }
 
 /// A step that waits for a person's decision. It is decided by `POST /inference/{id}/review` with

@@ -25,6 +25,10 @@ pub struct NodeSummary {
     pub tier: String,
     /// What it has done, in points of reputation.
     pub points: i64,
+    /// How many of a thousand tasks it is expected to complete, by what it did of late; 500 where
+    /// nothing is known of it.
+    #[serde(default)]
+    pub standing: u16,
     /// The models it offers.
     pub models: Vec<ModelOffer>,
     /// The data sets that lie on it, by name.

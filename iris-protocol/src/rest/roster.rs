@@ -1,4 +1,5 @@
 use iris_core::model::ModelOffer;
+use iris_core::standing::Standing;
 use iris_core::{ModelName, NodeId};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -70,6 +71,10 @@ pub struct RosterNode {
     /// What it can do: `BASIC`, `MID` or `PRO`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tier: Option<Label<16>>,
+    /// What it says of all its memory, in GB, where it does: whoever reads the roster finds the
+    /// tier of each of its models by the same rules as the coordinator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_gb: Option<u32>,
     /// Requests it can work on at a time.
     #[serde(deserialize_with = "bounded::slots")]
     pub slots: u32,
@@ -78,6 +83,9 @@ pub struct RosterNode {
     pub free: FreeSlots,
     /// What it has done, in points of reputation.
     pub points: i64,
+    /// How sure the network is of it.
+    #[serde(default)]
+    pub standing: Standing,
     /// When it connected.
     pub since: u64,
     /// Tells nodes of one owner from those of others, and changes with each calendar month:

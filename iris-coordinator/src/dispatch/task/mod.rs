@@ -16,6 +16,7 @@ use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use iris_crypto::PublicIdentity;
 use iris_crypto::seal::{Outcome as Told, ReceiptError, SealedRequest, SignedReceipt};
 use iris_protocol::message::RefuseReason;
+use iris_protocol::rest::KeyId;
 use tokio::time::Sleep;
 
 use super::apart::Member;
@@ -39,6 +40,8 @@ pub struct TaskRequest {
     pub id: TaskId,
     /// Who asks.
     pub account: AccountId,
+    /// The key it asks with, whose quota the tokens count against.
+    pub key: Option<KeyId>,
     /// What the body is.
     pub operation: Operation,
     /// The model to run; the same as the body's.
@@ -75,6 +78,7 @@ impl TaskRequest {
         Self {
             id: TaskId::from_bytes(iris_crypto::random_bytes()),
             account,
+            key: None,
             operation: Operation::Chat,
             model,
             body: body.to_string().into(),
@@ -95,16 +99,14 @@ impl TaskRequest {
         let (written, more) =
             begun.map_or((0, Abilities::NONE), |begun| (begun.tokens, Abilities::CONTINUE));
         let answer = self.max_tokens.max(written);
-        Demand {
-            model: self.model.clone(),
+        let mut demand = Demand {
             context_tokens: self.prompt_tokens.saturating_add(answer),
             abilities: self.abilities.union(more),
-            min_tier: self.routing.min_tier,
-            exclude: Vec::new(),
-            only: self.placement.nodes.clone(),
-            not_of: Vec::new(),
-            dataset: self.placement.dataset.clone(),
-        }
+            ..Demand::new(self.model.clone())
+        };
+        self.placement.apply(&mut demand, self.account);
+        demand.min_tier = demand.min_tier.max(self.routing.min_tier);
+        demand
     }
 }
 
@@ -126,6 +128,8 @@ pub struct SealedTask {
     pub id: TaskId,
     /// Who asks.
     pub account: AccountId,
+    /// The key it asks with, whose quota the tokens count against.
+    pub key: Option<KeyId>,
     /// What is asked, of which node and under which terms.
     pub request: SealedRequest,
     /// How long the whole task may take; the request may allow less.
@@ -169,6 +173,8 @@ pub struct TaskHandle {
     request: TaskRequest,
     demand: Demand,
     run: TaskRun,
+    /// How many of its attempts count in the standing of their nodes already.
+    noted: usize,
     stage: Stage,
     timer: Timer,
     submitted: Instant,
@@ -227,11 +233,12 @@ impl TaskHandle {
     /// Makes a task that only one node can read.
     pub(crate) fn sealed(dispatch: Arc<Dispatch>, task: SealedTask) -> Self {
         let submitted = dispatch.clock.now();
-        let SealedTask { id, account, request: sealed, time_limit } = task;
+        let SealedTask { id, account, key, request: sealed, time_limit } = task;
         let terms = &sealed.header().terms;
         let request = TaskRequest {
             id,
             account,
+            key,
             // Neither says anything; the node learns both from the prompt.
             operation: Operation::Chat,
             stream: false,
@@ -264,9 +271,13 @@ impl TaskHandle {
         submitted: Instant,
         books: Books,
     ) -> Self {
+        let mut demand = request.demand(None);
+        let conversation = request.placement.conversation;
+        demand.affinity = conversation.and_then(|c| dispatch.affinity.node(c, submitted));
         Self {
-            demand: request.demand(None),
+            demand,
             run,
+            noted: 0,
             asked: None,
             waiting: None,
             apart: request.placement.apart.clone().map(Member::new),
@@ -298,6 +309,13 @@ impl TaskHandle {
         self.asked
     }
 
+    /// Returns which place it has in the line for its model while it waits for a node, 1 being the
+    /// next one. This costs as much as there are tasks that wait.
+    pub fn place_in_line(&self) -> Option<u32> {
+        let waits = matches!(self.stage, Stage::Waiting { .. });
+        waits.then(|| self.dispatch.place_in_line(&self.request.id)).flatten()
+    }
+
     /// Returns the node's receipt, once a sealed task is over and has one.
     pub fn receipt(&self) -> Option<&SignedReceipt> {
         self.sealing.as_ref()?.receipt.as_ref()
@@ -312,6 +330,7 @@ impl TaskHandle {
     /// Polls for what happens next; see [`next`](Self::next).
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<TaskEvent>> {
         loop {
+            self.note_attempts();
             while let Some(action) = self.run.poll_action() {
                 match action {
                     Action::Choose => self.choose(None),
@@ -406,9 +425,9 @@ impl TaskHandle {
                 let room = member.ask();
                 (self.demand.not_of, owners) = (room.taken, room.ahead + 1);
             }
-            let TaskRequest { account, priority, .. } = self.request;
+            let TaskRequest { id: task, account, priority, .. } = self.request;
             let begun = !self.run.attempts().is_empty();
-            let asker = Asker { account, priority, begun, since: self.waiting, owners };
+            let asker = Asker { task, account, priority, begun, since: self.waiting, owners };
             match self.dispatch.acquire(&self.demand, asker) {
                 Acquired::Now(lease) if self.claim(&lease) => self.start(lease),
                 // Another task of the group was faster.
@@ -680,9 +699,22 @@ impl TaskHandle {
         }
     }
 
+    /// Has attempts that are over count in the standing of their nodes, each of them at once.
+    fn note_attempts(&mut self) {
+        let attempts = self.run.attempts();
+        self.dispatch.note_attempts(self.request.account, &attempts[self.noted..]);
+        self.noted = attempts.len();
+    }
+
     /// Settles the task.
     fn end(&mut self, outcome: &Outcome) {
         self.stage = Stage::Over;
+        self.note_attempts();
+        if let (Outcome::Finished(_), Some(node), Some(conversation)) =
+            (outcome, self.asked, self.request.placement.conversation)
+        {
+            self.dispatch.affinity.remember(conversation, node, self.dispatch.clock.now());
+        }
         match (self.apart.take(), outcome) {
             (Some(member), Outcome::Finished(_)) => member.keep(),
             (member, _) => drop(member),
@@ -696,6 +728,7 @@ impl TaskHandle {
         let settlement = Settlement {
             task: self.request.id,
             account: self.request.account,
+            key: self.request.key,
             model: self.request.model.clone(),
             state: outcome.state(),
             attempts,

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::header::RETRY_AFTER;
@@ -17,7 +18,7 @@ use iris_protocol::openai::Usage;
 use iris_protocol::rest::{InferenceError, InferenceStatus, Review};
 use serde::Serialize;
 
-use super::auth::ASK;
+use super::auth::{ASK, Caller};
 use super::error::ApiError;
 use super::members::Members;
 use super::rest::{TaskPath, idempotency_key, take, task_id};
@@ -33,10 +34,22 @@ pub(super) async fn submit(
 ) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     let caller = api.key(&head.headers, ASK).await?;
-    let once = idempotency_key(&head.headers)?;
-    let body = api.bodies.read(&head.headers, body, api.settings.body_limit).await?;
-    let submission = read(&api, Members::read(&body)?)?;
-    let submitted = take(&api, &caller, submission, once.map(|key| (key, &body[..]))).await?;
+    let permit = api.admit(&caller)?;
+    let answer = submitted(&api, &caller, &head.headers, body).await;
+    Ok(api.finish(permit, answer))
+}
+
+/// Answers a submission that was let in.
+async fn submitted(
+    api: &Api,
+    caller: &Caller,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let once = idempotency_key(headers)?;
+    let body = api.bodies.read(headers, body, api.settings.body_limit).await?;
+    let submission = read(api, Members::read(&body)?)?;
+    let submitted = take(api, caller, submission, once.map(|key| (key, &body[..]))).await?;
     let mut response = json_response(&Job::new(submitted));
     *response.status_mut() = StatusCode::ACCEPTED;
     Ok(response)

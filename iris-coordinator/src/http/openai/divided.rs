@@ -15,10 +15,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use hyper::body::Frame;
+use iris_core::ModelName;
 use iris_core::backend::{Chunk, Finish, Operation, Usage};
 use iris_core::plan::{Division, PlanEnd, PlanRun, Progress, StepError};
 use iris_core::routing::Unnamed;
-use iris_core::{AccountId, ModelName};
 use iris_protocol::openai::{
     Asked, EventWriter, Heading, Refused, Retry, last_words, write_error, write_keep_alive,
 };
@@ -26,6 +26,7 @@ use serde_json::json;
 
 use super::stream::{BATCH, BUFFER};
 use super::{describe, event_stream};
+use crate::dispatch::Payer;
 use crate::http::auth::Caller;
 use crate::http::error::ApiError;
 use crate::http::observe::{RequestContext, Streamed};
@@ -75,12 +76,12 @@ pub(super) async fn read(
 pub(super) async fn answer(
     api: &Api,
     context: &RequestContext,
-    account: AccountId,
+    payer: Payer,
     run: PlanRun,
     heading: Heading<'_>,
     asked: &Asked,
 ) -> Result<Response, ApiError> {
-    let plan = api.coordinator.submit_plan(context.id, account, run);
+    let plan = api.coordinator.submit_plan(context.id, payer, run);
     if asked.stream {
         streamed(api, context, plan, EventWriter::new(heading, asked.include_usage)).await
     } else {

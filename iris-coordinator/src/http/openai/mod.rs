@@ -13,7 +13,6 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Method};
 use iris_core::backend::{Chunk, Operation};
-use iris_core::demand::Difficulty;
 use iris_core::queue::Priority;
 use iris_core::task::Outcome;
 use iris_core::{NodeId, TaskId};
@@ -21,7 +20,7 @@ use iris_protocol::openai::{Asked, EventWriter, Heading, Model, ModelList, Refus
 use iris_protocol::rest;
 
 use self::stream::{Events, Opening};
-use super::auth::{ASK, LOOK};
+use super::auth::{ASK, Caller, LOOK};
 use super::error::ApiError;
 use super::observe::{RequestContext, Streamed, size_class};
 use super::route::Routed;
@@ -64,9 +63,10 @@ pub(super) async fn models(
     State(api): State<Arc<Api>>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    api.key(&headers, LOOK).await?;
-    let models = api.coordinator.models().iter().map(model).collect();
-    Ok(json_response(&ModelList::new(models)))
+    let caller = api.key(&headers, LOOK).await?;
+    let models = api.coordinator.models();
+    let models = models.iter().filter(|offered| caller.may_ask(&offered.name)).map(model);
+    Ok(json_response(&ModelList::new(models.collect())))
 }
 
 /// `GET /v1/models/{id}`, where the id may hold slashes.
@@ -75,10 +75,11 @@ pub(super) async fn model_by_name(
     headers: HeaderMap,
     name: Result<Path<String>, axum::extract::rejection::PathRejection>,
 ) -> Result<Response, ApiError> {
-    api.key(&headers, LOOK).await?;
+    let caller = api.key(&headers, LOOK).await?;
     let Path(name) = name.map_err(|_| RequestError::UnknownModel)?;
     let models = api.coordinator.models();
     let found = models.iter().find(|model| model.name.as_str() == name);
+    let found = found.filter(|found| caller.may_ask(&found.name));
     Ok(json_response(&model(found.ok_or(RequestError::UnknownModel)?)))
 }
 
@@ -98,9 +99,25 @@ where
     let (head, body) = request.into_parts();
     let context = *head.extensions.get::<RequestContext>().ok_or_else(ApiError::internal)?;
     let caller = api.key(&head.headers, ASK).await?;
-    let account = caller.account;
+    let permit = api.admit(&caller)?;
+    let answer = answer(api, operation, context, &caller, &head.headers, body).await;
+    Ok(api.finish(permit, answer))
+}
+
+/// Answers a request that was let in.
+async fn answer<B>(
+    api: &Arc<Api>,
+    operation: Operation,
+    context: RequestContext,
+    caller: &Caller,
+    headers: &HeaderMap,
+    body: B,
+) -> Result<Response, ApiError>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
     let settings = &api.settings;
-    let body = api.bodies.read(&head.headers, body, settings.body_limit).await?;
+    let body = api.bodies.read(headers, body, settings.body_limit).await?;
     let asked = Asked::read(operation, &body)?;
     tracing::debug!(
         task = %context.id,
@@ -113,18 +130,19 @@ where
     if divided::is_meant(&asked.model)
         && let Some(run) = divided::read(api, &caller, operation, &asked, &body).await?
     {
+        caller.check_models(run.plan().models())?;
         let heading = heading(asked.model.as_str());
-        return Box::pin(divided::answer(api, &context, account, run, heading, &asked)).await;
+        let payer = caller.payer();
+        return Box::pin(divided::answer(api, &context, payer, run, heading, &asked)).await;
     }
-    let Routed { model, body, routing } = api.route(&caller, operation, &asked, body).await?;
-    let time_limit = match routing.difficulty.map(Difficulty::time_limit) {
-        // The time that it took to classify counts, too.
-        Some(limit) => limit.min(settings.time_limit).saturating_sub(context.since.elapsed()),
-        None => settings.time_limit,
-    };
+    let conversation = api.coordinator.conversation(caller.account, &body, &asked);
+    let body = asked.body_for_nodes(&body);
+    let Routed { model, body, routing } = api.route(caller, operation, &asked, body).await?;
+    let placement = Placement::new(asked.preferences, asked.dataset);
     let handle = api.coordinator.submit(TaskRequest {
         id: context.id,
-        account,
+        account: caller.account,
+        key: caller.payer().key,
         operation,
         model: model.clone(),
         body,
@@ -132,9 +150,9 @@ where
         prompt_tokens: asked.prompt_tokens,
         max_tokens: asked.max_tokens,
         abilities: asked.abilities,
-        time_limit,
+        time_limit: routing.time_limit(settings.time_limit, context.since),
         priority: Priority::Interactive,
-        placement: Placement { dataset: asked.dataset, ..Placement::default() },
+        placement: Placement { conversation, ..placement },
         routing,
     });
     let heading = heading(model.as_str());

@@ -1,0 +1,337 @@
+//! Who has paid the monthly fee, where a network takes one.
+//!
+//! How every account stands is held in memory, since it is asked with every request. Fees may be
+//! written down by another process; accounts whose time seems to be over are read again with every
+//! housekeeping.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use iris_core::store::{Batch, Document, Key, Store, StoreError};
+use iris_core::{AccountId, Timestamp};
+use iris_protocol::rest::{FeeRequest, Membership, MembershipState};
+use sha2::{Digest, Sha256};
+
+use super::record::{AccountRecord, FeeRecord, path};
+use super::{AccountError, Accounts};
+
+/// Most months that are paid at once.
+const MAX_MONTHS: u32 = 120;
+/// Longest reference, in bytes.
+const MAX_REFERENCE: usize = 128;
+/// Accounts that are read again at a time; others wait for the next.
+const MAX_DOUBTFUL: usize = 4096;
+/// How often it is tried to write a fee down while the account changes.
+const TRIES: usize = 8;
+/// Before its end, a time counts as over where it may have been made longer.
+const AHEAD: Duration = Duration::from_mins(2);
+
+/// What a network takes for membership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MembershipPolicy {
+    /// The monthly fee, in millionths of the network's unit of money; 0 for a free network.
+    /// Default: 0.
+    pub fee: u64,
+    /// For how long a new account may try the network. Default: not at all.
+    pub trial: Duration,
+    /// For how long all works after a paid time has ended. Default: 7 days.
+    pub grace: Duration,
+}
+
+impl Default for MembershipPolicy {
+    fn default() -> Self {
+        Self { fee: 0, trial: Duration::ZERO, grace: Duration::from_hours(7 * 24) }
+    }
+}
+
+impl MembershipPolicy {
+    fn membership(&self, standing: Standing, now: Timestamp) -> Membership {
+        let Standing { created, paid_until } = standing;
+        let holds = |state, until: Timestamp| Membership { state, until: Some(until.as_secs()) };
+        if self.fee == 0 {
+            return Membership { state: MembershipState::Free, until: None };
+        }
+        let trial = created.saturating_add(self.trial);
+        match paid_until {
+            Some(paid) if now < paid => holds(MembershipState::Paid, paid),
+            _ if now < trial => holds(MembershipState::Trial, trial),
+            Some(paid) if now < paid.saturating_add(self.grace) => {
+                holds(MembershipState::Grace, paid.saturating_add(self.grace))
+            }
+            _ => Membership { state: MembershipState::Lapsed, until: None },
+        }
+    }
+}
+
+/// What membership follows from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Standing {
+    created: Timestamp,
+    paid_until: Option<Timestamp>,
+}
+
+/// How the accounts stand; empty in a free network.
+#[derive(Debug, Default)]
+pub(super) struct Standings {
+    known: HashMap<AccountId, Standing>,
+    doubtful: HashSet<AccountId>,
+}
+
+impl Standings {
+    pub(super) async fn read(
+        store: &dyn Store,
+        policy: &MembershipPolicy,
+    ) -> Result<Self, StoreError> {
+        let mut standings = Self::default();
+        if policy.fee == 0 {
+            return Ok(standings);
+        }
+        let mut records = store.scan(Key::all(AccountRecord::TYPE));
+        while let Some(record) = records.try_next().await? {
+            let corrupt = |_| StoreError::Corrupt("an account is not under its id".to_owned());
+            let account = record.key.id().parse().map_err(corrupt)?;
+            standings.known.insert(account, record.value.decode::<AccountRecord>()?.standing());
+        }
+        Ok(standings)
+    }
+}
+
+impl AccountRecord {
+    const fn standing(&self) -> Standing {
+        Standing { created: self.created, paid_until: self.paid_until }
+    }
+}
+
+impl Accounts {
+    /// Returns how an account stands with the fee, from memory. An account that is not known
+    /// counts as one that has not paid.
+    pub fn membership(&self, account: &AccountId) -> Membership {
+        let policy = &self.policy.membership;
+        let now = self.clock.calendar();
+        if policy.fee == 0 {
+            let never = Standing { created: now, paid_until: None };
+            return policy.membership(never, now);
+        }
+        let read = self.standings.read().unwrap_or_else(PoisonError::into_inner);
+        let standing = read.known.get(account).copied();
+        drop(read);
+        let soon = now.saturating_add(AHEAD);
+        if standing.and_then(|standing| standing.paid_until).is_none_or(|paid| paid < soon) {
+            let mut standings = self.standings.write().unwrap_or_else(PoisonError::into_inner);
+            if standings.doubtful.len() < MAX_DOUBTFUL {
+                standings.doubtful.insert(*account);
+            }
+        }
+        match standing {
+            Some(standing) => policy.membership(standing, now),
+            None => Membership { state: MembershipState::Lapsed, until: None },
+        }
+    }
+
+    /// Writes down that a fee was paid. The same reference counts once for an account.
+    pub async fn pay(
+        &self,
+        account: &AccountId,
+        fee: &FeeRequest,
+    ) -> Result<Membership, AccountError> {
+        let FeeRequest { months, reference } = fee;
+        if !(1..=MAX_MONTHS).contains(months) {
+            return Err(AccountError::Terms("months"));
+        }
+        let printable = !reference.chars().any(iris_core::model::is_invisible);
+        if !printable || !(1..=MAX_REFERENCE).contains(&reference.len()) {
+            return Err(AccountError::Terms("reference"));
+        }
+        for _ in 0..TRIES {
+            if let Some(record) = self.try_to_pay(account, fee).await? {
+                self.set_standing(*account, &record);
+                return Ok(self.membership_of(&record));
+            }
+        }
+        Err(AccountError::Overloaded)
+    }
+
+    /// Writes a fee down unless the account changes meanwhile.
+    async fn try_to_pay(
+        &self,
+        account: &AccountId,
+        fee: &FeeRequest,
+    ) -> Result<Option<AccountRecord>, AccountError> {
+        let place = path(AccountRecord::TYPE, account);
+        let found = self.store.get(place.clone()).await?.ok_or(AccountError::NoAccount)?;
+        let mut record: AccountRecord = found.value.decode()?;
+        let digest: [u8; 32] = Sha256::digest(fee.reference.as_bytes()).into();
+        let reference = data_encoding::HEXLOWER.encode(&digest);
+        let row = path(FeeRecord::TYPE, format_args!("{account}/{reference}"));
+        if let Some(paid) = self.store.get(row.clone()).await? {
+            let same = paid.value.decode::<FeeRecord>()?.months == fee.months;
+            return if same { Ok(Some(record)) } else { Err(AccountError::FeeReused) };
+        }
+        let now = self.clock.calendar();
+        let from = record.paid_until.map_or(now, |paid| paid.max(now));
+        let paid_until = months_later(from, fee.months);
+        record.paid_until = Some(paid_until);
+        let (months, reference) = (fee.months, fee.reference.clone());
+        let fee = FeeRecord { months, reference, at: now, paid_until };
+        let batch = Batch::new().create(row, Document::encode(&fee)).replace(
+            place,
+            found.version,
+            Document::encode(&record),
+        );
+        match self.store.commit(batch).await {
+            Ok(()) => Ok(Some(record)),
+            Err(StoreError::Conflict(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Reads those accounts again that may have paid in another process.
+    pub(super) async fn keep_standings(&self) -> Result<(), StoreError> {
+        let doubtful = {
+            let mut standings = self.standings.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut standings.doubtful)
+        };
+        for account in doubtful {
+            self.read_standing(&account).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that memory knows how an account stands that another process may have opened.
+    pub(super) async fn learn_standing(&self, account: &AccountId) -> Result<(), StoreError> {
+        if self.policy.membership.fee == 0 {
+            return Ok(());
+        }
+        let known = {
+            let standings = self.standings.read().unwrap_or_else(PoisonError::into_inner);
+            standings.known.contains_key(account)
+        };
+        if known { Ok(()) } else { self.read_standing(account).await }
+    }
+
+    async fn read_standing(&self, account: &AccountId) -> Result<(), StoreError> {
+        if let Some(record) = self.store.get(path(AccountRecord::TYPE, account)).await? {
+            self.set_standing(*account, &record.value.decode()?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_standing(&self, account: AccountId, record: &AccountRecord) {
+        if self.policy.membership.fee > 0 {
+            let mut standings = self.standings.write().unwrap_or_else(PoisonError::into_inner);
+            standings.known.insert(account, record.standing());
+        }
+    }
+
+    pub(super) fn membership_of(&self, record: &AccountRecord) -> Membership {
+        self.policy.membership.membership(record.standing(), self.clock.calendar())
+    }
+}
+
+const DAY_MILLIS: u64 = 24 * 60 * 60 * 1000;
+
+/// Returns the same time of day, `months` calendar months later; where that month is too short, on
+/// its last day.
+fn months_later(from: Timestamp, months: u32) -> Timestamp {
+    let (days, time) = (from.as_millis() / DAY_MILLIS, from.as_millis() % DAY_MILLIS);
+    let (year, month, day) = date(days);
+    let month = month - 1 + u64::from(months);
+    let (year, month) = (year + month / 12, month % 12 + 1);
+    let day = day.min(days_in(year, month));
+    let days = days_before(year, month) + day - 1;
+    Timestamp::from_millis(days.saturating_mul(DAY_MILLIS).saturating_add(time))
+}
+
+/// Returns year, month and day, the latter two from 1, of a count of days since the Unix epoch.
+fn date(days: u64) -> (u64, u64, u64) {
+    // Counted from a 1st of March in years of 400, whose leap day then comes last.
+    let since = days + 719_468;
+    let (era, day) = (since / 146_097, since % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let from_march = (5 * day + 2) / 153;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let day = day - (153 * from_march + 2) / 5 + 1;
+    (era * 400 + year + u64::from(month <= 2), month, day)
+}
+
+/// Returns how many days since the Unix epoch came before a month.
+fn days_before(year: u64, month: u64) -> u64 {
+    let (year, from_march) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let (era, year) = (year / 400, year % 400);
+    let day = 365 * year + year / 4 - year / 100 + (153 * from_march + 2) / 5;
+    era * 146_097 + day - 719_468
+}
+
+const fn days_in(year: u64, month: u64) -> u64 {
+    match month {
+        2 if year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)) => {
+            29
+        }
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn day(year: u64, month: u64, day: u64) -> Timestamp {
+        Timestamp::from_millis((days_before(year, month) + day - 1) * DAY_MILLIS + 7)
+    }
+
+    #[test]
+    fn days_and_dates_agree() {
+        assert_eq!(date(0), (1970, 1, 1));
+        // 2001-09-09 01:46:40 was 10^9 seconds after the epoch.
+        assert_eq!(date(1_000_000_000 / 86_400), (2001, 9, 9));
+        for days in 0..150_000 {
+            let (year, month, day) = date(days);
+            assert_eq!(days_before(year, month) + day - 1, days);
+            assert!((1..=days_in(year, month)).contains(&day), "{year}-{month}-{day}");
+        }
+    }
+
+    #[test]
+    fn months_end_on_the_same_day_or_the_last() {
+        for (from, months, to) in [
+            (day(2026, 1, 15), 1, day(2026, 2, 15)),
+            (day(2026, 1, 31), 1, day(2026, 2, 28)),
+            (day(2028, 1, 31), 1, day(2028, 2, 29)),
+            (day(2026, 12, 31), 2, day(2027, 2, 28)),
+            (day(2026, 11, 26), 120, day(2036, 11, 26)),
+        ] {
+            assert_eq!(months_later(from, months), to);
+        }
+    }
+
+    #[test]
+    fn membership_goes_from_trial_over_paid_and_grace_to_lapsed() {
+        let days = |days: u64| Timestamp::from_millis(days * DAY_MILLIS);
+        let policy = MembershipPolicy {
+            fee: 5_000_000,
+            trial: Duration::from_hours(14 * 24),
+            grace: Duration::from_hours(7 * 24),
+        };
+        let never = Standing { created: days(100), paid_until: None };
+        let paid = Standing { created: days(100), paid_until: Some(days(150)) };
+        for (standing, now, state, until) in [
+            (never, 100, MembershipState::Trial, Some(114)),
+            (never, 113, MembershipState::Trial, Some(114)),
+            (never, 114, MembershipState::Lapsed, None),
+            (paid, 101, MembershipState::Paid, Some(150)),
+            (paid, 149, MembershipState::Paid, Some(150)),
+            (paid, 150, MembershipState::Grace, Some(157)),
+            (paid, 157, MembershipState::Lapsed, None),
+        ] {
+            let until = until.map(|until| days(until).as_secs());
+            assert_eq!(policy.membership(standing, days(now)), Membership { state, until });
+        }
+        let free = MembershipPolicy::default().membership(paid, days(999));
+        assert_eq!(free, Membership { state: MembershipState::Free, until: None });
+    }
+}

@@ -1,0 +1,177 @@
+//! Why a node has the work that it has, and what would bring it more.
+
+use iris_core::NodeId;
+use iris_core::registry::{Node, NodeState, Registry};
+use iris_core::standing::Standing;
+use iris_core::tier::Tier;
+use iris_protocol::rest::{Hindrance, NodeWhy, ReasonCount, WantedModel};
+
+use super::Dispatch;
+
+/// How many models are named that are wanted.
+const WANTED: usize = 10;
+/// Expected success in thousandths, less than which is worth a word.
+const LOW: u16 = 700;
+/// Evidence for and against a node, less than which leaves it a newcomer, in thousandths of a task.
+const NEWCOMER: u64 = 10_000;
+
+impl Dispatch {
+    /// Says why a node has the work that it has; `None` where it is not connected.
+    pub(crate) fn why(&self, id: &NodeId) -> Option<NodeWhy> {
+        let floor = self.floor();
+        let node = floor.registry.node(floor.registry.seat(id)?)?;
+        let profile = node.profile();
+        let mut why = NodeWhy {
+            id: *id,
+            name: (!profile.name.is_empty()).then(|| profile.name.clone()),
+            slots: profile.slots,
+            running: node.in_use(),
+            hindrances: hindrances(node, &floor.registry),
+            recent: Vec::new(),
+            wanted: Vec::new(),
+        };
+        let wanted = floor.wanted.most(WANTED).into_iter();
+        let wanted = wanted.map(|(model, requests)| WantedModel { model, requests });
+        why.wanted = wanted.filter(|wanted| !floor.registry.offers(&wanted.model)).collect();
+        drop(floor);
+        let recent = self.explained().of_node(id).into_iter();
+        why.recent = recent
+            .map(|(reason, count)| ReasonCount {
+                reason,
+                text: reason.sentence().to_owned(),
+                count: count.into(),
+            })
+            .collect();
+        Some(why)
+    }
+
+    /// Says of a node that is known and not connected why it has no work.
+    pub(crate) fn why_away(id: NodeId) -> NodeWhy {
+        let hindrance = hindrance(
+            "not_connected",
+            "It is not connected.",
+            "Start iris-node on its machine; its log tells why it cannot connect.",
+        );
+        NodeWhy {
+            id,
+            name: None,
+            slots: 0,
+            running: 0,
+            hindrances: vec![hindrance],
+            recent: Vec::new(),
+            wanted: Vec::new(),
+        }
+    }
+}
+
+/// Returns what keeps a node from work, the most important first.
+fn hindrances(node: &Node, registry: &Registry) -> Vec<Hindrance> {
+    let mut found = Vec::new();
+    let mut add = |code, text: &str, remedy: &str| found.push(hindrance(code, text, remedy));
+    match node.state() {
+        NodeState::Ready => {}
+        NodeState::Draining => add(
+            "draining",
+            "It finishes what it has and takes nothing new.",
+            "It was told to stop; start it again when it is to work.",
+        ),
+        NodeState::Away => add(
+            "away",
+            "Its connection is interrupted.",
+            "It comes back by itself within seconds, unless its network or its machine is down.",
+        ),
+    }
+    let profile = node.profile();
+    if profile.models.is_empty() {
+        add(
+            "no_models",
+            "It offers no model.",
+            "Load a model in its model server; the node finds it by itself.",
+        );
+    }
+    if profile.slots == 0 {
+        add("paused", "It is paused: it has no slots.", "Give it a slot or more.");
+    } else if node.in_use() >= profile.slots {
+        add(
+            "no_free_slot",
+            "All its slots are taken.",
+            "It is at work. If its machine can do more at a time, give it more slots.",
+        );
+    }
+    standing(node.standing(), &mut add);
+    models(node, registry, &mut add);
+    found
+}
+
+fn standing(standing: Standing, add: &mut impl FnMut(&'static str, &str, &str)) {
+    let mean = standing.mean();
+    if standing.good.saturating_add(standing.bad) < NEWCOMER {
+        add(
+            "new",
+            "Little is known of it yet, so it gets less work than those that are known to be good.",
+            "Leave it connected: it gets more with each answer.",
+        );
+    } else if mean < LOW {
+        add(
+            "low_standing",
+            &format!(
+                "It failed or refused of late: of 1000 tasks {mean} are expected to end well."
+            ),
+            "See its log for what went wrong. Old failures lose half of their weight in two weeks.",
+        );
+    }
+}
+
+fn models(node: &Node, registry: &Registry, add: &mut impl FnMut(&'static str, &str, &str)) {
+    let offers = &node.profile().models;
+    let names = |mut chosen: Vec<&str>| {
+        let more = chosen.len().saturating_sub(3);
+        chosen.truncate(3);
+        let names = chosen.join(", ");
+        if more > 0 { format!("{names} and {more} more") } else { names }
+    };
+    let unmeasured = offers.iter().filter(|offer| offer.speed.is_none());
+    let unmeasured: Vec<_> = unmeasured.map(|offer| offer.name.as_str()).collect();
+    if !unmeasured.is_empty() {
+        add(
+            "unmeasured",
+            &format!(
+                "Its speed was not measured with {}, which counts as BASIC.",
+                names(unmeasured)
+            ),
+            "Let the node measure: start it without --no-measure and leave it idle for a minute.",
+        );
+    }
+    let unknown = offers.iter().filter(|offer| offer.parameters.is_none());
+    let unknown: Vec<_> = unknown.map(|offer| offer.name.as_str()).collect();
+    if !unknown.is_empty() {
+        add(
+            "size_unknown",
+            &format!("It does not say how large {} is, which counts as BASIC.", names(unknown)),
+            "Use a model server that tells the number of parameters, or a name that holds it.",
+        );
+    }
+    if !offers.is_empty() && node.tiers().all(|(_, tier)| tier == Tier::Basic) {
+        add(
+            "tier_basic",
+            "It counts as BASIC with all its models, which leaves it simple tasks where callers \
+             name no model.",
+            "A model of 7 billion parameters or more, at 10 tokens per second or more, counts as \
+             MID.",
+        );
+    }
+    let is_beyond = |name: &&str| {
+        let model = name.parse();
+        model.is_ok_and(|m| registry.beyond_share(&m).contains(&node.profile().owner))
+    };
+    let beyond: Vec<_> = offers.iter().map(|o| o.name.as_str()).filter(is_beyond).collect();
+    if !beyond.is_empty() {
+        let text =
+            format!("Its owner has more than a fair share of the work for {}.", names(beyond));
+        add("owner_share", &text, "Offer a model that fewer others offer.");
+    }
+}
+
+fn hindrance(code: &str, text: &str, remedy: &str) -> Hindrance {
+    Hindrance { code: code.to_owned(), text: text.to_owned(), remedy: remedy.to_owned() }
+}
