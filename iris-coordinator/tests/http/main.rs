@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iris_coordinator::Coordinator;
+use iris_coordinator::classify::ClassifierChain;
 use iris_coordinator::http::{ApiSettings, Server, ServerSettings};
 use iris_core::AccountId;
 use iris_core::store::{MemoryStore, Store};
@@ -34,6 +35,7 @@ mod operation;
 mod plan;
 mod plan_restart;
 mod rest;
+mod route;
 mod routing;
 mod sealed;
 mod secure;
@@ -138,6 +140,14 @@ async fn coordinator_of(identity: Identity, store: Arc<dyn Store>) -> Coordinato
     let limits = Limits { resume_grace: Duration::from_millis(50), ..Limits::default() };
     let builder = Coordinator::builder(store, identity, secret);
     builder.with_link_limits(limits).build().await.unwrap()
+}
+
+/// Makes a coordinator that asks others than the rules how hard a question is.
+async fn coordinator_that_asks(classifiers: ClassifierChain) -> Coordinator {
+    let secret = Secret::from_bytes([9; 32]);
+    let store = Arc::new(MemoryStore::new());
+    let builder = Coordinator::builder(store, Identity::generate(), secret);
+    builder.with_classifiers(classifiers).build().await.unwrap()
 }
 
 async fn key(coordinator: &Coordinator, account: AccountId, scope: KeyScope) -> String {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use iris_core::backend::{BackendError, Chunk, Finish, Usage};
-use iris_core::model::{Abilities, ModelOffer};
+use iris_core::model::{Abilities, ModelOffer, TokenRate};
 use iris_core::{AssignmentId, Timestamp};
 use iris_crypto::certificate::{Origin, Role};
 use iris_crypto::hello::{Hello, sign_hello};
@@ -94,12 +94,17 @@ pub(crate) struct Persona {
     pub(crate) slots: u32,
     pub(crate) identity: [u8; 32],
     pub(crate) seals: bool,
+    pub(crate) model: Offered,
 }
+
+/// A model that a node offers: its name, its parameters in billions, its speed in tokens a second.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offered(pub(crate) &'static str, pub(crate) u64, pub(crate) u64);
 
 impl Persona {
     /// Makes somebody who takes sealed requests, too.
     pub(crate) fn sealing(slots: u32) -> Self {
-        Self { slots, identity: random_bytes(), seals: true }
+        Self { slots, identity: random_bytes(), seals: true, model: Offered(Node::MODEL, 0, 0) }
     }
 }
 
@@ -138,6 +143,7 @@ impl Node {
         let agent = Agent {
             identity: Identity::from_seed(&Secret::from_bytes(persona.identity)),
             seals: persona.seals,
+            model: persona.model,
             origin: None,
             sealing: vec![SealingKey::generate()],
             session: None,
@@ -188,6 +194,7 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 struct Agent {
     identity: Identity,
     seals: bool,
+    model: Offered,
     origin: Option<Origin>,
     /// The current key comes last.
     sealing: Vec<SealingKey>,
@@ -371,8 +378,11 @@ impl Agent {
             origin: &origin,
             certificate: &certificate.hash(),
         };
-        let mut offer = ModelOffer::new(Self::model(), 4096);
+        let Offered(name, billions, speed) = self.model;
+        let mut offer = ModelOffer::new(name.parse().unwrap(), 4096);
         offer.abilities = Abilities::TOOLS;
+        offer.parameters = (billions > 0).then_some(billions * 1_000_000_000);
+        offer.speed = (speed > 0).then(|| TokenRate::per_second(speed));
         NodeRegister {
             version: challenge.max_version,
             capabilities: self.seals.then(|| SEAL.parse().unwrap()).into_iter().collect(),

@@ -123,14 +123,17 @@ async fn nodes_are_explained_to_whoever_may_look() {
     let id = net.coordinator.nodes()[0].id;
     let path = format!("/nodes/{id}/why");
     let nodes = key(&net.coordinator, net.account, KeyScope::Node).await;
-    for (token, status) in [(net.user.as_str(), 200), (&net.operator, 200), (&nodes, 403), ("x", 401)]
+    for (token, status) in
+        [(net.user.as_str(), 200), (&net.operator, 200), (&nodes, 403), ("x", 401)]
     {
         let bearer = format!("Bearer {token}");
         let reply = request("GET", &path, &[("authorization", &bearer)], "");
         assert_eq!(send(net.address, reply).await.status, status, "{token}");
     }
     let nobody = "a".repeat(26);
-    for path in [format!("/nodes/{nobody}/why"), "/nodes/x/why".to_owned(), "/nodes/%0a/why".to_owned()] {
+    for path in
+        [format!("/nodes/{nobody}/why"), "/nodes/x/why".to_owned(), "/nodes/%0a/why".to_owned()]
+    {
         let reply = net.get(&path).await;
         assert_eq!((reply.status, reply.error_code()), (404, json!("not_found")), "{path}");
     }

@@ -32,13 +32,13 @@ fn model() -> ModelName {
 }
 
 /// A caller that has sealed one request.
-struct Caller {
-    request: SealedRequest,
+pub(crate) struct Caller {
+    pub(crate) request: SealedRequest,
     opener: AnswerOpener,
 }
 
 impl Caller {
-    fn new(net: &Net, certificate: &SignedCertificate) -> Self {
+    pub(crate) fn new(net: &Net, certificate: &SignedCertificate) -> Self {
         Self::with(net, certificate, Terms::new(model(), now()))
     }
 
@@ -95,7 +95,7 @@ impl Net {
         [head.as_bytes(), wire].concat()
     }
 
-    async fn relay(&self, request: &SealedRequest) -> Reply {
+    pub(crate) async fn relay(&self, request: &SealedRequest) -> Reply {
         timeout(SOON, send(self.address, self.sealed_request(request.wire()))).await.unwrap()
     }
 
@@ -108,13 +108,13 @@ impl Net {
         self.node_as(Persona::sealing(2), steps).await
     }
 
-    async fn node_as(&self, persona: Persona, steps: Vec<Step>) -> Node {
+    pub(crate) async fn node_as(&self, persona: Persona, steps: Vec<Step>) -> Node {
         let key = key(&self.coordinator, self.account, KeyScope::Node).await;
         Node::connect_as(self.address, &key, persona, steps).await
     }
 
     /// Returns the records of a type, once there are `count` of them.
-    async fn books(&self, kind: &str, count: usize) -> Vec<Value> {
+    pub(crate) async fn books(&self, kind: &str, count: usize) -> Vec<Value> {
         let written = async {
             loop {
                 let found: Vec<_> = self.store.scan(Key::all(kind)).try_collect().await.unwrap();

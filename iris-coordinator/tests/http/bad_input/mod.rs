@@ -21,7 +21,7 @@ async fn malformed_bodies_are_refused_with_the_member_at_fault() {
         ("\"a\"", None),
         (deep.as_str(), None),
         (r#"{"model":"m","model":"n","messages":[{}]}"#, None),
-        (r#"{"messages":[{}]}"#, Some("model")),
+        (r#"{"model":"iris/family:-","messages":[{}]}"#, Some("model")),
         (r#"{"model":"m"}"#, Some("messages")),
         (r#"{"model":"m","messages":[{}],"stream":1}"#, Some("stream")),
     ];
