@@ -533,7 +533,7 @@ mod tests {
     #[test]
     fn printed_settings_are_a_file_without_secrets() {
         let env = [
-            ("JWT_SECRET", "hunter2"),
+            ("JWT_SECRET", "hunter2hunter2hunter2hunter2hunter2"),
             ("OPENROUTER_API_KEY", "hunter2"),
             ("IRIS_TRUSTED_PROXIES", "10.0.0.0/8, ::1"),
             ("IRIS_CORS_ORIGINS", "https://a.example,http://localhost:3000"),

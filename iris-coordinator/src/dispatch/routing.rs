@@ -43,7 +43,7 @@ impl Dispatch {
         route(&floor.registry, wanted, may).map_err(|error| {
             let model = wanted.models.to_string();
             match (error, &wanted.models) {
-                (NoRoute::NotAble(why), _) => TaskError::no_node_able(&wanted.demand, &why),
+                (NoRoute::NotAble(why), _) => floor.nobody(&wanted.demand, &why),
                 (NoRoute::NotOffered, Unnamed::Family(family))
                     if !floor.models.any(|known| family.has(known)) =>
                 {

@@ -205,6 +205,6 @@ async fn attack_45_lists_show_no_owner_address_or_account() {
     assert_eq!(members("/reputation", Some("nodes")).await, "connected id points rank");
     assert_eq!(
         members("/nodes", Some("nodes")).await,
-        "connected id models points running slots tier version"
+        "connected id models points running slots standing tier version"
     );
 }

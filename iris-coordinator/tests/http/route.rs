@@ -23,9 +23,16 @@ const HARD: &str =
 
 impl Net {
     async fn offering(&self, model: Offered) -> Node {
+        self.saying(model, vec![Step::whole(ANSWER), Step::Finish("stop")]).await
+    }
+
+    async fn streaming(&self, model: Offered) -> Node {
+        self.saying(model, vec![Step::text("hi"), Step::Finish("stop")]).await
+    }
+
+    async fn saying(&self, model: Offered, steps: Vec<Step>) -> Node {
         let key = key(&self.coordinator, self.account, KeyScope::Node).await;
         let persona = Persona { model, ..Persona::sealing(2) };
-        let steps = vec![Step::whole(ANSWER), Step::Finish("stop")];
         Node::connect_as(self.address, &key, persona, steps).await
     }
 
@@ -99,17 +106,24 @@ async fn family_is_served_by_one_of_its_models() {
         let reply = net.ask_any(&body.to_string()).await;
         assert_eq!((reply.status, &reply.json()["model"]), (status, &model), "{family}");
     }
+}
+
+#[tokio::test]
+async fn streams_say_how_hard_the_question_was_found() {
+    let net = Net::start().await;
+    net.streaming(SMALL).await;
     let streamed = EASY.replacen('{', r#"{"stream":true,"model":null,"#, 1);
     let reply = net.ask_any(&streamed).await;
-    assert_eq!(said(&reply), (200, Some("SIMPLE"), None), "a stream says it, too");
-    let completion = net.post("/v1/completions", r#"{"prompt":"What is a noun?"}"#).await;
-    assert_eq!(said(&completion), (200, Some("SIMPLE"), None));
+    assert_eq!(said(&reply), (200, Some("SIMPLE"), None), "{}", reply.text());
+    let body = r#"{"prompt":"What is a noun?","stream":true}"#;
+    let completion = net.post("/v1/completions", body).await;
+    assert_eq!(said(&completion), (200, Some("SIMPLE"), None), "{}", completion.text());
 }
 
 #[tokio::test]
 async fn divided_chat_may_leave_the_model_open() {
     let net = Net::start().await;
-    net.offering(MIDDLE).await;
+    net.streaming(MIDDLE).await;
     let body = EASY.replacen('{', r#"{"model":"iris/auto:iris/any","#, 1);
     let reply = net.ask_any(&body).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
@@ -127,7 +141,7 @@ async fn without_nodes_there_is_no_model_for_now() {
     let reply = net.ask_any(vision).await;
     assert_eq!(
         (reply.status, reply.error_code()),
-        (503, json!("no_node_able")),
+        (400, json!("no_node_able")),
         "{}",
         reply.text()
     );
@@ -140,7 +154,7 @@ async fn key_for_some_models_is_routed_among_these() {
     net.offering(LARGE).await;
     let terms = KeyTerms { models: vec!["large".parse().unwrap()], ..KeyTerms::default() };
     let new = iris_coordinator::NewKey { scope: KeyScope::Inference, label: None, terms };
-    let created = net.coordinator.accounts().create_key_with(net.account, new).await.unwrap();
+    let created = net.coordinator.accounts().create_key_for(net.account, new).await.unwrap();
     let bearer = format!("Bearer {}", created.key.expose());
     let headers = [("authorization", bearer.as_str())];
     let reply = request("POST", "/v1/chat/completions", &headers, EASY);
