@@ -62,7 +62,7 @@ struct Inner {
     identity: Arc<Identity>,
     dispatch: Arc<Dispatch>,
     door: Door,
-    accounts: Accounts,
+    accounts: Arc<Accounts>,
     inference: Inference,
     transparency: Arc<Transparency>,
     classifiers: ClassifierChain,
@@ -243,6 +243,9 @@ impl Builder {
             .with_trusted_owners(self.trusted);
         let limits = Limits::load(&*self.store, Arc::clone(&self.clock), self.per_minute).await?;
         let since = self.clock.calendar();
+        let (secret, policy) = (self.secret.clone(), self.accounts);
+        let accounts = Accounts::load_with(Arc::clone(&self.store), secret, policy).await?;
+        let accounts = Arc::new(accounts.with_clock(clock));
         let dispatch = Arc::new(Dispatch::new(
             self.clock,
             self.scheduler,
@@ -253,6 +256,7 @@ impl Builder {
             settings,
             self.entropy,
             Arc::new(limits),
+            Arc::clone(&accounts),
         ));
         dispatch.restore_models(load_models(&*self.store).await?);
         let transparency = Transparency::open(
@@ -268,9 +272,6 @@ impl Builder {
             Arc::clone(&identity),
             self.limits,
         );
-        let (secret, policy) = (self.secret.clone(), self.accounts);
-        let accounts = Accounts::load_with(Arc::clone(&self.store), secret, policy).await?;
-        let accounts = accounts.with_clock(clock);
         let tasks = TaskTracker::new();
         let inference = Inference::new(
             Arc::clone(&dispatch),
@@ -393,6 +394,12 @@ impl Coordinator {
         owner: AccountId,
     ) -> Result<NodeId, LinkError> {
         self.inner.door.admit(Box::pin(transport), owner).await
+    }
+
+    /// Returns whether an account has not paid its fee, so that its own nodes alone serve it.
+    #[cfg(feature = "http")]
+    pub(crate) fn is_lapsed(&self, account: &AccountId) -> bool {
+        self.inner.dispatch.is_lapsed(account)
     }
 
     /// Returns the accounts and their keys.

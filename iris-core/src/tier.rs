@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_is_too_small_lowers_a_tier_and_no_memory_raises_one() {
+    fn attack_40_memory_that_is_too_small_lowers_a_tier_and_no_memory_raises_one() {
         let tier = |offer: &ModelOffer, memory| TierPolicy::default().tier(offer, memory);
         let large = offer(70_000, "Q4_K_M");
         assert_eq!(tier(&large, None), Tier::Pro);

@@ -141,6 +141,9 @@ pub enum AccountError {
     Store(#[from] StoreError),
 }
 
+/// Who pays for people without a key: nobody.
+pub(crate) const NOBODY: AccountId = AccountId::from_bytes([0; 16]);
+
 /// The accounts of a coordinator.
 #[derive(Debug)]
 pub struct Accounts {

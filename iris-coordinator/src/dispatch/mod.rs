@@ -22,8 +22,10 @@ use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use iris_crypto::certificate::CertificateHash;
 use iris_crypto::{SignedCertificate, VerifiedCertificate};
 use iris_protocol::openai::Turns;
+use iris_protocol::rest::MembershipState;
 use tokio::sync::oneshot;
 
+use crate::accounts::{Accounts, NOBODY};
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::journal::Journal;
@@ -90,6 +92,7 @@ pub(crate) struct Dispatch {
     pub(crate) settings: DispatchSettings,
     pub(crate) entropy: Entropy,
     pub(crate) limits: Arc<Limits>,
+    members: Arc<Accounts>,
     scheduler: Arc<dyn Scheduler>,
     seeds: AtomicU64,
     /// Counts what changes a roster.
@@ -175,8 +178,10 @@ impl Dispatch {
         settings: DispatchSettings,
         entropy: Entropy,
         limits: Arc<Limits>,
+        members: Arc<Accounts>,
     ) -> Self {
         Self {
+            members,
             clock,
             counters: Counters::default(),
             journal,
@@ -244,6 +249,12 @@ impl Dispatch {
         floor.waiting.insert(ticket, Waiter { task, model, lease });
         drop(floor);
         Acquired::Later(Ticketed::new(Arc::clone(self), demand.model.clone(), ticket, receiver))
+    }
+
+    /// Returns whether an account has not paid its fee, so that its own nodes alone serve it.
+    pub(crate) fn is_lapsed(&self, account: &AccountId) -> bool {
+        // Those without an account are let in, or not, before they become a task.
+        *account != NOBODY && self.members.membership(account).state == MembershipState::Lapsed
     }
 
     /// Reserves a slot for `demand` that is free and that nobody waits for.

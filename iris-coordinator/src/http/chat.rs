@@ -16,11 +16,11 @@ use bytes::Bytes;
 use futures::stream;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use iris_core::ModelName;
 use iris_core::backend::{Chunk, Operation};
 use iris_core::queue::Priority;
 use iris_core::routing::ANY;
 use iris_core::task::Outcome;
-use iris_core::{AccountId, ModelName};
 use iris_protocol::openai::{Asked, Usage};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -34,6 +34,7 @@ use super::observe::{RequestContext, Streamed};
 use super::openai::{event_stream, unfinished};
 use super::route::Routed;
 use super::settings::Unlimited;
+use crate::accounts::NOBODY;
 use crate::dispatch::{Placement, TaskEvent, TaskHandle, TaskRequest};
 use crate::limits::{Allowance, Left, Person, Turn};
 
@@ -47,8 +48,6 @@ const STRANGERS_TOKENS: u32 = 2048;
 const BODY: usize = 256 << 10;
 /// How long it stays open whether there will be an answer, before the caller is told to wait.
 const UNDECIDED: Duration = Duration::from_millis(500);
-/// Who pays for people without a key: nobody.
-const NOBODY: AccountId = AccountId::from_bytes([0; 16]);
 
 /// `POST /api/chat/stream`.
 pub(super) async fn stream(

@@ -240,6 +240,7 @@ mod tests {
             (TaskError::NoNodeOnline { model: model() }, 503, "no_node_online"),
             (TaskError::NoDataset { name: model() }, 404, "dataset_not_found"),
             (TaskError::TooFewOwners, 503, "too_few_owners"),
+            (TaskError::MembershipLapsed, 402, "membership_lapsed"),
             (able(false), 400, "no_node_able"),
             (able(true), 400, "context_length_exceeded"),
             (TaskError::Busy { retry_after_secs: 3 }, 429, "rate_limit_exceeded"),

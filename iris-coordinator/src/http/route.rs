@@ -8,8 +8,9 @@ use http::{HeaderMap, HeaderValue};
 use iris_core::ModelName;
 use iris_core::backend::Operation;
 use iris_core::classify::Question;
-use iris_core::demand::{Demand, Difficulty};
+use iris_core::demand::{Demand, Difficulty, Own};
 use iris_core::routing::{FamilyError, Unnamed, Wanted};
+use iris_core::task::TaskError;
 use iris_protocol::openai::{Asked, last_words, with_model};
 use iris_protocol::rest::{self, InferenceRequest};
 
@@ -96,10 +97,20 @@ impl Api {
             abilities: asked.abilities,
             ..Demand::new(asked.model.clone())
         };
-        Placement::new(asked.preferences.clone(), asked.dataset.clone())
-            .apply(&mut demand, caller.account);
+        let mut placement = Placement::new(asked.preferences.clone(), asked.dataset.clone());
+        let is_lapsed = self.coordinator.is_lapsed(&caller.account);
+        if is_lapsed {
+            placement.own = Own::Only;
+        }
+        placement.apply(&mut demand, caller.account);
         let wanted = Wanted { models, difficulty, demand };
-        let route = self.coordinator.route(&wanted, |model| caller.may_ask(model))?;
+        let route = self.coordinator.route(&wanted, |model| caller.may_ask(model));
+        let route = route.map_err(|error| match error {
+            TaskError::NoNodeAble { .. } | TaskError::NodeOffline if is_lapsed => {
+                TaskError::MembershipLapsed
+            }
+            error => error,
+        })?;
         let routing = Routing::new(difficulty, &route);
         Ok(Chosen { model: route.model, routing })
     }

@@ -3,6 +3,8 @@
 use iris_coordinator::{AccountPolicy, MembershipPolicy};
 use serde_json::{Value, json};
 
+use super::node::Persona;
+use super::sealed::Caller;
 use super::*;
 
 const EMAIL: &str = "ada@example.org";
@@ -361,6 +363,43 @@ async fn fee_counts_once_by_its_reference() {
     ] {
         assert_eq!(post(&net, path, token, body.clone()).await.status, status, "{path} {body}");
     }
+}
+
+#[tokio::test]
+async fn lapsed_member_is_served_by_nodes_of_its_own_alone() {
+    let membership = MembershipPolicy { fee: 5_000_000, ..MembershipPolicy::default() };
+    let net = net_with(AccountPolicy { membership, ..AccountPolicy::default() }).await;
+    let stranger = {
+        let owner = net.coordinator.accounts().create_account().await.unwrap().account;
+        let node_key = key(&net.coordinator, owner, KeyScope::Node).await;
+        let steps = vec![Step::text("hi"), Step::Finish("stop")];
+        Node::connect_as(net.address, &node_key, Persona::sealing(2), steps).await
+    };
+    let due = (402, json!("membership_lapsed"));
+    let refused = |reply: &Reply| (reply.status, reply.error_code());
+    let chat = net.chat("").await;
+    assert_eq!(refused(&chat), due, "{}", chat.text());
+    let any = r#"{"messages":[{"role":"user","content":"What is a noun?"}]}"#;
+    assert_eq!(refused(&net.post("/v1/chat/completions", any).await), due);
+    assert_eq!(refused(&net.post("/api/chat/stream", r#"{"message":"hi"}"#).await), due);
+    let sealed = Caller::new(&net, &stranger.certificate());
+    assert_eq!(refused(&net.relay(&sealed.request).await), due);
+    let submitted =
+        net.post("/inference", &json!({"prompt": "hi", "model": Node::MODEL}).to_string()).await;
+    let id = text(&submitted.json(), "id");
+    let events = net.get(&format!("/inference/{id}/events")).await;
+    let status = net.get(&format!("/inference/{id}")).await.json();
+    assert_eq!(status["error"]["code"], "membership_lapsed", "{status} {}", events.text());
+
+    let own = net.node(vec![Step::Echo, Step::Finish("stop")]).await;
+    let served = net.chat("").await;
+    assert_eq!((served.status, own.asked.lock().unwrap().len()), (200, 1), "{}", served.text());
+    let admin = key(&net.coordinator, net.account, KeyScope::Admin).await;
+    let fees = format!("/accounts/{}/fees", net.account);
+    let paid = post(&net, &fees, &admin, json!({"months": 1, "reference": "1"})).await;
+    assert_eq!(paid.status, 200, "{}", paid.text());
+    let sealed = Caller::new(&net, &stranger.certificate());
+    assert_eq!(net.relay(&sealed.request).await.status, 200, "the fee opens all nodes");
 }
 
 /// Anybody can write such a token; none is let in by it.

@@ -400,10 +400,6 @@ impl Agent {
         }
     }
 
-    fn model() -> iris_core::ModelName {
-        Node::MODEL.parse().unwrap()
-    }
-
     fn begin(&mut self, ack: &RegisterAck) {
         self.session = Some(ack.session);
         self.agree(ack.session, ack.hop);

@@ -113,6 +113,12 @@ pub enum TaskError {
     /// The same question goes to nodes of different owners, and there are too few of them.
     #[error("too few nodes of different owners can serve this request")]
     TooFewOwners,
+    /// The account's fee was not paid, and none of its own nodes can do it.
+    #[error(
+        "the membership fee of this account is due, and none of its own nodes can serve this \
+         request: ask the operator how to pay"
+    )]
+    MembershipLapsed,
     /// The coordinator is about to stop; try again in a moment.
     #[error("the coordinator is restarting; try again in a moment")]
     ShuttingDown,
@@ -198,6 +204,7 @@ impl TaskError {
             Self::NoNodeAble { .. } => "no_node_able",
             Self::NoDataset { .. } => "dataset_not_found",
             Self::TooFewOwners => "too_few_owners",
+            Self::MembershipLapsed => "membership_lapsed",
             Self::ShuttingDown => "shutting_down",
             Self::BooksFull => "books_full",
             Self::Busy { .. } => "busy",

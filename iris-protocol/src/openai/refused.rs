@@ -190,6 +190,7 @@ impl From<TaskError> for Refused {
             TaskError::TooFewOwners => {
                 ours(503, "too_few_owners").with_retry(Retry::After(NODE_BACK_SECS))
             }
+            TaskError::MembershipLapsed => callers(402).with_code("membership_lapsed"),
             TaskError::ShuttingDown => {
                 ours(503, "shutting_down").with_retry(Retry::After(NODE_BACK_SECS))
             }

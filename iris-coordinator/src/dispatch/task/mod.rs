@@ -95,7 +95,7 @@ impl TaskRequest {
     }
 
     /// Returns what a node has to have, for the answer from its start or from where it stands.
-    fn demand(&self, begun: Option<&Begun>) -> Demand {
+    fn demand(&self, begun: Option<&Begun>, is_lapsed: bool) -> Demand {
         let (written, more) =
             begun.map_or((0, Abilities::NONE), |begun| (begun.tokens, Abilities::CONTINUE));
         let answer = self.max_tokens.max(written);
@@ -106,6 +106,9 @@ impl TaskRequest {
         };
         self.placement.apply(&mut demand, self.account);
         demand.min_tier = demand.min_tier.max(self.routing.min_tier);
+        if is_lapsed {
+            (demand.own_first, demand.owner_only) = (None, Some(self.account));
+        }
         demand
     }
 }
@@ -192,6 +195,8 @@ pub struct TaskHandle {
     apart: Option<Member>,
     /// Whether the current attempt has delivered its whole answer.
     whole: bool,
+    /// Whether only its caller's own nodes may serve it.
+    is_lapsed: bool,
     /// The second node, while it races the first.
     rival: Option<Rival>,
     /// What made the second node the only one, until it is handled.
@@ -257,10 +262,9 @@ impl TaskHandle {
         let deadline = submitted + request.time_limit;
         let retry = dispatch.settings.retry;
         let run = TaskRun::for_one_node(submitted, deadline, request.prompt_tokens, retry);
-        let demand = Demand { context_tokens: 0, ..request.demand(None) };
         let sealing = Some(Box::new(Sealing::new(&sealed)));
         let mut handle = Self::with_run(dispatch, request, run, submitted, Books::Journal);
-        (handle.demand, handle.sealing) = (demand, sealing);
+        (handle.demand.context_tokens, handle.sealing) = (0, sealing);
         handle
     }
 
@@ -271,11 +275,13 @@ impl TaskHandle {
         submitted: Instant,
         books: Books,
     ) -> Self {
-        let mut demand = request.demand(None);
+        let is_lapsed = dispatch.is_lapsed(&request.account);
+        let mut demand = request.demand(None, is_lapsed);
         let conversation = request.placement.conversation;
         demand.affinity = conversation.and_then(|c| dispatch.affinity.node(c, submitted));
         Self {
             demand,
+            is_lapsed,
             run,
             noted: 0,
             asked: None,
@@ -411,11 +417,11 @@ impl TaskHandle {
             let (certificate, account) = (sealing.certificate(), self.request.account);
             return match self.dispatch.acquire_named(certificate, &self.demand, account) {
                 Ok(lease) => self.start(lease),
-                Err(error) => self.run.handle_no_node(error),
+                Err(error) => self.turn_away(error),
             };
         }
         if begun != self.begun {
-            self.demand = self.request.demand(begun.as_ref());
+            self.demand = self.request.demand(begun.as_ref(), self.is_lapsed);
             self.begun = begun;
         }
         self.request.placement.restrict(&mut self.demand, self.run.tried());
@@ -433,10 +439,17 @@ impl TaskHandle {
                 // Another task of the group was faster.
                 Acquired::Now(_) => continue,
                 Acquired::Later(ticketed) => self.wait(ticketed),
-                Acquired::Never(error) => self.run.handle_no_node(error),
+                Acquired::Never(error) => self.turn_away(error),
             }
             return;
         }
+    }
+
+    /// Ends a task for which there is no node.
+    fn turn_away(&mut self, why: TaskError) {
+        let lacks_node = matches!(why, TaskError::NoNodeAble { .. } | TaskError::NodeOffline);
+        let why = if self.is_lapsed && lacks_node { TaskError::MembershipLapsed } else { why };
+        self.run.handle_no_node(why);
     }
 
     /// Stands in line.
