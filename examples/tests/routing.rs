@@ -281,7 +281,7 @@ async fn attack_39_made_up_models_and_long_lists_are_bounded() {
         join(&net, OWNER, backend).await.stop().await;
     }
     // Their sessions may be resumed for a while.
-    tokio::time::sleep(Duration::from_mins(5)).await;
+    tokio::time::sleep(std::time::Duration::from_mins(5)).await;
     assert_eq!(net.coordinator.nodes().len(), 0);
     assert_eq!(net.coordinator.models(), [], "they go with the nodes that made them up");
     let good = join(&net, OWNER, saying("hi")).await;
