@@ -8,8 +8,8 @@ import pathlib
 import re
 import sys
 
-# What the sealed path promises, beside the crate that keeps it.
-PROMISES = "iris-crypto/PROMISES.md"
+# What is promised, beside the crates that keep it.
+PROMISES = ["iris-crypto/PROMISES.md", "iris-coordinator/PROMISES.md"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)\)")
 NAME = re.compile(r"`([a-z_0-9]+)`")
@@ -20,8 +20,9 @@ FLAG = re.compile(r"`(--[a-z-]+)")
 def main():
     text = pathlib.Path("README.md").read_text(encoding="utf-8")
     faults = [*snippets(text), *tests(text), *links(text), *settings(text)]
-    promises = pathlib.Path(PROMISES).read_text(encoding="utf-8")
-    faults += [f"{PROMISES}: {fault}" for fault in tests(promises)]
+    for path in PROMISES:
+        promises = pathlib.Path(path).read_text(encoding="utf-8")
+        faults += [f"{path}: {fault}" for fault in tests(promises)]
     for fault in faults:
         print(f"error: README.md: {fault}")
     print(f"README.md: {len(faults)} faults")

@@ -74,9 +74,9 @@ impl Desk {
     /// Makes the coordinator forget the access token, and the refresh token if `all`.
     fn revoke(&self, all: bool) {
         let mut good = self.good.lock().expect("nobody panics here");
-        good.access = "gone".to_owned();
+        "gone".clone_into(&mut good.access);
         if all {
-            good.refresh = "gone".to_owned();
+            "gone".clone_into(&mut good.refresh);
         }
     }
 }

@@ -30,8 +30,8 @@ use crate::accounts::{AccountPolicy, Accounts};
 use crate::classify::{ClassifierChain, Readers};
 use crate::clock::{Clock, SystemClock};
 use crate::dispatch::{
-    Books, Conversation, Dispatch, DispatchSettings, MODEL, ModelRecord, ModelSummary, Payer,
-    ReceiptRecord, SealedTask, Stats, TaskHandle, TaskRequest,
+    Books, Conversation, Dispatch, DispatchSettings, MODEL, ModelRecord, ModelSummary, Parts,
+    Payer, ReceiptRecord, SealedTask, Stats, TaskHandle, TaskRequest,
 };
 use crate::entropy::Entropy;
 use crate::history::{self, HistoryCursor};
@@ -246,18 +246,18 @@ impl Builder {
         let (secret, policy) = (self.secret.clone(), self.accounts);
         let accounts = Accounts::load_with(Arc::clone(&self.store), secret, policy).await?;
         let accounts = Arc::new(accounts.with_clock(clock));
-        let dispatch = Arc::new(Dispatch::new(
-            self.clock,
-            self.scheduler,
+        let dispatch = Arc::new(Dispatch::new(Parts {
+            clock: self.clock,
+            scheduler: self.scheduler,
             ledger,
             registry,
             standings,
             journal,
             settings,
-            self.entropy,
-            Arc::new(limits),
-            Arc::clone(&accounts),
-        ));
+            entropy: self.entropy,
+            limits: Arc::new(limits),
+            members: Arc::clone(&accounts),
+        }));
         dispatch.restore_models(load_models(&*self.store).await?);
         let transparency = Transparency::open(
             Arc::clone(&dispatch),

@@ -407,7 +407,7 @@ async fn key_that_has_ended_lets_nobody_in_and_goes_in_time() {
     let new = NewKey { terms, ..KeyScope::Inference.into() };
     let key = accounts.create_key_for(account, new).await.unwrap();
     assert!(accounts.find(key.key.expose()).await.unwrap().is_some());
-    clock.advance(Duration::from_secs(60));
+    clock.advance(Duration::from_mins(1));
     for accounts in [&accounts, &accounts_at(&store, &clock, AccountPolicy::default()).await] {
         assert_eq!(accounts.find(key.key.expose()).await, Ok(None));
         assert_eq!(accounts.authenticate(key.key.expose()), None);
@@ -435,7 +435,7 @@ async fn account_has_its_most_keys_and_ended_ones_make_room() {
     let one_more =
         || async { accounts.create_key_for(account, KeyScope::Inference).await.map(drop) };
     assert_eq!(one_more().await, Err(AccountError::TooManyKeys));
-    clock.advance(Duration::from_secs(60));
+    clock.advance(Duration::from_mins(1));
     assert_eq!(one_more().await, Ok(()));
     assert_eq!(one_more().await, Err(AccountError::TooManyKeys));
 }
@@ -446,7 +446,7 @@ async fn replaced_key_works_for_its_grace_and_operators_keys_are_not_replaced() 
     let accounts = accounts_at(&store, &clock, AccountPolicy::default()).await;
     let account = accounts.create_account().await.unwrap().account;
     let old = accounts.create_key_for(account, KeyScope::Node).await.unwrap();
-    let grace = Duration::from_secs(60);
+    let grace = Duration::from_mins(1);
     let new = accounts.rotate_key(&account, &old.id, grace).await.unwrap();
     for (passed, old_works) in [(0, true), (59, true), (1, false)] {
         clock.advance(Duration::from_secs(passed));
@@ -525,7 +525,7 @@ async fn invitation_ends_and_is_forgotten() {
     let accounts = accounts_at(&store, &clock, AccountPolicy::default()).await;
     let request = InvitationRequest { valid_secs: Some(60), ..InvitationRequest::default() };
     let made = accounts.invite(Giver::Operator, request).await.unwrap();
-    clock.advance(Duration::from_secs(60));
+    clock.advance(Duration::from_mins(1));
     let refused = accounts.join(made.invitation.expose(), None).await.map(drop);
     assert_eq!(refused, Err(AccountError::Invitation));
     assert!(accounts.invitations(Giver::Operator).await.unwrap().is_empty());

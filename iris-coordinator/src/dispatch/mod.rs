@@ -83,6 +83,21 @@ pub(crate) struct DispatchSettings {
     pub(crate) admission: AdmissionPolicy,
 }
 
+/// What a dispatcher is put together from.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) scheduler: Arc<dyn Scheduler>,
+    pub(crate) ledger: Box<dyn ReputationLedger>,
+    pub(crate) registry: Registry,
+    pub(crate) standings: Standings,
+    pub(crate) journal: Journal,
+    pub(crate) settings: DispatchSettings,
+    pub(crate) entropy: Entropy,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) members: Arc<Accounts>,
+}
+
 /// What all tasks and links of a coordinator share.
 #[derive(Debug)]
 pub(crate) struct Dispatch {
@@ -168,28 +183,18 @@ pub struct ModelSummary {
 }
 
 impl Dispatch {
-    pub(crate) fn new(
-        clock: Arc<dyn Clock>,
-        scheduler: Arc<dyn Scheduler>,
-        ledger: Box<dyn ReputationLedger>,
-        registry: Registry,
-        standings: Standings,
-        journal: Journal,
-        settings: DispatchSettings,
-        entropy: Entropy,
-        limits: Arc<Limits>,
-        members: Arc<Accounts>,
-    ) -> Self {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { registry, standings, settings, entropy, .. } = parts;
         Self {
-            members,
-            clock,
+            members: parts.members,
+            clock: parts.clock,
             counters: Counters::default(),
-            journal,
+            journal: parts.journal,
             settings,
-            scheduler,
+            scheduler: parts.scheduler,
             seeds: AtomicU64::new(entropy.seed()),
             entropy,
-            limits,
+            limits: parts.limits,
             changes: AtomicU64::new(0),
             floor: Mutex::new(Floor {
                 registry,
@@ -203,7 +208,7 @@ impl Dispatch {
                 admission: Admission::new(settings.admission),
                 draining: false,
             }),
-            ledger: Mutex::new(ledger),
+            ledger: Mutex::new(parts.ledger),
             explanations: Mutex::default(),
             affinity: Affinity::default(),
         }
@@ -746,7 +751,6 @@ impl Dispatch {
     }
 
     /// Reserves a slot of the chosen node, which works for its `own` owner or for another.
-
     fn reserve(
         self: &Arc<Self>,
         floor: &mut Floor,

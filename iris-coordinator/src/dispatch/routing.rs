@@ -27,6 +27,7 @@ impl Routing {
     }
 
     /// Returns whether the caller named the model.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serialization passes it like this")]
     pub(crate) fn is_default(&self) -> bool {
         *self == Self::default()
     }

@@ -61,7 +61,7 @@ pub(super) async fn stream(
     let mut permit: Permit = api.admit(&caller)?;
     permit.narrow(left);
     let answer = answer(&api, &caller, context, turn, &head.headers, body).await;
-    Ok(api.finish(permit, answer))
+    Ok(api.finish(&permit, answer))
 }
 
 /// Returns who asks: a member, or nobody in particular where such are let in.
@@ -135,7 +135,6 @@ async fn answer(
         ready: VecDeque::new(),
     };
     talk.open().await?;
-    let task = context.id;
     let keep_alive = api.settings.keep_alive;
     let events = stream::unfold(talk, move |mut talk| async move {
         let frame = match tokio::time::timeout(keep_alive, talk.next()).await {
@@ -145,7 +144,7 @@ async fn answer(
         Some((Ok::<_, Infallible>(frame), talk))
     });
     let node = None;
-    let mut response = event_stream(Body::from_stream(events), task, node);
+    let mut response = event_stream(Body::from_stream(events), context.id, node);
     response.extensions_mut().insert(Streamed);
     routing.describe(response.headers_mut());
     Ok(response)
@@ -223,13 +222,12 @@ impl Talk {
             }
             Ok(())
         };
-        match tokio::time::timeout(UNDECIDED, opened).await {
-            Ok(opened) => opened,
-            Err(_) => {
-                self.say(&json!({ "type": "queued" }));
-                Ok(())
-            }
+        if let Ok(opened) = tokio::time::timeout(UNDECIDED, opened).await {
+            return opened;
         }
+        let place = self.handle.as_ref().and_then(TaskHandle::place_in_line);
+        self.say(&json!({ "type": "queued", "place_in_line": place }));
+        Ok(())
     }
 
     /// Returns the next events; `None` after the last.

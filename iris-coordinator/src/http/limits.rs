@@ -42,7 +42,7 @@ impl Api {
 
     /// Finishes an answer by what its caller has left. Whoever was sent away for want of room has
     /// not used its quota; that it came counts for its pace all the same.
-    pub(super) fn finish(&self, permit: Permit, answer: Result<Response, ApiError>) -> Response {
+    pub(super) fn finish(&self, permit: &Permit, answer: Result<Response, ApiError>) -> Response {
         let mut response = answer.into_response();
         let sent_away = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
         if let Some(key) = &permit.key

@@ -56,7 +56,7 @@ where
     let caller = api.key(&head.headers, ASK).await?;
     let permit = api.admit(&caller)?;
     let answer = answer(api, context, &caller, &head.headers, body).await;
-    Ok(api.finish(permit, answer))
+    Ok(api.finish(&permit, answer))
 }
 
 /// Answers a request that was let in.

@@ -45,7 +45,7 @@ impl Shared {
         let Some(body) = body.map(Bytes::from) else { return Some((Ending::unreadable(), None)) };
         let mut asking = Asking::new(
             Arc::clone(&self.dispatch),
-            request(id, record, body),
+            request(id, record, &body),
             Manner::Durable(Arc::clone(&self.at_work)),
             record.created,
             record.expires,
@@ -76,10 +76,10 @@ impl Shared {
     }
 }
 
-fn request(id: TaskId, record: &InferenceRecord, body: Bytes) -> TaskRequest {
+fn request(id: TaskId, record: &InferenceRecord, body: &Bytes) -> TaskRequest {
     // Which nodes may answer, and what data set it takes, lies sealed with the prompt.
-    let asked = Asked::read(Operation::Chat, &body).ok();
-    let body = asked.as_ref().map_or_else(|| body.clone(), |asked| asked.body_for_nodes(&body));
+    let asked = Asked::read(Operation::Chat, body).ok();
+    let body = asked.as_ref().map_or_else(|| body.clone(), |asked| asked.body_for_nodes(body));
     let placement = asked.map(|asked| Placement::new(asked.preferences, asked.dataset));
     TaskRequest {
         id,

@@ -122,7 +122,9 @@ impl Limits {
             Ok(keys)
         });
         let mut keys = keys.await?;
-        keys.values_mut().for_each(|metered: &mut Metered| metered.used.roll(today));
+        for metered in keys.values_mut() {
+            metered.used.roll(today);
+        }
         let ticks = Ticks::new(Arc::clone(&clock));
         let accounts = Paces::new(per_minute, ticks.clone());
         Ok(Self { clock, ticks, accounts, keys: Mutex::new(keys) })

@@ -36,7 +36,7 @@ pub(super) async fn submit(
     let caller = api.key(&head.headers, ASK).await?;
     let permit = api.admit(&caller)?;
     let answer = submitted(&api, &caller, &head.headers, body).await;
-    Ok(api.finish(permit, answer))
+    Ok(api.finish(&permit, answer))
 }
 
 /// Answers a submission that was let in.

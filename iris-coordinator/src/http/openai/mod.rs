@@ -101,7 +101,7 @@ where
     let caller = api.key(&head.headers, ASK).await?;
     let permit = api.admit(&caller)?;
     let answer = answer(api, operation, context, &caller, &head.headers, body).await;
-    Ok(api.finish(permit, answer))
+    Ok(api.finish(&permit, answer))
 }
 
 /// Answers a request that was let in.
@@ -128,7 +128,7 @@ where
     let created = SystemClock.calendar().as_secs();
     let heading = |model| Heading { operation, task: context.id, created, model };
     if divided::is_meant(&asked.model)
-        && let Some(run) = divided::read(api, &caller, operation, &asked, &body).await?
+        && let Some(run) = divided::read(api, caller, operation, &asked, &body).await?
     {
         caller.check_models(run.plan().models())?;
         let heading = heading(asked.model.as_str());
