@@ -26,8 +26,9 @@ In a file (TOML, YAML or JSON) settings have the names that --print-config shows
   LISTEN, IRIS_TLS_CERT, IRIS_TLS_KEY, IRIS_TRUSTED_PROXIES, IRIS_CORS_ORIGINS,
   IRIS_OPEN_REGISTRATION, IRIS_MEMBER_INVITATIONS, IRIS_MEMBERSHIP_FEE, IRIS_TRIAL_DAYS,
   IRIS_GRACE_DAYS, IRIS_RATE_PER_MINUTE, IRIS_PUBLIC_CHAT, IRIS_UNLIMITED_ACCOUNTS,
-  IRIS_QUEUE_CAPACITY, IRIS_MAX_WAIT_SECS, IRIS_HEDGE_AFTER_MS, IRIS_RETENTION_SECS,
-  IRIS_LOG_FORMAT, RUST_LOG     as the flags; lists have commas
+  IRIS_QUEUE_CAPACITY, IRIS_MAX_WAIT_SECS, IRIS_TRUSTED_OWNERS, IRIS_OWNER_SHARE_PERCENT,
+  IRIS_HEDGE_AFTER_MS, IRIS_RETENTION_SECS, IRIS_LOG_FORMAT, RUST_LOG
+                                as the flags; lists have commas
   JWT_SECRET                    what access tokens are signed with, at least 32 bytes
                                 [default: derived from COORDINATOR_SECRET_PATH]
   JWT_SECRET_PREVIOUS           what they were signed with before: accepted still
@@ -235,6 +236,14 @@ struct SettingFlags {
     /// would wait longer is told at once when to come back [default: 2]
     #[arg(long, global = true, value_name = "TIMES")]
     patience: Option<String>,
+    /// An account, by its id, whose nodes count as trusted for requests that ask for it; several
+    /// with commas [default: none]
+    #[arg(long = "trusted-owner", global = true, value_name = "ID")]
+    trusted_owners: Option<String>,
+    /// The most that one owner's nodes may have of a model's work while others could do it, in
+    /// percent; twice an equal part where that is more [default: 20]
+    #[arg(long, global = true, value_name = "PERCENT")]
+    owner_share: Option<String>,
     /// Ask a second node when the first has not begun its answer after so long, and 2 ms later for
     /// each token of the prompt, if one is free; the answer comes from whichever begins sooner, and
     /// costs two nodes their time [default: never]
@@ -283,6 +292,8 @@ impl SettingFlags {
             ("queue_capacity", text(&self.queue_capacity)),
             ("max_wait_secs", text(&self.max_wait)),
             ("patience", text(&self.patience)),
+            ("trusted_owners", texts(&self.trusted_owners)),
+            ("owner_share_percent", text(&self.owner_share)),
             ("hedge_after_ms", text(&self.hedge_after)),
             ("retention_secs", text(&self.retention)),
             ("member_invitations", text(&self.member_invitations)),

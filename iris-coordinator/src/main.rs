@@ -88,6 +88,8 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         .with_queue_capacity(settings.queue_capacity)
         .with_max_wait(settings.max_wait())
         .with_patience(settings.patience)
+        .with_trusted_owners(settings.trusted_owners.iter().copied())
+        .with_share(settings.owner_share())
         .with_retry_policy(settings.retry())
         .with_retention(settings.retention())
         .with_account_policy(settings.accounts())

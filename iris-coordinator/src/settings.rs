@@ -13,7 +13,9 @@ use http::{HeaderValue, Uri};
 use iris_coordinator::http::{ApiSettings, Network, ServerSettings, TlsFiles, Unlimited};
 use iris_coordinator::store::SqliteStore;
 use iris_coordinator::{AccountPolicy, MembershipPolicy};
+use iris_core::AccountId;
 use iris_core::task::{Hedge, RetryPolicy};
+use iris_core::traffic::OwnerShare;
 use iris_protocol::rest::Secret;
 use serde::de::{Deserialize, Deserializer, Error};
 use tracing_subscriber::EnvFilter;
@@ -35,6 +37,8 @@ const ENVIRONMENT: &[(&str, &str, bool)] = &[
     ("queue_capacity", "IRIS_QUEUE_CAPACITY", false),
     ("max_wait_secs", "IRIS_MAX_WAIT_SECS", false),
     ("patience", "IRIS_PATIENCE", false),
+    ("trusted_owners", "IRIS_TRUSTED_OWNERS", true),
+    ("owner_share_percent", "IRIS_OWNER_SHARE_PERCENT", false),
     ("hedge_after_ms", "IRIS_HEDGE_AFTER_MS", false),
     ("retention_secs", "IRIS_RETENTION_SECS", false),
     ("log_format", "IRIS_LOG_FORMAT", false),
@@ -85,6 +89,9 @@ pub(crate) struct Settings {
     pub(crate) queue_capacity: usize,
     max_wait_secs: u64,
     pub(crate) patience: u32,
+    #[serde(deserialize_with = "parsed")]
+    pub(crate) trusted_owners: Vec<AccountId>,
+    owner_share_percent: u8,
     hedge_after_ms: Option<u64>,
     retention_secs: u64,
     pub(crate) log_format: LogFormat,
@@ -129,6 +136,8 @@ impl Settings {
             .set_default("queue_capacity", 1024)?
             .set_default("max_wait_secs", 10)?
             .set_default("patience", 2)?
+            .set_default("trusted_owners", Vec::<String>::new())?
+            .set_default("owner_share_percent", 20)?
             .set_default("retention_secs", 24 * 60 * 60)?
             .set_default("member_invitations", 0)?
             .set_default("membership_fee", 0)?
@@ -169,6 +178,9 @@ impl Settings {
         }
         if self.patience > MAX_PATIENCE {
             return Err(SettingsError(format!("patience must be at most {MAX_PATIENCE}")));
+        }
+        if !(1..=100).contains(&self.owner_share_percent) {
+            return Err(SettingsError::new("owner_share_percent must be 1 to 100"));
         }
         if self.retention_secs == 0 {
             return Err(SettingsError::new("retention_secs must be at least 1"));
@@ -219,6 +231,10 @@ impl Settings {
     pub(crate) fn secret(&self) -> PathBuf {
         let beside = || self.private_key_path.with_extension("secret");
         self.secret_path.clone().unwrap_or_else(beside)
+    }
+
+    pub(crate) const fn owner_share(&self) -> OwnerShare {
+        OwnerShare::percent(self.owner_share_percent)
     }
 
     pub(crate) const fn max_wait(&self) -> Duration {
@@ -305,6 +321,7 @@ impl fmt::Display for Settings {
         let proxies = self.trusted_proxies.iter().map(Network::to_string).collect();
         let origins = self.cors_origins.iter().map(Origin::to_string).collect();
         let unlimited = self.unlimited_accounts.iter().map(Unlimited::to_string).collect();
+        let trusted = self.trusted_owners.iter().map(AccountId::to_string).collect();
         let format = match self.log_format {
             LogFormat::Text => "text",
             LogFormat::Json => "json",
@@ -324,6 +341,8 @@ impl fmt::Display for Settings {
         writeln!(f, "queue_capacity = {}", self.queue_capacity)?;
         writeln!(f, "max_wait_secs = {}", self.max_wait_secs)?;
         writeln!(f, "patience = {}", self.patience)?;
+        writeln!(f, "trusted_owners = {}", list(trusted))?;
+        writeln!(f, "owner_share_percent = {}", self.owner_share_percent)?;
         match self.hedge_after_ms {
             Some(after) => writeln!(f, "hedge_after_ms = {after}")?,
             None => writeln!(f, "# hedge_after_ms is not set")?,
@@ -487,6 +506,8 @@ mod tests {
             ("a.toml", "queue_capacity = 0", "queue_capacity"),
             ("a.toml", "queue_capacity = -1", "queue_capacity"),
             ("a.toml", "patience = 1001", "patience"),
+            ("a.toml", "trusted_owners = ['me']", "me"),
+            ("a.toml", "owner_share_percent = 0", "owner_share_percent"),
             ("a.toml", "retention_secs = 0", "retention_secs"),
             ("a.toml", "member_invitations = 1001", "member_invitations"),
             ("a.toml", "membership_fee = -1", "membership_fee"),
