@@ -103,7 +103,7 @@ pub(crate) enum AccountCommand {
     Pay(Payment),
     /// Open an account for each login of an older system
     ///
-    /// Reads lines like {"email":"ada@example.org","password_hash":"$2b$10$..."}, with hashes by
+    /// Reads lines like `{"email":"ada@example.org","password_hash":"$2b$10$..."}`, with hashes by
     /// bcrypt or Argon2, which are replaced when people log in. Addresses that are known already
     /// are left as they are, so the same file can be read twice.
     Import {

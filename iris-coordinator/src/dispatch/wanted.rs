@@ -90,8 +90,8 @@ mod tests {
     fn names_that_callers_make_up_are_bounded_and_fade() {
         let mut wanted = Wanted::default();
         let kept: ModelName = "kept".parse().unwrap();
-        for number in 0..20_000 {
-            wanted.count(&kept, me(number as u8));
+        for (number, account) in (0..20_000).zip((0..=u8::MAX).cycle()) {
+            wanted.count(&kept, me(account));
             wanted.count(&format!("m{number}").parse().unwrap(), me(1));
             assert!(wanted.models.len() <= COUNTED && wanted.requests < WINDOW);
         }

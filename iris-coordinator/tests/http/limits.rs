@@ -22,7 +22,7 @@ impl Net {
     async fn hold_to(&mut self, terms: KeyTerms) {
         let key = NewKey { terms, ..KeyScope::Inference.into() };
         let created = self.coordinator.accounts().create_key_for(self.account, key).await.unwrap();
-        self.user = created.key.expose().to_owned();
+        created.key.expose().clone_into(&mut self.user);
     }
 
     async fn answering(&self) -> Node {
@@ -188,7 +188,7 @@ async fn usage_is_written_down_when_the_coordinator_stops() {
     net.stop.take().unwrap().send(()).unwrap();
     net.coordinator.shutdown().await;
     let second = coordinator_of(identity(), store).await;
-    let next = Net::around(second, ServerSettings::default()).await;
-    let next = Net { user: net.user.clone(), ..next };
-    assert_eq!(refusal(&next.chat("").await), (429, json!("insufficient_quota")));
+    let restarted = Net::around(second, ServerSettings::default()).await;
+    let restarted = Net { user: net.user.clone(), ..restarted };
+    assert_eq!(refusal(&restarted.chat("").await), (429, json!("insufficient_quota")));
 }
