@@ -81,7 +81,10 @@ pub(super) async fn create_key(
 /// `GET /accounts/keys`.
 pub(super) async fn keys(State(api): State<Arc<Api>>, headers: HeaderMap) -> Reply {
     let account = api.session(&headers).await?.account;
-    let keys = api.coordinator.accounts().keys(&account).await.map_err(AccountError::from)?;
+    let mut keys = api.coordinator.accounts().keys(&account).await.map_err(AccountError::from)?;
+    for key in &mut keys {
+        key.used = api.coordinator.usage_of(&key.id);
+    }
     Ok(json_response(&KeyList { keys }))
 }
 

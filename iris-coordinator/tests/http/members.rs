@@ -326,6 +326,21 @@ async fn members_invite_where_they_may_and_take_back() {
 }
 
 #[tokio::test]
+async fn list_of_keys_tells_what_was_used_of_each() {
+    let net = open_net().await;
+    let tokens = register(&net).await;
+    let _node = net.node(vec![Step::whole(chat::ANSWER), Step::Finish("stop")]).await;
+    let body = json!({"scope": "inference"});
+    let made = post(&net, "/accounts/keys", &tokens.access, body).await;
+    let key = text(&made.json(), "key");
+    let chat = json!({"model": Node::MODEL, "messages": [{"role": "user", "content": "hi"}]});
+    let reply = post(&net, "/v1/chat/completions", &key, chat).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let listed = get(&net, "/accounts/keys", &tokens.access).await.json();
+    assert_eq!(listed["keys"][0]["used"]["requests_today"], 1, "{listed}");
+}
+
+#[tokio::test]
 async fn fee_counts_once_by_its_reference() {
     let membership = MembershipPolicy { fee: 5_000_000, ..MembershipPolicy::default() };
     let net = net_with(AccountPolicy { membership, ..AccountPolicy::default() }).await;
