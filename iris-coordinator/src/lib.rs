@@ -14,6 +14,7 @@ mod history;
 pub mod http;
 mod inference;
 pub mod journal;
+#[cfg_attr(not(feature = "http"), allow(dead_code, reason = "requests are let in over HTTP alone"))]
 mod limits;
 mod link;
 mod ranking;

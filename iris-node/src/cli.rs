@@ -19,7 +19,7 @@ Settings: a flag wins over the environment, the environment over the file given 
 In a file (TOML, YAML or JSON) settings have the names that --print-config shows.
   IRIS_ACCOUNT_KEY       your account's 16 digits; exchanged once for a key of this node, which is
                          kept beside the identity
-  IRIS_NODE_KEY          such a key (`iris key new --scope node`), in place of the digits
+  IRIS_NODE_KEY          such a key (`iris keys new --scope node`), in place of the digits
   IRIS_MODEL_SERVER_KEY  the key of the model server, if it wants one
   COORDINATOR_URL, IRIS_COORDINATOR_IDENTITY, IRIS_CA_FILE, NODE_ID (a display name),
   NODE_KEY_PATH, LMSTUDIO_URL, IRIS_ALLOW_REMOTE_BACKEND, IRIS_ENGINE, IRIS_SLOTS, NODE_VRAM_GB,

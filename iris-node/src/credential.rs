@@ -60,7 +60,7 @@ impl Credential {
                 "; the key that was kept is removed, so the next start makes a new one from \
                  IRIS_ACCOUNT_KEY"
             }
-            _ => "; make a new one with `iris key new --scope node`",
+            _ => "; make a new one with `iris keys new --scope node`",
         };
         Failure::new(Exit::Credential, format!("{cause}{advice}"))
     }
