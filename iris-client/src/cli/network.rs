@@ -7,7 +7,7 @@ use iris_core::NodeId;
 use iris_core::demand::Difficulty;
 use iris_protocol::rest::{
     HistoryEntry, HistoryPage, NetworkStats, NodeList, NodeSummary, NodeWhy, ReputationEntry,
-    ReputationPage, TaskState,
+    ReputationPage,
 };
 
 use super::args::{Json, Rows};
@@ -297,7 +297,7 @@ fn history(tasks: &[HistoryEntry], now: u64, wide: bool) -> Table {
         table.row([
             ago(now, task.submitted),
             task.model.to_string(),
-            end(task.state).to_owned(),
+            task.state.name().to_owned(),
             seconds(task.took_ms),
             amount(task.prompt_tokens.saturating_add(task.completion_tokens)),
             node,
@@ -314,17 +314,5 @@ const fn difficulty(difficulty: Difficulty) -> &'static str {
         Difficulty::Simple => "simple",
         Difficulty::Complex => "complex",
         Difficulty::Advanced => "advanced",
-    }
-}
-
-const fn end(state: TaskState) -> &'static str {
-    match state {
-        TaskState::Submitted => "submitted",
-        TaskState::Planned => "planned",
-        TaskState::Running => "running",
-        TaskState::Finished => "finished",
-        TaskState::Failed => "failed",
-        TaskState::Cancelled => "cancelled",
-        TaskState::Expired => "expired",
     }
 }

@@ -307,15 +307,7 @@ fn row(unit: &UnitReport) -> String {
 }
 
 fn describe(status: &InferenceStatus) -> String {
-    let state = match status.status {
-        TaskState::Submitted => "submitted",
-        TaskState::Planned => "planned",
-        TaskState::Running => "running",
-        TaskState::Finished => "finished",
-        TaskState::Failed => "failed",
-        TaskState::Cancelled => "cancelled",
-        TaskState::Expired => "expired",
-    };
+    let state = status.status.name();
     let over = |unit: &&UnitReport| {
         matches!(unit.state, UnitState::Finished | UnitState::Skipped | UnitState::Undone)
     };

@@ -116,9 +116,11 @@ impl Accounts {
         }
         let read = self.standings.read().unwrap_or_else(PoisonError::into_inner);
         let standing = read.known.get(account).copied();
+        let is_noted = read.doubtful.contains(account);
         drop(read);
         let soon = now.saturating_add(AHEAD);
-        if standing.and_then(|standing| standing.paid_until).is_none_or(|paid| paid < soon) {
+        let ends = standing.and_then(|standing| standing.paid_until).is_none_or(|paid| paid < soon);
+        if ends && !is_noted {
             let mut standings = self.standings.write().unwrap_or_else(PoisonError::into_inner);
             if standings.doubtful.len() < MAX_DOUBTFUL {
                 standings.doubtful.insert(*account);

@@ -33,6 +33,19 @@ pub enum TaskState {
 }
 
 impl TaskState {
+    /// Returns the state's name, as it appears on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Submitted => "submitted",
+            Self::Planned => "planned",
+            Self::Running => "running",
+            Self::Finished => "finished",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+        }
+    }
+
     /// Returns whether the task is over.
     pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Finished | Self::Failed | Self::Cancelled | Self::Expired)

@@ -86,11 +86,13 @@ impl TaskRun {
     /// on; returns whether it is, since a task that is over has no winner.
     #[must_use]
     pub fn handle_rival_won(&mut self) -> bool {
-        let first = match self.phase {
-            Phase::Offered { node, .. } | Phase::Accepted { node, .. } => node,
+        let (first, had_accepted) = match self.phase {
+            Phase::Offered { node, .. } => (node, false),
+            Phase::Accepted { node, .. } => (node, true),
             Phase::Choosing | Phase::Ended => return false,
         };
         let Some(rival @ Rival::Accepted { .. }) = self.rival else { return false };
+        self.forgive(had_accepted);
         self.attempts.push(Attempt { node: first, end: AttemptEnd::Outrun });
         self.rival = None;
         self.phase = rival.into();
@@ -145,7 +147,13 @@ impl TaskRun {
     /// Ends the race: the first node said something, or the task is over.
     pub(super) fn outrun_rival(&mut self) {
         self.hedge_at = None;
+        self.forgive(matches!(self.rival, Some(Rival::Accepted { .. })));
         self.drop_rival(AttemptEnd::Outrun);
+    }
+
+    /// Counts a node that was outrun no longer among those that may fail: it did not.
+    fn forgive(&mut self, had_accepted: bool) {
+        self.accepted -= u32::from(had_accepted);
     }
 
     pub(super) fn drop_rival(&mut self, end: AttemptEnd) {

@@ -531,6 +531,24 @@ fn first_node_that_begins_after_all_gives_the_answer() {
 }
 
 #[test]
+fn race_leaves_the_alternate_to_the_node_that_wins_it() {
+    for rival_wins in [false, true] {
+        let now = Instant::now();
+        let mut run = race(now, true);
+        assert!(!rival_wins || run.handle_rival_won());
+        run.handle_chunk(now, Passed::Text);
+        run.poll_action();
+        run.handle_lost();
+        assert_eq!(run.poll_action(), Some(Action::Continue), "as without a race");
+        run.handle_offered(now, node(2));
+        run.handle_accepted(now);
+        run.handle_lost();
+        let interrupted = Outcome::Failed(TaskError::Interrupted);
+        assert_eq!(run.poll_action(), Some(Action::Finish(interrupted)));
+    }
+}
+
+#[test]
 fn either_node_may_fail_while_the_other_races() {
     let now = Instant::now();
     let mut run = race(now, true);
