@@ -32,7 +32,7 @@ pub enum ClientError {
         problem: String,
     },
     /// The account's fee is due.
-    #[error("the membership fee is due: {0}")]
+    #[error("not served: {0}")]
     PaymentDue(Box<Refusal>),
     /// This may not be done, or not with this key.
     #[error("not allowed: {0}")]
