@@ -25,6 +25,7 @@ pub mod task;
 pub mod tier;
 pub mod time;
 pub mod traffic;
+pub mod verify;
 
 pub use id::{AccountId, AssignmentId, NodeId, TaskId};
 pub use model::ModelName;
