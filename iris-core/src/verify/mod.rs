@@ -1,15 +1,28 @@
 //! Whether nodes run what they say they run.
 
+mod audit;
+mod auditor;
+mod budget;
 mod canary;
+mod confirmation;
 mod logarithm;
 mod phrases;
+mod record;
+mod schedule;
 mod seed;
 mod sequential;
+mod verdict;
 
+pub use audit::{Audit, AuditId, AuditResult, Check, Outcome, Reference, Traffic, UnknownAudit};
+pub use auditor::Auditor;
+pub use budget::ErrorBudget;
 pub use canary::Canary;
 pub use phrases::{Phrases, PhrasesError};
+pub use record::NodeRecord;
+pub use schedule::{Rules, Stage};
 pub use seed::{Commitment, Seed};
 pub use sequential::{Finding, Scored, Sequential, SequentialError, Trial};
+pub use verdict::{Appeal, AppealError, Case, Conviction, Evidence, Offence, Ruling, Verdict};
 
 #[cfg(test)]
 mod tests {
