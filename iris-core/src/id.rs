@@ -97,6 +97,35 @@ impl FromStr for AccountId {
     }
 }
 
+/// Identifies a verdict on a node; follows from what it was passed on.
+///
+/// The text is 32 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VerdictId([u8; 16]);
+
+impl VerdictId {
+    const ERROR: IdError = IdError { kind: "a verdict id", length: 32, alphabet: "0-9 and a-f" };
+
+    /// Makes an id of 16 bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl FromStr for VerdictId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        parse_hex(text).map(Self).ok_or(Self::ERROR)
+    }
+}
+
+impl fmt::Display for VerdictId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(&self.0, f)
+    }
+}
+
 /// Identifies one attempt of one node at one step, within the node's session.
 ///
 /// Numbers are never reused while a session lasts.
@@ -185,7 +214,7 @@ macro_rules! text_form {
     )*};
 }
 
-text_form!(NodeId, TaskId, AccountId);
+text_form!(NodeId, TaskId, AccountId, VerdictId);
 
 #[cfg(test)]
 mod tests {

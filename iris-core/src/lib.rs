@@ -28,6 +28,7 @@ pub mod task;
 pub mod tier;
 pub mod time;
 pub mod traffic;
+pub mod verify;
 
 pub use epoch::Epoch;
 pub use id::{AccountId, AssignmentId, NodeId, TaskId};

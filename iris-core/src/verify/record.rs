@@ -1,0 +1,233 @@
+//! What is known of a node, and what an answer changes about it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::budget::ErrorBudget;
+use super::canary::LONGEST;
+use super::confirmation::{Confirmation, Confirmed};
+use super::schedule::{Rules, Stage};
+use super::seed::Seed;
+use super::sequential::{Finding, Scored, Trial};
+use crate::id::{AccountId, VerdictId};
+use crate::model::ModelName;
+use crate::time::Timestamp;
+
+/// What has to outlive a restart of what is known of a node.
+///
+/// Holds seeds of prompts that are still secret: only the auditor may read it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    pub(super) owner: AccountId,
+    pub(super) verdict: Option<VerdictId>,
+    pub(super) budget: ErrorBudget,
+    pub(super) models: BTreeMap<ModelName, Record>,
+    /// When it was last seen to come or go.
+    pub(super) seen: Timestamp,
+    #[serde(skip)]
+    pub(super) is_online: bool,
+}
+
+impl NodeRecord {
+    pub(super) fn new(owner: AccountId, now: Timestamp) -> Self {
+        Self {
+            owner,
+            verdict: None,
+            budget: ErrorBudget::default(),
+            models: BTreeMap::new(),
+            seen: now,
+            is_online: false,
+        }
+    }
+
+    pub(super) fn stage(&self, model: &ModelName, rules: &Rules, now: Timestamp) -> Stage {
+        match self.models.get(model) {
+            _ if self.verdict.is_some() => Stage::Convicted,
+            Some(record) => record.stage(rules, now),
+            None => Stage::Probation,
+        }
+    }
+}
+
+/// What is known of a node and one of its models.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// When it was first offered.
+    since: Timestamp,
+    /// How many canaries it has answered as its model does.
+    verified: u32,
+    /// When probation ended, or a suspicion last came up since.
+    watched_since: Option<Timestamp>,
+    trial: Trial,
+    /// Whose references scored the tokens of the trial.
+    scorers: BTreeSet<AccountId>,
+    pub(super) confirmation: Option<Confirmation>,
+    /// How many comparable answers in a row were found valid.
+    pub(super) valid: u32,
+    /// Whether the latest audit has come to nothing yet, so that a later task has to make up for it.
+    pub(super) is_owed: bool,
+    /// How many audits were sent.
+    pub(super) sent: u64,
+    /// When the next canary of those that are paced over time is due.
+    pub(super) next: Timestamp,
+    #[serde(skip)]
+    pub(super) pending: Option<Pending>,
+}
+
+/// An audit that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pending {
+    /// The seed of its prompt; none for a duplicate.
+    pub(super) canary: Option<Seed>,
+    /// Whose reference scores it.
+    pub(super) scorer: AccountId,
+    pub(super) deadline: Timestamp,
+}
+
+/// What a scored answer led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    Passed,
+    Doubtful,
+    Suspected { is_confirming: bool },
+    Confirming,
+    Cleared(BTreeSet<AccountId>),
+    Convicted(Confirmation),
+}
+
+impl Record {
+    pub(super) fn new(rules: &Rules, now: Timestamp) -> Self {
+        Self {
+            since: now,
+            verified: 0,
+            watched_since: None,
+            trial: Trial::default(),
+            scorers: BTreeSet::new(),
+            confirmation: None,
+            valid: 0,
+            is_owed: false,
+            sent: 0,
+            next: now.saturating_add(rules.pace() / 2),
+            pending: None,
+        }
+    }
+
+    pub(super) fn stage(&self, rules: &Rules, now: Timestamp) -> Stage {
+        match self.watched_since {
+            None => Stage::Probation,
+            Some(since) if now.saturating_since(since) < rules.watched => Stage::Watched,
+            Some(_) => Stage::Settled,
+        }
+    }
+
+    /// Ends probation if all it takes was shown.
+    pub(super) fn promote(&mut self, rules: &Rules, now: Timestamp) {
+        let shown = self.verified >= rules.canaries && self.confirmation.is_none();
+        if self.watched_since.is_none() && shown {
+            let ended = now.saturating_since(self.since) >= rules.probation;
+            self.watched_since = ended.then_some(now);
+        }
+    }
+
+    /// Forgets what led to a verdict that is void.
+    pub(super) fn absolve(&mut self, now: Timestamp) {
+        self.watched_since = self.watched_since.map(|_| now);
+        (self.trial, self.confirmation) = (Trial::default(), None);
+        self.scorers.clear();
+    }
+
+    /// Returns whether its canaries are paced over time and not by its tasks.
+    pub(super) const fn is_paced(&self) -> bool {
+        self.watched_since.is_none() || self.confirmation.is_some()
+    }
+
+    /// Returns whose references should not score the next answer if there are others.
+    pub(super) fn avoided(&self) -> Option<&BTreeSet<AccountId>> {
+        self.confirmation.as_ref().map(|test| &test.suspecting)
+    }
+
+    /// Returns when something has to happen though no task comes.
+    pub(super) fn due(&self) -> Option<Timestamp> {
+        let deadline = self.pending.map(|pending| pending.deadline);
+        deadline.or_else(|| self.is_paced().then_some(self.next))
+    }
+
+    /// Takes into account what a reference said of an answer.
+    pub(super) fn score(
+        &mut self,
+        pending: Pending,
+        tokens: &[Scored],
+        budget: &mut ErrorBudget,
+        rules: &Rules,
+        now: Timestamp,
+    ) -> Effect {
+        let longest = usize::try_from(LONGEST).unwrap_or(usize::MAX);
+        let tokens = &tokens[..tokens.len().min(longest)];
+        let is_doubtful = rules.suspicion.doubts(rules.suspicion.weigh(tokens));
+        let is_long = tokens.len() >= usize::try_from(rules.least_tokens).unwrap_or(usize::MAX);
+        match pending.canary {
+            _ if is_doubtful => self.valid = 0,
+            Some(_) if is_long => self.verified = self.verified.saturating_add(1),
+            Some(_) => {}
+            None => self.valid = self.valid.saturating_add(1),
+        }
+        if let Some(test) = &mut self.confirmation {
+            if let Some(seed) = pending.canary {
+                let confirmed = test.count(rules, pending.scorer, seed, tokens);
+                return self.confirm(confirmed);
+            }
+        } else if let Some(suspicion) = self.suspect(pending.scorer, tokens, rules) {
+            return self.alarm(suspicion, budget, rules, now);
+        }
+        if is_doubtful { Effect::Doubtful } else { Effect::Passed }
+    }
+
+    /// Runs the first test over `tokens`; returns what it saw if it finds them suspicious.
+    fn suspect(&mut self, scorer: AccountId, tokens: &[Scored], rules: &Rules) -> Option<Trial> {
+        self.scorers.insert(scorer);
+        for token in tokens {
+            match rules.suspicion.count(&mut self.trial, token.is_match()) {
+                Finding::Continue => {}
+                Finding::Honest => {
+                    self.trial = Trial::default();
+                    self.scorers = BTreeSet::from([scorer]);
+                }
+                Finding::Dishonest => return Some(std::mem::take(&mut self.trial)),
+            }
+        }
+        None
+    }
+
+    /// Looks closer from now on, and starts the second test if the budget has room for it.
+    fn alarm(
+        &mut self,
+        suspicion: Trial,
+        budget: &mut ErrorBudget,
+        rules: &Rules,
+        now: Timestamp,
+    ) -> Effect {
+        self.watched_since = self.watched_since.map(|_| now);
+        self.valid = 0;
+        let suspecting = std::mem::take(&mut self.scorers);
+        let error = budget.take(rules, now);
+        self.confirmation = error.map(|error| Confirmation::new(suspicion, suspecting, error));
+        self.next = now.saturating_add(rules.confirming_gap / 2);
+        Effect::Suspected { is_confirming: error.is_some() }
+    }
+
+    fn confirm(&mut self, confirmed: Confirmed) -> Effect {
+        let test = match confirmed {
+            Confirmed::NotYet => None,
+            Confirmed::Honest | Confirmed::Dishonest => self.confirmation.take(),
+        };
+        match test {
+            None => Effect::Confirming,
+            Some(test) if confirmed == Confirmed::Dishonest => Effect::Convicted(test),
+            Some(test) => {
+                let anew = test.suspecting.is_disjoint(&test.confirming);
+                Effect::Cleared(if anew { test.suspecting } else { BTreeSet::new() })
+            }
+        }
+    }
+}
