@@ -19,6 +19,7 @@ pub mod registry;
 pub mod reputation;
 pub mod routing;
 pub mod scheduler;
+pub mod score;
 pub mod standing;
 pub mod store;
 pub mod task;
