@@ -22,6 +22,7 @@ pub mod reputation;
 pub mod reward;
 pub mod routing;
 pub mod scheduler;
+pub mod score;
 pub mod standing;
 pub mod store;
 pub mod task;
