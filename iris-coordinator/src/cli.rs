@@ -25,7 +25,7 @@ In a file (TOML, YAML or JSON) settings have the names that --print-config shows
                                 [default: beside the identity, with the ending .secret]
   LISTEN, IRIS_TLS_CERT, IRIS_TLS_KEY, IRIS_TRUSTED_PROXIES, IRIS_CORS_ORIGINS,
   IRIS_OPEN_REGISTRATION, IRIS_MEMBER_INVITATIONS, IRIS_MEMBERSHIP_FEE, IRIS_TRIAL_DAYS,
-  IRIS_GRACE_DAYS, IRIS_RATE_PER_MINUTE, IRIS_PUBLIC_CHAT, IRIS_UNLIMITED_ACCOUNTS,
+  IRIS_GRACE_DAYS, IRIS_OPERATOR_PERCENT, IRIS_PAY_BY, IRIS_RATE_PER_MINUTE, IRIS_PUBLIC_CHAT, IRIS_UNLIMITED_ACCOUNTS,
   IRIS_QUEUE_CAPACITY, IRIS_MAX_WAIT_SECS, IRIS_TRUSTED_OWNERS, IRIS_OWNER_SHARE_PERCENT,
   IRIS_HEDGE_AFTER_MS, IRIS_RETENTION_SECS, IRIS_LOG_FORMAT, RUST_LOG
                                 as the flags; lists have commas
@@ -265,6 +265,13 @@ struct SettingFlags {
     /// How long all works after a paid time has ended [default: 7]
     #[arg(long, global = true, value_name = "DAYS")]
     grace_days: Option<String>,
+    /// Hundredths of each fee that the operator keeps; owners of nodes share the rest [default: 0]
+    #[arg(long, global = true, value_name = "PERCENT")]
+    operator_percent: Option<String>,
+    /// How a month's pool is shared: by evidence (verified work, for owners) or seed (points, for
+    /// nodes, as the earlier systems did; for networks of friends) [default: evidence]
+    #[arg(long, global = true, value_name = "RULES")]
+    pay_by: Option<String>,
     /// How log lines are written to standard error: text or json [default: text]
     #[arg(long, global = true, value_name = "FORMAT")]
     log_format: Option<String>,
@@ -300,6 +307,8 @@ impl SettingFlags {
             ("membership_fee", text(&self.membership_fee)),
             ("trial_days", text(&self.trial_days)),
             ("grace_days", text(&self.grace_days)),
+            ("operator_percent", text(&self.operator_percent)),
+            ("pay_by", text(&self.pay_by)),
             ("log_format", text(&self.log_format)),
             ("log_level", text(&self.log_level)),
         ]

@@ -93,6 +93,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         .with_retry_policy(settings.retry())
         .with_retention(settings.retention())
         .with_account_policy(settings.accounts())
+        .with_pay_policy(settings.pay().map_err(|error| Failure::new(Exit::Settings, error))?)
         .build()
         .await
         .map_err(Failure::books)?;

@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use config::{Config, ConfigError, File, Value};
 use http::{HeaderValue, Uri};
 use iris_coordinator::http::{ApiSettings, Network, ServerSettings, TlsFiles, Unlimited};
+use iris_coordinator::payouts::PayPolicy;
 use iris_coordinator::store::SqliteStore;
 use iris_coordinator::{AccountPolicy, MembershipPolicy};
 use iris_core::AccountId;
@@ -47,6 +48,8 @@ const ENVIRONMENT: &[(&str, &str, bool)] = &[
     ("membership_fee", "IRIS_MEMBERSHIP_FEE", false),
     ("trial_days", "IRIS_TRIAL_DAYS", false),
     ("grace_days", "IRIS_GRACE_DAYS", false),
+    ("operator_percent", "IRIS_OPERATOR_PERCENT", false),
+    ("pay_by", "IRIS_PAY_BY", false),
     ("jwt_secret", "JWT_SECRET", false),
     ("jwt_secret_previous", "JWT_SECRET_PREVIOUS", false),
     ("openrouter_api_key", "OPENROUTER_API_KEY", false),
@@ -100,6 +103,8 @@ pub(crate) struct Settings {
     membership_fee: u64,
     trial_days: u64,
     grace_days: u64,
+    operator_percent: u8,
+    pay_by: String,
     jwt_secret: Option<Secret>,
     jwt_secret_previous: Option<Secret>,
     openrouter_api_key: Option<Secret>,
@@ -143,6 +148,8 @@ impl Settings {
             .set_default("membership_fee", 0)?
             .set_default("trial_days", 0)?
             .set_default("grace_days", 7)?
+            .set_default("operator_percent", 0)?
+            .set_default("pay_by", "evidence")?
             .set_default("log_format", "text")?
             .set_default("log_level", "info")?;
         if let Some(file) = file {
@@ -194,6 +201,10 @@ impl Settings {
                 return Err(SettingsError(format!("{name} must be at most {MAX_DAYS}")));
             }
         }
+        if self.operator_percent > 100 {
+            return Err(SettingsError::new("operator_percent must be at most 100"));
+        }
+        self.pay().map(drop)?;
         self.log_filter().map(drop)?;
         self.check_jwt_secret("jwt_secret (JWT_SECRET)", self.jwt_secret.as_ref())?;
         let previous = self.jwt_secret_previous.as_ref();
@@ -257,6 +268,12 @@ impl Settings {
             .map_err(|error| SettingsError(format!("log_level (RUST_LOG): {error}")))
     }
 
+    /// Returns how pools are shared.
+    pub(crate) fn pay(&self) -> Result<PayPolicy, SettingsError> {
+        let unknown = || SettingsError::new("pay_by must be evidence or seed");
+        PayPolicy::named(&self.pay_by).ok_or_else(unknown)
+    }
+
     /// Returns what is decided about accounts.
     pub(crate) fn accounts(&self) -> AccountPolicy {
         let days = |days: u64| Duration::from_hours(days * 24);
@@ -264,6 +281,7 @@ impl Settings {
             fee: self.membership_fee,
             trial: days(self.trial_days),
             grace: days(self.grace_days),
+            operator_percent: self.operator_percent,
         };
         AccountPolicy {
             membership,
@@ -352,6 +370,8 @@ impl fmt::Display for Settings {
         writeln!(f, "membership_fee = {}", self.membership_fee)?;
         writeln!(f, "trial_days = {}", self.trial_days)?;
         writeln!(f, "grace_days = {}", self.grace_days)?;
+        writeln!(f, "operator_percent = {}", self.operator_percent)?;
+        writeln!(f, "pay_by = {}", quoted(&self.pay_by))?;
         writeln!(f, "log_format = \"{format}\"")?;
         writeln!(f, "log_level = {}", quoted(&self.log_level))?;
         writeln!(f, "{}", hidden("jwt_secret", &self.jwt_secret))?;
