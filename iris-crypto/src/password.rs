@@ -10,7 +10,9 @@
 //!
 //! How long a check takes would tell whether there is a hash, and an older system's from one of
 //! here. So every check computes one hash of each [kind](HashKind) that the store holds, with its
-//! own among them: the same work, whatever is found.
+//! own among them: the same work, whatever is found. An answer that waited for a set time would
+//! have to wait for the slowest kind on the busiest machine, and would still tell by the load that
+//! a check leaves for those beside it.
 
 use std::collections::BTreeSet;
 use std::fmt;
