@@ -34,7 +34,7 @@ use super::observe::{RequestContext, Streamed};
 use super::openai::{event_stream, unfinished};
 use super::route::Routed;
 use super::settings::Unlimited;
-use crate::accounts::NOBODY;
+use crate::accounts::{ApiKey, NOBODY};
 use crate::dispatch::{Placement, TaskEvent, TaskHandle, TaskRequest};
 use crate::limits::{Allowance, Left, Person, Turn};
 
@@ -90,7 +90,10 @@ fn turn(
     };
     let is_unlimited = api.settings.unlimited.iter().any(|unlimited| match unlimited {
         Unlimited::Account(account) => *account == caller.account,
-        Unlimited::Key(id) => caller.key.as_ref().is_some_and(|key| key.id == *id),
+        Unlimited::Key(id) => {
+            let named = |key: &ApiKey| key.id == *id || key.meter == *id;
+            caller.key.as_ref().is_some_and(named)
+        }
     });
     if is_unlimited {
         return Ok((Turn::uncounted(), None));

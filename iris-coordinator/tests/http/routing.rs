@@ -100,7 +100,7 @@ async fn node_is_told_why_it_has_no_work() {
     assert_eq!(why["recent"][0]["reason"], "chosen");
     let hindrances = why["hindrances"].as_array().unwrap();
     let codes: Vec<_> = hindrances.iter().map(|found| found["code"].as_str().unwrap()).collect();
-    assert_eq!(codes, ["new", "unmeasured", "size_unknown", "tier_basic"]);
+    assert_eq!(codes, ["new", "unproven", "unmeasured", "size_unknown", "tier_basic"]);
     for found in hindrances {
         assert!(found["text"].is_string() && found["remedy"].is_string());
     }
@@ -114,6 +114,72 @@ async fn node_is_told_why_it_has_no_work() {
         }
     }
     assert_eq!(code, "not_connected");
+}
+
+/// Returns the codes of what keeps a node from work, and how it came out when it was compared.
+async fn why(net: &Net, id: &str) -> (Vec<String>, Vec<String>) {
+    let why = net.get(&format!("/nodes/{id}/why")).await;
+    assert_eq!(why.status, 200, "{}", why.text());
+    let why = why.json();
+    let texts = |list: &str, member: &str| -> Vec<String> {
+        let entries = why[list].as_array().unwrap().iter();
+        entries.map(|entry| entry[member].as_str().unwrap().to_owned()).collect()
+    };
+    (texts("hindrances", "code"), texts("recent", "reason"))
+}
+
+#[tokio::test]
+async fn busy_node_is_told_that_its_slots_are_taken() {
+    let net = Net::start().await;
+    let busy = net.strangers_node(vec![Step::Wait, Step::Echo, Step::Finish("stop")]).await;
+    let id = net.coordinator.nodes()[0].id.to_string();
+    let (first, second) = (net.chat(""), net.chat(""));
+    let watching = async {
+        while net.coordinator.stats().slots_in_use < 2 {
+            tokio::task::yield_now().await;
+        }
+        let (hindrances, _) = why(&net, &id).await;
+        assert_eq!(hindrances[0], "no_free_slot", "{hindrances:?}");
+        busy.open_gate();
+    };
+    let (first, second, ()) = tokio::join!(first, second, watching);
+    assert_eq!((first.status, second.status), (200, 200));
+    let (hindrances, recent) = why(&net, &id).await;
+    assert!(!hindrances.contains(&"no_free_slot".to_owned()), "{hindrances:?}");
+    assert_eq!(recent, ["chosen"]);
+}
+
+#[tokio::test]
+async fn paused_node_is_told_that_it_has_no_slots() {
+    let net = Net::start().await;
+    let persona = super::node::Persona { seals: false, ..super::node::Persona::sealing(0) };
+    let paused = net.node_as(persona, answering()).await;
+    let id = net.coordinator.nodes()[0].id.to_string();
+    let (hindrances, _) = why(&net, &id).await;
+    assert_eq!(hindrances[0], "paused", "{hindrances:?}");
+    let _other = net.strangers_node(answering()).await;
+    assert_eq!(net.chat("").await.status, 200);
+    assert!(paused.asked.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn node_without_proof_is_told_so_and_passed_over_where_proof_is_asked_for() {
+    let net = Net::start().await;
+    let node = net.strangers_node(answering()).await;
+    let id = net.coordinator.nodes()[0].id.to_string();
+    let proven = r#","iris":{"trust":"proven"}"#;
+    let refused = net.chat(proven).await;
+    assert_eq!((refused.status, refused.error_code()), (400, json!("no_node_able")));
+    assert!(why(&net, &id).await.0.contains(&"unproven".to_owned()));
+    assert!(node.asked.lock().unwrap().is_empty());
+    // Enough that chance has no say: each answer counts as one task that ended well.
+    for _ in 0..50 {
+        assert_eq!(net.chat("").await.status, 200);
+    }
+    let (hindrances, recent) = why(&net, &id).await;
+    assert!(!hindrances.contains(&"unproven".to_owned()), "{hindrances:?}");
+    assert_eq!(recent, ["chosen"]);
+    assert_eq!(net.chat(proven).await.status, 200);
 }
 
 #[tokio::test]
