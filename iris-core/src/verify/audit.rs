@@ -1,7 +1,5 @@
 //! What an auditor asks for and is told.
 
-use std::collections::BTreeSet;
-
 use super::seed::{Commitment, Seed};
 use super::sequential::Scored;
 use super::verdict::Conviction;
@@ -98,9 +96,9 @@ pub enum Outcome {
     Confirming,
     /// The second test found the node honest.
     Cleared {
-        /// Owners whose references suspected what another owner's did not confirm. One who is
+        /// The owner whose reference suspected what another owner's did not confirm. One who is
         /// named here time and again runs a broken or lying reference.
-        doubted: BTreeSet<AccountId>,
+        doubted: Option<AccountId>,
     },
     /// Both tests found the node lying.
     Convicted(Box<Conviction>),
