@@ -78,7 +78,7 @@ impl Report {
             panels: vec![
                 self.panel("Time to the whole answer, median", "seconds", |f| f.median),
                 self.panel("Time to the whole answer, slowest twentieth", "seconds", |f| f.slow),
-                self.panel("Tasks without an answer", "percent", |f| f.failed),
+                self.panel("Tasks without an answer", "of ten thousand", |f| 100.0 * f.failed),
                 self.panel("Slots in use", "percent of all slot time", |f| f.busy),
                 self.panel("New nodes' share of the work", "percent of tokens", |f| f.newcomers),
                 self.panel("Largest owner's share", "percent of tokens", |f| f.one_owner),

@@ -126,7 +126,7 @@ impl Client {
             let (completion, headers) = self.call::<ChatCompletion>(call).await?;
             return Ok(Answer::open(completion, Head::read(&headers)));
         }
-        let question = question(&request)?;
+        let question = self.named(question(&request)?).await?;
         let created = crate::sealed::now().as_secs();
         let answer = self.whole_sealed(&question, created).await?;
         Answer::sealed(answer)
@@ -143,7 +143,7 @@ impl Client {
             ..StreamOptions::default()
         });
         if self.policy != Policy::Open {
-            let question = question(&request)?;
+            let question = self.named(question(&request)?).await?;
             let created = crate::sealed::now().as_secs();
             let answer = self.ask_sealed(&question).await?;
             return Ok(ChatStream::sealed(answer, question.asked, created));

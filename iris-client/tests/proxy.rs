@@ -360,3 +360,20 @@ async fn what_cannot_be_divided_is_refused_by_the_member_at_fault() {
     let (status, error) = refused(post(&url, "/v1/chat/completions", &asked).await).await;
     assert_eq!((status, &error["code"]), (502, &json!("no_quorum")));
 }
+
+#[tokio::test]
+async fn programs_may_leave_the_model_open() {
+    let network = Network::start(1).await;
+    let url = start(&network).await;
+    for stream in [false, true] {
+        let mut body = chat(stream);
+        body.as_object_mut().expect("it is an object").remove("model");
+        let response = post(&url, "/v1/chat/completions", &body).await;
+        assert_eq!(response.status(), 200, "{stream}");
+        let text = response.text().await.unwrap();
+        assert!(text.contains(&format!(r#""model":"{MODEL}""#)), "{text}");
+    }
+    let mut divided = chat(false);
+    divided["model"] = "iris/auto:iris/any".into();
+    assert_eq!(post(&url, "/v1/chat/completions", &divided).await.status(), 200);
+}

@@ -18,6 +18,7 @@ use iris_client::{
 };
 use iris_core::NodeId;
 use iris_core::backend::{BackendError, Usage};
+use iris_core::model::{ModelOffer, TokenRate};
 use iris_crypto::certificate::{CertificateError, Role, SignedCertificate};
 use iris_crypto::log::Entry;
 use iris_crypto::seal::{MEDIA_TYPE, SealedRequest, coarse};
@@ -765,4 +766,76 @@ async fn open_is_a_choice_by_name_and_labelled_so() {
     let answer = client.with_policy(Policy::Open).chat(request()).await.unwrap();
     assert_eq!((answer.text(), answer.privacy), ("hi", Privacy::Open));
     assert_eq!(answer.receipt.wait().await.map(drop), Err(NoReceipt::Open));
+}
+
+/// Makes the nodes of a network offer one model each, of so many billion parameters and so fast.
+fn offer(network: &Network, models: &[(&str, u64, u64)]) {
+    network.with(|state| {
+        for (node, (name, billions, speed)) in state.nodes.iter_mut().zip(models) {
+            node.offer = ModelOffer::new(name.parse().expect("a name"), 8192);
+            node.offer.parameters = Some(billions * 1_000_000_000);
+            node.offer.speed = Some(TokenRate::per_second(*speed));
+        }
+    });
+}
+
+async fn routed(client: &Client, model: &str, question: &str) -> Result<String, ClientError> {
+    let asked = ChatRequest::new(model, vec![Message::user(question)]);
+    Ok(client.chat(asked).await?.completion.model)
+}
+
+#[tokio::test]
+async fn attack_46_a_question_without_a_model_is_classified_and_routed_here() {
+    let network = Network::start(2).await;
+    offer(&network, &[("small", 3, 90), ("org/Llama-3-70B", 70, 25)]);
+    let client = client(&network);
+    let easy = "What is the capital of Peru?";
+    let hard = "Prove that the square root of 2 is irrational.";
+    assert_eq!(routed(&client, "iris/any", easy).await.unwrap(), "small");
+    assert_eq!(routed(&client, "iris/any", hard).await.unwrap(), "org/Llama-3-70B");
+    assert_eq!(routed(&client, "iris/family:llama-3", easy).await.unwrap(), "org/Llama-3-70B");
+    network.with(|state| {
+        // Nobody was asked anything but the roster, and what was asked is sealed to one node.
+        assert_eq!(state.calls, ["GET /roster", "POST /sealed", "POST /sealed", "POST /sealed"]);
+        let models = state.asked.iter().map(|sent| sent.header().terms.model.as_str());
+        assert_eq!(models.collect::<Vec<_>>(), ["small", "org/Llama-3-70B", "org/Llama-3-70B"]);
+        for sent in &state.asked {
+            let wire = String::from_utf8_lossy(sent.wire());
+            assert!(!wire.contains("SIMPLE") && !wire.contains("ADVANCED"), "nor how hard it is");
+            let (_, prompt, _) = state.open(sent);
+            let body: serde_json::Value = serde_json::from_slice(&prompt.body).unwrap();
+            assert_eq!(body["model"], sent.header().terms.model.as_str());
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_question_without_a_model_is_asked_at_own_nodes_where_these_are_good_enough() {
+    let network = Network::start(2).await;
+    offer(&network, &[("small", 3, 90), ("large", 70, 25)]);
+    let own = network.with(|state| state.nodes[0].id());
+    let hard = "Prove that the square root of 2 is irrational.";
+    let client = builder(&network).with_own_node(own).build().unwrap();
+    assert_eq!(routed(&client, "iris/any", "What is a noun?").await.unwrap(), "small");
+    assert_eq!(routed(&client, "iris/any", hard).await.unwrap(), "large");
+    let client = client.with_policy(Policy::Own);
+    assert_eq!(routed(&client, "iris/any", hard).await.unwrap(), "small");
+    let client = builder(&network).with_policy(Policy::Own).build().unwrap();
+    assert_eq!(routed(&client, "iris/any", hard).await, Err(ClientError::NoOwnNode));
+}
+
+#[tokio::test]
+async fn a_family_that_nobody_offers_is_not_found_and_one_that_is_away_is() {
+    let network = Network::start(1).await;
+    let client = client(&network);
+    let refused =
+        |error: ClientError| error.refusal().map(|it| (it.status, it.detail.code.clone()));
+    let asked = routed(&client, "iris/family:mistral", "hi").await.unwrap_err();
+    assert_eq!(refused(asked), Some((404, Some("model_not_found".to_owned()))));
+    let asked = routed(&client, "iris/family:", "hi").await.unwrap_err();
+    assert_eq!(refused(asked).unwrap().0, 400);
+    let network = Network::start(1).await;
+    network.with(|state| state.away.push("mistral-7b".to_owned()));
+    let asked = routed(&self::client(&network), "iris/family:mistral", "hi").await.unwrap_err();
+    assert_eq!(refused(asked).unwrap().0, 503);
 }

@@ -259,6 +259,7 @@ impl Builder {
             members: Arc::clone(&accounts),
         }));
         dispatch.restore_models(load_models(&*self.store).await?);
+        let classifiers = self.classifiers.over(&dispatch);
         let transparency = Transparency::open(
             Arc::clone(&dispatch),
             Arc::clone(&self.store),
@@ -289,7 +290,7 @@ impl Builder {
             accounts,
             inference,
             transparency,
-            classifiers: self.classifiers,
+            classifiers,
             tasks,
             housekeeping,
             store,

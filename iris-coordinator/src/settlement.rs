@@ -6,7 +6,7 @@ use iris_core::backend::Usage;
 use iris_core::demand::Difficulty;
 use iris_core::reputation::{Deed, ReputationEvent};
 use iris_core::store::{Batch, Document, Key};
-use iris_core::task::{Attempt, AttemptEnd, TaskState};
+use iris_core::task::{Attempt, TaskState};
 use iris_core::{AccountId, ModelName, TaskId, Timestamp};
 use iris_protocol::rest::KeyId;
 use serde::{Deserialize, Serialize};
@@ -77,30 +77,27 @@ impl Settlement {
         self.submitted.saturating_add(Duration::from_millis(self.took_ms))
     }
 
+    /// Returns the time that the task had: by its difficulty, where it was found to have one.
+    pub(crate) fn limit(&self) -> Duration {
+        self.difficulty.map_or(Duration::from_millis(self.limit_ms), Difficulty::time_limit)
+    }
+
     /// Returns what the nodes earned or lost, as it follows from the row alone.
     pub fn deeds(&self) -> impl Iterator<Item = ReputationEvent> + '_ {
         let at = self.ended();
-        let fast = self.took_ms < self.limit_ms / 2;
+        let took = Duration::from_millis(self.took_ms);
+        let fast = Deed::is_fast(took, self.limit(), self.usage.completion_tokens);
         self.attempts.iter().flat_map(move |attempt| {
-            let deeds = match attempt.end {
-                AttemptEnd::Done if fast => [Some(Deed::Completed), Some(Deed::Fast)],
-                AttemptEnd::Done => [Some(Deed::Completed), None],
-                AttemptEnd::Unanswered
-                | AttemptEnd::Stalled
-                | AttemptEnd::Lost
-                | AttemptEnd::Failed => [Some(Deed::Timeout), None],
-                AttemptEnd::Invalid => [Some(Deed::Invalid), None],
-                // A refusal is honest, a caller's fault or leaving is not the node's.
-                _ => [None, None],
-            };
             let event = move |deed| ReputationEvent { node: attempt.node, deed, at };
-            deeds.into_iter().flatten().map(event)
+            Deed::of(attempt.end, fast).map(event)
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use iris_core::task::AttemptEnd;
+
     use super::*;
 
     fn deeds(end: AttemptEnd, took_ms: u64) -> Vec<Deed> {
@@ -111,7 +108,7 @@ mod tests {
             model: "m".parse().unwrap(),
             state: TaskState::Finished,
             attempts: vec![Attempt { node: "a".repeat(26).parse().unwrap(), end }],
-            usage: Usage::default(),
+            usage: Usage { prompt_tokens: 9, completion_tokens: 290 },
             submitted: Timestamp::from_millis(0),
             first_chunk_ms: None,
             took_ms,
@@ -126,6 +123,12 @@ mod tests {
     fn half_the_limit_divides_fast_from_done() {
         assert_eq!(deeds(AttemptEnd::Done, 29_999), [Deed::Completed, Deed::Fast]);
         assert_eq!(deeds(AttemptEnd::Done, 30_000), [Deed::Completed]);
+    }
+
+    #[test]
+    fn ten_tokens_a_second_are_fast_and_fewer_are_not() {
+        let fast = |written| Deed::is_fast(Duration::from_secs(2), Duration::from_mins(1), written);
+        assert!(fast(10) && !fast(9));
     }
 
     #[test]

@@ -108,13 +108,16 @@ impl Abilities {
     pub const LOGPROBS: Self = Self(1 << 3);
     /// Goes on from the beginning of an answer that another server wrote.
     pub const CONTINUE: Self = Self(1 << 4);
+    /// Tells how likely it finds each token of a text that it is given.
+    pub const SCORE: Self = Self(1 << 5);
 
-    const NAMES: [(&'static str, Self); 5] = [
+    const NAMES: [(&'static str, Self); 6] = [
         ("tools", Self::TOOLS),
         ("json_schema", Self::JSON_SCHEMA),
         ("vision", Self::VISION),
         ("logprobs", Self::LOGPROBS),
         ("continue", Self::CONTINUE),
+        ("score", Self::SCORE),
     ];
 
     /// Returns the set with the members of both.

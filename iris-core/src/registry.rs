@@ -174,7 +174,8 @@ impl Node {
         unfit.is_none().then_some(offer)
     }
 
-    fn is_free(&self) -> bool {
+    /// Returns whether it takes another task now.
+    pub fn is_free(&self) -> bool {
         self.state == NodeState::Ready && self.in_use < self.profile.slots
     }
 

@@ -64,7 +64,8 @@ impl Standing {
         (bounded(self.good), bounded(self.bad))
     }
 
-    fn after(self, hours: u64) -> Self {
+    /// Returns what is left of the evidence after so many hours.
+    pub fn after(self, hours: u64) -> Self {
         let leaves = power(HOUR_LEAVES, hours);
         let left = |evidence: u64| {
             let left = (u128::from(evidence) * u128::from(leaves)) >> 32;

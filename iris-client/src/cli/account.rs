@@ -7,10 +7,22 @@ use serde_json::json;
 use super::args::Json;
 use super::failure::Failure;
 use super::figures::{ago, count, until};
+use super::now;
+use super::prompt::{self, Wanted};
 use super::session::Invited;
 use super::terminal::{Output, remark};
-use super::{now, prompt};
 use crate::client::Client;
+
+const PASSWORD_SO_FAR: Wanted = Wanted {
+    what: "the password so far",
+    variable: "IRIS_PASSWORD",
+    question: "Password so far: ",
+};
+const NEW_PASSWORD: Wanted = Wanted {
+    what: "the new password",
+    variable: "IRIS_NEW_PASSWORD",
+    question: "New password (8 characters at least, and not shown): ",
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AccountCommand {
@@ -49,8 +61,8 @@ impl Job {
             AccountCommand::New { invited, output } => (Step::New(invited.get()?), output),
             AccountCommand::Show(output) => (Step::Show, output),
             AccountCommand::Password(output) => {
-                let current = prompt::secret("IRIS_PASSWORD", "Password so far: ")?;
-                let new = prompt::new_password("IRIS_NEW_PASSWORD", "New password: ")?;
+                let current = prompt::secret(PASSWORD_SO_FAR)?;
+                let new = prompt::new_password(NEW_PASSWORD)?;
                 (Step::Password(PasswordRequest { current, new }), output)
             }
         };

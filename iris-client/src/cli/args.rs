@@ -311,7 +311,7 @@ pub(super) struct Question {
     /// The question; `-` reads it from standard input
     #[arg(required = true, value_name = "QUESTION")]
     pub(super) words: Vec<String>,
-    /// The model to ask; may be left out where the network offers only one
+    /// The model to ask; by default one is chosen by how hard the question is
     #[arg(long, short, value_name = "NAME")]
     model: Option<String>,
     /// Longest answer, in tokens (a token is about three quarters of a word)
@@ -380,7 +380,7 @@ pub(super) struct Submit {
     /// The question, or the input of the plan; `-` reads it from standard input
     #[arg(value_name = "QUESTION", required_unless_present = "plan")]
     pub(super) words: Vec<String>,
-    /// The model to ask; may be left out where the network offers only one
+    /// The model to ask; by default one is chosen by how hard the question is
     #[arg(long, short, value_name = "NAME")]
     pub(super) model: Option<String>,
     /// Longest answer, in tokens (a token is about three quarters of a word)

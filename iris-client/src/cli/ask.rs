@@ -11,7 +11,7 @@ use super::args::{Ask, Sealing};
 use super::dividing::{Telling, carry_out};
 use super::failure::Failure;
 use super::terminal::{Output, remark};
-use super::{choose_model, model_name, question};
+use super::{question, wanted_model};
 use crate::chat;
 use crate::client::Client;
 use crate::policy::{Policy, Privacy};
@@ -59,11 +59,12 @@ impl Job {
         settings: &Settings,
         output: &mut Output,
     ) -> Result<(), Failure> {
-        let model = choose_model(client, settings).await?;
+        let model = wanted_model(settings);
         let Telling { json, stream, verbose } = self.telling;
         let client = client.with_policy(self.policy.unwrap_or(client.policy()));
         if let Some(division) = &self.division {
-            let mut chat = Chat::new(model_name(&model)?, self.prompt);
+            let model = client.model_for(model, &self.prompt).await?;
+            let mut chat = Chat::new(model, self.prompt);
             chat.system = self.system;
             chat.max_tokens = self.max_tokens;
             chat.params.extend(self.temperature.map(|t| ("temperature".to_owned(), t.into())));
@@ -71,7 +72,7 @@ impl Job {
             let plan = client.plan(plan).with_spread(self.spread).stream()?;
             return carry_out(plan, self.telling, output).await;
         }
-        let ask = self.into_ask(&client, model);
+        let ask = self.into_ask(&client, model.to_owned());
         if stream && !json {
             return print_stream(ask, verbose, output).await;
         }

@@ -62,10 +62,14 @@ impl From<ClientError> for Failure {
                 exit = exit_of_cause;
             }
         }
-        if let Some(wait) = error.retry_after() {
+        // Many refusals say it themselves.
+        if let Some(wait) = error.retry_after().filter(|_| !parts[0].contains("try again in")) {
             parts.push(format!("try again in {} s", wait.as_secs().max(1)));
         }
         parts.extend(advice.map(str::to_owned));
+        if parts.len() > 1 && parts[0].ends_with('.') {
+            parts[0].pop();
+        }
         let mut message = parts.join("; ");
         if let Some(id) = error.request_id() {
             message = format!("{message} (request {id})");
@@ -93,6 +97,9 @@ fn ending(error: &ClientError) -> (Exit, Option<&'static str>) {
             Exit::Unauthorized,
             Some("log in with `iris login`, or set IRIS_API_KEY to a key of this network"),
         ),
+        ClientError::Forbidden(refusal) if refusal.code() == Some("invitation_required") => {
+            (Exit::Unauthorized, Some("with --invitation you are asked for it"))
+        }
         ClientError::SessionEnded => (Exit::Unauthorized, Some("log in again with `iris login`")),
         ClientError::SessionFile { .. } => (Exit::Usage, None),
         ClientError::Unauthorized(_) | ClientError::Forbidden(_) | ClientError::PaymentDue(_) => {

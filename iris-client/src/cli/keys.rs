@@ -35,7 +35,7 @@ pub(super) enum KeysCommand {
 
 #[derive(Debug, Args)]
 pub(super) struct NewKey {
-    /// What the key may do: ask models, connect nodes, look at the network, or run it
+    /// What the key may do: ask models, or connect nodes
     #[arg(long, default_value = "inference", value_parser = scope())]
     scope: KeyScope,
     /// Your own name for the key
@@ -226,7 +226,7 @@ fn table(keys: &[KeySummary], now: u64, wide: bool) -> Table {
         Column::new("SCOPE", 1),
         Column::new("ENDING", 4),
         Column::new("LAST USED", 2),
-        Column::new("MADE", 6),
+        Column::extra("MADE"),
         Column::new("EXPIRES", 3),
         Column::new("LIMITS", 5).cut(),
     ]);
@@ -265,9 +265,11 @@ fn limits(key: &KeySummary) -> String {
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
+/// The scopes that accounts give to themselves; operators give all with `iris-coordinator`.
 fn scope() -> impl TypedValueParser<Value = KeyScope> {
-    PossibleValuesParser::new(KeyScope::ALL.map(KeyScope::as_str)).try_map(|name| {
-        let scope = KeyScope::ALL.into_iter().find(|scope| scope.as_str() == name);
+    const OWN: [KeyScope; 2] = [KeyScope::Inference, KeyScope::Node];
+    PossibleValuesParser::new(OWN.map(KeyScope::as_str)).try_map(|name| {
+        let scope = OWN.into_iter().find(|scope| scope.as_str() == name);
         scope.ok_or("no such scope")
     })
 }

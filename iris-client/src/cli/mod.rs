@@ -29,6 +29,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use iris_core::ModelName;
 use iris_core::model::ModelNameError;
+use iris_core::routing::ANY;
 use iris_protocol::rest::LoginRequest;
 
 use crate::client::Client;
@@ -310,21 +311,9 @@ async fn health(client: &Client, format: &Json, output: &mut Output) -> Result<(
     Ok(output.line(&format!("{}: {nodes} nodes, {models} models", health.status))?)
 }
 
-/// Returns the model that is set, or the only one there is.
-async fn choose_model(client: &Client, settings: &Settings) -> Result<String, Failure> {
-    if let Some(model) = &settings.model {
-        return Ok(model.clone());
-    }
-    let mut models = client.models().await?;
-    match models.len() {
-        0 => Err(Failure::new(Exit::Busy, "no node offers a model now; try again later")),
-        1 => Ok(models.remove(0).id),
-        _ => {
-            let names: Vec<_> = models.iter().map(|model| model.id.as_str()).collect();
-            let names = names.join(", ");
-            Err(Failure::usage(format!("choose a model with --model; there are: {names}")))
-        }
-    }
+/// Returns the model that is set, or what stands for any.
+fn wanted_model(settings: &Settings) -> &str {
+    settings.model.as_deref().unwrap_or(ANY)
 }
 
 fn model_name(name: &str) -> Result<ModelName, Failure> {

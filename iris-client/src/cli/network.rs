@@ -12,7 +12,7 @@ use iris_protocol::rest::{
 
 use super::args::{Json, Rows};
 use super::failure::Failure;
-use super::figures::{ago, amount, count};
+use super::figures::{ago, amount, count, span};
 use super::now;
 use super::progress::seconds;
 use super::table::{Column, Table, distinct, paragraph};
@@ -173,10 +173,6 @@ async fn find(client: &Client, name: &str) -> Result<NodeId, Failure> {
 }
 
 fn print_stats(stats: &NetworkStats, now: u64, output: &mut Output) -> Result<(), Failure> {
-    let since = match ago(now, stats.since) {
-        time if time == "just now" => "since just now".to_owned(),
-        time => format!("since {time}"),
-    };
     let NetworkStats { nodes, slots, running, waiting, models, finished, failed, tokens, .. } =
         *stats;
     output.line(&format!("nodes     {}", amount(nodes)))?;
@@ -188,7 +184,8 @@ fn print_stats(stats: &NetworkStats, now: u64, output: &mut Output) -> Result<()
         amount(waiting)
     ))?;
     let answers = count(finished, "request", "requests");
-    output.line(&format!("answered  {answers} {since}, {} failed", amount(failed)))?;
+    let time = span(now.saturating_sub(stats.since));
+    output.line(&format!("answered  {answers} in {time}, {} failed", amount(failed)))?;
     output.line(&format!("written   {}", count(tokens, "token", "tokens")))?;
     Ok(())
 }
@@ -236,7 +233,7 @@ fn table_of_nodes(nodes: &[NodeSummary], now: u64, wide: bool) -> Table {
         Column::new("BUSY", 2).number(),
         Column::new("MODELS", 1).cut(),
         Column::new("CONNECTED", 5),
-        Column::new("VERSION", 6),
+        Column::extra("VERSION"),
     ]);
     for (node, id) in nodes.iter().zip(shortened(&ids, wide)) {
         let models: Vec<_> = node.models.iter().map(|model| model.name.as_str()).collect();
@@ -290,7 +287,7 @@ fn history(tasks: &[HistoryEntry], now: u64, wide: bool) -> Table {
         Column::new("NODE", 4),
         Column::new("TASK", 3),
         Column::new("PRIVACY", 5),
-        Column::new("DIFFICULTY", 6),
+        Column::extra("DIFFICULTY"),
     ]);
     let names = shortened(&nodes, wide).zip(shortened(&ids, wide));
     for (task, (node, id)) in tasks.iter().zip(names) {

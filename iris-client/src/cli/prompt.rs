@@ -12,26 +12,44 @@ use super::failure::{Exit, Failure};
 /// The longest line that is read, in bytes.
 const MAX_LINE: u64 = 8 << 10;
 
+/// A secret that is wanted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    /// What it is, with its article.
+    pub(super) what: &'static str,
+    /// The variable that it may be in.
+    pub(super) variable: &'static str,
+    /// How a person is asked for it.
+    pub(super) question: &'static str,
+}
+
+const DIGITS: Wanted = Wanted {
+    what: "the account's 16 digits",
+    variable: "IRIS_ACCOUNT_KEY",
+    question: "Your account's 16 digits: ",
+};
+
 /// Returns whether somebody is there to be asked.
 pub(super) fn is_answered() -> bool {
     io::stdin().is_terminal()
 }
 
-/// Returns the secret of this variable, or asks for it.
-pub(super) fn secret(variable: &str, question: &str) -> Result<Secret, Failure> {
-    match from_environment(variable) {
+/// Returns the secret of the environment, or asks for it.
+pub(super) fn secret(wanted: Wanted) -> Result<Secret, Failure> {
+    match from_environment(wanted.variable) {
         Some(secret) => Ok(secret),
-        None => ask_secret(question),
+        None => ask_secret(wanted),
     }
 }
 
-/// Returns the password to set of this variable, or asks for it, a person twice.
-pub(super) fn new_password(variable: &str, question: &str) -> Result<Secret, Failure> {
-    if let Some(password) = from_environment(variable) {
+/// Returns the password to set of the environment, or asks for it, a person twice.
+pub(super) fn new_password(wanted: Wanted) -> Result<Secret, Failure> {
+    if let Some(password) = from_environment(wanted.variable) {
         return check_password(password);
     }
-    let password = check_password(ask_secret(question)?)?;
-    if is_answered() && ask_secret("The same again: ")?.expose() != password.expose() {
+    let password = check_password(ask_secret(wanted)?)?;
+    let again = Wanted { question: "The same again: ", ..wanted };
+    if is_answered() && ask_secret(again)?.expose() != password.expose() {
         return Err(Failure::usage("the two passwords are not the same; nothing was done"));
     }
     Ok(password)
@@ -39,19 +57,20 @@ pub(super) fn new_password(variable: &str, question: &str) -> Result<Secret, Fai
 
 /// Returns the 16 digits of an account, or asks for them.
 pub(super) fn account_key() -> Result<Secret, Failure> {
-    digits(&secret("IRIS_ACCOUNT_KEY", "Your account's 16 digits: ")?)
+    digits(&secret(DIGITS)?)
 }
 
 /// Returns the digits that are set in the environment.
 pub(super) fn account_key_in_environment() -> Option<Result<Secret, Failure>> {
-    from_environment("IRIS_ACCOUNT_KEY").map(|text| digits(&text))
+    from_environment(DIGITS.variable).map(|text| digits(&text))
 }
 
 /// Asks for something that anybody may see.
 pub(super) fn line(question: &str) -> Result<String, Failure> {
     // Nobody may be listening.
     let _ = write!(io::stderr(), "{question}").and_then(|()| io::stderr().flush());
-    read_line().map(|line| line.trim().to_owned())
+    let line = read_line()?.ok_or_else(|| Failure::usage("nothing was entered"))?;
+    Ok(line.trim().to_owned())
 }
 
 /// Returns the digits of an account, if that is what a text is.
@@ -79,12 +98,18 @@ fn check_password(password: Secret) -> Result<Secret, Failure> {
     Ok(password)
 }
 
-fn ask_secret(question: &str) -> Result<Secret, Failure> {
+fn ask_secret(wanted: Wanted) -> Result<Secret, Failure> {
     if !is_answered() {
-        return read_line().map(Secret::new);
+        let Wanted { what, variable, .. } = wanted;
+        let missing = || {
+            Failure::usage(format!(
+                "standard input has nothing for {what}: write a line there, or set {variable}"
+            ))
+        };
+        return read_line()?.filter(|line| !line.is_empty()).map(Secret::new).ok_or_else(missing);
     }
     outlive_interrupts();
-    match rpassword::prompt_password(question) {
+    match rpassword::prompt_password(wanted.question) {
         Ok(secret) => Ok(Secret::new(secret)),
         Err(error) if error.kind() == io::ErrorKind::Interrupted => {
             Err(Failure::new(Exit::Interrupted, "interrupted"))
@@ -106,12 +131,13 @@ fn outlive_interrupts() {
     }
 }
 
-fn read_line() -> Result<String, Failure> {
+/// Reads a line of standard input; `None` at its end.
+fn read_line() -> Result<Option<String>, Failure> {
     let mut line = String::new();
     let read = io::stdin().lock().take(MAX_LINE).read_line(&mut line);
     match read {
-        Ok(0) => Err(Failure::usage("standard input has ended, and something is missing")),
-        Ok(_) => Ok(line.trim_end_matches(['\n', '\r']).to_owned()),
+        Ok(0) => Ok(None),
+        Ok(_) => Ok(Some(line.trim_end_matches(['\n', '\r']).to_owned())),
         Err(error) => Err(Failure::usage(format!("standard input cannot be read: {error}"))),
     }
 }

@@ -11,7 +11,7 @@ use super::dividing::{Limits, Spreading, Telling, carry_out};
 use super::failure::Failure;
 use super::plan_file::PlanFile;
 use super::terminal::Output;
-use super::{choose_model, model_name, read_file, read_input};
+use super::{model_name, read_file, read_input, wanted_model};
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::policy::Policy;
@@ -30,7 +30,7 @@ pub(super) struct Run {
     /// Read the input from this file
     #[arg(long, value_name = "FILE", conflicts_with = "words")]
     input_file: Option<PathBuf>,
-    /// The model for steps that name none; may be left out where the network offers only one
+    /// The model for steps that name none; by default one is chosen by how hard the input is
     #[arg(long, short, value_name = "NAME")]
     pub(super) model: Option<String>,
     /// Only check the plan and print it as text; asks nobody
@@ -112,9 +112,14 @@ impl Job {
         settings: &Settings,
         output: &mut Output,
     ) -> Result<(), Failure> {
-        let lacks_model = self.file.lacks_model();
-        let model = if lacks_model { Some(choose_model(client, settings).await?) } else { None };
-        let plan = self.plan(model.as_deref())?;
+        let plan = if self.file.lacks_model() {
+            let wanted = wanted_model(settings);
+            let about = self.plan(Some(wanted))?.input;
+            let model = client.model_for(wanted, &about).await?;
+            self.plan(Some(model.as_str()))?
+        } else {
+            self.plan(None)?
+        };
         self.file.needs_input(&plan)?;
         let waits = plan.steps.iter().find(|step| matches!(step.work, Work::Review { .. }));
         if let Some(step) = waits.filter(|_| !io::stdin().is_terminal()) {

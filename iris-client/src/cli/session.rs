@@ -7,13 +7,18 @@ use serde_json::json;
 
 use super::args::Json;
 use super::failure::Failure;
-use super::prompt;
+use super::prompt::{self, Wanted};
 use super::terminal::{Output, remark};
 use crate::client::Client;
 
-/// Where a person's e-mail address comes from.
+/// How a person is asked for an e-mail address.
 const EMAIL: &str = "E-mail address: ";
 const EMAIL_OR_DIGITS: &str = "E-mail address (or just Enter, to use an account's 16 digits): ";
+
+const PASSWORD: Wanted =
+    Wanted { what: "the password", variable: "IRIS_PASSWORD", question: "Password: " };
+const INVITATION: Wanted =
+    Wanted { what: "the invitation", variable: "IRIS_INVITATION", question: "Invitation: " };
 
 /// An e-mail address and a password.
 #[derive(Debug, Args)]
@@ -65,10 +70,9 @@ enum Step {
 impl Invited {
     /// Returns the invitation that is set, or asked for.
     pub(super) fn get(&self) -> Result<Option<Secret>, Failure> {
-        const VARIABLE: &str = "IRIS_INVITATION";
-        let is_set = std::env::var(VARIABLE).is_ok_and(|text| !text.is_empty());
+        let is_set = std::env::var(INVITATION.variable).is_ok_and(|text| !text.is_empty());
         let wanted = self.invitation || is_set;
-        wanted.then(|| prompt::secret(VARIABLE, "Invitation: ")).transpose()
+        wanted.then(|| prompt::secret(INVITATION)).transpose()
     }
 }
 
@@ -82,7 +86,7 @@ impl Job {
         check_email(&email)?;
         let account_key = args.digits.then(prompt::account_key).transpose()?;
         let question = "Password (8 characters at least, and not shown): ";
-        let password = prompt::new_password("IRIS_PASSWORD", question)?;
+        let password = prompt::new_password(Wanted { question, ..PASSWORD })?;
         let invitation = if args.digits { None } else { args.invited.get()? };
         let request = RegisterRequest { email, password, invitation, account_key };
         Ok(Self { step: Step::Register(request), format: args.output.clone() })
@@ -130,7 +134,7 @@ impl Job {
 
 fn with_password(email: String) -> Result<LoginRequest, Failure> {
     check_email(&email)?;
-    let password = Some(prompt::secret("IRIS_PASSWORD", "Password: ")?);
+    let password = Some(prompt::secret(PASSWORD)?);
     Ok(LoginRequest { email: Some(email), password, account_key: None })
 }
 

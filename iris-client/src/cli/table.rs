@@ -26,12 +26,18 @@ pub(super) struct Column {
     rank: u8,
     may_shrink: bool,
     is_number: bool,
+    is_extra: bool,
 }
 
 impl Column {
+    /// A column of what few want to know, which is in wide tables alone.
+    pub(super) const fn extra(title: &'static str) -> Self {
+        Self { is_extra: true, ..Self::new(title, u8::MAX) }
+    }
+
     /// A column of what is told in few letters, left out before all of a lower rank.
     pub(super) const fn new(title: &'static str, rank: u8) -> Self {
-        Self { title, rank, may_shrink: false, is_number: false }
+        Self { title, rank, may_shrink: false, is_number: false, is_extra: false }
     }
 
     /// Lets texts be cut.
@@ -93,7 +99,8 @@ impl Table {
     fn fit(&self, natural: &[u16], width: u16) -> Vec<Option<u16>> {
         let mut widths: Vec<_> = (self.columns.iter().zip(natural))
             .map(|(column, natural)| {
-                Some(if column.may_shrink { LEAST.min(*natural) } else { *natural })
+                let least = if column.may_shrink { LEAST.min(*natural) } else { *natural };
+                (!column.is_extra || width == u16::MAX).then_some(least)
             })
             .collect();
         while taken(&widths) > u32::from(width) {
@@ -173,9 +180,10 @@ mod tests {
             Column::new("NAME", 0).cut(),
             Column::new("POINTS", 1).number(),
             Column::new("CONNECTED", 2),
+            Column::extra("VERSION"),
         ]);
         for row in rows {
-            table.row(row.map(str::to_owned));
+            table.row(row.iter().copied().chain(["1"]).map(str::to_owned));
         }
         table
     }
@@ -194,7 +202,8 @@ ffr2lmbr  attic                                 12  3 min ago
 kizkkcwi  a machine with quite a long name      -5  just now
 ztrrvayn  台所のコンピュータ                  1000  20 days ago";
         assert_eq!(table(&ROWS).render(80), whole);
-        assert_eq!(table(&ROWS).render(u16::MAX), whole);
+        let wide = table(&ROWS).render(u16::MAX);
+        assert!(wide.lines().next().is_some_and(|line| line.ends_with("CONNECTED    VERSION")));
     }
 
     #[test]

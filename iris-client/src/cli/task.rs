@@ -18,7 +18,7 @@ use super::failure::{Exit, Failure};
 use super::plan_file::PlanFile;
 use super::progress::{Follower, seconds};
 use super::terminal::Output;
-use super::{choose_model, model_name, question, read_input};
+use super::{model_name, question, read_input, wanted_model};
 use crate::client::Client;
 use crate::settings::Settings;
 
@@ -155,7 +155,9 @@ impl Submission {
         let body = match self.work {
             Work::Plan(mut file) => {
                 if file.lacks_model() {
-                    file.set("model", choose_model(client, settings).await?.into());
+                    let wanted = wanted_model(settings);
+                    let about = file.plan(Some(&model_name(wanted)?))?.input;
+                    file.set("model", client.model_for(wanted, &about).await?.as_str().into());
                 }
                 // What is wrong with it is told here with its line.
                 let plan = file.plan(None)?;
@@ -163,7 +165,12 @@ impl Submission {
                 json!({ "plan": file.members(), "priority": self.priority })
             }
             Work::Question { prompt, max_tokens, deadline, division } => {
-                let model = model_name(&choose_model(client, settings).await?)?;
+                let wanted = wanted_model(settings);
+                let model = match &*division {
+                    Some(_) => client.model_for(wanted, &prompt).await?,
+                    // The coordinator reads the question anyway.
+                    None => model_name(wanted)?,
+                };
                 let mut request = InferenceRequest {
                     max_tokens,
                     deadline,

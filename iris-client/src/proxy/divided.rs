@@ -10,8 +10,8 @@ use iris_core::model::Abilities;
 use iris_core::plan::{Chat, Division, PlanError, Progress};
 use iris_core::{ModelName, TaskId};
 use iris_protocol::openai::{
-    ChatCompletion, ChatRequest, Choice, EventWriter, Heading, RequestError, write_error,
-    write_keep_alive,
+    ChatCompletion, ChatRequest, Choice, EventWriter, Heading, RequestError, last_words,
+    write_error, write_keep_alive,
 };
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
@@ -51,6 +51,8 @@ impl Divided {
         let asked = &question.asked;
         let Some(named) = Division::of_name(asked.model.as_str()) else { return Ok(None) };
         let (division, model) = named.map_err(ClientError::InvalidPlan)?;
+        let words = last_words(question.operation(), question.body())?;
+        let model = client.model_for(model.as_str(), &words).await?;
         let chat = match question.operation() {
             Operation::Chat => chat(question.body(), model, asked.abilities)?,
             Operation::Completion => {

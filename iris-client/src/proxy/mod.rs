@@ -177,6 +177,7 @@ async fn generate(asker: &Asker, operation: Operation, request: Request) -> Repl
     if let Some(divided) = Divided::read(&client, asker.spread, &question, created).await? {
         return answer_divided(divided, question.asked.stream).await;
     }
+    let question = client.named(question).await?;
     if question.asked.stream {
         return streamed(client, operation, question, created).await;
     }

@@ -24,7 +24,7 @@ use crate::retry;
 use crate::trust::TrustError;
 
 /// How long a roster is used before the next one is fetched.
-const ROSTER_LIFE: Duration = Duration::from_mins(1);
+pub(super) const ROSTER_LIFE: Duration = Duration::from_mins(1);
 /// The age from which a roster that does not list what is asked for is not the last word.
 pub(super) const DOUBTFUL: Duration = Duration::from_secs(1);
 /// When a coordinator has a new roster, if anything changed since the last: it makes one a second,

@@ -37,6 +37,16 @@ impl Listing {
         Self { since, number: roster.number, nodes, away: roster.away, registry }
     }
 
+    /// Returns all nodes, as if they were free.
+    pub(super) const fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Returns the models whose nodes are away.
+    pub(super) fn away(&self) -> &[ModelName] {
+        &self.away
+    }
+
     pub(super) fn node(&self, id: &NodeId) -> Option<&RosterNode> {
         self.nodes.get(id)
     }

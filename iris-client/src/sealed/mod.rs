@@ -35,6 +35,7 @@ mod asking;
 mod choosing;
 mod listing;
 mod traffic;
+mod unnamed;
 
 pub(crate) use answer::{Content, SealedAnswer};
 pub use answer::{NoReceipt, PendingReceipt};

@@ -173,7 +173,7 @@ impl Accounts {
         }
         let now = self.clock.calendar();
         let from = record.paid_until.map_or(now, |paid| paid.max(now));
-        let paid_until = months_later(from, fee.months);
+        let paid_until = from.months_later(fee.months);
         record.paid_until = Some(paid_until);
         let (months, reference) = (fee.months, fee.reference.clone());
         let fee = FeeRecord { months, reference, at: now, paid_until };
@@ -232,88 +232,13 @@ impl Accounts {
     }
 }
 
-const DAY_MILLIS: u64 = 24 * 60 * 60 * 1000;
-
-/// Returns the same time of day, `months` calendar months later; where that month is too short, on
-/// its last day.
-fn months_later(from: Timestamp, months: u32) -> Timestamp {
-    let (days, time) = (from.as_millis() / DAY_MILLIS, from.as_millis() % DAY_MILLIS);
-    let (year, month, day) = date(days);
-    let month = month - 1 + u64::from(months);
-    let (year, month) = (year + month / 12, month % 12 + 1);
-    let day = day.min(days_in(year, month));
-    let days = days_before(year, month) + day - 1;
-    Timestamp::from_millis(days.saturating_mul(DAY_MILLIS).saturating_add(time))
-}
-
-/// Returns year, month and day, the latter two from 1, of a count of days since the Unix epoch.
-fn date(days: u64) -> (u64, u64, u64) {
-    // Counted from a 1st of March in years of 400, whose leap day then comes last.
-    let since = days + 719_468;
-    let (era, day) = (since / 146_097, since % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let from_march = (5 * day + 2) / 153;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    let day = day - (153 * from_march + 2) / 5 + 1;
-    (era * 400 + year + u64::from(month <= 2), month, day)
-}
-
-/// Returns how many days since the Unix epoch came before a month.
-fn days_before(year: u64, month: u64) -> u64 {
-    let (year, from_march) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let (era, year) = (year / 400, year % 400);
-    let day = 365 * year + year / 4 - year / 100 + (153 * from_march + 2) / 5;
-    era * 146_097 + day - 719_468
-}
-
-const fn days_in(year: u64, month: u64) -> u64 {
-    match month {
-        2 if year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)) => {
-            29
-        }
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn day(year: u64, month: u64, day: u64) -> Timestamp {
-        Timestamp::from_millis((days_before(year, month) + day - 1) * DAY_MILLIS + 7)
-    }
-
-    #[test]
-    fn days_and_dates_agree() {
-        assert_eq!(date(0), (1970, 1, 1));
-        // 2001-09-09 01:46:40 was 10^9 seconds after the epoch.
-        assert_eq!(date(1_000_000_000 / 86_400), (2001, 9, 9));
-        for days in 0..150_000 {
-            let (year, month, day) = date(days);
-            assert_eq!(days_before(year, month) + day - 1, days);
-            assert!((1..=days_in(year, month)).contains(&day), "{year}-{month}-{day}");
-        }
-    }
-
-    #[test]
-    fn months_end_on_the_same_day_or_the_last() {
-        for (from, months, to) in [
-            (day(2026, 1, 15), 1, day(2026, 2, 15)),
-            (day(2026, 1, 31), 1, day(2026, 2, 28)),
-            (day(2028, 1, 31), 1, day(2028, 2, 29)),
-            (day(2026, 12, 31), 2, day(2027, 2, 28)),
-            (day(2026, 11, 26), 120, day(2036, 11, 26)),
-        ] {
-            assert_eq!(months_later(from, months), to);
-        }
-    }
-
     #[test]
     fn membership_goes_from_trial_over_paid_and_grace_to_lapsed() {
-        let days = |days: u64| Timestamp::from_millis(days * DAY_MILLIS);
+        let days = |days: u64| Timestamp::from_millis(days * 86_400_000);
         let policy = MembershipPolicy {
             fee: 5_000_000,
             trial: Duration::from_hours(14 * 24),

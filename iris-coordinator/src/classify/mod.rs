@@ -6,6 +6,11 @@ use iris_core::classify::{Classifier, LAST_RESORT, Question, Rules};
 use iris_core::demand::Difficulty;
 use tokio::time::timeout;
 
+use self::nodes::NodeClassifier;
+use crate::dispatch::Dispatch;
+
+mod nodes;
+
 /// Classifiers that are asked one after the other, for questions whose callers name no model: the
 /// first opinion counts.
 ///
@@ -13,7 +18,8 @@ use tokio::time::timeout;
 /// the question counts as [`LAST_RESORT`].
 #[derive(Clone, Debug)]
 pub struct ClassifierChain {
-    classifiers: Vec<Arc<dyn Classifier>>,
+    /// `None` stands for the nodes, which are known once there is a coordinator.
+    classifiers: Vec<Option<Arc<dyn Classifier>>>,
 }
 
 /// Who may read a question.
@@ -33,14 +39,31 @@ impl ClassifierChain {
 
     /// Asks `classifier` next.
     pub fn then(mut self, classifier: impl Classifier) -> Self {
-        self.classifiers.push(Arc::new(classifier));
+        self.classifiers.push(Some(Arc::new(classifier)));
+        self
+    }
+
+    /// Asks a node next that is free and says how hard questions are. Whoever runs it can read the
+    /// question, as whoever answers it can; it is not asked about what only some nodes may read.
+    pub fn then_node(mut self) -> Self {
+        self.classifiers.push(None);
+        self
+    }
+
+    /// Lets the chain ask the nodes of a coordinator.
+    pub(crate) fn over(mut self, dispatch: &Arc<Dispatch>) -> Self {
+        for classifier in &mut self.classifiers {
+            classifier.get_or_insert_with(|| {
+                Arc::new(NodeClassifier { dispatch: Arc::downgrade(dispatch) })
+            });
+        }
         self
     }
 
     /// Says how hard a question is.
     pub async fn classify(&self, question: &Question, readers: Readers) -> Difficulty {
         let may_read = |one: &&Arc<dyn Classifier>| readers == Readers::Any || one.is_local();
-        for classifier in self.classifiers.iter().filter(may_read) {
+        for classifier in self.classifiers.iter().flatten().filter(may_read) {
             let name = classifier.name();
             match timeout(classifier.time_limit(), classifier.classify(question)).await {
                 Ok(Ok(Some(difficulty))) => {

@@ -37,6 +37,7 @@ mod affinity;
 mod apart;
 mod certificates;
 mod explanations;
+mod judges;
 mod lease;
 mod listing;
 mod models;
@@ -55,6 +56,7 @@ pub use affinity::Conversation;
 pub use apart::Apart;
 use certificates::{Certificates, Standing};
 use explanations::Explanations;
+use judges::Judges;
 use lease::Hold;
 pub(crate) use lease::{Lease, Ticketed};
 pub(crate) use listing::{Listed, Listing};
@@ -124,6 +126,7 @@ struct Floor {
     queue: WaitQueue,
     waiting: HashMap<Ticket, Waiter>,
     links: HashMap<Seat, Arc<NodeLink>>,
+    judges: Judges,
     certificates: Certificates,
     models: KnownModels,
     standings: Standings,
@@ -201,6 +204,7 @@ impl Dispatch {
                 queue: WaitQueue::new(settings.queue_capacity),
                 waiting: HashMap::new(),
                 links: HashMap::new(),
+                judges: Judges::default(),
                 certificates: Certificates::default(),
                 models: KnownModels::default(),
                 standings,
@@ -370,7 +374,7 @@ impl Dispatch {
         let displaced = floor.registry.seat(&profile.id);
         let before = displaced.and_then(|seat| floor.registry.node(seat));
         let before = before.map(|node| node.profile().models.clone()).unwrap_or_default();
-        let displaced = displaced.and_then(|seat| floor.links.remove(&seat));
+        let displaced = displaced.and_then(|seat| floor.part(seat));
         let news = floor.models.see(&profile.models, calendar);
         floor.certificates.see(profile.id, certificate, now);
         let standing = floor.standings.of(&profile.id, calendar);
@@ -379,6 +383,9 @@ impl Dispatch {
         floor.forget_lines(&before);
         let link = link(seat);
         floor.links.insert(seat, Arc::clone(&link));
+        if link.classifies {
+            floor.judges.join(seat);
+        }
         self.note_change();
         self.serve_node(&mut floor, seat, now);
         drop(floor);
@@ -429,7 +436,7 @@ impl Dispatch {
         floor.models.see(&offers, calendar);
         floor.registry.leave(seat);
         floor.certificates.leave(id);
-        floor.links.remove(&seat);
+        floor.part(seat);
         self.note_change();
         floor.forget_lines(&offers);
     }
@@ -837,6 +844,15 @@ impl Dispatch {
 }
 
 impl Floor {
+    /// Lets go of the link to a node.
+    fn part(&mut self, seat: Seat) -> Option<Arc<NodeLink>> {
+        let link = self.links.remove(&seat)?;
+        if link.classifies {
+            self.judges.leave(seat);
+        }
+        Some(link)
+    }
+
     /// Says why none of the nodes that offer the model will do.
     fn nobody(&self, demand: &Demand, explanation: &Explanation) -> TaskError {
         let lacking = TaskError::no_node_able(demand, explanation);

@@ -183,7 +183,8 @@ impl From<AccountError> for ApiError {
                     .with_code("invalid_refresh_token")
                     .with_param("refresh_token")
             }
-            AccountError::Closed | AccountError::NoInvitations => Self::forbidden(message),
+            AccountError::Closed => Self::forbidden(message).with_code("invitation_required"),
+            AccountError::NoInvitations => Self::forbidden(message),
             AccountError::Invitation => {
                 Self::forbidden(message).with_code("invalid_invitation").with_param("invitation")
             }

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue};
 use iris_core::ModelName;
 use iris_core::backend::Operation;
 use iris_core::classify::Question;
-use iris_core::demand::{Demand, Difficulty, Own};
+use iris_core::demand::{Demand, Difficulty, Own, Trust};
 use iris_core::routing::{FamilyError, Unnamed, Wanted};
 use iris_core::task::TaskError;
 use iris_protocol::openai::{Asked, last_words, with_model};
@@ -89,9 +89,6 @@ impl Api {
         asked: &Asked,
         words: &str,
     ) -> Result<Chosen, ApiError> {
-        // Only nodes that hold the data set may read what is asked about it.
-        let readers = if asked.dataset.is_some() { Readers::Named } else { Readers::Any };
-        let difficulty = self.coordinator.classify(&Question::new(words), readers).await;
         let mut demand = Demand {
             context_tokens: asked.prompt_tokens.saturating_add(asked.max_tokens),
             abilities: asked.abilities,
@@ -103,6 +100,13 @@ impl Api {
             placement.own = Own::Only;
         }
         placement.apply(&mut demand, caller.account);
+        // Who picks the nodes that may answer picks those that may read.
+        let Demand { only, denied, dataset, owner_only, trust, .. } = &demand;
+        let is_picky = !(only.is_empty() && denied.is_empty() && *trust == Trust::Any)
+            || dataset.is_some()
+            || owner_only.is_some();
+        let readers = if is_picky { Readers::Named } else { Readers::Any };
+        let difficulty = self.coordinator.classify(&Question::new(words), readers).await;
         let wanted = Wanted { models, difficulty, demand };
         let route = self.coordinator.route(&wanted, |model| caller.may_ask(model));
         let route = route.map_err(|error| match error {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use iris_core::AccountId;
 use sha2::{Digest, Sha256};
 
-use super::{Left, calendar};
+use super::Left;
 use crate::accounts::network;
 use crate::clock::Clock;
 
@@ -58,7 +58,7 @@ struct Counted {
 
 impl Chats {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
-        let today = Mutex::new(Today::new(calendar::day(clock.calendar())));
+        let today = Mutex::new(Today::new(clock.calendar().day()));
         Arc::new(Self { clock, today })
     }
 
@@ -70,14 +70,14 @@ impl Chats {
     ) -> Result<(Turn, Left), Left> {
         let now = self.clock.calendar();
         let mut today = self.today();
-        if calendar::day(now) > today.day {
-            *today = Today::new(calendar::day(now));
+        if now.day() > today.day {
+            *today = Today::new(now.day());
         }
         let person = today.pseudonym(person);
         let is_full = today.sent.len() >= PEOPLE;
         let sent = today.sent.get(&person).copied();
         let remaining = limit.saturating_sub(sent.unwrap_or(0));
-        let reset = calendar::rest_of_day(now);
+        let reset = now.rest_of_day();
         let left =
             |remaining: u32| Left { limit: limit.into(), remaining: remaining.into(), reset };
         if remaining == 0 || (is_full && sent.is_none()) {

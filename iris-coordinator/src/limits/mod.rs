@@ -19,7 +19,6 @@ use iris_protocol::rest::{KeyId, QuotaUse};
 use crate::accounts::ApiKey;
 use crate::clock::Clock;
 
-mod calendar;
 #[cfg(feature = "http")]
 mod chats;
 mod pace;

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use iris_core::Timestamp;
+use iris_core::{Epoch, Timestamp};
 use iris_protocol::rest::{Quota, QuotaUse};
 use serde::{Deserialize, Serialize};
 
-use super::{Allowance, Bound, Left, calendar};
+use super::{Allowance, Bound, Left};
 
 /// The record type of what keys have used, each under its key's id.
 pub(super) const USAGE: &str = "usage";
@@ -15,7 +15,7 @@ pub(super) const USAGE: &str = "usage";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Used {
     day: u64,
-    month: u64,
+    month: Epoch,
     requests_today: u64,
     requests_this_month: u64,
     tokens_today: u64,
@@ -34,21 +34,21 @@ pub(crate) enum Period {
 impl Period {
     fn rest(self, now: Timestamp) -> Duration {
         match self {
-            Self::Day => calendar::rest_of_day(now),
-            Self::Month => calendar::rest_of_month(now),
+            Self::Day => now.rest_of_day(),
+            Self::Month => Epoch::of(now).end().saturating_since(now),
         }
     }
 }
 
 impl Used {
     pub(super) fn at(now: Timestamp) -> Self {
-        Self { day: calendar::day(now), month: calendar::month(now), ..Self::default() }
+        Self { day: now.day(), month: Epoch::of(now), ..Self::default() }
     }
 
     /// Forgets what belongs to a day or month that is over. A clock that was set back makes
     /// nothing undone.
     pub(super) fn roll(&mut self, now: Timestamp) {
-        let (day, month) = (calendar::day(now), calendar::month(now));
+        let (day, month) = (now.day(), Epoch::of(now));
         if day > self.day {
             (self.day, self.requests_today, self.tokens_today) = (day, 0, 0);
         }

@@ -17,7 +17,7 @@ use iris_protocol::limits::Limits;
 use iris_protocol::message::{Challenge, ErrorCode, Hardware, Hop, NodeRegister, SessionId};
 use iris_protocol::text::{Bytes32, Label};
 use iris_protocol::transport::TransportError;
-use iris_protocol::version::{CONTINUE, NEWEST, OLDEST, SEAL};
+use iris_protocol::version::{CLASSIFY, CONTINUE, NEWEST, OLDEST, SEAL};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -240,7 +240,7 @@ impl Door {
         let text = |label: Option<&str>| label.unwrap_or_default().to_owned();
         let register = &arrival.register;
         let names = |name| register.capabilities.iter().any(|named| named.as_str() == name);
-        let (continues, seals) = (names(CONTINUE), names(SEAL));
+        let (continues, seals, classifies) = (names(CONTINUE), names(SEAL), names(CLASSIFY));
         let profile = NodeProfile {
             id: node,
             owner,
@@ -262,6 +262,7 @@ impl Door {
                 connected,
                 continues,
                 seals,
+                classifies,
                 audited: AtomicBool::new(false),
                 identity,
                 window: self.limits.window,

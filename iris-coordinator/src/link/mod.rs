@@ -12,13 +12,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use iris_core::backend::{BackendError, Finish};
+use iris_core::demand::Difficulty;
 use iris_core::registry::Seat;
 use iris_core::{AccountId, AssignmentId, NodeId, Timestamp};
 use iris_crypto::{HopRoot, PublicIdentity, VerifiedCertificate};
 use iris_protocol::connection::CoordinatorConnection;
 use iris_protocol::frame::DataFrame;
 use iris_protocol::limits::MAX_RECEIPT;
-use iris_protocol::message::{NodeRegister, RefuseReason, SessionId, TaskAssign, Window};
+use iris_protocol::message::{
+    ClassifyAssign, NodeRegister, RefuseReason, SessionId, TaskAssign, Window,
+};
 use iris_protocol::text::Blob;
 use iris_protocol::transport::Transport;
 use tokio::sync::mpsc;
@@ -26,11 +29,13 @@ use tokio::sync::mpsc;
 use crate::dispatch::Lease;
 
 mod handshake;
+mod inquiry;
 mod session;
 mod work;
 
 pub use handshake::LinkError;
 pub(crate) use handshake::{Door, is_known, owners, within};
+pub(crate) use inquiry::Inquiry;
 pub(crate) use work::{News, Work, fits};
 
 pub(crate) type BoxTransport = Pin<Box<dyn Transport>>;
@@ -52,6 +57,8 @@ pub(crate) struct NodeLink {
     pub(crate) continues: bool,
     /// Whether the node opens requests that are sealed to it.
     pub(crate) seals: bool,
+    /// Whether the node says how hard questions are.
+    pub(crate) classifies: bool,
     /// Whether a receipt of this session was checked to the last.
     audited: AtomicBool,
     identity: PublicIdentity,
@@ -76,6 +83,8 @@ enum Command {
     /// Gives the node an assignment. Boxed, because a channel makes room for 32 commands as soon
     /// as a node connects.
     Assign(Box<Assign>),
+    /// Asks the node how hard a question is.
+    Inquire(Box<Inquire>),
     /// Takes an assignment back; the slot is free when the node has confirmed it.
     Cancel {
         assignment: AssignmentId,
@@ -105,6 +114,14 @@ struct Assign {
     lease: Lease,
 }
 
+/// A question and who waits for the answer. The lease ends with the node's work.
+struct Inquire {
+    question: ClassifyAssign,
+    body: Vec<Bytes>,
+    report: mpsc::Sender<Report>,
+    lease: Lease,
+}
+
 /// A node that has proven who it is.
 struct Arrival {
     transport: BoxTransport,
@@ -122,6 +139,7 @@ enum Report {
     Stream(DataFrame),
     Finished(Finish, Option<Receipt>),
     Failed(BackendError, Option<Receipt>),
+    Classified(Difficulty),
     Lost,
 }
 

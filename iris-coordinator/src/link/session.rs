@@ -20,7 +20,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::{Instant, Sleep};
 
 use super::handshake::{flush, verify_certificate};
-use super::{Arrival, Assign, BoxTransport, Command, HOUR, NodeLink, REKEY_AFTER, Report};
+use super::{Arrival, Assign, BoxTransport, Command, HOUR, Inquire, NodeLink, REKEY_AFTER, Report};
 use crate::dispatch::{Dispatch, Lease};
 
 /// How many commands or frames are handled before what they caused is written out.
@@ -234,6 +234,17 @@ impl Session {
                     Err(_) => drop(report.try_send(Report::Refused(RefuseReason::Busy))),
                 }
             }
+            Command::Inquire(inquire) => {
+                let Inquire { question, body, report, lease } = *inquire;
+                let assignment = question.assignment;
+                match connection.classify(question, body) {
+                    Ok(()) => {
+                        self.readers.insert(assignment, Reader { report, progress: None });
+                        self.leases.insert(assignment, lease);
+                    }
+                    Err(_) => drop(report.try_send(Report::Refused(RefuseReason::Busy))),
+                }
+            }
             Command::Cancel { assignment } => {
                 if self.readers.remove(&assignment).is_some() {
                     connection.cancel(assignment);
@@ -296,8 +307,11 @@ impl Session {
             CoordinatorEvent::Draining => {
                 self.dispatch.set_state(self.link.seat, NodeState::Draining);
             }
-            // Registration is over, and nothing here asks for classifications.
-            CoordinatorEvent::Register(_) | CoordinatorEvent::Classified(_) => {}
+            CoordinatorEvent::Classified(result) => {
+                self.report_end(result.assignment, Report::Classified(result.difficulty));
+            }
+            // Registration is over.
+            CoordinatorEvent::Register(_) => {}
         }
     }
 
@@ -375,6 +389,7 @@ impl Session {
                 Command::Replace | Command::Close => return None,
                 // The channel is new and holds nothing yet.
                 Command::Assign(assign) => drop(assign.report.try_send(Report::Lost)),
+                Command::Inquire(inquire) => drop(inquire.report.try_send(Report::Lost)),
                 Command::Cancel { assignment } => {
                     self.readers.remove(&assignment);
                     self.leases.remove(&assignment);

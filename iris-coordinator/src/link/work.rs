@@ -95,7 +95,7 @@ impl Work {
             None => request.body.clone(),
         };
         let body = seal_body(channel.sealer, assignment, &body).ok()?;
-        let length: usize = body.iter().map(|frame| frame.len() - HEADER_LEN).sum();
+        let length = payload(&body);
         let task = TaskAssign { body_bytes: u32::try_from(length).ok()?, ..task };
         let progress = sealed.then(Arc::<AtomicBool>::default);
         let assign = Assign { task, body, report, progress: progress.clone(), lease };
@@ -143,7 +143,7 @@ impl Work {
             Some(Report::Stream(frame)) => self.receive(&frame),
             Some(Report::Finished(finish, receipt)) => News::Finished(finish, receipt),
             Some(Report::Failed(error, receipt)) => News::Failed(error, receipt),
-            Some(Report::Lost) | None => News::Lost,
+            Some(Report::Lost | Report::Classified(_)) | None => News::Lost,
         })
     }
 
@@ -210,8 +210,13 @@ pub(crate) const fn fits(length: usize) -> bool {
     length > 0 && length + length.div_ceil(MAX_CONTENT) * SEAL_OVERHEAD <= MAX_BODY
 }
 
+/// Returns how long the payloads of sealed frames are together.
+pub(super) fn payload(frames: &[Bytes]) -> usize {
+    frames.iter().map(|frame| frame.len() - HEADER_LEN).sum()
+}
+
 /// Seals a prompt into frames.
-fn seal_body(
+pub(super) fn seal_body(
     mut sealer: ChunkSealer,
     assignment: AssignmentId,
     body: &[u8],

@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Points, PointsPolicy, ReputationEvent, ReputationLedger, WEEK};
 use crate::id::NodeId;
 use crate::time::Timestamp;
@@ -8,13 +10,13 @@ use crate::time::Timestamp;
 ///
 /// Decay follows the whole weeks since a node's first deed, so it does not matter how often or
 /// when points are read.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryLedger {
     policy: PointsPolicy,
     entries: BTreeMap<NodeId, Entry>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Entry {
     points: i64,
     /// The start of the week up to which decay has been applied.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::id::NodeId;
+use crate::task::AttemptEnd;
 use crate::time::Timestamp;
 
 mod memory;
@@ -45,7 +46,7 @@ impl fmt::Display for Points {
 pub enum Deed {
     /// It completed a task.
     Completed,
-    /// It completed a task in under half of the task's time limit, beyond [`Deed::Completed`].
+    /// It completed a task fast, beyond [`Deed::Completed`]; see [`Deed::is_fast`].
     Fast,
     /// It held a task beyond a deadline, refused after it accepted, or was lost with it.
     Timeout,
@@ -55,6 +56,41 @@ pub enum Deed {
     Uptime,
     /// It was away for an hour in which it had promised to be there.
     BrokenPromise,
+}
+
+/// What counts as quick work, beyond half of the time that a task has: a second until the answer
+/// begins, and ten tokens a second from then on, the speed below which a node is BASIC. So a short
+/// answer is not fast because it is short.
+const QUICK_START_MS: u64 = 1000;
+const QUICK_TOKEN_MS: u64 = 100;
+
+impl Deed {
+    /// Returns whether so many tokens were written fast: in under half of the time that the task
+    /// had by its difficulty, and at ten tokens a second after the first second.
+    pub fn is_fast(took: Duration, limit: Duration, written: u32) -> bool {
+        let quick = QUICK_START_MS + QUICK_TOKEN_MS * u64::from(written);
+        took < limit / 2 && took <= Duration::from_millis(quick)
+    }
+
+    /// Returns the deeds that the end of an attempt is, given whether it was fast.
+    pub fn of(end: AttemptEnd, fast: bool) -> impl Iterator<Item = Self> {
+        let deeds = match end {
+            AttemptEnd::Done if fast => [Some(Self::Completed), Some(Self::Fast)],
+            AttemptEnd::Done => [Some(Self::Completed), None],
+            AttemptEnd::Unanswered
+            | AttemptEnd::Stalled
+            | AttemptEnd::Lost
+            | AttemptEnd::Failed => [Some(Self::Timeout), None],
+            AttemptEnd::Invalid => [Some(Self::Invalid), None],
+            // A refusal is honest; a caller's fault, or leaving, is not the node's.
+            AttemptEnd::Refused
+            | AttemptEnd::Unreached
+            | AttemptEnd::CallersFault
+            | AttemptEnd::Stopped
+            | AttemptEnd::Outrun => [None, None],
+        };
+        deeds.into_iter().flatten()
+    }
 }
 
 /// A deed of one node at one time.
@@ -88,7 +124,7 @@ pub trait ReputationLedger: fmt::Debug + Send + 'static {
 }
 
 /// What each deed is worth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PointsPolicy {
     /// Points of a new node. Default: 100.
     pub start: i64,

@@ -14,9 +14,10 @@ use crate::registry::{Candidate, Group, Registry, Seat};
 /// last (Mitzenmacher, "The power of two choices in randomized load balancing", 2001) and costs
 /// the same for ten nodes as for a hundred thousand. How likely a node keeps its promise is drawn
 /// from its [standing](crate::standing), so that newcomers get work in proportion to how uncertain
-/// they are. A node that knows the conversation's beginning counts half as much again. Nodes of an
-/// owner who has more than a fair share of the model's work are passed over, unless all others
-/// that were drawn are too.
+/// they are. For a task that another node has refused or failed, reliability counts for more than
+/// speed: it has fewer tries left, and has lost time. A node that knows the conversation's beginning
+/// counts half as much again. Nodes of an owner who has more than a fair share of the model's work
+/// are passed over, unless all others that were drawn are too.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Balanced;
 
@@ -158,7 +159,8 @@ fn best(sample: &[Candidate], demand: &Demand, random: &mut SplitMix) -> Option<
     let usual = usual_speed(sample);
     let mut best = None;
     for (position, candidate) in sample.iter().enumerate() {
-        let mut score = score(candidate, usual) * u128::from(candidate.chance.draw(random.next()));
+        let chance = candidate.chance.draw(random.next());
+        let mut score = score(candidate, usual) * weight(chance, !demand.exclude.is_empty());
         if Some(candidate.node) == demand.affinity {
             score += score / 2;
         }
@@ -167,6 +169,13 @@ fn best(sample: &[Candidate], demand: &Demand, random: &mut SplitMix) -> Option<
         }
     }
     best.map(|(position, _)| position)
+}
+
+/// What a chance counts, in units of 2^-32: itself, and its fifth power for a task that was tried
+/// already, whose next failure may be its last.
+const fn weight(chance: u32, tried: bool) -> u128 {
+    let chance = chance as u128;
+    if tried { chance.pow(5) >> 48 } else { chance << 16 }
 }
 
 /// Tokens per second that one more stream may expect of a node that keeps its promise.
@@ -362,6 +371,32 @@ mod tests {
         registry.set_standing(registry.seat(&id(0)).unwrap(), flaky);
         let shares = shares(&registry, &Demand::new("m".parse().unwrap()), 1000);
         assert_eq!(shares.get(&id(0)), None);
+    }
+
+    #[test]
+    fn task_that_was_tried_goes_to_a_reliable_node_rather_than_to_a_fast_one() {
+        let mut registry = registry(&[60, 30, 30, 30]);
+        let flaky = Standing { good: 80_000_000, bad: 20_000_000 };
+        registry.set_standing(registry.seat(&id(0)).unwrap(), flaky);
+        let mut demand = Demand::new("m".parse().unwrap());
+        for (tried, fast) in [(vec![], true), (vec![id(3)], false)] {
+            demand.exclude = tried;
+            for seed in 0..50 {
+                let chosen = choose(&registry, &demand, seed).chosen.unwrap().node;
+                assert_eq!(chosen == id(0), fast, "{:?}", demand.exclude);
+            }
+        }
+    }
+
+    #[test]
+    fn node_that_claims_the_utmost_speed_breaks_nothing() {
+        let registry = registry(&[u64::MAX, u64::MAX]);
+        let mut demand = Demand::new("m".parse().unwrap());
+        demand.affinity = Some(id(1));
+        for tried in [vec![], vec![id(9)]] {
+            demand.exclude = tried;
+            assert_eq!(choose(&registry, &demand, 1).chosen.unwrap().node, id(1));
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use iris_core::backend::Begun;
 use iris_crypto::hop::{Channel, ChunkSealer};
 use iris_protocol::frame::DataFrame;
-use iris_protocol::message::{BegunSize, TaskAssign};
+use iris_protocol::message::{BegunSize, ClassifyAssign, TaskAssign};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -24,15 +24,17 @@ pub(super) struct Assignment {
 #[derive(Debug)]
 pub(super) enum Stage {
     /// The prompt is on its way.
-    Receiving(Box<Prompt>),
+    Receiving(Box<Prompt<TaskAssign>>),
+    /// A question is on its way, of which only the difficulty is wanted.
+    Hearing(Box<Prompt<ClassifyAssign>>),
     /// The backend is at work, or its last output waits for room.
     Running(Running),
 }
 
 /// A prompt that is not complete yet.
 #[derive(Debug)]
-pub(super) struct Prompt {
-    pub(super) task: TaskAssign,
+pub(super) struct Prompt<T> {
+    pub(super) task: T,
     pub(super) deadline: Instant,
     /// The keys it may be sealed under; one is left once the first part has opened.
     channels: Vec<Channel>,
@@ -43,8 +45,8 @@ pub(super) struct Prompt {
 #[derive(Debug)]
 pub(super) struct Sealed;
 
-impl Prompt {
-    pub(super) const fn new(task: TaskAssign, deadline: Instant, channels: Vec<Channel>) -> Self {
+impl<T> Prompt<T> {
+    pub(super) const fn new(task: T, deadline: Instant, channels: Vec<Channel>) -> Self {
         Self { task, deadline, channels, body: Vec::new() }
     }
 
@@ -65,6 +67,13 @@ impl Prompt {
         Ok(last)
     }
 
+    /// Returns what the prompt holds.
+    pub(super) fn into_body(self) -> Bytes {
+        self.body.into()
+    }
+}
+
+impl Prompt<TaskAssign> {
     /// Returns what the prompt holds and what seals its answer; `None` when it does not hold
     /// what the task says.
     ///

@@ -20,6 +20,8 @@ const LIST_LIMIT: Duration = Duration::from_secs(10);
 const TRIAL_LIMIT: Duration = Duration::from_secs(5);
 /// How long all models together are measured at most.
 const TRIALS_LIMIT: Duration = Duration::from_secs(15);
+/// Tokens that a question and what is said around it come to at most.
+const ROOM: u32 = 2048;
 /// How long to wait after a backend failed before asking it again.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -68,6 +70,18 @@ impl Catalogue {
     pub(super) fn backend(&self, model: &ModelName) -> Option<Arc<dyn Backend>> {
         let at = self.locked().offers.get(model)?.1;
         Some(Arc::clone(&self.backends[at]))
+    }
+
+    /// Returns the model that says how hard questions are, with its backend: the fastest of those
+    /// that have room for one and answer without being loaded first.
+    pub(super) fn judge(&self) -> Option<(ModelName, Arc<dyn Backend>)> {
+        let listed = self.locked();
+        let fit = listed
+            .offers
+            .values()
+            .filter(|(offer, at)| offer.context_length >= ROOM && !self.backends[*at].may_load());
+        let (offer, at) = fit.max_by_key(|(offer, _)| offer.speed)?;
+        Some((offer.name.clone(), Arc::clone(&self.backends[*at])))
     }
 
     /// Takes in how fast a model worked.

@@ -11,7 +11,7 @@ use iris_core::AssignmentId;
 use iris_crypto::seal::Replays;
 use iris_protocol::connection::{NodeConnection, NodeEvent};
 use iris_protocol::frame::Frame;
-use iris_protocol::message::{Certificate, NodeHeartbeat, RefuseReason, SessionId};
+use iris_protocol::message::{Certificate, NodeHeartbeat, SessionId};
 use iris_protocol::transport::{Transport, TransportError};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep, sleep, timeout};
@@ -282,10 +282,7 @@ impl Driver {
                 self.registered(ack.session)
             }
             NodeEvent::Assigned(task) => Ok(self.assigned(task)?),
-            NodeEvent::Classify(question) => {
-                // Not among the capabilities that the node names.
-                Ok(self.connection.refuse(question.assignment, RefuseReason::Other)?)
-            }
+            NodeEvent::Classify(question) => Ok(self.questioned(question)?),
             NodeEvent::Body(part) => Ok(self.receive(&part)?),
             NodeEvent::Acknowledged(acks) => {
                 for (assignment, _) in acks.iter() {

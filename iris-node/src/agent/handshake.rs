@@ -7,7 +7,7 @@ use iris_crypto::{PublicIdentity, Signature, SignedCertificate, random_bytes};
 use iris_protocol::limits::MAX_CERTIFICATE;
 use iris_protocol::message::{Challenge, Hop, NodeRegister, RegisterAck, Rekey, SessionId};
 use iris_protocol::text::{Blob, Bytes32, Bytes64, Label};
-use iris_protocol::version::{CONTINUE, SEAL, Version};
+use iris_protocol::version::{CLASSIFY, CONTINUE, SEAL, Version};
 
 use super::sealing::Sealing;
 use super::{AgentError, Core};
@@ -74,7 +74,7 @@ impl Handshake {
         self.pending = Some(Pending { coordinator, nonce });
         Ok(NodeRegister {
             version,
-            capabilities: [CONTINUE, SEAL].into_iter().filter_map(Label::lossy).collect(),
+            capabilities: [CONTINUE, SEAL, CLASSIFY].into_iter().filter_map(Label::lossy).collect(),
             identity: Bytes32::from(*core.identity.public().as_bytes()),
             certificate: blob(certificate),
             nonce: Bytes32::from(nonce),

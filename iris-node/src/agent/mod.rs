@@ -47,6 +47,7 @@ use tokio_util::task::AbortOnDropHandle;
 mod assignment;
 mod backoff;
 mod catalogue;
+mod classify;
 mod connector;
 mod driver;
 mod error;

@@ -12,7 +12,7 @@ use iris_core::backend::{Backend, BackendError, Chunk, Finish, GenerateRequest};
 use iris_crypto::hop::{ChunkSealer, TAG_LEN};
 use iris_protocol::frame::{Content, HEADER_LEN, Header};
 use iris_protocol::limits::{MAX_BODY, MAX_CONTENT, MAX_STREAM_FRAMES};
-use iris_protocol::message::{TaskError, TaskResult};
+use iris_protocol::message::{ClassifyResult, TaskError, TaskResult};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 use tracing::error;
@@ -33,6 +33,8 @@ pub(super) enum Output {
     Result(TaskResult),
     /// The end of an answer that failed.
     Error(TaskError),
+    /// How hard a question is.
+    Difficulty(ClassifyResult),
 }
 
 /// Names one run of one assignment; unlike the assignment's number, for the agent's whole life.

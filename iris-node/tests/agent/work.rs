@@ -51,7 +51,10 @@ async fn the_registration_tells_what_the_node_is() {
     assert_eq!(register.slots, 3);
     assert_eq!(register.models, [ModelOffer::new("m".parse().unwrap(), 8192)]);
     assert_eq!(register.name.unwrap().as_str(), "under the stairs");
-    assert_eq!(register.capabilities, ["continue", "seal"].map(|name| name.parse().unwrap()));
+    assert_eq!(
+        register.capabilities,
+        ["continue", "seal", "classify"].map(|name| name.parse().unwrap())
+    );
     assert_eq!(register.resume, None);
     agent.becomes(|status| matches!(status, Status::Online { .. })).await;
 }

@@ -9,7 +9,7 @@ use iris_core::backend::GenerateRequest;
 use iris_core::model::Abilities;
 use iris_protocol::connection::SendError;
 use iris_protocol::frame::{DataFrame, Part};
-use iris_protocol::message::{RefuseReason, TaskAssign};
+use iris_protocol::message::{ClassifyAssign, RefuseReason, TaskAssign};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -17,6 +17,7 @@ use tracing::debug;
 
 use super::{Driver, HOLD, LONGEST_TASK};
 use crate::agent::assignment::{Assignment, Opened, Prompt, Running, Stage};
+use crate::agent::classify::{Judge, LONGEST, MAX_QUESTION};
 use crate::agent::sealed::{self, SealedAnswer};
 use crate::agent::worker::{CREDIT, Outlet, Output, Run, Worker};
 use crate::slots::Slot;
@@ -43,6 +44,54 @@ impl Driver {
         Ok(())
     }
 
+    /// Keeps a place for a question of which the difficulty is wanted, or refuses it.
+    pub(super) fn questioned(&mut self, question: ClassifyAssign) -> Result<(), SendError> {
+        let assignment = question.assignment;
+        let slot = self.slots.take().filter(|_| self.drain_until.is_none());
+        let Some(slot) = slot else {
+            return self.connection.refuse(assignment, RefuseReason::Busy);
+        };
+        if question.body_bytes as usize > MAX_QUESTION {
+            return self.connection.refuse(assignment, RefuseReason::BadRequest);
+        }
+        let channels = self.sealing.channels(question.hop_epoch, assignment);
+        if channels.is_empty() {
+            return self.connection.refuse(assignment, RefuseReason::StaleKey);
+        }
+        let time_left = Duration::from_millis(question.time_left_ms).min(LONGEST);
+        let prompt = Prompt::new(question, Instant::now() + time_left, channels);
+        let held = Assignment { stage: Stage::Hearing(Box::new(prompt)), slot: Some(slot) };
+        self.assignments.insert(assignment, held);
+        Ok(())
+    }
+
+    /// Asks a model how hard a question is that is complete.
+    fn judge(&mut self, assignment: AssignmentId) -> Result<(), SendError> {
+        let Some(Assignment { stage: Stage::Hearing(prompt), slot }) =
+            self.assignments.remove(&assignment)
+        else {
+            return Ok(());
+        };
+        let Some((model, backend)) = self.core.catalogue.judge() else {
+            return self.connection.refuse(assignment, RefuseReason::ModelNotFound);
+        };
+        self.runs += 1;
+        let (run, deadline) = (Run(self.runs), prompt.deadline);
+        debug!(%assignment, %model, "classifying");
+        let signals = self.sender.clone();
+        let judge = Judge { assignment, run, signals, backend, model, deadline };
+        let worker = tokio::spawn(judge.run(prompt.into_body()));
+        let running = Running {
+            run,
+            waiting: VecDeque::new(),
+            credit: Arc::new(Semaphore::new(CREDIT)),
+            _worker: AbortOnDropHandle::new(worker),
+        };
+        let held = Assignment { stage: Stage::Running(running), slot };
+        self.assignments.insert(assignment, held);
+        Ok(())
+    }
+
     fn admit(&self, task: &TaskAssign) -> Result<Slot, RefuseReason> {
         if self.drain_until.is_some() {
             return Err(RefuseReason::Draining);
@@ -61,12 +110,15 @@ impl Driver {
         let Some(held) = self.assignments.get_mut(&assignment) else {
             return Ok(());
         };
-        let Stage::Receiving(prompt) = &mut held.stage else {
-            return Ok(());
+        let (received, is_task) = match &mut held.stage {
+            Stage::Receiving(prompt) => (prompt.receive(part, last), true),
+            Stage::Hearing(question) => (question.receive(part, last), false),
+            Stage::Running(_) => return Ok(()),
         };
-        match prompt.receive(part, last) {
+        match received {
             Ok(false) => Ok(()),
-            Ok(true) => self.start(assignment),
+            Ok(true) if is_task => self.start(assignment),
+            Ok(true) => self.judge(assignment),
             Err(_sealed) => {
                 self.assignments.remove(&assignment);
                 self.connection.refuse(assignment, RefuseReason::StaleKey)
@@ -152,6 +204,7 @@ impl Driver {
         let now = Instant::now();
         let late = self.assignments.extract_if(.., |_, held| match &held.stage {
             Stage::Receiving(prompt) => prompt.deadline <= now,
+            Stage::Hearing(question) => question.deadline <= now,
             Stage::Running(_) => false,
         });
         for (assignment, _) in late.collect::<Vec<_>>() {
@@ -193,6 +246,7 @@ impl Driver {
                 Output::Frame(frame) => self.connection.stream(frame.clone()),
                 Output::Result(result) => self.connection.finish(result.clone()),
                 Output::Error(error) => self.connection.fail(error.clone()),
+                Output::Difficulty(result) => self.connection.classified(*result),
             };
             if sent == Err(SendError::Full) {
                 return;

@@ -1,0 +1,467 @@
+//! Pay by work that is proven to be honest.
+//!
+//! An owner's weight is `V × q × u`:
+//!
+//! - `V` is the work that its nodes did for others in the month. What a node did while it was on
+//!   probation does not count, nor what was done for its own owner. Whoever asks moves only so much:
+//!   no requester counts for more than a tenth of an owner's work (in a network of fewer than ten
+//!   requesters, for more than its part), nor with more than ten times what requesters usually ask.
+//! - `q` is how sure it is that its nodes run what they say: the 5 % quantile of
+//!   Beta(1 + s, 1 + f), where s and f are tests passed and failed, of which half is forgotten every
+//!   two weeks. A thousand good tests give 0.997, ten give 0.76, none gives 0.05: so an identity
+//!   that is split earns less than one that is whole.
+//! - `u` goes from 0.9 to 1.1, by how many hours of the month its nodes had promised to be there
+//!   and were.
+//!
+//! A node is on probation until it is seven days old and has passed fifty tests; one that was
+//! convicted begins anew, and its owner's work of the month counts no more. So a new identity earns
+//! nothing at first, and it never pays to leave a bad name behind.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{RewardEvent, RewardRules, Weight, What, lower_quantile};
+use crate::epoch::Epoch;
+use crate::id::{AccountId, NodeId};
+use crate::standing::Standing;
+use crate::store::Document;
+use crate::time::Timestamp;
+
+const HOUR_MILLIS: u64 = 3_600_000;
+
+/// The numbers of [`EvidenceRules`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvidencePolicy {
+    /// Tests that a node passes before it is paid. Default: 50.
+    pub probation_tests: u32,
+    /// Age that a node reaches before it is paid, in milliseconds. Default: seven days.
+    pub probation_millis: u64,
+    /// Most that one requester counts for of an owner's work, in thousandths. Default: 100.
+    pub requester_share: u32,
+    /// Most that one requester counts for in all, in medians of what requesters ask. Default: 10.
+    pub requester_medians: u32,
+    /// Most that kept promises add, and broken ones take, in thousandths. Default: 100.
+    pub promises: u32,
+    /// Tests that a conviction counts as failed. Default: 10.
+    pub conviction_tests: u32,
+    /// Paid tasks that an owner has done before its first share is released. Default: 50.
+    pub release_tasks: u64,
+}
+
+impl Default for EvidencePolicy {
+    fn default() -> Self {
+        Self {
+            probation_tests: 50,
+            probation_millis: 7 * 24 * HOUR_MILLIS,
+            requester_share: 100,
+            requester_medians: 10,
+            promises: 100,
+            conviction_tests: 10,
+            release_tasks: 50,
+        }
+    }
+}
+
+/// Pays owners for work that others asked for, as far as tests vouch for their nodes. See the
+/// module's documentation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvidenceRules {
+    policy: EvidencePolicy,
+    epoch: Epoch,
+    owners: BTreeMap<AccountId, Owner>,
+    nodes: BTreeMap<NodeId, Probation>,
+    /// The month's work, by owner and requester. Not part of what a month leaves behind.
+    #[serde(skip)]
+    work: BTreeMap<AccountId, BTreeMap<AccountId, u64>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Owner {
+    evidence: Standing,
+    faded_to: Timestamp,
+    /// Paid tasks of all times.
+    tasks: u64,
+    /// Hours of the month that were promised, and of those that were kept.
+    #[serde(skip)]
+    promised: u64,
+    #[serde(skip)]
+    kept: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Probation {
+    since: Timestamp,
+    passed: u32,
+}
+
+impl Owner {
+    fn new(at: Timestamp) -> Self {
+        let evidence = Standing::default();
+        Self { evidence, faded_to: at, tasks: 0, promised: 0, kept: 0 }
+    }
+
+    fn evidence_at(&self, now: Timestamp) -> Standing {
+        self.evidence.after(now.saturating_since(self.faded_to).as_secs() / 3600)
+    }
+
+    fn note(&mut self, good: u64, bad: u64, at: Timestamp) {
+        let Standing { good: old_good, bad: old_bad } = self.evidence_at(at);
+        let hours = at.saturating_since(self.faded_to).as_secs() / 3600;
+        self.faded_to = self.faded_to.saturating_add(Duration::from_hours(hours));
+        self.evidence =
+            Standing { good: old_good.saturating_add(good), bad: old_bad.saturating_add(bad) };
+    }
+
+    /// What promises make of the weight, in thousandths.
+    fn promises(&self, most: u32, hours: u64) -> u64 {
+        let most = u64::from(most.min(1000));
+        let kept = most * self.kept.min(hours) / hours.max(1);
+        let broken = most * (self.promised - self.kept) / self.promised.max(1);
+        1000 + kept - broken
+    }
+}
+
+impl EvidenceRules {
+    /// The rules' name.
+    pub const NAME: &str = "evidence";
+
+    /// Makes rules that count by `policy`.
+    pub fn new(policy: EvidencePolicy) -> Self {
+        Self { policy, ..Self::default() }
+    }
+
+    /// Returns whether a node's work is paid at a moment: it is off probation.
+    pub fn is_paid(&self, node: &NodeId, at: Timestamp) -> bool {
+        self.nodes.get(node).is_some_and(|node| {
+            let age = at.as_millis().saturating_sub(node.since.as_millis());
+            node.passed >= self.policy.probation_tests && age >= self.policy.probation_millis
+        })
+    }
+
+    fn owner(&mut self, event: &RewardEvent) -> &mut Owner {
+        self.owners.entry(event.owner).or_insert_with(|| Owner::new(event.at))
+    }
+
+    fn node(&mut self, event: &RewardEvent) -> &mut Probation {
+        let new = Probation { since: event.at, passed: 0 };
+        self.nodes.entry(event.node).or_insert(new)
+    }
+
+    fn work(&mut self, event: &RewardEvent, requester: AccountId, units: u64) {
+        self.node(event);
+        if requester == event.owner || units == 0 || !self.is_paid(&event.node, event.at) {
+            return;
+        }
+        let tasks = &mut self.owner(event).tasks;
+        *tasks = tasks.saturating_add(1);
+        let done = self.work.entry(event.owner).or_default().entry(requester).or_default();
+        *done = done.saturating_add(units);
+    }
+
+    fn convict(&mut self, event: &RewardEvent) {
+        let failed = u64::from(self.policy.conviction_tests) * 1000;
+        *self.node(event) = Probation { since: event.at, passed: 0 };
+        self.owner(event).note(0, failed, event.at);
+        self.work.remove(&event.owner);
+    }
+
+    /// Returns how much of what each requester asked counts, at most: its own cap.
+    fn caps(&self) -> BTreeMap<AccountId, (u64, u64)> {
+        let mut asked: BTreeMap<AccountId, u64> = BTreeMap::new();
+        for (requester, units) in self.work.values().flatten() {
+            let all = asked.entry(*requester).or_default();
+            *all = all.saturating_add(*units);
+        }
+        let mut sizes: Vec<u64> = asked.values().copied().collect();
+        sizes.sort_unstable();
+        let median = sizes.get(sizes.len() / 2).copied().unwrap_or(0);
+        let most = median.saturating_mul(u64::from(self.policy.requester_medians.max(1)));
+        asked.into_iter().map(|(requester, all)| (requester, (all, all.min(most)))).collect()
+    }
+
+    /// Returns the work of an owner that counts.
+    fn counted(
+        &self,
+        owner: &AccountId,
+        work: &BTreeMap<AccountId, u64>,
+        caps: &BTreeMap<AccountId, (u64, u64)>,
+    ) -> u64 {
+        let capped = |(requester, units): (&AccountId, &u64)| {
+            let (asked, most) = caps.get(requester).copied().unwrap_or((0, 0));
+            part(*units, most, asked)
+        };
+        let parts: Vec<u64> = work.iter().map(capped).collect();
+        let all = parts.iter().fold(0_u64, |sum, part| sum.saturating_add(*part));
+        let others = caps.keys().filter(|requester| *requester != owner).count();
+        let share = u64::from(self.policy.requester_share.min(1000));
+        let share = share.max(1000 / u64::try_from(others.max(1)).unwrap_or(u64::MAX));
+        let most = part(all, share, 1000);
+        parts.into_iter().fold(0, |sum: u64, part| sum.saturating_add(part.min(most)))
+    }
+}
+
+/// Returns `units × above / below`.
+fn part(units: u64, above: u64, below: u64) -> u64 {
+    let part = u128::from(units) * u128::from(above) / u128::from(below.max(1));
+    u64::try_from(part).unwrap_or(u64::MAX)
+}
+
+impl RewardRules for EvidenceRules {
+    fn name(&self) -> &str {
+        Self::NAME
+    }
+
+    fn begin(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+        self.work.clear();
+        for owner in self.owners.values_mut() {
+            (owner.promised, owner.kept) = (0, 0);
+        }
+    }
+
+    fn apply(&mut self, event: &RewardEvent) {
+        match event.what {
+            What::Deed { .. } => {}
+            What::Work { requester, units } => self.work(event, requester, units),
+            What::Checked { passed, weight } => {
+                let weight = u64::from(weight);
+                let (good, bad) = if passed { (weight, 0) } else { (0, weight) };
+                self.owner(event).note(good, bad, event.at);
+                let node = self.node(event);
+                node.passed = node.passed.saturating_add(u32::from(passed));
+            }
+            What::Promised { kept } => {
+                let owner = self.owner(event);
+                owner.promised += 1;
+                owner.kept += u64::from(kept);
+            }
+            What::Convicted => self.convict(event),
+        }
+    }
+
+    fn weights(&self) -> BTreeMap<AccountId, Weight> {
+        let (caps, now) = (self.caps(), self.epoch.end());
+        let known = self.owners.iter();
+        let worked =
+            known.filter_map(|(owner, record)| Some((owner, record, self.work.get(owner)?)));
+        let weigh = |(owner, record, work): (&AccountId, &Owner, &BTreeMap<AccountId, u64>)| {
+            let counted = self.counted(owner, work, &caps);
+            let quality = lower_quantile(record.evidence_at(now));
+            let promises = record.promises(self.policy.promises, self.epoch.hours());
+            let weight = part(part(counted, quality.into(), 1_000_000), promises, 1000);
+            let done = work.values().fold(0_u64, |sum, units| sum.saturating_add(*units));
+            let parts = [
+                ("work", done),
+                ("work_counted", counted),
+                ("quality_millionths", quality.into()),
+                ("promises_thousandths", promises),
+            ];
+            let parts = parts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            (*owner, Weight { weight, parts })
+        };
+        worked.map(weigh).collect()
+    }
+
+    fn may_release(&self, owner: &AccountId) -> bool {
+        let tasks = self.owners.get(owner).map_or(0, |owner| owner.tasks);
+        tasks >= self.policy.release_tasks
+    }
+
+    fn state(&self) -> Document {
+        let (mut left, now) = (self.clone(), self.epoch.end());
+        left.owners
+            .retain(|_, owner| owner.tasks > 0 || owner.evidence_at(now) != Standing::default());
+        Document::encode(&left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DAY: u64 = 24 * HOUR_MILLIS;
+
+    fn epoch() -> Epoch {
+        "2026-11".parse().unwrap()
+    }
+
+    fn account(number: u8) -> AccountId {
+        AccountId::from_bytes([number; 16])
+    }
+
+    fn node(number: u8) -> NodeId {
+        let letters: Vec<u8> = (0..26).map(|place| b'a' + (number >> (place % 8)) % 2).collect();
+        String::from_utf8(letters).unwrap().parse().unwrap()
+    }
+
+    /// What happens to one owner, whose only node has the same number.
+    struct Story {
+        rules: EvidenceRules,
+    }
+
+    impl Story {
+        fn begin() -> Self {
+            let mut rules = EvidenceRules::default();
+            rules.begin(epoch());
+            Self { rules }
+        }
+
+        fn at(&mut self, day: u64, owner: u8, what: What) {
+            let at = Timestamp::from_millis(epoch().start().as_millis() + day * DAY);
+            let event = RewardEvent { at, node: node(owner), owner: account(owner), what };
+            self.rules.apply(&event);
+        }
+
+        fn pass(&mut self, day: u64, owner: u8, tests: u32) {
+            for _ in 0..tests {
+                self.at(day, owner, What::Checked { passed: true, weight: 1000 });
+            }
+        }
+
+        /// Lets twelve members ask the owner for `units` each.
+        fn work(&mut self, day: u64, owner: u8, units: u64) {
+            for member in 100..112 {
+                self.at(day, owner, What::Work { requester: account(member), units });
+            }
+        }
+
+        fn weight(&self, owner: u8) -> u64 {
+            self.rules.weights().get(&account(owner)).map_or(0, |weight| weight.weight)
+        }
+    }
+
+    #[test]
+    fn attack_30_fresh_identities_earn_nothing() {
+        let mut story = Story::begin();
+        story.pass(0, 1, 49);
+        story.work(8, 1, 1000);
+        assert_eq!(story.weight(1), 0, "49 tests are one too few");
+        story.pass(8, 2, 50);
+        story.work(14, 2, 1000);
+        assert_eq!(story.weight(2), 0, "six days are one too few");
+        story.pass(8, 1, 1);
+        story.work(9, 1, 1000);
+        assert!(story.weight(1) > 0);
+        for identity in 3..90 {
+            story.work(20, identity, 1000);
+            assert_eq!(story.weight(identity), 0);
+        }
+    }
+
+    #[test]
+    fn attack_31_who_is_idle_earns_nothing() {
+        let mut story = Story::begin();
+        story.pass(0, 1, 100);
+        for _ in 0..30 * 24 {
+            story.at(20, 1, What::Promised { kept: true });
+            story.at(20, 1, What::Deed { deed: crate::reputation::Deed::Uptime });
+        }
+        assert_eq!(story.weight(1), 0);
+    }
+
+    #[test]
+    fn work_for_oneself_counts_nothing_and_a_single_friend_little() {
+        let mut story = Story::begin();
+        for owner in 1..=3 {
+            story.pass(0, owner, 100);
+        }
+        story.work(10, 1, 1000);
+        story.at(10, 2, What::Work { requester: account(2), units: 12_000 });
+        assert_eq!(story.weight(2), 0, "it asked itself");
+        story.at(10, 3, What::Work { requester: account(100), units: 12_000 });
+        assert!(story.weight(3) * 9 < story.weight(1), "a friend asked all of it");
+    }
+
+    #[test]
+    fn requester_who_asks_much_more_than_others_moves_only_so_much() {
+        let mut story = Story::begin();
+        story.pass(0, 1, 100);
+        story.pass(0, 2, 100);
+        story.work(10, 1, 1000);
+        story.work(10, 2, 1000);
+        let before = story.weight(1);
+        story.at(10, 1, What::Work { requester: account(100), units: 1_000_000 });
+        let after = story.weight(1);
+        assert!(after < before * 12 / 10, "{before} {after}");
+    }
+
+    #[test]
+    fn few_requesters_each_count_for_their_part() {
+        let mut story = Story::begin();
+        story.pass(0, 1, 1000);
+        for member in 100..104 {
+            story.at(10, 1, What::Work { requester: account(member), units: 1000 });
+        }
+        let counted = story.rules.weights()[&account(1)].parts["work_counted"];
+        assert_eq!(counted, 4000);
+    }
+
+    #[test]
+    fn attack_38_conviction_takes_the_month_and_begins_probation_anew() {
+        let mut story = Story::begin();
+        story.pass(0, 1, 100);
+        story.work(10, 1, 1000);
+        assert!(story.weight(1) > 0);
+        story.at(11, 1, What::Convicted);
+        assert_eq!(story.weight(1), 0);
+        story.work(12, 1, 1000);
+        assert_eq!(story.weight(1), 0, "it is on probation again");
+        story.pass(12, 1, 50);
+        story.work(19, 1, 1000);
+        let quality = story.rules.weights()[&account(1)].parts["quality_millionths"];
+        assert!(quality < 960_000, "ten failed tests are remembered: {quality}");
+    }
+
+    #[test]
+    fn promises_add_or_take_a_tenth_at_most() {
+        let hours = epoch().hours();
+        for (kept, broken, expected) in
+            [(0, 0, 1000), (720, 0, 1100), (360, 0, 1050), (0, 10, 900), (5, 5, 950)]
+        {
+            let mut owner = Owner::new(epoch().start());
+            (owner.kept, owner.promised) = (kept, kept + broken);
+            assert_eq!(owner.promises(100, hours), expected, "{kept} {broken}");
+        }
+    }
+
+    #[test]
+    fn month_goes_on_from_the_state_of_the_last_one() {
+        let mut story = Story::begin();
+        story.pass(0, 1, 100);
+        story.work(10, 1, 1000);
+        let mut restored: EvidenceRules = story.rules.state().decode().unwrap();
+        let mut live = story.rules;
+        for rules in [&mut live, &mut restored] {
+            rules.begin(epoch().next());
+            assert!(rules.weights().is_empty());
+        }
+        assert_eq!(live, restored);
+        assert!(!live.may_release(&account(1)), "it was thanked twelve times");
+    }
+
+    proptest! {
+        /// However an owner divides its work and its tests among identities, it earns no more than
+        /// a millionth beyond what it would as one.
+        #[test]
+        fn splitting_an_identity_never_pays(
+            parts in 2_u8..20,
+            tests in 100_u32..2000,
+            units in 1_000_u64..1_000_000,
+        ) {
+            let mut whole = Story::begin();
+            whole.pass(0, 1, tests);
+            whole.work(10, 1, units * u64::from(parts));
+            let mut split = Story::begin();
+            for part in 1..=parts {
+                split.pass(0, part, tests / u32::from(parts));
+                split.work(10, part, units);
+            }
+            let sum: u64 = (1..=parts).map(|part| split.weight(part)).sum();
+            prop_assert!(sum <= whole.weight(1) + whole.weight(1) / 1_000_000, "{sum}");
+        }
+    }
+}
