@@ -80,8 +80,10 @@ pub enum AuditResult {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The answer is what an honest node would give.
+    /// The answer is what an honest node would give, and long enough to say so.
     Passed,
+    /// Another owner's node gave the same answer, which proves little.
+    Agreed,
     /// The answer is strange, as one honest answer in a hundred is; nothing follows from it alone.
     Doubtful,
     /// Nothing was learnt.

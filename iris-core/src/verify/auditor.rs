@@ -224,7 +224,7 @@ impl Auditor {
             }
             AuditResult::Agreed if pending.canary.is_none() => {
                 record.valid = record.valid.saturating_add(1);
-                Some(Effect::Passed)
+                Some(Effect::Agreed)
             }
             _ => None,
         };
@@ -239,6 +239,8 @@ impl Auditor {
     fn outcome(&mut self, id: &AuditId, effect: Effect, now: Timestamp) -> Outcome {
         let test = match effect {
             Effect::Passed => return Outcome::Passed,
+            Effect::Agreed => return Outcome::Agreed,
+            Effect::Short => return Outcome::Inconclusive,
             Effect::Doubtful => return Outcome::Doubtful,
             Effect::Confirming => return Outcome::Confirming,
             Effect::Suspected { is_confirming } => return Outcome::Suspected { is_confirming },

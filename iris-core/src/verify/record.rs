@@ -90,8 +90,14 @@ pub(super) struct Pending {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
     Passed,
+    /// The answer was too short to count.
+    Short,
+    /// Another node gave the same answer.
+    Agreed,
     Doubtful,
-    Suspected { is_confirming: bool },
+    Suspected {
+        is_confirming: bool,
+    },
     Confirming,
     Cleared(Option<AccountId>),
     Convicted(Confirmation),
@@ -187,7 +193,11 @@ impl Record {
         } else if let Some(suspicion) = self.suspect(pending.scorer, tokens, rules) {
             return self.alarm(suspicion, pending.scorer, budget, rules, now);
         }
-        if is_doubtful { Effect::Doubtful } else { Effect::Passed }
+        match pending.canary {
+            _ if is_doubtful => Effect::Doubtful,
+            Some(_) if !is_long => Effect::Short,
+            _ => Effect::Passed,
+        }
     }
 
     /// Runs the first test over `tokens`; returns what it saw if it finds them suspicious.
