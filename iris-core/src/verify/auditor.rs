@@ -158,12 +158,11 @@ impl Auditor {
         let known = self.nodes.get_mut(node).filter(|known| known.verdict.is_none())?;
         let record = known.models.get_mut(model).filter(|record| record.pending.is_none())?;
         record.promote(&self.rules, now);
-        let canary = if record.is_paced() {
-            now >= record.next
-        } else {
+        let by_chance = || {
             let rate = self.rules.canary_rate(record.stage(&self.rules, now));
             record.is_owed || seed.below(0, MILLION.into()) < rate.into()
         };
+        let canary = now >= record.next || (!record.is_paced() && by_chance());
         let duplicate = || {
             let rate = self.rules.duplicate_rate(record.valid);
             traffic == Traffic::Comparable && seed.below(1, MILLION.into()) < rate.into()

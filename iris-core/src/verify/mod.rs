@@ -5,7 +5,7 @@
 //! too. Where something has to be decided, a **reference**, a node that the operator trusts, says of
 //! each token of an answer whether it would have written it. A new node answers fifty canaries
 //! within seven days before it is paid; then one task in twenty is accompanied by a canary, after
-//! thirty days one in fifty.
+//! thirty days one in fifty, and at least one each day that it works.
 //!
 //! # From a suspicion to a verdict
 //!
@@ -30,7 +30,7 @@
 //! This holds however often the node is suspected, and even if the suspicion was made up by a lying
 //! reference. When nobody lies, a second test starts at all in fewer than one of ten thousand first
 //! tests: for a node that differs in 2 % of its tokens, the worst that still counts as honest, at
-//! 300 tests a year, `300 * 6.8e-5 * 1e-4 = 2e-6` verdicts; for one that differs in 1 %, far less.
+//! 500 tests a year, `500 * 6.8e-5 * 1e-4 = 3e-6` verdicts; for one that differs in 1 %, far less.
 //! The usual bound is 100 millionths; a test takes less where little is left, and none starts
 //! where nothing is.
 //!

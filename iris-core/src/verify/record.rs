@@ -70,7 +70,7 @@ pub(super) struct Record {
     pub(super) is_owed: bool,
     /// How many audits were sent.
     pub(super) sent: u64,
-    /// When the next canary of those that are paced over time is due.
+    /// When the next canary is due, if none comes earlier.
     pub(super) next: Timestamp,
     #[serde(skip)]
     pub(super) pending: Option<Pending>,
@@ -148,9 +148,13 @@ impl Record {
         self.watched_since.is_none() || self.confirmation.is_some()
     }
 
-    /// Returns the mean time between canaries that are paced.
+    /// Returns the longest time between two canaries of a node that gets work.
     pub(super) fn gap(&self, rules: &Rules) -> Duration {
-        if self.confirmation.is_some() { rules.confirming_gap } else { rules.pace() }
+        match self.watched_since {
+            _ if self.confirmation.is_some() => rules.confirming_gap,
+            Some(_) => rules.longest_gap,
+            None => rules.pace(),
+        }
     }
 
     /// Returns whose references should not score the next answer if there are others.
