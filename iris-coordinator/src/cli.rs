@@ -25,14 +25,15 @@ In a file (TOML, YAML or JSON) settings have the names that --print-config shows
                                 [default: beside the identity, with the ending .secret]
   LISTEN, IRIS_TLS_CERT, IRIS_TLS_KEY, IRIS_TRUSTED_PROXIES, IRIS_CORS_ORIGINS,
   IRIS_OPEN_REGISTRATION, IRIS_MEMBER_INVITATIONS, IRIS_MEMBERSHIP_FEE, IRIS_TRIAL_DAYS,
-  IRIS_GRACE_DAYS, IRIS_RATE_PER_MINUTE, IRIS_PUBLIC_CHAT, IRIS_UNLIMITED_ACCOUNTS,
+  IRIS_GRACE_DAYS, IRIS_OPERATOR_PERCENT, IRIS_PAY_BY, IRIS_RATE_PER_MINUTE, IRIS_PUBLIC_CHAT, IRIS_UNLIMITED_ACCOUNTS,
   IRIS_QUEUE_CAPACITY, IRIS_MAX_WAIT_SECS, IRIS_TRUSTED_OWNERS, IRIS_OWNER_SHARE_PERCENT,
-  IRIS_HEDGE_AFTER_MS, IRIS_RETENTION_SECS, IRIS_LOG_FORMAT, RUST_LOG
+  IRIS_HEDGE_AFTER_MS, IRIS_CLASSIFIER, IRIS_OPENROUTER_URL, IRIS_OPENROUTER_MODEL,
+  IRIS_RETENTION_SECS, IRIS_LOG_FORMAT, RUST_LOG
                                 as the flags; lists have commas
   JWT_SECRET                    what access tokens are signed with, at least 32 bytes
                                 [default: derived from COORDINATOR_SECRET_PATH]
   JWT_SECRET_PREVIOUS           what they were signed with before: accepted still
-  OPENROUTER_API_KEY            has no effect yet: nothing is sent to OpenRouter
+  OPENROUTER_API_KEY            the key for openrouter in --classifier; by itself it has no effect
 
 Signals: SIGINT and SIGTERM let running requests finish within 30 s, write everything down and
 end; a second one ends at once. SIGHUP reads the TLS files again.
@@ -249,6 +250,19 @@ struct SettingFlags {
     /// costs two nodes their time [default: never]
     #[arg(long, global = true, value_name = "MILLISECONDS")]
     hedge_after: Option<String>,
+    /// Who says how hard a question is that names no model, one after the other, with commas: rules
+    /// in this program, node (a free node, whose owner reads the question), openrouter (a service
+    /// outside, which reads it; needs OPENROUTER_API_KEY and a program that was built with it);
+    /// neither is asked about sealed questions or those for chosen nodes alone [default: rules]
+    #[arg(long = "classifier", global = true, value_name = "NAMES")]
+    classifiers: Option<String>,
+    /// Where openrouter is, or a service that speaks as it does [default:
+    /// https://openrouter.ai/api/v1]
+    #[arg(long, global = true, value_name = "URL")]
+    openrouter_url: Option<String>,
+    /// The model that is asked there [default: meta-llama/llama-3.1-8b-instruct]
+    #[arg(long, global = true, value_name = "NAME")]
+    openrouter_model: Option<String>,
     /// How long results of durable tasks are kept [default: 86400]
     #[arg(long, global = true, value_name = "SECONDS")]
     retention: Option<String>,
@@ -265,6 +279,13 @@ struct SettingFlags {
     /// How long all works after a paid time has ended [default: 7]
     #[arg(long, global = true, value_name = "DAYS")]
     grace_days: Option<String>,
+    /// Hundredths of each fee that the operator keeps; owners of nodes share the rest [default: 0]
+    #[arg(long, global = true, value_name = "PERCENT")]
+    operator_percent: Option<String>,
+    /// How a month's pool is shared: by evidence (verified work, for owners) or seed (points, for
+    /// nodes, as the earlier systems did; for networks of friends) [default: evidence]
+    #[arg(long, global = true, value_name = "RULES")]
+    pay_by: Option<String>,
     /// How log lines are written to standard error: text or json [default: text]
     #[arg(long, global = true, value_name = "FORMAT")]
     log_format: Option<String>,
@@ -295,11 +316,16 @@ impl SettingFlags {
             ("trusted_owners", texts(&self.trusted_owners)),
             ("owner_share_percent", text(&self.owner_share)),
             ("hedge_after_ms", text(&self.hedge_after)),
+            ("classifiers", texts(&self.classifiers)),
+            ("openrouter_url", text(&self.openrouter_url)),
+            ("openrouter_model", text(&self.openrouter_model)),
             ("retention_secs", text(&self.retention)),
             ("member_invitations", text(&self.member_invitations)),
             ("membership_fee", text(&self.membership_fee)),
             ("trial_days", text(&self.trial_days)),
             ("grace_days", text(&self.grace_days)),
+            ("operator_percent", text(&self.operator_percent)),
+            ("pay_by", text(&self.pay_by)),
             ("log_format", text(&self.log_format)),
             ("log_level", text(&self.log_level)),
         ]

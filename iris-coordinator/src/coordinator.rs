@@ -6,9 +6,11 @@ use futures::{StreamExt, TryStreamExt};
 use iris_core::admission::AdmissionPolicy;
 use iris_core::classify::Question;
 use iris_core::demand::Difficulty;
+use iris_core::ledger::Manual;
 use iris_core::plan::PlanRun;
 use iris_core::registry::{Node, Registry};
 use iris_core::reputation::{MemoryLedger, ReputationEvent, ReputationLedger};
+use iris_core::reward::RewardEvent;
 use iris_core::routing::{Route, Wanted};
 use iris_core::scheduler::{Balanced, Scheduler};
 use iris_core::standing::{StandingPolicy, Standings};
@@ -39,12 +41,11 @@ use crate::inference::{Inference, PlanHandle};
 use crate::journal::{Journal, JournalLimits};
 use crate::limits::{Limits, PER_MINUTE};
 use crate::link::{self, Door, LinkError, NodeLink};
+use crate::payouts::{self, PayPolicy, Payouts};
 use crate::ranking::{Rank, Ranking};
 use crate::settlement::{SETTLEMENT, Settlement};
 use crate::transparency::{StartError, Transparency};
 
-/// The record type of deeds that do not follow from a settlement.
-const DEED: &str = "deed";
 /// How far back a start looks for what nodes did: after so many half-lives nothing is left of it.
 const REMEMBERED: Duration = Duration::from_hours(24 * 7 * 40);
 /// How often what changes slowly is written down, and what is too old is deleted.
@@ -65,6 +66,7 @@ struct Inner {
     accounts: Arc<Accounts>,
     inference: Inference,
     transparency: Arc<Transparency>,
+    payouts: Payouts,
     classifiers: ClassifierChain,
     tasks: TaskTracker,
     housekeeping: CancellationToken,
@@ -95,6 +97,8 @@ pub struct Builder {
     classifiers: ClassifierChain,
     entropy: Entropy,
     accounts: AccountPolicy,
+    pay: PayPolicy,
+    rail: Arc<dyn iris_core::ledger::Settlement>,
 }
 
 impl Builder {
@@ -187,6 +191,18 @@ impl Builder {
         self
     }
 
+    /// Shares what members pay by `policy`. Default: by evidence.
+    pub fn with_pay_policy(mut self, policy: PayPolicy) -> Self {
+        self.pay = policy;
+        self
+    }
+
+    /// Takes money in and pays it out by `rail`. Default: [`Manual`], which leaves it to a person.
+    pub fn with_settlement(mut self, rail: Arc<dyn iris_core::ledger::Settlement>) -> Self {
+        self.rail = rail;
+        self
+    }
+
     /// Asks `classifiers` how hard a question is whose caller names no model. Default: the rules
     /// alone, which tell nobody what is asked.
     pub fn with_classifiers(mut self, classifiers: ClassifierChain) -> Self {
@@ -273,6 +289,13 @@ impl Builder {
             Arc::clone(&identity),
             self.limits,
         );
+        let payouts = Payouts::new(
+            Arc::clone(&self.store),
+            &self.secret,
+            self.pay,
+            self.rail,
+            Arc::clone(&dispatch.clock),
+        );
         let tasks = TaskTracker::new();
         let inference = Inference::new(
             Arc::clone(&dispatch),
@@ -290,6 +313,7 @@ impl Builder {
             accounts,
             inference,
             transparency,
+            payouts,
             classifiers,
             tasks,
             housekeeping,
@@ -333,6 +357,8 @@ impl Coordinator {
             classifiers: ClassifierChain::default(),
             entropy: Entropy::System,
             accounts: AccountPolicy::default(),
+            pay: PayPolicy::default(),
+            rail: Arc::new(Manual),
         }
     }
 
@@ -416,6 +442,11 @@ impl Coordinator {
     /// Returns the published roster and the public log.
     pub fn transparency(&self) -> &Arc<Transparency> {
         &self.inner.transparency
+    }
+
+    /// Returns the network's money.
+    pub fn payouts(&self) -> &Payouts {
+        &self.inner.payouts
     }
 
     /// Returns the models that some node offers now, in the order of their names.
@@ -614,9 +645,9 @@ async fn restore(
     for (at, Attempt { node, end }) in attempts {
         standings.note(node, end, at);
     }
-    let mut deeds = store.scan(Key::all(DEED));
-    while let Some(record) = deeds.next().await {
-        events.push(record?.value.decode()?);
+    let mut others = store.scan(Key::all(payouts::EVENT));
+    while let Some(record) = others.next().await {
+        events.extend(record?.value.decode::<RewardEvent>()?.deed());
     }
     events.sort_by_key(|event| event.at);
     for event in &events {
@@ -635,6 +666,9 @@ async fn keep_house(coordinator: std::sync::Weak<Inner>, stop: CancellationToken
         inner.dispatch.keep_models(false);
         if minute.is_multiple_of(60) {
             inner.dispatch.refresh_standings();
+        }
+        if minute % 60 == 1 {
+            inner.payouts.keep_house(&inner.accounts).await;
         }
         inner.dispatch.keep_usage().await;
         inner.inference.sweep().await;
@@ -661,12 +695,11 @@ impl Dispatch {
         }
     }
 
-    /// Credits a deed that does not follow from a settlement.
-    pub(crate) fn credit(&self, event: ReputationEvent) {
-        let id = format!("{}-{}", event.node, event.at.as_millis());
-        let key = Key::new(DEED, id).expect("a node id and a number are a key segment");
-        self.record(Batch::new().put(key, Document::encode(&event)));
-        self.apply(&[event]);
+    /// Writes down what a node did beside its tasks, and takes it in.
+    pub(crate) fn credit(&self, event: &RewardEvent, kind: &str) {
+        let key = payouts::event_key(event.at, &event.node, kind);
+        self.record(Batch::new().put(key, Document::encode(event)));
+        self.apply(event.deed().as_slice());
     }
 
     /// Writes down what keys have used.

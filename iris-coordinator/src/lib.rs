@@ -17,6 +17,7 @@ pub mod journal;
 #[cfg_attr(not(feature = "http"), allow(dead_code, reason = "requests are let in over HTTP alone"))]
 mod limits;
 mod link;
+pub mod payouts;
 mod ranking;
 mod settlement;
 #[cfg(feature = "simulation")]

@@ -78,8 +78,12 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         .map_err(|error| Failure::new(Exit::Work, format!("signals cannot be heard: {error}")))?;
     raise_file_limit();
     for name in settings.unused() {
-        tracing::warn!("{name} is set and has no effect in this version");
+        tracing::warn!(
+            "{name} is set and has no effect: IRIS_CLASSIFIER does not name what it is for"
+        );
     }
+    let classifiers =
+        settings.classifiers().map_err(|error| Failure::new(Exit::Settings, error))?;
     let identity = books::identity(settings)?;
     let Books { store, secret } = Books::open(settings)?;
     let _lock = books::lock_alone(settings)?;
@@ -91,8 +95,10 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         .with_trusted_owners(settings.trusted_owners.iter().copied())
         .with_share(settings.owner_share())
         .with_retry_policy(settings.retry())
+        .with_classifiers(classifiers)
         .with_retention(settings.retention())
         .with_account_policy(settings.accounts())
+        .with_pay_policy(settings.pay().map_err(|error| Failure::new(Exit::Settings, error))?)
         .build()
         .await
         .map_err(Failure::books)?;

@@ -10,12 +10,17 @@ use std::time::Duration;
 use clap::ValueEnum;
 use config::{Config, ConfigError, File, Value};
 use http::{HeaderValue, Uri};
+use iris_coordinator::classify::ClassifierChain;
+#[cfg(feature = "openrouter")]
+use iris_coordinator::classify::OpenRouter;
 use iris_coordinator::http::{ApiSettings, Network, ServerSettings, TlsFiles, Unlimited};
+use iris_coordinator::payouts::PayPolicy;
 use iris_coordinator::store::SqliteStore;
 use iris_coordinator::{AccountPolicy, MembershipPolicy};
-use iris_core::AccountId;
+use iris_core::classify::Rules;
 use iris_core::task::{Hedge, RetryPolicy};
 use iris_core::traffic::OwnerShare;
+use iris_core::{AccountId, ModelName};
 use iris_protocol::rest::Secret;
 use serde::de::{Deserialize, Deserializer, Error};
 use tracing_subscriber::EnvFilter;
@@ -40,6 +45,9 @@ const ENVIRONMENT: &[(&str, &str, bool)] = &[
     ("trusted_owners", "IRIS_TRUSTED_OWNERS", true),
     ("owner_share_percent", "IRIS_OWNER_SHARE_PERCENT", false),
     ("hedge_after_ms", "IRIS_HEDGE_AFTER_MS", false),
+    ("classifiers", "IRIS_CLASSIFIER", true),
+    ("openrouter_url", "IRIS_OPENROUTER_URL", false),
+    ("openrouter_model", "IRIS_OPENROUTER_MODEL", false),
     ("retention_secs", "IRIS_RETENTION_SECS", false),
     ("log_format", "IRIS_LOG_FORMAT", false),
     ("log_level", "RUST_LOG", false),
@@ -47,6 +55,8 @@ const ENVIRONMENT: &[(&str, &str, bool)] = &[
     ("membership_fee", "IRIS_MEMBERSHIP_FEE", false),
     ("trial_days", "IRIS_TRIAL_DAYS", false),
     ("grace_days", "IRIS_GRACE_DAYS", false),
+    ("operator_percent", "IRIS_OPERATOR_PERCENT", false),
+    ("pay_by", "IRIS_PAY_BY", false),
     ("jwt_secret", "JWT_SECRET", false),
     ("jwt_secret_previous", "JWT_SECRET_PREVIOUS", false),
     ("openrouter_api_key", "OPENROUTER_API_KEY", false),
@@ -93,6 +103,10 @@ pub(crate) struct Settings {
     pub(crate) trusted_owners: Vec<AccountId>,
     owner_share_percent: u8,
     hedge_after_ms: Option<u64>,
+    #[serde(deserialize_with = "parsed")]
+    classifiers: Vec<Judge>,
+    openrouter_url: String,
+    openrouter_model: ModelName,
     retention_secs: u64,
     pub(crate) log_format: LogFormat,
     pub(crate) log_level: String,
@@ -100,6 +114,8 @@ pub(crate) struct Settings {
     membership_fee: u64,
     trial_days: u64,
     grace_days: u64,
+    operator_percent: u8,
+    pay_by: String,
     jwt_secret: Option<Secret>,
     jwt_secret_previous: Option<Secret>,
     openrouter_api_key: Option<Secret>,
@@ -111,6 +127,34 @@ pub(crate) struct Settings {
 pub(crate) enum LogFormat {
     Text,
     Json,
+}
+
+/// Who may say how hard a question is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Judge {
+    Rules,
+    Node,
+    OpenRouter,
+}
+
+impl Judge {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rules => "rules",
+            Self::Node => "node",
+            Self::OpenRouter => "openrouter",
+        }
+    }
+}
+
+impl FromStr for Judge {
+    type Err = &'static str;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let all = [Self::Rules, Self::Node, Self::OpenRouter];
+        let named = all.into_iter().find(|judge| judge.as_str() == name);
+        named.ok_or("classifiers are rules, node and openrouter")
+    }
 }
 
 /// What flags say, by the names of their settings; `None` where they are silent. Secrets have no
@@ -138,11 +182,16 @@ impl Settings {
             .set_default("patience", 2)?
             .set_default("trusted_owners", Vec::<String>::new())?
             .set_default("owner_share_percent", 20)?
+            .set_default("classifiers", vec![Judge::Rules.as_str()])?
+            .set_default("openrouter_url", "https://openrouter.ai/api/v1")?
+            .set_default("openrouter_model", "meta-llama/llama-3.1-8b-instruct")?
             .set_default("retention_secs", 24 * 60 * 60)?
             .set_default("member_invitations", 0)?
             .set_default("membership_fee", 0)?
             .set_default("trial_days", 0)?
             .set_default("grace_days", 7)?
+            .set_default("operator_percent", 0)?
+            .set_default("pay_by", "evidence")?
             .set_default("log_format", "text")?
             .set_default("log_level", "info")?;
         if let Some(file) = file {
@@ -194,7 +243,12 @@ impl Settings {
                 return Err(SettingsError(format!("{name} must be at most {MAX_DAYS}")));
             }
         }
+        if self.operator_percent > 100 {
+            return Err(SettingsError::new("operator_percent must be at most 100"));
+        }
+        self.pay().map(drop)?;
         self.log_filter().map(drop)?;
+        self.classifiers().map(drop)?;
         self.check_jwt_secret("jwt_secret (JWT_SECRET)", self.jwt_secret.as_ref())?;
         let previous = self.jwt_secret_previous.as_ref();
         self.check_jwt_secret("jwt_secret_previous (JWT_SECRET_PREVIOUS)", previous)
@@ -257,6 +311,12 @@ impl Settings {
             .map_err(|error| SettingsError(format!("log_level (RUST_LOG): {error}")))
     }
 
+    /// Returns how pools are shared.
+    pub(crate) fn pay(&self) -> Result<PayPolicy, SettingsError> {
+        let unknown = || SettingsError::new("pay_by must be evidence or seed");
+        PayPolicy::named(&self.pay_by).ok_or_else(unknown)
+    }
+
     /// Returns what is decided about accounts.
     pub(crate) fn accounts(&self) -> AccountPolicy {
         let days = |days: u64| Duration::from_hours(days * 24);
@@ -264,6 +324,7 @@ impl Settings {
             fee: self.membership_fee,
             trial: days(self.trial_days),
             grace: days(self.grace_days),
+            operator_percent: self.operator_percent,
         };
         AccountPolicy {
             membership,
@@ -273,9 +334,48 @@ impl Settings {
         }
     }
 
-    /// Returns the names of settings that are accepted and have no effect in this version.
+    /// Returns who says how hard questions are, in turn.
+    pub(crate) fn classifiers(&self) -> Result<ClassifierChain, SettingsError> {
+        let mut chain = ClassifierChain::new();
+        for (place, judge) in self.classifiers.iter().enumerate() {
+            if self.classifiers[..place].contains(judge) {
+                let name = judge.as_str();
+                return Err(SettingsError(format!("classifiers names {name} more than once")));
+            }
+            chain = match judge {
+                Judge::Rules => chain.then(Rules),
+                Judge::Node => chain.then_node(),
+                Judge::OpenRouter => self.ask_openrouter(chain)?,
+            };
+        }
+        Ok(chain)
+    }
+
+    #[cfg(feature = "openrouter")]
+    fn ask_openrouter(&self, chain: ClassifierChain) -> Result<ClassifierChain, SettingsError> {
+        let key = self.openrouter_api_key.as_ref().ok_or_else(|| {
+            SettingsError::new("openrouter in classifiers needs its key in OPENROUTER_API_KEY")
+        })?;
+        let model = self.openrouter_model.clone();
+        let made = OpenRouter::new(&self.openrouter_url, key, model);
+        made.map(|classifier| chain.then(classifier))
+            .map_err(|error| SettingsError(format!("openrouter (openrouter_url): {error}")))
+    }
+
+    #[cfg(not(feature = "openrouter"))]
+    #[allow(clippy::unused_self, reason = "the settings are read where it is built in")]
+    fn ask_openrouter(&self, _: ClassifierChain) -> Result<ClassifierChain, SettingsError> {
+        Err(SettingsError::new(
+            "this iris-coordinator was built without openrouter, which classifiers names: build it \
+             with `--features openrouter`, or leave that out",
+        ))
+    }
+
+    /// Returns the names of settings that are accepted and have no effect beside the others.
     pub(crate) fn unused(&self) -> impl Iterator<Item = &'static str> {
-        self.openrouter_api_key.as_ref().map(|_| "OPENROUTER_API_KEY").into_iter()
+        let is_asked = self.classifiers.contains(&Judge::OpenRouter);
+        let key = self.openrouter_api_key.as_ref().filter(|_| !is_asked);
+        key.map(|_| "OPENROUTER_API_KEY").into_iter()
     }
 
     /// Returns what the HTTP server is told.
@@ -322,6 +422,7 @@ impl fmt::Display for Settings {
         let origins = self.cors_origins.iter().map(Origin::to_string).collect();
         let unlimited = self.unlimited_accounts.iter().map(Unlimited::to_string).collect();
         let trusted = self.trusted_owners.iter().map(AccountId::to_string).collect();
+        let classifiers = self.classifiers.iter().map(|judge| judge.as_str().to_owned()).collect();
         let format = match self.log_format {
             LogFormat::Text => "text",
             LogFormat::Json => "json",
@@ -347,11 +448,16 @@ impl fmt::Display for Settings {
             Some(after) => writeln!(f, "hedge_after_ms = {after}")?,
             None => writeln!(f, "# hedge_after_ms is not set")?,
         }
+        writeln!(f, "classifiers = {}", list(classifiers))?;
+        writeln!(f, "openrouter_url = {}", quoted(&self.openrouter_url))?;
+        writeln!(f, "openrouter_model = {}", quoted(self.openrouter_model.as_str()))?;
         writeln!(f, "retention_secs = {}", self.retention_secs)?;
         writeln!(f, "member_invitations = {}", self.member_invitations)?;
         writeln!(f, "membership_fee = {}", self.membership_fee)?;
         writeln!(f, "trial_days = {}", self.trial_days)?;
         writeln!(f, "grace_days = {}", self.grace_days)?;
+        writeln!(f, "operator_percent = {}", self.operator_percent)?;
+        writeln!(f, "pay_by = {}", quoted(&self.pay_by))?;
         writeln!(f, "log_format = \"{format}\"")?;
         writeln!(f, "log_level = {}", quoted(&self.log_level))?;
         writeln!(f, "{}", hidden("jwt_secret", &self.jwt_secret))?;
@@ -482,6 +588,40 @@ mod tests {
     }
 
     #[test]
+    fn attack_46_key_of_an_outside_classifier_sets_none() {
+        let key = ("OPENROUTER_API_KEY", "hunter2");
+        let names = |settings: &Settings| {
+            format!("{:?}", settings.classifiers().unwrap()).contains("OpenRouter")
+        };
+        let settings = load(&[], &[key], None);
+        assert_eq!(settings.classifiers, [Judge::Rules]);
+        assert!(!names(&settings));
+        let settings = load(&[], &[key, ("IRIS_CLASSIFIER", "rules, node")], None);
+        assert_eq!(settings.classifiers, [Judge::Rules, Judge::Node]);
+        assert!(!names(&settings));
+        assert_eq!(settings.unused().count(), 1);
+        let asked = ("IRIS_CLASSIFIER", "rules,openrouter");
+        let without_key = try_load(&[], &[asked], None).unwrap_err().to_string();
+        let asked = try_load(&[], &[key, asked], None);
+        if cfg!(feature = "openrouter") {
+            assert!(without_key.contains("OPENROUTER_API_KEY"), "{without_key}");
+            let settings = asked.unwrap();
+            assert!(names(&settings) && settings.unused().count() == 0);
+            let url = Some("http://u:hunter2@x".into());
+            let flags = vec![("classifiers", Some(list("openrouter"))), ("openrouter_url", url)];
+            let refused = Settings::load(flags, |name| (name == key.0).then(|| key.1.into()), None);
+            let refused = refused.unwrap_err().to_string();
+            assert!(
+                refused.contains("openrouter_url") && !refused.contains("hunter2"),
+                "{refused}"
+            );
+        } else {
+            let refused = asked.unwrap_err().to_string();
+            assert!(refused.contains("built without openrouter"), "{refused}");
+        }
+    }
+
+    #[test]
     fn files_are_toml_yaml_or_json_by_extension() {
         for (name, text) in [
             ("a.toml", "retention_secs = 7\ntrusted_proxies = ['10.0.0.0/8']"),
@@ -513,6 +653,9 @@ mod tests {
             ("a.toml", "membership_fee = -1", "membership_fee"),
             ("a.toml", "trial_days = 3651", "trial_days"),
             ("a.toml", "log_level = 'a=b=c'", "log_level"),
+            ("a.toml", "classifiers = ['oracle']", "rules, node and openrouter"),
+            ("a.toml", "classifiers = ['rules', 'node', 'rules']", "rules more than once"),
+            ("a.toml", "openrouter_model = ''", "openrouter_model"),
             ("a.toml", "log_format = 'xml'", "log_format"),
             ("a.toml", "tls_cert = 'a.pem'", "tls_key"),
             ("a.toml", "trusted_proxies = ['10.0.0.0/33']", "10.0.0.0/33"),

@@ -9,13 +9,14 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use futures::TryStreamExt;
+use iris_core::ledger::{Money, Movement};
 use iris_core::store::{Batch, Document, Key, Store, StoreError};
-use iris_core::{AccountId, Timestamp};
+use iris_core::{AccountId, Epoch, Timestamp};
 use iris_protocol::rest::{FeeRequest, Membership, MembershipState};
-use sha2::{Digest, Sha256};
 
 use super::record::{AccountRecord, FeeRecord, path};
 use super::{AccountError, Accounts};
+use crate::payouts;
 
 /// Most months that are paid at once.
 const MAX_MONTHS: u32 = 120;
@@ -38,11 +39,19 @@ pub struct MembershipPolicy {
     pub trial: Duration,
     /// For how long all works after a paid time has ended. Default: 7 days.
     pub grace: Duration,
+    /// Hundredths of each fee that the operator keeps; the rest is shared among the owners of
+    /// nodes. Default: 0.
+    pub operator_percent: u8,
 }
 
 impl Default for MembershipPolicy {
     fn default() -> Self {
-        Self { fee: 0, trial: Duration::ZERO, grace: Duration::from_hours(7 * 24) }
+        Self {
+            fee: 0,
+            trial: Duration::ZERO,
+            grace: Duration::from_hours(7 * 24),
+            operator_percent: 0,
+        }
     }
 }
 
@@ -164,9 +173,8 @@ impl Accounts {
         let place = path(AccountRecord::TYPE, account);
         let found = self.store.get(place.clone()).await?.ok_or(AccountError::NoAccount)?;
         let mut record: AccountRecord = found.value.decode()?;
-        let digest: [u8; 32] = Sha256::digest(fee.reference.as_bytes()).into();
-        let reference = data_encoding::HEXLOWER.encode(&digest);
-        let row = path(FeeRecord::TYPE, format_args!("{account}/{reference}"));
+        let payment = payouts::payment(&fee.reference);
+        let row = path(FeeRecord::TYPE, format_args!("{account}/{payment}"));
         if let Some(paid) = self.store.get(row.clone()).await? {
             let same = paid.value.decode::<FeeRecord>()?.months == fee.months;
             return if same { Ok(Some(record)) } else { Err(AccountError::FeeReused) };
@@ -177,16 +185,33 @@ impl Accounts {
         record.paid_until = Some(paid_until);
         let (months, reference) = (fee.months, fee.reference.clone());
         let fee = FeeRecord { months, reference, at: now, paid_until };
-        let batch = Batch::new().create(row, Document::encode(&fee)).replace(
-            place,
-            found.version,
-            Document::encode(&record),
-        );
+        let paid = self.moved(*account, payment, from, &fee)?;
+        let batch = Batch::new()
+            .create(row, Document::encode(&fee))
+            .create(payouts::movement_key(paid.cause()), Document::encode(&paid))
+            .replace(place, found.version, Document::encode(&record));
         match self.store.commit(batch).await {
             Ok(()) => Ok(Some(record)),
             Err(StoreError::Conflict(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Returns what a fee adds to the pools of the months that it pays for.
+    fn moved(
+        &self,
+        account: AccountId,
+        payment: String,
+        from: Timestamp,
+        fee: &FeeRecord,
+    ) -> Result<Movement, AccountError> {
+        let MembershipPolicy { fee: monthly, operator_percent, .. } = self.policy.membership;
+        let amount = monthly.checked_mul(fee.months.into()).and_then(|sum| sum.try_into().ok());
+        let amount = Money::micros(amount.ok_or(AccountError::Terms("months"))?);
+        let (months, first) = (fee.months, Epoch::of(from));
+        let moved =
+            Movement::fee(account, payment, fee.at, amount, first, months, operator_percent);
+        Ok(moved.expect("a hash names it, and it is balanced"))
     }
 
     /// Reads those accounts again that may have paid in another process.
@@ -243,6 +268,7 @@ mod tests {
             fee: 5_000_000,
             trial: Duration::from_hours(14 * 24),
             grace: Duration::from_hours(7 * 24),
+            operator_percent: 0,
         };
         let never = Standing { created: days(100), paid_until: None };
         let paid = Standing { created: days(100), paid_until: Some(days(150)) };

@@ -468,7 +468,7 @@ async fn replaced_key_works_for_its_grace_and_operators_keys_are_not_replaced() 
 async fn fee_written_down_by_another_process_counts_with_the_next_housekeeping() {
     let (store, clock) = (MemoryStore::new(), HandClock::new());
     let policy = || AccountPolicy {
-        membership: MembershipPolicy { fee: 1, trial: day(), grace: day() },
+        membership: MembershipPolicy { fee: 1, trial: day(), grace: day(), operator_percent: 0 },
         ..AccountPolicy::default()
     };
     let serving = accounts_at(&store, &clock, policy()).await;

@@ -10,6 +10,11 @@ use self::nodes::NodeClassifier;
 use crate::dispatch::Dispatch;
 
 mod nodes;
+#[cfg(feature = "openrouter")]
+mod openrouter;
+
+#[cfg(feature = "openrouter")]
+pub use openrouter::{OpenRouter, OpenRouterError};
 
 /// Classifiers that are asked one after the other, for questions whose callers name no model: the
 /// first opinion counts.

@@ -65,7 +65,7 @@ pub use payer::Payer;
 pub use placement::Placement;
 pub use routing::Routing;
 pub(crate) use sealing::ReceiptRecord;
-#[cfg(any(test, fuzzing))]
+#[cfg(any(all(test, feature = "http"), fuzzing))]
 pub(crate) use sealing::Transcript;
 pub(crate) use stats::Counters;
 pub use stats::Stats;

@@ -36,6 +36,7 @@ mod linger;
 mod listener;
 mod members;
 mod metrics;
+mod money;
 mod network;
 mod observe;
 mod openai;
@@ -105,6 +106,15 @@ fn routes(api: Arc<Api>) -> Router {
         .route("/nodes", get(network::nodes))
         .route("/nodes/connect", get(connect::connect))
         .route("/nodes/{id}/why", get(rest::why))
+        .route("/payouts", get(money::payouts))
+        .route("/months", get(money::months))
+        .route("/months/{month}", get(money::statement))
+        .route("/months/{month}/close", post(money::close))
+        .route("/months/{month}/books", get(money::books))
+        .route("/months/{month}/payouts", get(money::all_payouts))
+        .route("/months/{month}/payouts/{account}", post(money::mark_paid))
+        .route("/pool", post(money::top_up))
+        .route("/balances", get(money::balances))
         .route("/roster", get(transparency::roster))
         .route("/log/checkpoint", get(transparency::checkpoint))
         .route("/log/inclusion", get(transparency::inclusion))

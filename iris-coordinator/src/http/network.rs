@@ -23,7 +23,7 @@ const USUAL: usize = 50;
 const MOST: usize = 500;
 
 type Reply = Result<Response, ApiError>;
-type Asked = Result<Query<Paging>, QueryRejection>;
+pub(super) type Asked = Result<Query<Paging>, QueryRejection>;
 
 /// Which page is asked for. Both are texts, so that each is refused by its name.
 #[derive(Debug, Default, Deserialize)]
@@ -34,13 +34,13 @@ pub(super) struct Paging {
 
 /// The page that is asked for, after a place of its list.
 #[derive(Debug)]
-struct Page<T> {
-    limit: usize,
-    after: Option<T>,
+pub(super) struct Page<T> {
+    pub(super) limit: usize,
+    pub(super) after: Option<T>,
 }
 
 impl<T: FromStr> Page<T> {
-    fn read(asked: Asked) -> Result<Self, ApiError> {
+    pub(super) fn read(asked: Asked) -> Result<Self, ApiError> {
         let unreadable = |_| ApiError::bad_request("The query cannot be read.");
         let Query(Paging { limit, after }) = asked.map_err(unreadable)?;
         let limit = match limit.map(|text| text.parse()) {

@@ -7,7 +7,8 @@ use std::task::{Context, Poll};
 
 use iris_core::AssignmentId;
 use iris_core::registry::NodeState;
-use iris_core::reputation::{Deed, ReputationEvent};
+use iris_core::reputation::Deed;
+use iris_core::reward::{RewardEvent, What};
 use iris_crypto::hello::{Welcome as SignedWelcome, sign_welcome};
 use iris_crypto::{HopRoot, Identity};
 use iris_protocol::connection::{
@@ -321,7 +322,9 @@ impl Session {
         while now.saturating_duration_since(self.uncredited_since) >= HOUR {
             self.uncredited_since += HOUR;
             let at = self.dispatch.clock.calendar();
-            self.dispatch.credit(ReputationEvent { node: self.link.node, deed: Deed::Uptime, at });
+            let (node, owner) = (self.link.node, self.link.owner);
+            let what = What::Deed { deed: Deed::Uptime };
+            self.dispatch.credit(&RewardEvent { at, node, owner, what }, "uptime");
         }
     }
 

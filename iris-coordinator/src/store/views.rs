@@ -78,8 +78,45 @@ pub const VIEWS: &[RecordView] = &[
         ],
     },
     RecordView {
-        record_type: "deed",
-        columns: &[("node", "$.node"), ("deed", "$.deed"), ("at", "$.at")],
+        record_type: "event",
+        columns: &[
+            ("at", "$.at"),
+            ("node", "$.node"),
+            ("owner", "$.owner"),
+            ("what", "$.what"),
+            ("deed", "$.deed"),
+            ("passed", "$.passed"),
+            ("kept", "$.kept"),
+        ],
+    },
+    RecordView {
+        record_type: "movement",
+        columns: &[("cause", "$.cause"), ("at", "$.at"), ("postings", "$.postings")],
+    },
+    RecordView {
+        record_type: "month",
+        columns: &[
+            ("policy", "$.policy"),
+            ("pool", "$.pool"),
+            ("carried", "$.carried"),
+            ("owners", "$.owners"),
+            ("closed", "$.closed"),
+            ("release", "$.release"),
+            ("done", "$.done"),
+        ],
+    },
+    RecordView {
+        record_type: "share",
+        columns: &[
+            ("epoch", "$.epoch"),
+            ("owner", "$.owner"),
+            ("amount", "$.amount"),
+            ("weight", "$.weight"),
+            ("state", "$.state"),
+            ("at", "$.at"),
+            ("rail", "$.rail"),
+            ("reference", "$.reference"),
+        ],
     },
     RecordView {
         record_type: "model",

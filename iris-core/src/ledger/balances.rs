@@ -110,7 +110,7 @@ mod tests {
     }
 
     fn pay_out(number: u8, amount: i64) -> Movement {
-        let cause = Cause::PaidOut { owner: owner(number), payment: format!("{number:02x}") };
+        let cause = Cause::PaidOut { epoch: Epoch::default(), owner: owner(number) };
         let from = Book::Pool(Epoch::default());
         let at = Timestamp::from_millis(0);
         Movement::between(cause, at, from, Book::Outside, Money::micros(amount)).unwrap()
@@ -147,7 +147,6 @@ mod tests {
             let between = |cause, from, into| {
                 Movement::between(cause, at, from, into, Money::micros(amount)).unwrap()
             };
-            let payment = format!("{number:02x}");
             match kind {
                 0 => top_up(number, amount),
                 1 => {
@@ -166,7 +165,7 @@ mod tests {
                     between(cause, Book::Held(owner), Book::Owed(owner))
                 }
                 _ => {
-                    let cause = Cause::PaidOut { owner, payment };
+                    let cause = Cause::PaidOut { epoch, owner };
                     between(cause, Book::Owed(owner), Book::Outside)
                 }
             }

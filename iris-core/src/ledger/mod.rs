@@ -15,9 +15,11 @@
 
 mod balances;
 mod movement;
+mod settlement;
 
 pub use balances::{Applied, Balances, LedgerError};
 pub use movement::{Cause, Movement, MovementError, Posting};
+pub use settlement::{Manual, PaidIn, Payout, PayoutState, Settlement, SettlementError};
 
 use std::fmt;
 use std::str::FromStr;

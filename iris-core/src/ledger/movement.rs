@@ -45,12 +45,12 @@ pub enum Cause {
         /// Whose share.
         owner: AccountId,
     },
-    /// An owner was paid.
+    /// An owner's share of a month was paid out.
     PaidOut {
-        /// Who.
+        /// The month.
+        epoch: Epoch,
+        /// Whose share.
         owner: AccountId,
-        /// A hash of what names the payment, in hexadecimal.
-        payment: String,
     },
 }
 
@@ -63,7 +63,7 @@ impl Cause {
             Self::Closed { epoch } => format!("closed-{epoch}"),
             Self::Released { epoch, owner } => format!("released-{epoch}-{owner}"),
             Self::Forfeited { epoch, owner } => format!("forfeited-{epoch}-{owner}"),
-            Self::PaidOut { owner, payment } => format!("paid-{owner}-{payment}"),
+            Self::PaidOut { epoch, owner } => format!("paid-{epoch}-{owner}"),
         }
     }
 }
@@ -111,11 +111,7 @@ impl Movement {
             return Err(MovementError::Unbalanced);
         }
         match &cause {
-            Cause::FeePaid { payment, .. }
-            | Cause::ToppedUp { payment }
-            | Cause::PaidOut { payment, .. }
-                if !is_hash(payment) =>
-            {
+            Cause::FeePaid { payment, .. } | Cause::ToppedUp { payment } if !is_hash(payment) => {
                 Err(MovementError::Payment)
             }
             _ => Ok(Self { cause, at, postings }),
@@ -257,14 +253,14 @@ mod tests {
     #[test]
     fn movement_is_read_as_it_was_written() {
         let at = Timestamp::from_millis(5);
-        let cause = Cause::PaidOut { owner: MEMBER, payment: "0f".into() };
+        let cause = Cause::PaidOut { epoch: epoch("2026-11"), owner: MEMBER };
         let paid =
             Movement::between(cause, at, Book::Owed(MEMBER), Book::Outside, Money(9)).unwrap();
         let text = serde_json::to_string(&paid).unwrap();
         assert_eq!(serde_json::from_str::<Movement>(&text).unwrap(), paid);
-        assert_eq!(paid.to_string(), format!("paid-{MEMBER}-0f"));
-        let named = Cause::PaidOut { owner: MEMBER, payment: "a/b".into() };
-        let refused = Movement::between(named, at, Book::Operator, Book::Outside, Money(1));
+        assert_eq!(paid.to_string(), format!("paid-2026-11-{MEMBER}"));
+        let named = Cause::ToppedUp { payment: "a/b".into() };
+        let refused = Movement::between(named, at, Book::Outside, Book::Operator, Money(1));
         assert_eq!(refused, Err(MovementError::Payment));
     }
 }

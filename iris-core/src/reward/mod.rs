@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::epoch::Epoch;
 use crate::id::{AccountId, NodeId};
-use crate::reputation::Deed;
+use crate::reputation::{Deed, ReputationEvent};
 use crate::store::Document;
 use crate::time::Timestamp;
 
@@ -51,6 +51,21 @@ pub struct RewardEvent {
     /// What.
     #[serde(flatten)]
     pub what: What,
+}
+
+impl RewardEvent {
+    /// Returns what it is by the table of points, where it is anything.
+    pub fn deed(&self) -> Option<ReputationEvent> {
+        let deed = match self.what {
+            What::Deed { deed } => deed,
+            What::Promised { kept: false } => Deed::BrokenPromise,
+            What::Convicted => Deed::Invalid,
+            What::Work { .. } | What::Checked { .. } | What::Promised { kept: true } => {
+                return None;
+            }
+        };
+        Some(ReputationEvent { node: self.node, deed, at: self.at })
+    }
 }
 
 /// What a [`RewardEvent`] is about.

@@ -12,7 +12,7 @@ use crate::epoch::Epoch;
 use crate::id::{AccountId, NodeId};
 use crate::ledger::Money;
 use crate::model::ModelName;
-use crate::reputation::{Deed, MemoryLedger, ReputationEvent, ReputationLedger};
+use crate::reputation::{Deed, MemoryLedger, ReputationLedger};
 use crate::task::AttemptEnd;
 use crate::time::Timestamp;
 
@@ -175,14 +175,8 @@ impl Month {
 }
 
 fn take_in(points: &mut MemoryLedger, rules: &mut dyn RewardRules, event: &RewardEvent) {
-    let deed = match event.what {
-        What::Deed { deed } => Some(deed),
-        What::Promised { kept: false } => Some(Deed::BrokenPromise),
-        What::Convicted => Some(Deed::Invalid),
-        _ => None,
-    };
-    if let Some(deed) = deed {
-        points.apply(&ReputationEvent { node: event.node, deed, at: event.at });
+    if let Some(deed) = event.deed() {
+        points.apply(&deed);
     }
     rules.apply(event);
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{RewardEvent, RewardRules, Weight, What};
+use super::{RewardEvent, RewardRules, Weight};
 use crate::epoch::Epoch;
 use crate::id::{AccountId, NodeId};
-use crate::reputation::{Deed, MemoryLedger, PointsPolicy, ReputationEvent, ReputationLedger};
+use crate::reputation::{MemoryLedger, PointsPolicy, ReputationLedger};
 use crate::store::Document;
 
 /// Pays each node in proportion to its points at the end of the month.
@@ -42,14 +42,10 @@ impl RewardRules for SeedRules {
     }
 
     fn apply(&mut self, event: &RewardEvent) {
-        let deed = match event.what {
-            What::Deed { deed } => deed,
-            What::Promised { kept: false } => Deed::BrokenPromise,
-            What::Convicted => Deed::Invalid,
-            _ => return,
-        };
-        self.owners.insert(event.node, event.owner);
-        self.ledger.apply(&ReputationEvent { node: event.node, deed, at: event.at });
+        if let Some(deed) = event.deed() {
+            self.owners.insert(event.node, event.owner);
+            self.ledger.apply(&deed);
+        }
     }
 
     fn weights(&self) -> BTreeMap<AccountId, Weight> {
@@ -72,6 +68,8 @@ impl RewardRules for SeedRules {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reputation::Deed;
+    use crate::reward::What;
     use crate::time::Timestamp;
 
     fn node(number: u8) -> NodeId {

@@ -30,6 +30,15 @@
 //! | `GET /history?limit=&after=` | | [`HistoryPage`] |
 //! | `GET /nodes?limit=&after=` | | [`NodeList`] |
 //! | `GET /nodes/{id}/why` | | [`NodeWhy`] |
+//! | `GET /payouts?limit=&after=` | | [`PayoutPage`] |
+//! | `GET /months` | | [`MonthList`] |
+//! | `GET /months/{month}` | | [`Statement`] |
+//! | `POST /months/{month}/close` | | [`MonthSummary`] |
+//! | `GET /months/{month}/books` | | JSON lines; see [`audit`](iris_core::reward::audit) |
+//! | `GET /months/{month}/payouts` | | [`PayoutPage`], of all owners |
+//! | `POST /months/{month}/payouts/{account}` | [`PaidRequest`] | [`Payout`] |
+//! | `POST /pool` | [`TopUpRequest`] | [`BalanceList`] |
+//! | `GET /balances` | | [`BalanceList`] |
 //! | `GET /roster` | | [`SignedRoster`] |
 //! | `GET /log/checkpoint` | | the log's signed checkpoint, as text |
 //! | `GET /log/inclusion?index=&size=` | | [`InclusionProof`] |
@@ -42,6 +51,7 @@
 
 mod account;
 mod inference;
+mod money;
 mod network;
 mod node;
 mod roster;
@@ -55,6 +65,9 @@ pub use account::{
 };
 pub use inference::{
     InferenceError, InferenceRequest, InferenceResult, InferenceStatus, Input, InputError, Review,
+};
+pub use money::{
+    BalanceList, MonthList, MonthSummary, PaidRequest, Payout, PayoutPage, Statement, TopUpRequest,
 };
 pub use network::{
     Hindrance, HistoryEntry, HistoryPage, NetworkStats, NodeWhy, ReasonCount, ReputationEntry,

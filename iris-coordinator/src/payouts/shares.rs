@@ -1,0 +1,188 @@
+//! What becomes of shares: held, owed, paid or forfeited.
+
+use futures::TryStreamExt;
+use iris_core::ledger::{Book, Cause, Movement, PaidIn, Payout, PayoutState, SettlementError};
+use iris_core::reward::{RewardEvent, RewardRules, What};
+use iris_core::store::{Batch, Document, Key, StoreError, Version};
+use iris_core::{AccountId, Epoch, Timestamp};
+use iris_protocol::rest::FeeRequest;
+
+use super::record::{
+    EVENT, MONTH, MonthRecord, SHARE, ShareRecord, ShareState, month_key, movement_key, share_key,
+};
+use super::{PayoutError, Payouts, check_reference};
+use crate::accounts::Accounts;
+
+impl Payouts {
+    /// Returns an account's share of a month, if it has one.
+    pub async fn share(
+        &self,
+        epoch: Epoch,
+        owner: &AccountId,
+    ) -> Result<Option<ShareRecord>, PayoutError> {
+        let found = self.store.get(share_key(epoch, owner)).await?;
+        Ok(found.map(|record| record.value.decode()).transpose()?)
+    }
+
+    /// Returns all shares of a month, in the order of their accounts.
+    pub async fn shares(&self, epoch: Epoch) -> Result<Vec<ShareRecord>, PayoutError> {
+        let found = self.versions(epoch).await?;
+        Ok(found.into_iter().map(|(_, share)| share).collect())
+    }
+
+    /// Writes down that an operator paid a share that was owed. The same reference counts once.
+    pub async fn mark_paid(
+        &self,
+        epoch: Epoch,
+        owner: &AccountId,
+        reference: &str,
+    ) -> Result<ShareRecord, PayoutError> {
+        check_reference(reference)?;
+        let found = self.store.get(share_key(epoch, owner)).await?;
+        let found = found.ok_or(PayoutError::NoShare(epoch))?;
+        let share: ShareRecord = found.value.decode()?;
+        match share.state {
+            ShareState::Owed => self.paid(found.version, share, reference).await,
+            ShareState::Paid if share.reference.as_deref() == Some(reference) => Ok(share),
+            state => Err(PayoutError::NotOwed(state)),
+        }
+    }
+
+    /// Writes down the fees that came in on the rail.
+    pub(super) async fn take_in(&self, accounts: &Accounts) -> Result<(), SettlementError> {
+        for PaidIn { account, months, reference } in self.rail.paid_in().await? {
+            let fee = FeeRequest { months, reference };
+            if let Err(error) = accounts.pay(&account, &fee).await {
+                tracing::error!(%error, %account, rail = self.rail.name(), "a fee was not taken in");
+            }
+        }
+        Ok(())
+    }
+
+    /// Releases, forfeits and pays what is due.
+    pub(super) async fn settle(&self) -> Result<(), PayoutError> {
+        for month in self.months().await? {
+            if !month.done && self.now() >= month.release {
+                self.settle_month(month).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn settle_month(&self, month: MonthRecord) -> Result<(), PayoutError> {
+        let convicted = self.convicted_since(month.epoch.end()).await?;
+        let rules = self.latest_rules().await?;
+        let mut done = true;
+        for (version, share) in self.versions(month.epoch).await? {
+            let share = match share.state {
+                ShareState::Held if convicted.contains(&share.owner) => {
+                    self.turn(version, share, ShareState::Forfeited).await?
+                }
+                ShareState::Held if rules.may_release(&self.pseudonym(&share.owner)) => {
+                    self.turn(version, share, ShareState::Owed).await?
+                }
+                ShareState::Owed => self.pay(version, share).await?,
+                _ => share,
+            };
+            done &= matches!(share.state, ShareState::Paid | ShareState::Forfeited);
+        }
+        if done {
+            let key = month_key(MONTH, month.epoch);
+            let month = MonthRecord { done, ..month };
+            self.store.commit(Batch::new().put(key, Document::encode(&month))).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks the rail to pay a share.
+    async fn pay(&self, version: Version, share: ShareRecord) -> Result<ShareRecord, PayoutError> {
+        let payout = Payout { epoch: share.epoch, owner: share.owner, amount: share.amount };
+        match self.rail.pay_out(payout).await {
+            Ok(PayoutState::Paid { reference }) => self.paid(version, share, &reference).await,
+            Ok(_) => Ok(share),
+            Err(error) => {
+                tracing::warn!(%error, rail = self.rail.name(), "a share was not paid");
+                Ok(share)
+            }
+        }
+    }
+
+    async fn paid(
+        &self,
+        version: Version,
+        mut share: ShareRecord,
+        reference: &str,
+    ) -> Result<ShareRecord, PayoutError> {
+        share.reference = Some(reference.to_owned());
+        share.rail = Some(self.rail.name().to_owned());
+        self.turn(version, share, ShareState::Paid).await
+    }
+
+    /// Changes what has become of a share and moves its money, in one commit; where another did so
+    /// meanwhile, says what it did.
+    async fn turn(
+        &self,
+        version: Version,
+        mut share: ShareRecord,
+        state: ShareState,
+    ) -> Result<ShareRecord, PayoutError> {
+        let (epoch, owner, now) = (share.epoch, share.owner, self.now());
+        let (cause, from, into) = match state {
+            ShareState::Forfeited => {
+                let cause = Cause::Forfeited { epoch, owner };
+                (cause, Book::Held(owner), Book::Pool(Epoch::of(now)))
+            }
+            ShareState::Paid => (Cause::PaidOut { epoch, owner }, Book::Owed(owner), Book::Outside),
+            ShareState::Owed | ShareState::Held => {
+                (Cause::Released { epoch, owner }, Book::Held(owner), Book::Owed(owner))
+            }
+        };
+        let movement = Movement::between(cause, now, from, into, share.amount);
+        let movement = movement.expect("an amount and its negative add up to nothing");
+        (share.state, share.at) = (state, now);
+        let batch = Batch::new()
+            .replace(share_key(epoch, &owner), version, Document::encode(&share))
+            .create(movement_key(movement.cause()), Document::encode(&movement));
+        match self.store.commit(batch).await {
+            Ok(()) => Ok(share),
+            Err(StoreError::Conflict(_)) => {
+                self.share(epoch, &owner).await?.ok_or(PayoutError::NoShare(epoch))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn versions(&self, epoch: Epoch) -> Result<Vec<(Version, ShareRecord)>, PayoutError> {
+        let key =
+            |end: char| Key::new(SHARE, format!("{epoch}{end}")).expect("a month is a key segment");
+        // '.' is the character after '-'.
+        let found = self.store.scan(key('-')..key('.'));
+        let shares = found.and_then(|record| async move {
+            Ok((record.version, record.value.decode::<ShareRecord>()?))
+        });
+        Ok(shares.try_collect().await?)
+    }
+
+    /// Returns the owners of nodes that were convicted since a moment.
+    async fn convicted_since(
+        &self,
+        since: Timestamp,
+    ) -> Result<std::collections::HashSet<AccountId>, PayoutError> {
+        let start = Key::new(EVENT, format!("{:013}", since.as_millis()));
+        let start = start.expect("a number is a key segment");
+        let events = self.store.scan(start..Key::all(EVENT).end);
+        let convicted = events.try_filter_map(|record| async move {
+            let event: RewardEvent = record.value.decode()?;
+            Ok(matches!(event.what, What::Convicted).then_some(event.owner))
+        });
+        Ok(convicted.try_collect().await?)
+    }
+
+    async fn latest_rules(&self) -> Result<Box<dyn RewardRules>, PayoutError> {
+        let months = self.months().await?;
+        let next = months.first().map_or(Epoch::FIRST, |month| month.epoch.next());
+        let opening = self.opening(next).await?;
+        let made = (self.policy.make)(Some(&opening.state.rules));
+        made.ok_or_else(|| PayoutError::Rules(self.policy.name.clone()))
+    }
+}
