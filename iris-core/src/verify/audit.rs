@@ -1,7 +1,5 @@
 //! What an auditor asks for and is told.
 
-use std::collections::BTreeSet;
-
 use super::seed::{Commitment, Seed};
 use super::sequential::Scored;
 use super::verdict::Conviction;
@@ -82,8 +80,10 @@ pub enum AuditResult {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The answer is what an honest node would give.
+    /// The answer is what an honest node would give, and long enough to say so.
     Passed,
+    /// Another owner's node gave the same answer, which proves little.
+    Agreed,
     /// The answer is strange, as one honest answer in a hundred is; nothing follows from it alone.
     Doubtful,
     /// Nothing was learnt.
@@ -98,9 +98,9 @@ pub enum Outcome {
     Confirming,
     /// The second test found the node honest.
     Cleared {
-        /// Owners whose references suspected what another owner's did not confirm. One who is
+        /// The owner whose reference suspected what another owner's did not confirm. One who is
         /// named here time and again runs a broken or lying reference.
-        doubted: BTreeSet<AccountId>,
+        doubted: Option<AccountId>,
     },
     /// Both tests found the node lying.
     Convicted(Box<Conviction>),

@@ -49,8 +49,11 @@ impl Auditor {
 
     /// Sets who is asked about answers of `model`, in place of all before.
     ///
-    /// Two owners at least, or a suspicion is confirmed by the one who raised it. A reference is
-    /// never asked about nodes of its own owner; a model without one is not verified at all.
+    /// All of them, whether they are there or not: where one is away, the audit that names it ends
+    /// with [`AuditResult::ReferenceFailed`] before anything is sent, and a later one may name
+    /// another. Two owners at least, or a suspicion is confirmed by the one who raised it. A
+    /// reference is never asked about nodes of its own owner; a model without one is not verified
+    /// at all.
     pub fn set_references(&mut self, model: ModelName, references: Vec<Reference>) {
         if references.is_empty() {
             self.references.remove(&model);
@@ -155,12 +158,11 @@ impl Auditor {
         let known = self.nodes.get_mut(node).filter(|known| known.verdict.is_none())?;
         let record = known.models.get_mut(model).filter(|record| record.pending.is_none())?;
         record.promote(&self.rules, now);
-        let canary = if record.is_paced() {
-            now.saturating_add(gap(record, &self.rules) / 2) >= record.next
-        } else {
+        let by_chance = || {
             let rate = self.rules.canary_rate(record.stage(&self.rules, now));
             record.is_owed || seed.below(0, MILLION.into()) < rate.into()
         };
+        let canary = now >= record.next || (!record.is_paced() && by_chance());
         let duplicate = || {
             let rate = self.rules.duplicate_rate(record.valid);
             traffic == Traffic::Comparable && seed.below(1, MILLION.into()) < rate.into()
@@ -221,7 +223,7 @@ impl Auditor {
             }
             AuditResult::Agreed if pending.canary.is_none() => {
                 record.valid = record.valid.saturating_add(1);
-                Some(Effect::Passed)
+                Some(Effect::Agreed)
             }
             _ => None,
         };
@@ -236,6 +238,8 @@ impl Auditor {
     fn outcome(&mut self, id: &AuditId, effect: Effect, now: Timestamp) -> Outcome {
         let test = match effect {
             Effect::Passed => return Outcome::Passed,
+            Effect::Agreed => return Outcome::Agreed,
+            Effect::Short => return Outcome::Inconclusive,
             Effect::Doubtful => return Outcome::Doubtful,
             Effect::Confirming => return Outcome::Confirming,
             Effect::Suspected { is_confirming } => return Outcome::Suspected { is_confirming },
@@ -277,7 +281,7 @@ impl Auditor {
         let record = known.models.get_mut(model)?;
         let references = self.references.get(model)?;
         let reference = choose(references, node, known.owner, record.avoided(), seed)?;
-        let due = record.due();
+        let due = record.due(&self.rules);
         record.sent += 1;
         record.is_owed = true;
         let id = AuditId { node: *node, model: model.clone(), number: record.sent };
@@ -285,9 +289,9 @@ impl Auditor {
         let deadline = now.saturating_add(self.rules.patience);
         record.pending = Some(Pending { canary, scorer: reference.owner, deadline });
         if is_canary {
-            let gap = gap(record, &self.rules);
-            let jitter = seed.below(3, u64::try_from(gap.as_millis()).unwrap_or(u64::MAX));
-            record.next = now.saturating_add(gap / 2 + Duration::from_millis(jitter));
+            let half = record.gap(&self.rules) / 2;
+            let jitter = seed.below(3, u64::try_from(half.as_millis()).unwrap_or(u64::MAX));
+            record.next = now.saturating_add(half + Duration::from_millis(jitter));
         }
         if let Some(at) = due {
             self.due.remove(&(at, *node, model.clone()));
@@ -314,14 +318,14 @@ impl Auditor {
 
     fn unschedule(&mut self, node: &NodeId, model: &ModelName) {
         let record = self.nodes.get(node).and_then(|known| known.models.get(model));
-        if let Some(at) = record.and_then(Record::due) {
+        if let Some(at) = record.and_then(|record| record.due(&self.rules)) {
             self.due.remove(&(at, *node, model.clone()));
         }
     }
 
     fn schedule(&mut self, node: &NodeId, model: &ModelName) {
         let Some(known) = self.nodes.get(node) else { return };
-        let due = known.models.get(model).and_then(Record::due);
+        let due = known.models.get(model).and_then(|record| record.due(&self.rules));
         if let Some(at) = due.filter(|_| known.is_online && known.verdict.is_none()) {
             self.due.insert((at, *node, model.clone()));
         }
@@ -334,23 +338,18 @@ impl Auditor {
     }
 }
 
-fn gap(record: &Record, rules: &Rules) -> Duration {
-    let confirming = record.confirmation.is_some();
-    if confirming { rules.confirming_gap } else { rules.pace() }
-}
-
-/// Chooses a reference of another owner than the node's, and than those who raised the suspicion
-/// if there is one.
+/// Chooses a reference of another owner than the node's, and than the one who raised the
+/// suspicion if there is such a one.
 fn choose(
     references: &[Reference],
     node: &NodeId,
     owner: AccountId,
-    avoided: Option<&BTreeSet<AccountId>>,
+    avoided: Option<AccountId>,
     seed: Seed,
 ) -> Option<Reference> {
     let able = references.iter().filter(|able| able.owner != owner && able.node != *node);
     let able: Vec<_> = able.copied().collect();
-    let is_other = |able: &Reference| avoided.is_none_or(|avoided| !avoided.contains(&able.owner));
+    let is_other = |able: &Reference| avoided.is_none_or(|avoided| able.owner != avoided);
     let others: Vec<_> = able.iter().copied().filter(is_other).collect();
     let among = if others.is_empty() { able } else { others };
     let count = u64::try_from(among.len()).unwrap_or(u64::MAX);

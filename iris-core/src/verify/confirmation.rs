@@ -30,9 +30,9 @@ pub(super) enum Confirmed {
 /// A second test as far as it has come.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Confirmation {
-    /// What raised the suspicion, and whose references saw it.
+    /// What raised the suspicion, and whose reference saw it.
     pub(super) suspicion: Trial,
-    pub(super) suspecting: BTreeSet<AccountId>,
+    pub(super) suspecting: AccountId,
     /// The error bound that was taken for it, in millionths.
     pub(super) error: u32,
     pub(super) confirming: BTreeSet<AccountId>,
@@ -45,7 +45,7 @@ pub(super) struct Confirmation {
 }
 
 impl Confirmation {
-    pub(super) fn new(suspicion: Trial, suspecting: BTreeSet<AccountId>, error: u32) -> Self {
+    pub(super) fn new(suspicion: Trial, suspecting: AccountId, error: u32) -> Self {
         Self {
             suspicion,
             suspecting,
@@ -105,7 +105,7 @@ mod tests {
         let rules = Rules::default();
         let mut found = 0;
         for _ in 0..runs {
-            let mut test = Confirmation::new(Trial::default(), BTreeSet::new(), error);
+            let mut test = Confirmation::new(Trial::default(), OWNER, error);
             let confirmed = loop {
                 let rate = if dice.happens(lies) { mismatch } else { 10_000 };
                 let tokens = answer(dice, rate);
@@ -139,9 +139,8 @@ mod tests {
 
     #[test]
     fn smaller_bound_needs_more_evidence() {
-        let bound = |error| {
-            Confirmation::new(Trial::default(), BTreeSet::new(), error).bound(&Rules::default())
-        };
+        let bound =
+            |error| Confirmation::new(Trial::default(), OWNER, error).bound(&Rules::default());
         assert_eq!(bound(100), 12_206_073);
         assert!(bound(1) > bound(100));
     }

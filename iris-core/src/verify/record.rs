@@ -1,6 +1,7 @@
 //! What is known of a node, and what an answer changes about it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -59,9 +60,9 @@ pub(super) struct Record {
     verified: u32,
     /// When probation ended, or a suspicion last came up since.
     watched_since: Option<Timestamp>,
-    trial: Trial,
-    /// Whose references scored the tokens of the trial.
-    scorers: BTreeSet<AccountId>,
+    /// The first test, for each owner whose references scored answers: a suspicion is one owner's,
+    /// so that another can confirm it.
+    trials: BTreeMap<AccountId, Trial>,
     pub(super) confirmation: Option<Confirmation>,
     /// How many comparable answers in a row were found valid.
     pub(super) valid: u32,
@@ -69,7 +70,7 @@ pub(super) struct Record {
     pub(super) is_owed: bool,
     /// How many audits were sent.
     pub(super) sent: u64,
-    /// When the next canary of those that are paced over time is due.
+    /// When the next canary is due, if none comes earlier.
     pub(super) next: Timestamp,
     #[serde(skip)]
     pub(super) pending: Option<Pending>,
@@ -89,10 +90,16 @@ pub(super) struct Pending {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
     Passed,
+    /// The answer was too short to count.
+    Short,
+    /// Another node gave the same answer.
+    Agreed,
     Doubtful,
-    Suspected { is_confirming: bool },
+    Suspected {
+        is_confirming: bool,
+    },
     Confirming,
-    Cleared(BTreeSet<AccountId>),
+    Cleared(Option<AccountId>),
     Convicted(Confirmation),
 }
 
@@ -102,8 +109,7 @@ impl Record {
             since: now,
             verified: 0,
             watched_since: None,
-            trial: Trial::default(),
-            scorers: BTreeSet::new(),
+            trials: BTreeMap::new(),
             confirmation: None,
             valid: 0,
             is_owed: false,
@@ -133,8 +139,8 @@ impl Record {
     /// Forgets what led to a verdict that is void.
     pub(super) fn absolve(&mut self, now: Timestamp) {
         self.watched_since = self.watched_since.map(|_| now);
-        (self.trial, self.confirmation) = (Trial::default(), None);
-        self.scorers.clear();
+        self.trials.clear();
+        self.confirmation = None;
     }
 
     /// Returns whether its canaries are paced over time and not by its tasks.
@@ -142,15 +148,26 @@ impl Record {
         self.watched_since.is_none() || self.confirmation.is_some()
     }
 
-    /// Returns whose references should not score the next answer if there are others.
-    pub(super) fn avoided(&self) -> Option<&BTreeSet<AccountId>> {
-        self.confirmation.as_ref().map(|test| &test.suspecting)
+    /// Returns the longest time between two canaries of a node that gets work.
+    pub(super) fn gap(&self, rules: &Rules) -> Duration {
+        match self.watched_since {
+            _ if self.confirmation.is_some() => rules.confirming_gap,
+            Some(_) => rules.longest_gap,
+            None => rules.pace(),
+        }
     }
 
-    /// Returns when something has to happen though no task comes.
-    pub(super) fn due(&self) -> Option<Timestamp> {
+    /// Returns whose references should not score the next answer if there are others.
+    pub(super) fn avoided(&self) -> Option<AccountId> {
+        self.confirmation.as_ref().map(|test| test.suspecting)
+    }
+
+    /// Returns when something has to happen though no task comes; one that does takes the canary
+    /// along a little earlier.
+    pub(super) fn due(&self, rules: &Rules) -> Option<Timestamp> {
         let deadline = self.pending.map(|pending| pending.deadline);
-        deadline.or_else(|| self.is_paced().then_some(self.next))
+        let idle = self.next.saturating_add(self.gap(rules) / 4);
+        deadline.or_else(|| self.is_paced().then_some(idle))
     }
 
     /// Takes into account what a reference said of an answer.
@@ -178,22 +195,23 @@ impl Record {
                 return self.confirm(confirmed);
             }
         } else if let Some(suspicion) = self.suspect(pending.scorer, tokens, rules) {
-            return self.alarm(suspicion, budget, rules, now);
+            return self.alarm(suspicion, pending.scorer, budget, rules, now);
         }
-        if is_doubtful { Effect::Doubtful } else { Effect::Passed }
+        match pending.canary {
+            _ if is_doubtful => Effect::Doubtful,
+            Some(_) if !is_long => Effect::Short,
+            _ => Effect::Passed,
+        }
     }
 
     /// Runs the first test over `tokens`; returns what it saw if it finds them suspicious.
     fn suspect(&mut self, scorer: AccountId, tokens: &[Scored], rules: &Rules) -> Option<Trial> {
-        self.scorers.insert(scorer);
+        let trial = self.trials.entry(scorer).or_default();
         for token in tokens {
-            match rules.suspicion.count(&mut self.trial, token.is_match()) {
+            match rules.suspicion.count(trial, token.is_match()) {
                 Finding::Continue => {}
-                Finding::Honest => {
-                    self.trial = Trial::default();
-                    self.scorers = BTreeSet::from([scorer]);
-                }
-                Finding::Dishonest => return Some(std::mem::take(&mut self.trial)),
+                Finding::Honest => *trial = Trial::default(),
+                Finding::Dishonest => return self.trials.remove(&scorer),
             }
         }
         None
@@ -203,13 +221,13 @@ impl Record {
     fn alarm(
         &mut self,
         suspicion: Trial,
+        suspecting: AccountId,
         budget: &mut ErrorBudget,
         rules: &Rules,
         now: Timestamp,
     ) -> Effect {
         self.watched_since = self.watched_since.map(|_| now);
         self.valid = 0;
-        let suspecting = std::mem::take(&mut self.scorers);
         let error = budget.take(rules, now);
         self.confirmation = error.map(|error| Confirmation::new(suspicion, suspecting, error));
         self.next = now.saturating_add(rules.confirming_gap / 2);
@@ -225,8 +243,8 @@ impl Record {
             None => Effect::Confirming,
             Some(test) if confirmed == Confirmed::Dishonest => Effect::Convicted(test),
             Some(test) => {
-                let anew = test.suspecting.is_disjoint(&test.confirming);
-                Effect::Cleared(if anew { test.suspecting } else { BTreeSet::new() })
+                let is_other = !test.confirming.contains(&test.suspecting);
+                Effect::Cleared(is_other.then_some(test.suspecting))
             }
         }
     }

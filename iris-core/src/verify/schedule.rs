@@ -25,6 +25,10 @@ pub struct Rules {
     /// How many of a million after that. Default: 20,000. The fee that a node loses when it is
     /// found lying, measured in tasks, has to be above `1,000,000 / settled_rate`, or lying pays.
     pub settled_rate: u32,
+    /// How long a node that works may go without a canary, whatever the rates come to; the shortest
+    /// such time is half of it. Default: a day, so that the tests of a small node vouch for it as
+    /// well as those of a large one.
+    pub longest_gap: Duration,
     /// How many comparable answers in a row another node has to agree with before fewer than all
     /// are compared. Default: 10.
     pub replicated: u32,
@@ -32,7 +36,7 @@ pub struct Rules {
     pub least_tokens: u32,
     /// How many answers the second test looks at, at most. Default: 20.
     pub confirming: u32,
-    /// The mean time between two of them. Default: 40 minutes.
+    /// The longest time between two of them, if the node is there. Default: 40 minutes.
     pub confirming_gap: Duration,
     /// How often, in a million times, a second test may find an honest node lying. Default: 100.
     pub confirming_error: u32,
@@ -56,6 +60,7 @@ impl Default for Rules {
             watched_rate: 50_000,
             watched: 30 * DAY,
             settled_rate: 20_000,
+            longest_gap: DAY,
             replicated: 10,
             least_tokens: 16,
             confirming: 20,
@@ -90,7 +95,7 @@ impl Rules {
         if rate > self.settled_rate { rate } else { self.settled_rate }
     }
 
-    /// Returns the mean time between two canaries of a new node.
+    /// Returns the longest time between two canaries of a new node, while it is there.
     pub(super) fn pace(&self) -> Duration {
         self.probation / self.canaries.max(1)
     }

@@ -49,8 +49,8 @@ pub enum Offence {
 pub struct Evidence {
     /// The tokens that raised the suspicion.
     pub suspicion: Trial,
-    /// Whose references saw them.
-    pub suspecting: BTreeSet<AccountId>,
+    /// Whose reference saw them.
+    pub suspecting: AccountId,
     /// The tokens that confirmed it.
     pub confirmation: Trial,
     /// How many answers they are from.
@@ -114,10 +114,10 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Offence::AnotherModel = self.offence;
         let Evidence { confirmation, answers, suspicion, error, .. } = &self.evidence;
-        let seen = if self.evidence.confirming.is_disjoint(&self.evidence.suspecting) {
-            "references of another owner"
+        let seen = if self.evidence.confirming.contains(&self.evidence.suspecting) {
+            "the same reference, asked anew,"
         } else {
-            "the same reference, asked anew"
+            "references of another owner"
         };
         write!(
             f,
@@ -235,7 +235,7 @@ mod tests {
 
     fn conviction(audit: u64) -> Conviction {
         let trial = Trial { tokens: 90, mismatches: 30, likelihood: 13_000_000 };
-        let mut test = Confirmation::new(trial, BTreeSet::from([OWNER]), 100);
+        let mut test = Confirmation::new(trial, OWNER, 100);
         (test.worst, test.answers) = (trial, 1);
         test.asked.push(Seed::from_bytes([5; 32]));
         test.confirming.insert(AccountId::from_bytes([2; 16]));
