@@ -17,7 +17,7 @@
 //! likely among its whole vocabulary, before temperature, penalties and filters, as llama.cpp and
 //! vLLM report them. They cost nothing where they are not asked for. The tokens of a given text are
 //! scored on request, by vLLM's `prompt_logprobs`: one pass over the prompt, of which nothing is
-//! kept, in an answer that is not streamed.
+//! kept, in an answer that is not streamed. An answer that lists its tokens is not continued.
 //!
 //! What the engine cannot honour it refuses with [`BackendError::Rejected`]: several answers
 //! (`n`), schemas, forced tool calls, images. Tools reach the model's
