@@ -60,8 +60,8 @@ async fn answer_with_its_log_probabilities_is_scored_alike_by_another_node() {
     }
     assert_eq!((streamed.as_str(), &content, last.as_str()), (text, tokens, "[DONE]"));
 
-    let scored = live.send(chat(&live, &[text], &scoring())).await.text().await.unwrap();
-    let scores = PromptScores::read(scored.as_bytes()).unwrap().of_answer(text).unwrap();
+    let body = live.send(chat(&live, &[text], &scoring())).await.text().await.unwrap();
+    let scores = PromptScores::read(body.as_bytes()).unwrap().of_answer(text).unwrap();
     assert_eq!(scores.len(), said.len());
     let likeliest = scores.iter().filter(|score| score.rank == 1).count();
     assert!(likeliest * 100 >= scores.len() * 99, "{likeliest} of {}", scores.len());
@@ -108,9 +108,8 @@ async fn node_that_can_score_is_found_among_those_that_cannot() {
     let _other = live.join(other.clone(), 4).await;
     let _node = live.join(engine, 1).await;
     for _ in 0..8 {
-        let scored =
-            live.send(chat(&live, &["A node is a machine."], &scoring())).await.text().await;
-        let scores = PromptScores::read(scored.unwrap().as_bytes()).unwrap();
+        let body = live.send(chat(&live, &["A node is a machine."], &scoring())).await.text().await;
+        let scores = PromptScores::read(body.unwrap().as_bytes()).unwrap();
         assert!(!scores.of_answer("A node is a machine.").unwrap().is_empty());
     }
     assert_eq!(other.counts().started, 0);

@@ -190,6 +190,8 @@ impl fmt::Debug for AnswerToken {
 
 /// Reads the tokens of the first choice of a chat's answer, a whole one or a streamed step, that
 /// was asked with `"logprobs": true`.
+///
+/// Some servers list the token that ends the answer as well, though its text does not show.
 pub fn read_logprobs(answer: &[u8]) -> Result<Vec<AnswerToken>, ScoresError> {
     let mut tokens = None;
     read_object(answer, |reader, name| {
