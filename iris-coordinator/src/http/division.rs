@@ -81,6 +81,9 @@ fn refuse_what_cannot_be_divided(chat: &Map<String, Value>, asked: &Asked) -> Re
     if asked.abilities.contains(Abilities::LOGPROBS) {
         return Err(wrong("logprobs", "A divided task has no logprobs."));
     }
+    if asked.abilities.contains(Abilities::SCORE) {
+        return Err(wrong("prompt_logprobs", "A divided task scores no prompt."));
+    }
     Ok(())
 }
 

@@ -146,6 +146,7 @@ async fn chat_that_cannot_be_divided_is_refused_before_it_begins() {
         (r#","n":2"#, "n"),
         (r#","tools":[{"type":"function","function":{"name":"f"}}]"#, "tools"),
         (r#","logprobs":true"#, "logprobs"),
+        (r#","prompt_logprobs":1"#, "prompt_logprobs"),
     ] {
         let reply = net.post("/v1/chat/completions", &named("auto", members)).await;
         assert_eq!(param(&reply), (400, at.to_owned()), "{members}");
