@@ -89,7 +89,7 @@ async fn with_several_models_and_none_named_the_names_are_told() {
 #[tokio::test]
 async fn exit_codes_tell_causes_apart() {
     for (status, code, exit) in [
-        (401, "invalid_api_key", 3),
+        (401, "invalid_login", 3),
         (404, "model_not_found", 4),
         (429, "rate_limit_exceeded", 5),
         (503, "no_node", 5),
