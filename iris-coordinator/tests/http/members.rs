@@ -433,7 +433,8 @@ async fn lapsed_member_is_served_by_nodes_of_its_own_alone() {
 #[tokio::test]
 async fn trial_paid_time_and_grace_follow_one_another_and_then_the_fee_is_due() {
     let day = Duration::from_hours(24);
-    let membership = MembershipPolicy { fee: 5_000_000, trial: 3 * day, grace: 2 * day, ..Default::default() };
+    let membership =
+        MembershipPolicy { fee: 5_000_000, trial: 3 * day, grace: 2 * day, ..Default::default() };
     let policy = AccountPolicy { membership, ..AccountPolicy::default() };
     let clock = Ahead::default();
     let net = net_at(policy, clock.clone()).await;
