@@ -22,7 +22,7 @@ use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use iris_crypto::certificate::CertificateHash;
 use iris_crypto::{Identity, PublicIdentity, RecordKey, Secret, SignedCertificate};
 use iris_protocol::limits::Limits as LinkLimits;
-use iris_protocol::openai::Asked;
+use iris_protocol::openai::{Asked, Preferences};
 use iris_protocol::rest;
 use iris_protocol::transport::Transport;
 use tokio_util::sync::CancellationToken;
@@ -380,8 +380,14 @@ impl Coordinator {
 
     /// Starts a divided task for somebody who waits for it: `task` names it, and each of its steps
     /// is a task of its own. It is driven by reading the handle; dropping that gives it up.
-    pub fn submit_plan(&self, task: TaskId, payer: impl Into<Payer>, run: PlanRun) -> PlanHandle {
-        self.inner.inference.pass(task, payer.into(), run)
+    pub fn submit_plan(
+        &self,
+        task: TaskId,
+        payer: impl Into<Payer>,
+        run: PlanRun,
+        wishes: Preferences,
+    ) -> PlanHandle {
+        self.inner.inference.pass(task, payer.into(), run, wishes)
     }
 
     /// Starts a task that its caller sealed to one node; see [`submit`](Self::submit).

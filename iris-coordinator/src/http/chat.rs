@@ -21,7 +21,7 @@ use iris_core::backend::{Chunk, Operation};
 use iris_core::queue::Priority;
 use iris_core::routing::ANY;
 use iris_core::task::Outcome;
-use iris_protocol::openai::{Asked, Usage};
+use iris_protocol::openai::{Asked, PREFERENCES, Usage};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -169,14 +169,19 @@ async fn request(
         (None, Some(messages)) => messages,
         _ => return Err(members.wrong("message", "given, or else 'messages'")),
     };
+    let wishes = members.take(PREFERENCES);
     members.finish()?;
     let model = model.as_ref().map_or(ANY, ModelName::as_str);
     let mut chat = json!({ "model": model, "messages": messages, "stream": true });
     if caller.account == NOBODY {
         chat["max_tokens"] = STRANGERS_TOKENS.into();
     }
+    if let Some(wishes) = wishes {
+        chat[PREFERENCES] = wishes;
+    }
     let body = Bytes::from(chat.to_string());
     let asked = Asked::read(Operation::Chat, &body)?;
+    let body = asked.body_for_nodes(&body);
     let Routed { model, body, routing } = api.route(caller, Operation::Chat, &asked, body).await?;
     Ok(TaskRequest {
         id: context.id,
@@ -191,7 +196,7 @@ async fn request(
         abilities: asked.abilities,
         time_limit: routing.time_limit(api.settings.time_limit, context.since),
         priority: Priority::Interactive,
-        placement: Placement::default(),
+        placement: Placement::new(asked.preferences, None),
         routing,
     })
 }

@@ -46,13 +46,76 @@ async fn preferences_that_cannot_be_met_or_read_are_refused_by_name() {
         assert!(!code.is_null() || error["param"] == "iris", "{error}");
         assert!(code.is_null() || error["code"] == code, "{error}");
     }
-    let consensus = format!(
-        r#"{{"model":"iris/consensus:{}","messages":[{{"role":"user","content":"hi"}}],
-            "iris":{{"own":"only"}}}}"#,
-        Node::MODEL
+}
+
+#[tokio::test]
+async fn every_step_of_a_divided_task_keeps_preferences() {
+    let net = Net::start().await;
+    let mut strangers = Vec::new();
+    for _ in 0..4 {
+        strangers.push(net.strangers_node(answering()).await);
+    }
+    let counts =
+        || strangers.iter().map(|node| node.asked.lock().unwrap().len()).collect::<Vec<_>>();
+    let denied = net.coordinator.nodes()[0].id;
+    let wish = json!({ "deny": [denied] });
+    let chat = json!({ "model": format!("iris/consensus:{}", Node::MODEL), "iris": wish,
+        "messages": [{ "role": "user", "content": "7" }] });
+    for _ in 0..3 {
+        let reply = net.post("/v1/chat/completions", &chat.to_string()).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    let task = json!({ "model": Node::MODEL, "prompt": "7", "mode": "consensus", "iris": wish });
+    for _ in 0..3 {
+        let submitted = net.post("/inference", &task.to_string()).await;
+        assert_eq!(submitted.status, 202, "{}", submitted.text());
+        let id = submitted.json()["id"].as_str().unwrap().to_owned();
+        net.events(&id).await;
+        let status = net.get(&format!("/inference/{id}")).await.json();
+        assert_eq!(status["status"], "finished", "{status}");
+        let steps = status["steps"].to_string();
+        assert!(!steps.contains(&denied.to_string()), "{steps}");
+    }
+    let counts = counts();
+    assert_eq!(counts.iter().filter(|asked| **asked == 0).count(), 1, "{counts:?}");
+    for node in &strangers {
+        let asked = node.asked.lock().unwrap();
+        let bodies = asked.iter().map(|(_, body)| String::from_utf8_lossy(body));
+        assert!(bodies.into_iter().all(|body| !body.contains("deny")), "no node sees them");
+    }
+}
+
+#[tokio::test]
+async fn divided_task_whose_preferences_nobody_meets_says_so() {
+    let net = Net::start().await;
+    for _ in 0..3 {
+        net.strangers_node(answering()).await;
+    }
+    net.node(answering()).await;
+    let divided = |mode: &str, wish: serde_json::Value| {
+        let body = json!({ "model": format!("iris/{mode}:{}", Node::MODEL), "iris": wish,
+            "messages": [{ "role": "user", "content": "7" }] });
+        let net = &net;
+        async move { net.post("/v1/chat/completions", &body.to_string()).await }
+    };
+    let reply = divided("auto", json!({ "own": "only" })).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let reply = divided("auto", json!({ "tier": "PRO" })).await;
+    assert_eq!(
+        (reply.status, reply.error_code()),
+        (400, json!("no_node_able")),
+        "{}",
+        reply.text()
     );
-    let reply = net.post("/v1/chat/completions", &consensus).await;
-    assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!("iris")));
+    // One person's nodes are no independent witnesses.
+    for (mode, wish) in [("consensus", json!({ "own": "only" })), ("auto", json!({ "own": 1 }))] {
+        let reply = divided(mode, wish).await;
+        assert_eq!(
+            (reply.status, &reply.json()["error"]["param"]),
+            (400, &json!("iris")),
+            "{mode}"
+        );
+    }
 }
 
 #[tokio::test]
