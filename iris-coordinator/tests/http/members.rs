@@ -141,7 +141,7 @@ async fn bad_registrations_are_refused_with_what_is_wrong() {
     let closed = Net::start().await;
     let body = json!({"email": EMAIL, "password": PASSWORD});
     let refused = post(&closed, "/auth/register", "", body).await;
-    assert_eq!((refused.status, refused.error_code()), (403, json!("forbidden")));
+    assert_eq!((refused.status, refused.error_code()), (403, json!("invitation_required")));
 }
 
 #[tokio::test]
