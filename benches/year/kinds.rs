@@ -29,7 +29,7 @@ pub(crate) enum Kind {
     Pair,
     /// Runs two bits, and comes back as somebody else after each verdict.
     Whitewasher,
-    /// An ordinary honest machine as five nodes of five accounts.
+    /// An ordinary honest machine as three nodes of three accounts.
     Splitter,
 }
 
@@ -57,7 +57,7 @@ const HONEST: Traits = Traits {
     name: "",
     machines: 0,
     identities: 1,
-    tasks: 8,
+    tasks: 6,
     lie: None,
     lies: 0,
     turns: 0,
@@ -65,7 +65,7 @@ const HONEST: Traits = Traits {
 };
 
 const fn liar(name: &'static str, machines: u32, lie: u32) -> Traits {
-    Traits { name, machines, tasks: 16, lie: Some(lie), lies: 1_000_000, ..HONEST }
+    Traits { name, machines, tasks: 12, lie: Some(lie), lies: 1_000_000, ..HONEST }
 }
 
 impl Kind {
@@ -88,14 +88,14 @@ impl Kind {
 
     pub(crate) const fn traits(self) -> Traits {
         match self {
-            Self::Slow => Traits { name: "slow", machines: 250, tasks: 3, ..HONEST },
+            Self::Slow => Traits { name: "slow", machines: 250, tasks: 2, ..HONEST },
             Self::Ordinary => Traits { name: "ordinary", machines: 250, ..HONEST },
-            Self::Fast => Traits { name: "fast", machines: 130, tasks: 24, ..HONEST },
+            Self::Fast => Traits { name: "fast", machines: 140, tasks: 18, ..HONEST },
             Self::Splitter => {
-                Traits { name: "split in five", machines: 10, identities: 5, tasks: 2, ..HONEST }
+                Traits { name: "split in three", machines: 10, identities: 3, tasks: 2, ..HONEST }
             }
             Self::Idle => Traits { name: "idle", machines: 100, tasks: 0, ..HONEST },
-            Self::Pair => Traits { name: "pairs", machines: 20, ..HONEST },
+            Self::Pair => Traits { name: "pairs", machines: 30, ..HONEST },
             Self::FourBits => liar("four bits", 40, 81_000),
             Self::TwoBits => liar("two bits", 30, 289_000),
             Self::AnotherModel => liar("another model", 30, 400_000),

@@ -55,10 +55,10 @@ mod tests {
     use super::*;
     use crate::kinds::Kind;
 
-    /// Four months of a fiftieth of the network.
+    /// Four months of a twenty-fifth of the network.
     fn report() -> Report {
         let mut report = Report::default();
-        report.add(&Network::new(1, 20).run(4));
+        report.add(&Network::new(1, 40).run(4));
         report
     }
 
@@ -69,15 +69,14 @@ mod tests {
             let figures = report.figures(kind);
             if kind.is_liar() {
                 assert!(figures.found > 0.0, "{kind:?} was not found");
+                // Twice an ordinary node's work, honestly done until it turned.
+                let most = if kind == Kind::Turncoat { 1.7 } else { 0.0 };
+                assert!(figures.evidence <= most, "{kind:?} was paid {}", figures.evidence);
+                assert!(figures.seed > 1.0, "lying pays under the seeds' rules");
             } else {
                 assert!(figures.found <= 0.0, "{kind:?} was found lying");
             }
         }
-        for kind in [Kind::FourBits, Kind::TwoBits, Kind::AnotherModel, Kind::Canned] {
-            assert!(report.figures(kind).evidence <= 0.0, "{kind:?} was paid");
-        }
-        assert!(report.figures(Kind::Whitewasher).evidence <= 0.0);
-        assert!(report.figures(Kind::Turncoat).evidence < 1.0);
     }
 
     #[test]
@@ -86,7 +85,7 @@ mod tests {
         assert!(report.figures(Kind::Idle).evidence <= 0.0);
         assert!(report.figures(Kind::Idle).seed > 0.0, "the seeds' rules pay for being there");
         assert!(report.figures(Kind::Splitter).evidence < 1.2);
-        assert!(report.figures(Kind::Pair).evidence < 1.2);
+        assert!(report.figures(Kind::Pair).evidence < 1.5, "a friend counts for a tenth");
         assert!(report.figures(Kind::Pair).seed > 1.5, "the seeds' rules pay for it");
     }
 }

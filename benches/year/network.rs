@@ -26,8 +26,10 @@ const REQUESTERS: u64 = 200;
 const JOINING: u64 = 30;
 /// What there is to share each month, in millionths.
 const POOL: i64 = 1_000_000_000_000;
-/// What owners in a pair ask of each other and themselves in a day, beside others' work.
-const PAIR_TASKS: u32 = 60;
+/// What an owner of a pair and its friend ask of its node in a day, half each, beside others' work.
+const PAIR_TASKS: u32 = 24;
+/// What a task weighs.
+const UNITS: u64 = 300;
 /// Of a million tasks, how many are open, greedy and may be compared.
 const COMPARABLE: u32 = 300_000;
 
@@ -42,6 +44,13 @@ pub(crate) struct Fate {
     pub(crate) found: Vec<f64>,
 }
 
+/// By which rules something counts.
+#[derive(Clone, Copy)]
+enum Book {
+    Evidence,
+    Seed,
+}
+
 #[derive(Debug)]
 struct Node {
     id: NodeId,
@@ -52,6 +61,8 @@ struct Node {
     mismatch: u32,
     joins: u64,
     is_convicted: bool,
+    /// Whether it is another name of a node that was convicted.
+    comes_back: bool,
     /// The other owner of a pair.
     friend: Option<AccountId>,
 }
@@ -123,6 +134,7 @@ impl Network {
             mismatch: u32::try_from(mismatch).expect("it is small"),
             joins,
             is_convicted: false,
+            comes_back: self.step > 0,
             friend: None,
         };
         self.by_id.insert(node.id, self.nodes.len());
@@ -174,17 +186,13 @@ impl Network {
     fn work(&mut self, place: usize, now: Timestamp) {
         let Node { kind, friend, owner, .. } = self.nodes[place];
         if self.step.is_multiple_of(STEPS_A_DAY) {
-            self.tell(place, now, What::Deed { deed: Deed::Uptime }, true);
+            self.tell(place, now, What::Deed { deed: Deed::Uptime }, Book::Seed);
         }
-        for _ in 0..self.share(kind.traits().tasks) {
-            let requester = account((1 << 32) + self.dice.below(REQUESTERS));
-            self.task(place, now, requester, 300);
-        }
+        let requester = account((1 << 32) + self.dice.below(REQUESTERS));
+        self.tasks(place, now, requester, kind.traits().tasks);
         if let Some(friend) = friend {
-            for number in 0..self.share(PAIR_TASKS) {
-                let requester = if number % 2 == 0 { owner } else { friend };
-                self.task(place, now, requester, 300);
-            }
+            self.tasks(place, now, owner, PAIR_TASKS / 2);
+            self.tasks(place, now, friend, PAIR_TASKS / 2);
         }
     }
 
@@ -195,12 +203,22 @@ impl Network {
         tasks / chance + u32::from(more)
     }
 
-    fn task(&mut self, place: usize, now: Timestamp, requester: AccountId, units: u64) {
-        self.tell(place, now, What::Deed { deed: Deed::Completed }, true);
-        if self.nodes[place].is_convicted {
-            return;
+    /// Lets a node do a step's part of so many tasks a day; they count as one piece of work.
+    fn tasks(&mut self, place: usize, now: Timestamp, requester: AccountId, a_day: u32) {
+        let tasks = self.share(a_day);
+        for _ in 0..tasks {
+            self.tell(place, now, What::Deed { deed: Deed::Completed }, Book::Seed);
+            if !self.nodes[place].is_convicted {
+                self.check(place, now);
+            }
         }
-        self.tell(place, now, What::Work { requester, units }, false);
+        if tasks > 0 && !self.nodes[place].is_convicted {
+            let units = u64::from(tasks) * UNITS;
+            self.tell(place, now, What::Work { requester, units }, Book::Evidence);
+        }
+    }
+
+    fn check(&mut self, place: usize, now: Timestamp) {
         let comparable = self.dice.happens(COMPARABLE);
         let traffic = if comparable { Traffic::Comparable } else { Traffic::Private };
         let seed = self.dice.seed();
@@ -210,13 +228,14 @@ impl Network {
         }
     }
 
-    fn tell(&mut self, place: usize, now: Timestamp, what: What, is_seed: bool) {
-        let Node { id, owner, .. } = self.nodes[place];
+    fn tell(&mut self, place: usize, now: Timestamp, what: What, book: Book) {
+        let Node { id, owner, comes_back, .. } = self.nodes[place];
         let event = RewardEvent { at: now, node: id, owner, what };
-        if is_seed {
-            self.seed.apply(&event);
-        } else {
-            self.evidence.apply(&event);
+        match book {
+            Book::Evidence => self.evidence.apply(&event),
+            // Under the seeds' rules nobody has a reason to come back as somebody else.
+            Book::Seed if comes_back => {}
+            Book::Seed => self.seed.apply(&event),
         }
     }
 
@@ -226,7 +245,7 @@ impl Network {
         let outcome = self.auditor.handle_result(&audit.id, &result, now);
         match outcome.expect("every audit has one result") {
             Outcome::Passed => {
-                self.tell(place, now, What::Checked { passed: true, weight: 1000 }, false);
+                self.tell(place, now, What::Checked { passed: true, weight: 1000 }, Book::Evidence);
             }
             Outcome::Convicted(_) => self.convict(place, now),
             _ => {}
@@ -256,7 +275,7 @@ impl Network {
     }
 
     fn convict(&mut self, place: usize, now: Timestamp) {
-        self.tell(place, now, What::Convicted, false);
+        self.tell(place, now, What::Convicted, Book::Evidence);
         let Node { machine, kind, owner, joins, .. } = self.nodes[place];
         self.nodes[place].is_convicted = true;
         self.held.remove(&owner);

@@ -174,7 +174,7 @@ fn honest_node_passes_probation_in_a_week_and_is_looked_at_ever_less() {
     assert_eq!(office.stage(node), Stage::Settled);
     office.days(100);
     let settled = office.audits_of(node) - probation - watched;
-    assert!((140..250).contains(&settled), "{settled} of 9,600 tasks");
+    assert!((190..330).contains(&settled), "{settled} of 9,600 tasks in 100 days");
     assert!(office.verdict(node).is_none());
 }
 
@@ -305,7 +305,7 @@ fn failed_reference_and_missing_answer_prove_nothing_and_are_made_up_for() {
     office.hour();
     let answered = office.audits_of(node);
     office.days(1);
-    assert!(office.audits_of(node) - answered < 6);
+    assert!(office.audits_of(node) - answered < 8);
     assert_eq!(office.count(node, |o| *o == Outcome::Inconclusive), audits + 10);
     assert_eq!(office.stage(node), Stage::Settled);
 }
