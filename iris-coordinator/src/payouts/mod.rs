@@ -194,20 +194,16 @@ impl Payouts {
 
     /// Returns what every book holds, folded anew from all movements.
     pub async fn balances(&self) -> Result<Balances, PayoutError> {
-        let mut balances = Balances::default();
-        for movement in self.movements().await? {
-            let applied = balances.apply(&movement);
-            applied.map_err(|error| StoreError::Corrupt(error.to_string()))?;
-        }
-        Ok(balances)
+        let balances = Balances::fold(self.movements().await?);
+        Ok(balances.map_err(|error| StoreError::Corrupt(error.to_string()))?)
     }
 
-    /// Reads all movements, in the order of their times.
+    /// Reads all movements, in the order of their times and causes.
     async fn movements(&self) -> Result<Vec<Movement>, StoreError> {
         let records = self.store.scan(Key::all(record::MOVEMENT));
         let movements = records.and_then(|record| async move { record.value.decode() });
         let mut movements: Vec<Movement> = movements.try_collect().await?;
-        movements.sort_by_cached_key(|movement| (movement.at(), movement.cause().id()));
+        movements.sort_by_cached_key(|movement| (movement.at(), movement.cause().clone()));
         Ok(movements)
     }
 

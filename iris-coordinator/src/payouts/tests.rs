@@ -6,7 +6,7 @@ use futures::stream::BoxStream;
 use iris_core::backend::Usage;
 use iris_core::ledger::{Manual, Payout, PayoutState, SettlementError};
 use iris_core::reward::audit::{Audit, Line};
-use iris_core::reward::{RewardEvent, What};
+use iris_core::reward::{EvidencePolicy, EvidenceRules, RewardEvent, What};
 use iris_core::store::{MemoryStore, Record};
 use iris_core::task::{Attempt, AttemptEnd, TaskState};
 use iris_core::{NodeId, TaskId};
@@ -208,6 +208,17 @@ fn payouts_of(
     Payouts::new(store, &secret, policy, rail, clock)
 }
 
+/// By evidence, but shares are released whatever their owners have done.
+fn releasing() -> PayPolicy {
+    PayPolicy::with_rules("evidence", |state| match state {
+        Some(_) => rules("evidence", state),
+        None => {
+            let policy = EvidencePolicy { release_tasks: 0, ..EvidencePolicy::default() };
+            Some(Box::new(EvidenceRules::new(policy)))
+        }
+    })
+}
+
 #[tokio::test]
 async fn month_is_shared_by_work_and_its_export_holds() {
     let net = Network::worked(Arc::new(Manual)).await;
@@ -248,7 +259,7 @@ async fn attack_36_crash_at_any_commit_of_a_payout_changes_nothing() {
                 net.set(day(if hour == 0 { 38 } else { 60 + hour }));
                 // Whatever failed is done again by the next process.
                 let rail = Arc::<Bank>::clone(&bank);
-                net.payouts = payouts_of(&net.store, &net.clock, PayPolicy::default(), rail);
+                net.payouts = payouts_of(&net.store, &net.clock, releasing(), rail);
                 let _ = net.payouts.close(epoch()).await;
                 let _ = net.payouts.settle().await;
             }

@@ -44,6 +44,32 @@ pub enum LedgerError {
 }
 
 impl Balances {
+    /// Folds movements in whatever order they are, as far as there is one in which no book is
+    /// overdrawn: those that came while a clock was set back stand before what they follow from.
+    pub fn fold(movements: impl IntoIterator<Item = Movement>) -> Result<Self, LedgerError> {
+        let mut balances = Self::default();
+        let mut left: Vec<Movement> = movements.into_iter().collect();
+        while !left.is_empty() {
+            let (mut early, before) = (Vec::new(), left.len());
+            let mut refused = None;
+            for movement in left {
+                match balances.apply(&movement) {
+                    Ok(_) => {}
+                    Err(error @ LedgerError::Overdrawn { .. }) => {
+                        refused = Some(error);
+                        early.push(movement);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            match refused {
+                Some(error) if early.len() == before => return Err(error),
+                _ => left = early,
+            }
+        }
+        Ok(balances)
+    }
+
     /// Takes in a movement, or nothing of it.
     pub fn apply(&mut self, movement: &Movement) -> Result<Applied, LedgerError> {
         let id = movement.cause().id();
@@ -206,6 +232,22 @@ mod tests {
                 rebuilt.apply(movement).unwrap();
             }
             prop_assert_eq!(rebuilt, live);
+        }
+
+        #[test]
+        fn order_of_what_was_written_down_does_not_matter(
+            movements in movements(),
+            seed in 0_usize..1000,
+        ) {
+            let mut live = Balances::default();
+            let mut taken: Vec<Movement> = movements
+                .into_iter()
+                .filter(|movement| live.apply(movement) == Ok(Applied::New))
+                .collect();
+            let length = taken.len().max(1);
+            taken.rotate_left(seed % length);
+            taken.reverse();
+            prop_assert_eq!(Balances::fold(taken), Ok(live));
         }
     }
 }
