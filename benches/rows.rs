@@ -4,11 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use iris_coordinator::Settlement;
 use iris_coordinator::journal::{Journal, JournalLimits};
 use iris_coordinator::store::{OpenError, SqliteStore};
-use iris_core::TaskId;
-use iris_core::store::{Batch, Document, Key};
-use serde_json::json;
+use iris_core::backend::Usage;
+use iris_core::store::Batch;
+use iris_core::task::{Attempt, AttemptEnd, TaskState};
+use iris_core::{AccountId, NodeId, TaskId, Timestamp};
+
+/// Accounts that ask in turns, each with a history of its own.
+const ACCOUNTS: u64 = 1_000;
 
 /// Rows of one sample: many groups, so that the last one's wait for company does not count.
 pub const SAMPLE: u32 = 5_000;
@@ -51,23 +56,25 @@ impl Rows {
     }
 }
 
-/// A row of about the size and under the kind of key that settlements have.
+/// What the books hold of one task: its row, and its line in the account's history.
 fn settlement(number: u64) -> Batch {
-    let task = TaskId::from_bytes(u128::from(number).to_be_bytes());
-    let submitted = 1_790_000_000_000 + number / 10;
-    let row = json!({
-        "task": task,
-        "account": TaskId::from_bytes([7; 16]),
-        "model": "mistralai/Mistral-Small-24B-Instruct",
-        "state": "finished",
-        "attempts": [{ "node": "abcdefghijklmnopqrstuvwxyz", "end": "done" }],
-        "usage": { "prompt_tokens": 1500, "completion_tokens": number },
-        "submitted": submitted,
-        "first_chunk_ms": 120,
-        "took_ms": 1000,
-        "limit_ms": 600_000,
-    });
-    let key = Key::new("settlement", format!("{submitted:013}-{task}"));
-    let key = key.expect("a number and a task id are a key segment");
-    Batch::new().create(key, Document::encode(&row))
+    // Ids are random, so that of one moment they lie in any order.
+    let id = |seed: u64| (u128::from(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)) << 64).to_be_bytes();
+    let node: NodeId = "abcdefghijklmnopqrstuvwxyz".parse().expect("26 letters are an id");
+    let row = Settlement {
+        task: TaskId::from_bytes(id(number)),
+        account: AccountId::from_bytes(id(number % ACCOUNTS)),
+        key: Some("0123456789abcdef01234567".parse().expect("24 digits are an id")),
+        model: "mistralai/Mistral-Small-24B-Instruct".parse().expect("a model's name"),
+        state: TaskState::Finished,
+        attempts: vec![Attempt { node, end: AttemptEnd::Done }],
+        usage: Usage { prompt_tokens: 1500, completion_tokens: 300 },
+        submitted: Timestamp::from_millis(1_790_000_000_000 + number / 10),
+        first_chunk_ms: Some(120),
+        took_ms: 1000,
+        limit_ms: 600_000,
+        sealed: false,
+        difficulty: None,
+    };
+    row.write(Batch::new())
 }

@@ -22,6 +22,7 @@ use iris_protocol::connection::Violation;
 use iris_protocol::limits::MAX_MODELS;
 use iris_protocol::message::{Hardware, NodeMessage, NodeRegister};
 use iris_protocol::openai::Asked;
+use iris_protocol::rest::NodeReason;
 use iris_protocol::transport::memory;
 use iris_protocol::version::NEWEST;
 use net::{CALLER, Net, Node, OWNER, VirtualClock, answer, read};
@@ -227,6 +228,46 @@ async fn conversation_stays_where_it_was_read() {
             last = node;
             messages.extend(["ok".to_owned(), "and now?".to_owned()]);
         }
+    }
+}
+
+/// One owner with many nodes gets its share and no more while others can do the work.
+#[tokio::test(start_paused = true)]
+async fn owner_with_many_nodes_is_passed_over_beyond_its_share_and_told_why() {
+    const TASKS: usize = 300;
+    let net = Net::new().await;
+    let mut big = Vec::new();
+    for _ in 0..12 {
+        big.push(join(&net, OWNER, saying("big")).await.id);
+    }
+    for owner in 10..20 {
+        join(&net, AccountId::from_bytes([owner; 16]), saying("small")).await;
+    }
+    let (mut answers, mut passed_over, mut told) = (0, 0, false);
+    for _ in 0..TASKS {
+        let mut handle = ask(&net, Placement::default());
+        let (_, outcome) = read(&mut handle).await;
+        assert!(matches!(outcome, Outcome::Finished(_)), "{outcome:?}");
+        let node = handle.node().unwrap();
+        answers += usize::from(big.contains(&node));
+        let explained = net.coordinator.explanation(&handle.id(), &CALLER).unwrap();
+        // Others can come to be beyond their share, too.
+        let is_passed = |r: &NodeReason| r.reason == "owner_share" && big.contains(&r.node);
+        let passed: Vec<_> = explained.reasons.iter().filter(|r| is_passed(r)).collect();
+        assert!(passed.is_empty() || !big.contains(&node), "while another can do it");
+        passed_over += usize::from(!passed.is_empty());
+        let why = net.coordinator.why(&big[0]).await.unwrap().unwrap();
+        told |= why.hindrances.iter().any(|hindrance| hindrance.code == "owner_share");
+    }
+    assert!(told, "its owner can ask why");
+    // A fifth is its share; it would be more than half by the number of its nodes. Newcomers are
+    // drawn by chance, so it may be less.
+    assert!(answers < TASKS / 3, "{answers} of {TASKS}");
+    assert!(passed_over > 0);
+    // Where nobody else can do it, the share is no hindrance.
+    let only = Placement { nodes: big.clone(), ..Placement::default() };
+    for _ in 0..20 {
+        assert_eq!(answer(ask(&net, only.clone())).await, "big");
     }
 }
 

@@ -3,50 +3,9 @@
 #[allow(dead_code, reason = "each test file uses its own part")]
 mod support;
 
-use std::process::Stdio;
-
+use support::command::*;
 use support::*;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, Command};
-
-/// What a run of the command left behind.
-#[derive(Debug)]
-struct Ran {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-fn iris(url: &str, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_iris"));
-    command
-        .args(args)
-        .env_clear()
-        .env("IRIS_URL", url)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    command
-}
-
-async fn finish_with(mut child: Child, input: &str) -> Ran {
-    let mut stdin = child.stdin.take().expect("the input is a pipe");
-    // The command may end without reading its input.
-    let _ = stdin.write_all(input.as_bytes()).await;
-    drop(stdin);
-    let done = child.wait_with_output().await.expect("the command can be waited for");
-    let text = |bytes| String::from_utf8(bytes).expect("the command writes UTF-8");
-    Ran { code: done.status.code(), out: text(done.stdout), err: text(done.stderr) }
-}
-
-async fn run(url: &str, args: &[&str]) -> Ran {
-    run_with(url, args, "").await
-}
-
-async fn run_with(url: &str, args: &[&str], input: &str) -> Ran {
-    finish_with(iris(url, args).spawn().expect("the command was built"), input).await
-}
+use tokio::io::AsyncReadExt;
 
 #[tokio::test]
 async fn an_answer_is_printed_and_any_model_may_give_it() {
@@ -80,7 +39,7 @@ async fn the_question_can_come_from_standard_input_and_the_answer_as_json() {
 #[tokio::test]
 async fn exit_codes_tell_causes_apart() {
     for (status, code, exit) in [
-        (401, "invalid_api_key", 3),
+        (401, "invalid_login", 3),
         (404, "model_not_found", 4),
         (429, "rate_limit_exceeded", 5),
         (503, "no_node", 5),
@@ -251,13 +210,6 @@ async fn a_reader_that_has_seen_enough_is_not_an_error() {
     drop(child.stdout.take());
     let ran = finish_with(child, "").await;
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
-}
-
-/// Runs the command with a home folder of its own.
-async fn run_at_home(url: &str, home: &std::path::Path, args: &[&str]) -> Ran {
-    let mut command = iris(url, args);
-    command.env("HOME", home);
-    finish_with(command.spawn().expect("the command was built"), "").await
 }
 
 #[tokio::test]

@@ -342,6 +342,7 @@ async fn what_cannot_be_divided_is_refused_by_the_member_at_fault() {
         ("tools", json!([{ "type": "function", "function": { "name": "f" } }]), 400),
         ("n", json!(2), 400),
         ("logprobs", json!(true), 400),
+        ("prompt_logprobs", json!(1), 400),
         ("model", json!("iris/consensus:nothere"), 404),
     ] {
         let mut asked = chat(true);

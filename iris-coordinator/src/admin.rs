@@ -113,12 +113,8 @@ pub(crate) async fn import(settings: &Settings, file: &Path) -> Result<(), Failu
     let accounts = accounts(settings).await?;
     let (mut opened, mut known, mut wrong) = (0_u64, 0_u64, 0_u64);
     for number in 1_u64.. {
-        let mut line = String::new();
-        let read = lines.by_ref().take(MAX_LINE).read_line(&mut line).map_err(failed)?;
-        if read == 0 {
-            break;
-        }
-        if line.trim().is_empty() {
+        let Some(line) = next_line(&mut lines).map_err(failed)? else { break };
+        if line.trim_ascii().is_empty() && (line.len() as u64) < MAX_LINE {
             continue;
         }
         match import_line(&accounts, &line).await {
@@ -145,9 +141,21 @@ enum Import {
     Failed(Failure),
 }
 
+/// Reads a line; of one that is too long its beginning, which cannot be used.
+fn next_line(lines: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    if lines.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? == 0 {
+        return Ok(None);
+    }
+    if line.last() != Some(&b'\n') {
+        lines.skip_until(b'\n')?;
+    }
+    Ok(Some(line))
+}
+
 /// Opens an account for one line; returns whether its address was not known yet.
-async fn import_line(accounts: &Accounts, line: &str) -> Result<bool, Import> {
-    let login: OldLogin = serde_json::from_str(line).map_err(|_| {
+async fn import_line(accounts: &Accounts, line: &[u8]) -> Result<bool, Import> {
+    let login: OldLogin = serde_json::from_slice(line).map_err(|_| {
         Import::Line("it is not like {\"email\":...,\"password_hash\":...}".to_owned())
     })?;
     let hash = login.password_hash.parse();
@@ -155,7 +163,9 @@ async fn import_line(accounts: &Accounts, line: &str) -> Result<bool, Import> {
     match accounts.import(&login.email, &hash).await {
         Ok(_) => Ok(true),
         Err(AccountError::Taken) => Ok(false),
-        Err(error @ AccountError::Email) => Err(Import::Line(error.to_string())),
+        Err(error @ (AccountError::Email | AccountError::TooManyKinds(_))) => {
+            Err(Import::Line(error.to_string()))
+        }
         Err(error) => Err(Import::Failed(refused(error))),
     }
 }

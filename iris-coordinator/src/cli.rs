@@ -106,7 +106,8 @@ pub(crate) enum AccountCommand {
     ///
     /// Reads lines like `{"email":"ada@example.org","password_hash":"$2b$10$..."}`, with hashes by
     /// bcrypt or Argon2, which are replaced when people log in. Addresses that are known already
-    /// are left as they are, so the same file can be read twice.
+    /// are left as they are, so the same file can be read twice. From then on every login takes
+    /// the time of one hash of each kind that was imported, so that it does not tell them apart.
     Import {
         /// The file of JSON lines
         file: PathBuf,

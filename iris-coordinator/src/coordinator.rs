@@ -22,13 +22,13 @@ use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use iris_crypto::certificate::CertificateHash;
 use iris_crypto::{Identity, PublicIdentity, RecordKey, Secret, SignedCertificate};
 use iris_protocol::limits::Limits as LinkLimits;
-use iris_protocol::openai::Asked;
+use iris_protocol::openai::{Asked, Preferences};
 use iris_protocol::rest;
 use iris_protocol::transport::Transport;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::accounts::{AccountPolicy, Accounts};
+use crate::accounts::{AccountPolicy, Accounts, ApiKey};
 use crate::classify::{ClassifierChain, Readers};
 use crate::clock::{Clock, SystemClock};
 use crate::dispatch::{
@@ -39,7 +39,7 @@ use crate::entropy::Entropy;
 use crate::history::{self, HistoryCursor};
 use crate::inference::{Inference, PlanHandle};
 use crate::journal::{Journal, JournalLimits};
-use crate::limits::{Limits, PER_MINUTE};
+use crate::limits::{Allowance, Exceeded, Limits, PER_MINUTE};
 use crate::link::{self, Door, LinkError, NodeLink};
 use crate::payouts::{self, PayPolicy, Payouts};
 use crate::ranking::{Rank, Ranking};
@@ -380,8 +380,14 @@ impl Coordinator {
 
     /// Starts a divided task for somebody who waits for it: `task` names it, and each of its steps
     /// is a task of its own. It is driven by reading the handle; dropping that gives it up.
-    pub fn submit_plan(&self, task: TaskId, payer: impl Into<Payer>, run: PlanRun) -> PlanHandle {
-        self.inner.inference.pass(task, payer.into(), run)
+    pub fn submit_plan(
+        &self,
+        task: TaskId,
+        payer: impl Into<Payer>,
+        run: PlanRun,
+        wishes: Preferences,
+    ) -> PlanHandle {
+        self.inner.inference.pass(task, payer.into(), run, wishes)
     }
 
     /// Starts a task that its caller sealed to one node; see [`submit`](Self::submit).
@@ -504,9 +510,16 @@ impl Coordinator {
         history::page(&*self.inner.store, account, after, limit).await
     }
 
-    /// Returns what the key of this id has used of its quota.
-    pub fn usage_of(&self, key: &rest::KeyId) -> rest::QuotaUse {
-        self.inner.dispatch.limits.used(key)
+    /// Counts a request of `account` that came with `key`, or says which limit it reached: its
+    /// account's pace, or what its key is held to. The HTTP server asks this for each request to a
+    /// model; whoever takes requests in otherwise asks it too. Waits for nothing.
+    pub fn admit(&self, account: &AccountId, key: Option<&ApiKey>) -> Result<Allowance, Exceeded> {
+        self.inner.dispatch.limits.admit(account, key)
+    }
+
+    /// Returns what was used of a key's quota, by the key's [`meter`](crate::ApiKey::meter).
+    pub fn usage_of(&self, meter: &rest::KeyId) -> rest::QuotaUse {
+        self.inner.dispatch.limits.used(meter)
     }
 
     /// Returns since when the coordinator is at work.

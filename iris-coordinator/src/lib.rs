@@ -39,6 +39,7 @@ pub use history::{HistoryCursor, HistoryCursorError};
 pub use inference::{
     Chosen, Events, Evidence, Followed, Inference, InferenceError, Once, PlanHandle,
 };
+pub use limits::{Allowance, Bound, Exceeded, Left, Period};
 pub use link::LinkError;
 pub use ranking::{Rank, RankError};
 pub use settlement::Settlement;

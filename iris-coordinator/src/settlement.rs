@@ -24,7 +24,7 @@ pub struct Settlement {
     pub task: TaskId,
     /// Who asked.
     pub account: AccountId,
-    /// The key it asked with, if any.
+    /// The key it asked with, if any, by its [`meter`](crate::ApiKey::meter).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<KeyId>,
     /// The model that was asked for.
@@ -67,7 +67,7 @@ impl Settlement {
     }
 
     /// Adds the row to `batch`, and a line to the account's history that leads to it.
-    pub(crate) fn write(&self, batch: Batch) -> Batch {
+    pub fn write(&self, batch: Batch) -> Batch {
         let batch = batch.put(self.key(), Document::encode(self));
         batch.put(history::line(&self.account, self.submitted, &self.task), Document::encode(&()))
     }

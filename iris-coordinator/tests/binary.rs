@@ -185,6 +185,190 @@ fn accounts_and_keys_made_beside_a_running_coordinator_work_at_once() {
     assert_eq!(serving.stop().code(), Some(0));
 }
 
+/// Returns the id in a sentence like `account ID` or `invitation ID, ...`.
+fn id_in(text: &str, name: &str) -> String {
+    let (_, rest) = text.split_once(&format!("{name} ")).unwrap_or_else(|| panic!("{text}"));
+    rest.chars().take_while(char::is_ascii_hexdigit).collect()
+}
+
+#[test]
+fn invitations_are_made_listed_and_taken_back() {
+    let folder = TempDir::new().unwrap();
+    let serving = Serving::start(&folder);
+    let join = |invitation: &str| {
+        let body = format!(r#"{{"invitation":"{invitation}"}}"#);
+        serving.request("POST", "/accounts/generate", "", &body).0
+    };
+    let made = run(&folder, "invite new --uses 2 --days 1 --label Eve");
+    assert_eq!(made.code, Some(0), "{}", made.stderr);
+    let invitation = made.stdout.trim();
+    assert!(invitation.starts_with("iris_invite_") && invitation.len() == 64, "{invitation}");
+    let id = id_in(&made.stderr, "invitation");
+    let list = || {
+        let listed = run(&folder, "invite list");
+        assert_eq!(listed.code, Some(0), "{}", listed.stderr);
+        assert!(!listed.stdout.contains("iris_invite_"), "it is shown once");
+        listed.stdout
+    };
+    assert!(list().starts_with(&format!("{id}  opens 2 more")) && list().ends_with("  Eve\n"));
+    assert_eq!(join(invitation), 201, "a running coordinator knows it at once");
+    assert!(list().starts_with(&format!("{id}  opens 1 more")), "{}", list());
+
+    let revoked = run(&folder, &format!("invite revoke {id}"));
+    assert_eq!((revoked.code, revoked.stdout.as_str()), (Some(0), "taken back\n"));
+    assert_eq!(list(), "");
+    assert_eq!(join(invitation), 403);
+    for (line, code, said) in [
+        (format!("invite revoke {id}"), 5, "no such invitation"),
+        ("invite revoke '--".to_owned(), 2, "24 characters"),
+        ("invite new --uses 0".to_owned(), 2, "uses"),
+        ("invite new --days 0".to_owned(), 2, "valid_secs"),
+        ("invite new --days 100000".to_owned(), 2, "valid_secs"),
+        (format!("invite new --label {}", "x".repeat(65)), 2, "label"),
+    ] {
+        let refused = run(&folder, &line);
+        assert_eq!((refused.code, refused.stdout.as_str()), (Some(code), ""), "{line}");
+        assert!(refused.stderr.contains(said), "{line}: {}", refused.stderr);
+    }
+}
+
+#[test]
+fn payment_counts_once_and_a_running_coordinator_takes_it_in() {
+    let folder = TempDir::new().unwrap();
+    let account = run(&folder, "account new");
+    let id = id_in(&account.stderr, "account");
+    let pay = |months: &str, reference: &str| {
+        run(&folder, &format!("account pay {id} {FEE} --months {months} --reference {reference}"))
+    };
+    let first = pay("1", "2026-1");
+    assert_eq!(first.code, Some(0), "{}", first.stderr);
+    let until = |paid: &Ended| -> u64 {
+        let number = paid.stdout.strip_prefix("paid until ").unwrap().split(' ').next();
+        number.unwrap().parse().unwrap()
+    };
+    let again = pay("1", "2026-1");
+    assert_eq!((again.code, until(&again)), (Some(0), until(&first)), "it counts once");
+    let second = pay("2", "2026-2");
+    let days = (until(&second) - until(&first)) / 86_400;
+    assert!((59..=62).contains(&days), "{days}");
+    let free = run(&folder, &format!("account pay {id} --months 1 --reference 2026-3"));
+    assert_eq!(free.stdout, "paid; this network takes no fee\n", "{}", free.stderr);
+
+    let mut command = command(&folder, &format!("serve --listen 127.0.0.1:0 {FEE}"));
+    let serving = Serving::run(&mut command);
+    let verify = format!(r#"{{"account_key":"{}"}}"#, account.stdout.trim());
+    let (status, me) = serving.request("POST", "/accounts/verify", "", &verify);
+    assert_eq!((status, &me["membership"]["state"]), (200, &Value::from("paid")), "{me}");
+    assert!(me["membership"]["until"].as_u64().unwrap() > until(&second), "{me}");
+
+    let stranger = "0123456789abcdef0123456789abcdef";
+    for (line, code, said) in [
+        (format!("account pay {id} --months 2 --reference 2026-1"), 5, "another number of months"),
+        (format!("account pay {stranger} --months 1 --reference x"), 5, "no such account"),
+        (format!("account pay {id} --months 0 --reference x"), 2, "months"),
+        (format!("account pay {id} --months 121 --reference x"), 2, "months"),
+        (format!("account pay {id} --months 1"), 2, "reference"),
+        (format!("account pay {id} --months 1 --reference {}", "x".repeat(129)), 2, "reference"),
+        ("account pay 1234567890123456 --months 1 --reference x".to_owned(), 2, "ACCOUNT"),
+    ] {
+        let refused = run(&folder, &line);
+        assert_eq!((refused.code, refused.stdout.as_str()), (Some(code), ""), "{line}");
+        assert!(refused.stderr.contains(said), "{line}: {}", refused.stderr);
+    }
+}
+
+const FEE: &str = "--membership-fee 5000000";
+
+#[test]
+fn logins_of_older_systems_are_imported_and_bad_lines_named_and_left_out() {
+    let folder = TempDir::new().unwrap();
+    let bcrypt = "$2a$05$abcdefghijklmnopqrstuuWG29KuyeAicPCJODk1zjyGvyQUU2awu";
+    let argon2 = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$\
+                  CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
+    let line = |email: &str, hash: &str| {
+        format!("{}\n", serde_json::json!({"email": email, "password_hash": hash}))
+    };
+    let good = [line("ada@example.org", bcrypt), "\n".to_owned(), line("Eve@Example.org", argon2)];
+    let path = folder.path().join("logins.jsonl");
+    std::fs::write(&path, good.concat()).unwrap();
+    let imported = run(&folder, "account import logins.jsonl");
+    assert_eq!(imported.code, Some(0), "{}", imported.stderr);
+    assert_eq!(imported.stdout, "2 accounts opened, 0 known already, 0 lines left out\n");
+
+    let bad = [
+        line("eve@example.org", bcrypt),
+        line("no address", bcrypt),
+        line("a@example.org", "5f4dcc3b5aa765d61d8327deb882cf99"),
+        line("b@example.org", &bcrypt.replace("$05$", "$31$")),
+        line("c@example.org", &argon2.replace("65536", "4294967295")),
+        "hunter2\n".to_owned(),
+        "{\"email\":\"d@example.org\"}\n".to_owned(),
+        format!("{}{}", " ".repeat(5000), line("e@example.org", bcrypt)),
+        line("f@example.org", argon2).trim_end().to_owned(),
+    ];
+    let last = line("g@example.org", bcrypt);
+    let bad = [bad.concat().as_bytes(), b"\n\xff\xfe\n", last.as_bytes()].concat();
+    std::fs::write(&path, bad).unwrap();
+    let imported = run(&folder, "account import logins.jsonl");
+    assert_eq!(imported.code, Some(2), "{}", imported.stderr);
+    assert_eq!(imported.stdout, "2 accounts opened, 1 known already, 8 lines left out\n");
+    let named: Vec<_> =
+        imported.stderr.lines().filter_map(|line| line.strip_prefix("line ")).collect();
+    let numbers: Vec<_> = named.iter().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(numbers, ["2", "3", "4", "5", "6", "7", "8", "10"], "{}", imported.stderr);
+    for secret in ["hunter2", "eve@", "b@", "no address", "$2a$05$", "5f4dcc3b"] {
+        assert!(!imported.stderr.contains(secret), "{secret} in {}", imported.stderr);
+    }
+    assert_eq!(run(&folder, "account import missing.jsonl").code, Some(2));
+
+    let serving = Serving::start(&folder);
+    let login = |email: &str, password: &str| {
+        let body = serde_json::json!({"email": email, "password": password}).to_string();
+        serving.request("POST", "/auth/login", "", &body).0
+    };
+    for email in ["ada@example.org", "eve@example.org", "f@example.org", "g@example.org"] {
+        for _ in 0..2 {
+            assert_eq!(login(email, "password"), 200, "{email}");
+        }
+        assert_eq!(login(email, "passwort"), 401, "{email}");
+    }
+    assert_eq!(login("e@example.org", "password"), 401, "its line was too long");
+}
+
+/// Whoever knows the secret can sign tokens for every account.
+#[test]
+fn attack_27_coordinator_with_a_default_or_short_jwt_secret_does_not_start() {
+    let folder = TempDir::new().unwrap();
+    let strong = "0123456789abcdef0123456789abcdef";
+    let public = "--listen 0.0.0.0:0 --trusted-proxy 127.0.0.1";
+    let behind = "--listen 127.0.0.1:0 --trusted-proxy 127.0.0.1";
+    for line in [public, behind] {
+        for name in ["JWT_SECRET", "JWT_SECRET_PREVIOUS"] {
+            for secret in ["hunter2", "dev-secret-change-me-in-production-12345", &strong[1..]] {
+                let mut command = command(&folder, line);
+                let mut child =
+                    command.env("JWT_SECRET", strong).env(name, secret).spawn().unwrap();
+                // One that served would say so here, and not end.
+                let mut ready = String::new();
+                BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+                if !ready.is_empty() {
+                    child.kill().unwrap();
+                    panic!("{line} {name} {secret}: {ready}");
+                }
+                let ended = child.wait_with_output().unwrap();
+                let said = String::from_utf8(ended.stderr).unwrap();
+                assert_eq!(ended.status.code(), Some(2), "{line} {name} {secret}: {said}");
+                assert!(said.contains(name) && said.contains("at least 32 bytes"), "{said}");
+                assert!(!said.contains(secret), "{said}");
+            }
+        }
+    }
+    assert!(!folder.path().join("data").exists(), "nothing was made");
+    let mut command = command(&folder, behind);
+    let serving = Serving::run(command.env("JWT_SECRET", strong));
+    assert_eq!(serving.stop().code(), Some(0), "a strong one is good");
+}
+
 #[test]
 fn causes_of_failure_have_their_own_exit_codes() {
     let folder = TempDir::new().unwrap();

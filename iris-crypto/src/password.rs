@@ -7,7 +7,14 @@
 //! Hashes of older systems, Argon2 without a pepper and bcrypt, are verified too, within bounds of
 //! cost, since they come from files that somebody imports; [`Verdict::Right`] then says to hash
 //! anew.
+//!
+//! How long a check takes would tell whether there is a hash, and an older system's from one of
+//! here. So every check computes one hash of each [kind](HashKind) that the store holds, with its
+//! own among them: the same work, whatever is found. An answer that waited for a set time would
+//! have to wait for the slowest kind on the busiest machine, and would still tell by the load that
+//! a check leaves for those beside it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -37,6 +44,7 @@ const MAX_MEMORY_KIB: u32 = 128 << 10;
 const MAX_WORK_KIB: u32 = 1 << 20;
 const MAX_LANES: u32 = 16;
 /// What an imported bcrypt hash may cost: 2^14 rounds, about a second.
+const MIN_BCRYPT_COST: u32 = 4;
 const MAX_BCRYPT_COST: u32 = 14;
 
 /// A password, parsed where it is chosen: long enough and not too long. Every character counts,
@@ -96,6 +104,13 @@ impl PasswordHash {
     }
 }
 
+impl PasswordHash {
+    /// Returns what checking a password against it takes.
+    pub fn kind(&self) -> HashKind {
+        HashKind(Scheme::read(&self.0).map_or(CURRENT, |scheme| scheme.kind()))
+    }
+}
+
 impl FromStr for PasswordHash {
     type Err = PasswordHashError;
 
@@ -108,6 +123,115 @@ impl FromStr for PasswordHash {
 impl fmt::Debug for PasswordHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("PasswordHash(..)")
+    }
+}
+
+/// What computing a hash takes. All of one kind take equally long.
+///
+/// The text is like `bcrypt-10` or `argon2id-19456-2-1-32`: bcrypt's cost; Argon2's memory in KiB,
+/// passes, lanes and bytes of output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HashKind(Kind);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Argon2 { algorithm: Algorithm, memory: u32, passes: u32, lanes: u32, output: usize },
+    Bcrypt { cost: u32 },
+}
+
+/// The kind of the hashes that are made here.
+const CURRENT: Kind = Kind::Argon2 {
+    algorithm: Algorithm::Argon2id,
+    memory: MEMORY_KIB,
+    passes: PASSES,
+    lanes: LANES,
+    output: OUTPUT_LEN,
+};
+
+/// A text is no [`HashKind`] that is computed here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a kind of hash is like bcrypt-10 or argon2id-19456-2-1-32")]
+pub struct HashKindError;
+
+impl fmt::Display for HashKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Kind::Bcrypt { cost } => write!(f, "bcrypt-{cost}"),
+            Kind::Argon2 { algorithm, memory, passes, lanes, output } => {
+                write!(f, "{algorithm}-{memory}-{passes}-{lanes}-{output}")
+            }
+        }
+    }
+}
+
+impl FromStr for HashKind {
+    type Err = HashKindError;
+
+    fn from_str(text: &str) -> Result<Self, HashKindError> {
+        let (name, numbers) = text.split_once('-').ok_or(HashKindError)?;
+        let numbers: Result<Vec<u32>, _> = numbers.split('-').map(str::parse).collect();
+        let numbers = numbers.map_err(|_| HashKindError)?;
+        let kind = match numbers[..] {
+            [cost] if name == "bcrypt" && (MIN_BCRYPT_COST..=MAX_BCRYPT_COST).contains(&cost) => {
+                Kind::Bcrypt { cost }
+            }
+            [memory, passes, lanes, output] => {
+                let algorithm = algorithm(name).ok_or(HashKindError)?;
+                let output = output.try_into().map_err(|_| HashKindError)?;
+                params(memory, passes, lanes, output).map_err(|_| HashKindError)?;
+                Kind::Argon2 { algorithm, memory, passes, lanes, output }
+            }
+            _ => return Err(HashKindError),
+        };
+        // A number has several spellings, and a kind one.
+        if Self(kind).to_string() == text { Ok(Self(kind)) } else { Err(HashKindError) }
+    }
+}
+
+/// The kinds of hashes that a store holds: that of the hashes made here, and those of older systems.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HashKinds(BTreeSet<HashKind>);
+
+/// There are as many kinds as there may be, since each costs its time with every check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "passwords are hashed in at most {} ways; let the owners of others register anew",
+    HashKinds::MOST
+)]
+pub struct HashKindsError;
+
+impl HashKinds {
+    /// The most kinds that there may be.
+    pub const MOST: usize = 8;
+
+    /// Adds a kind.
+    pub fn insert(&mut self, kind: HashKind) -> Result<(), HashKindsError> {
+        if self.0.contains(&kind) {
+            return Ok(());
+        }
+        if self.0.len() >= Self::MOST {
+            return Err(HashKindsError);
+        }
+        self.0.insert(kind);
+        Ok(())
+    }
+
+    /// Adds those of `others` that there is room for.
+    pub fn join(&mut self, others: &Self) {
+        for kind in &others.0 {
+            let _ = self.insert(*kind);
+        }
+    }
+
+    /// Returns whether a kind is among them.
+    pub fn contains(&self, kind: &HashKind) -> bool {
+        self.0.contains(kind)
+    }
+}
+
+impl Default for HashKinds {
+    fn default() -> Self {
+        Self([HashKind(CURRENT)].into())
     }
 }
 
@@ -130,8 +254,8 @@ pub struct HashError;
 
 /// Hashes passwords and verifies them.
 ///
-/// Each call blocks for about 20 ms and takes 19 MiB, with hashes of older systems more: call it
-/// on a thread that may block, few at a time, and after the limits on attempts.
+/// Hashing blocks for about 20 ms and takes 19 MiB, verifying as long as one hash of each kind:
+/// call both on a thread that may block, few at a time, and after the limits on attempts.
 #[derive(Clone, Debug)]
 pub struct Passwords {
     pepper: Secret,
@@ -153,25 +277,59 @@ impl Passwords {
         )))
     }
 
-    /// Compares a password with what was kept of one.
-    pub fn verify(&self, password: &Password, hash: &PasswordHash) -> Result<Verdict, HashError> {
-        let right = match Scheme::read(hash.as_str()) {
-            Ok(Scheme::Argon2(argon)) => {
-                let output = argon.compute(&self.pepper, password)?;
-                let equal = bool::from(output.ct_eq(&argon.output));
-                return Ok(Verdict::new(equal, !argon.is_current()));
+    /// Compares a password with what was kept of one, or of none, which takes the same time: it
+    /// computes one hash of each of `kinds`.
+    ///
+    /// The hash's own kind should be among them; where it is not, it takes longer.
+    pub fn verify(
+        &self,
+        password: &Password,
+        hash: Option<&PasswordHash>,
+        kinds: &HashKinds,
+    ) -> Result<Verdict, HashError> {
+        let scheme = hash.and_then(|hash| Scheme::read(hash.as_str()).ok());
+        let own = scheme.as_ref().map(|scheme| HashKind(scheme.kind()));
+        let unknown = own.filter(|own| !kinds.contains(own));
+        let mut verdict = Verdict::Wrong;
+        for kind in kinds.0.iter().chain(unknown.as_ref()) {
+            match scheme.as_ref().filter(|_| own == Some(*kind)) {
+                Some(scheme) => verdict = self.compare(password, scheme)?,
+                None => self.compute(password, *kind)?,
             }
-            // Older systems cut passwords after 72 bytes, and so does this.
-            Ok(Scheme::Bcrypt) => bcrypt::verify(&password.0, hash.as_str()).unwrap_or(false),
-            Err(_) => false,
-        };
-        Ok(Verdict::new(right, true))
+        }
+        Ok(verdict)
     }
 
-    /// Takes as long as [`verify`](Self::verify), for a name that nobody has.
-    pub fn verify_nothing(&self, password: &Password) -> Result<(), HashError> {
-        let output = ArgonHash::new(&[0; SALT_LEN]).compute(&self.pepper, password)?;
-        std::hint::black_box(output.ct_eq(&[0; OUTPUT_LEN]));
+    fn compare(&self, password: &Password, scheme: &Scheme<'_>) -> Result<Verdict, HashError> {
+        match scheme {
+            Scheme::Argon2(argon) => {
+                let output = argon.compute(&self.pepper, password)?;
+                let equal = bool::from(output.ct_eq(&argon.output));
+                Ok(Verdict::new(equal, !argon.is_current()))
+            }
+            // Older systems cut passwords after 72 bytes, and so does this.
+            Scheme::Bcrypt { text, .. } => {
+                Ok(Verdict::new(bcrypt::verify(&password.0, text).unwrap_or(false), true))
+            }
+        }
+    }
+
+    /// Computes a hash of a kind, for nothing.
+    fn compute(&self, password: &Password, HashKind(kind): HashKind) -> Result<(), HashError> {
+        match kind {
+            Kind::Argon2 { algorithm, memory, passes, lanes, output } => {
+                let params = params(memory, passes, lanes, output).map_err(|_| HashError)?;
+                let (salt, output) = (vec![0; SALT_LEN], Vec::new());
+                let argon = ArgonHash { algorithm, params, peppered: true, salt, output };
+                std::hint::black_box(
+                    argon.compute(&self.pepper, password)?.ct_eq(&[0; OUTPUT_LEN]),
+                );
+            }
+            Kind::Bcrypt { cost } => {
+                let salt = [0; SALT_LEN];
+                let _ = std::hint::black_box(bcrypt::hash_with_salt(&password.0, cost, salt));
+            }
+        }
         Ok(())
     }
 }
@@ -182,9 +340,9 @@ impl Verdict {
     }
 }
 
-enum Scheme {
+enum Scheme<'a> {
     Argon2(ArgonHash),
-    Bcrypt,
+    Bcrypt { cost: u32, text: &'a str },
 }
 
 struct ArgonHash {
@@ -195,26 +353,64 @@ struct ArgonHash {
     output: Vec<u8>,
 }
 
-impl Scheme {
-    fn read(text: &str) -> Result<Self, PasswordHashError> {
+impl<'a> Scheme<'a> {
+    fn read(text: &'a str) -> Result<Self, PasswordHashError> {
         if text.len() > MAX_HASH_LEN || !text.is_ascii() {
             return Err(PasswordHashError::Unknown);
         }
         let bcrypt = ["$2a$", "$2b$", "$2y$"].iter().find_map(|start| text.strip_prefix(start));
         match bcrypt {
-            Some(rest) => check_bcrypt(rest, text).map(|()| Self::Bcrypt),
+            Some(rest) => bcrypt_cost(rest, text).map(|cost| Self::Bcrypt { cost, text }),
             None => ArgonHash::read(text).map(Self::Argon2),
+        }
+    }
+
+    const fn kind(&self) -> Kind {
+        match self {
+            Self::Argon2(argon) => argon.kind(),
+            Self::Bcrypt { cost, .. } => Kind::Bcrypt { cost: *cost },
         }
     }
 }
 
-fn check_bcrypt(rest: &str, text: &str) -> Result<(), PasswordHashError> {
+fn bcrypt_cost(rest: &str, text: &str) -> Result<u32, PasswordHashError> {
     let parts = text.parse::<bcrypt::HashParts>().map_err(|_| PasswordHashError::Unknown)?;
+    let cost = parts.get_cost();
     // Two digits of cost, and 22 and 31 characters of salt and hash.
-    if rest.len() != 2 + 1 + 22 + 31 || parts.get_cost() < 4 {
+    if rest.len() != 2 + 1 + 22 + 31 || cost < MIN_BCRYPT_COST {
         return Err(PasswordHashError::Unknown);
     }
-    if parts.get_cost() > MAX_BCRYPT_COST { Err(PasswordHashError::TooCostly) } else { Ok(()) }
+    if cost > MAX_BCRYPT_COST { Err(PasswordHashError::TooCostly) } else { Ok(cost) }
+}
+
+fn algorithm(name: &str) -> Option<Algorithm> {
+    Some(match name {
+        "argon2id" => Algorithm::Argon2id,
+        "argon2i" => Algorithm::Argon2i,
+        "argon2d" => Algorithm::Argon2d,
+        _ => return None,
+    })
+}
+
+/// Returns Argon2's costs, within what one hash may cost.
+fn params(
+    memory: u32,
+    passes: u32,
+    lanes: u32,
+    output: usize,
+) -> Result<Params, PasswordHashError> {
+    use PasswordHashError::{TooCostly, Unknown};
+    if memory > MAX_MEMORY_KIB
+        || memory.checked_mul(passes).is_none_or(|work| work > MAX_WORK_KIB)
+        || lanes > MAX_LANES
+    {
+        return Err(TooCostly);
+    }
+    // A short output would let wrong passwords in by chance.
+    if !(16..=64).contains(&output) {
+        return Err(Unknown);
+    }
+    Params::new(memory, passes, lanes, Some(output)).map_err(|_| Unknown)
 }
 
 impl ArgonHash {
@@ -231,7 +427,7 @@ impl ArgonHash {
     }
 
     fn read(text: &str) -> Result<Self, PasswordHashError> {
-        use PasswordHashError::{TooCostly, Unknown};
+        use PasswordHashError::Unknown;
         let mut parts = text.split('$');
         let mut next = || parts.next().ok_or(Unknown);
         let (before, algorithm, version) = (next()?, next()?, next()?);
@@ -239,28 +435,15 @@ impl ArgonHash {
         if !before.is_empty() || version != "v=19" || parts.next().is_some() {
             return Err(Unknown);
         }
-        let algorithm = match algorithm {
-            "argon2id" => Algorithm::Argon2id,
-            "argon2i" => Algorithm::Argon2i,
-            "argon2d" => Algorithm::Argon2d,
-            _ => return Err(Unknown),
-        };
+        let algorithm = self::algorithm(algorithm).ok_or(Unknown)?;
         let peppered = params.strip_suffix(KEY_ID);
         let [memory, passes, lanes] = costs(peppered.unwrap_or(params)).ok_or(Unknown)?;
-        if memory > MAX_MEMORY_KIB
-            || memory.checked_mul(passes).is_none_or(|work| work > MAX_WORK_KIB)
-            || lanes > MAX_LANES
-        {
-            return Err(TooCostly);
-        }
         let decode = |text: &str| BASE64_NOPAD.decode(text.as_bytes()).map_err(|_| Unknown);
         let (salt, output) = (decode(salt)?, decode(output)?);
-        // A short output would let wrong passwords in by chance.
-        if !(8..=64).contains(&salt.len()) || !(16..=64).contains(&output.len()) {
+        let params = self::params(memory, passes, lanes, output.len())?;
+        if !(8..=64).contains(&salt.len()) {
             return Err(Unknown);
         }
-        let params = Params::new(memory, passes, lanes, Some(output.len()));
-        let params = params.map_err(|_| Unknown)?;
         Ok(Self { algorithm, params, peppered: peppered.is_some(), salt, output })
     }
 
@@ -282,12 +465,17 @@ impl ArgonHash {
     }
 
     fn is_current(&self) -> bool {
-        self.peppered
-            && self.algorithm == Algorithm::Argon2id
-            && self.params.m_cost() == MEMORY_KIB
-            && self.params.t_cost() == PASSES
-            && self.params.p_cost() == LANES
-            && self.output.len() == OUTPUT_LEN
+        self.peppered && self.kind() == CURRENT
+    }
+
+    const fn kind(&self) -> Kind {
+        Kind::Argon2 {
+            algorithm: self.algorithm,
+            memory: self.params.m_cost(),
+            passes: self.params.t_cost(),
+            lanes: self.params.p_cost(),
+            output: self.output.len(),
+        }
     }
 }
 
@@ -317,16 +505,20 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn verify(passwords: &Passwords, text: &str, hash: &PasswordHash) -> Verdict {
+        passwords.verify(&password(text), Some(hash), &HashKinds::default()).unwrap()
+    }
+
     #[test]
     fn password_is_verified_and_others_are_not() {
         let passwords = passwords();
         let hash = passwords.hash(&password("correct horse")).unwrap();
         assert!(hash.as_str().starts_with("$argon2id$v=19$m=19456,t=2,p=1,keyid=aXJpcw$"));
         assert_eq!(hash.as_str().parse().as_ref(), Ok(&hash));
-        let right = passwords.verify(&password("correct horse"), &hash).unwrap();
+        let right = verify(&passwords, "correct horse", &hash);
         assert_eq!(right, Verdict::Right { needs_rehash: false });
         for wrong in ["correct horsf", "correct horse ", "Correct horse"] {
-            assert_eq!(passwords.verify(&password(wrong), &hash), Ok(Verdict::Wrong), "{wrong}");
+            assert_eq!(verify(&passwords, wrong, &hash), Verdict::Wrong, "{wrong}");
         }
     }
 
@@ -335,9 +527,9 @@ mod tests {
         let hash = passwords().hash(&password("correct horse")).unwrap();
         assert_ne!(passwords().hash(&password("correct horse")).unwrap(), hash);
         let other = Passwords::new(&Secret::from_bytes([8; 32]));
-        assert_eq!(other.verify(&password("correct horse"), &hash), Ok(Verdict::Wrong));
+        assert_eq!(verify(&other, "correct horse", &hash), Verdict::Wrong);
         let unmarked = hash.as_str().replace(KEY_ID, "").parse().unwrap();
-        assert_eq!(passwords().verify(&password("correct horse"), &unmarked), Ok(Verdict::Wrong));
+        assert_eq!(verify(&passwords(), "correct horse", &unmarked), Verdict::Wrong);
     }
 
     /// The first is in PHP's manual, two are libxcrypt's, the last two those of Argon2's own tests.
@@ -359,10 +551,15 @@ mod tests {
             ),
         ] {
             let hash = hash.parse().unwrap();
-            let right = passwords().verify(&password(text), &hash).unwrap();
+            let right = verify(&passwords(), text, &hash);
             assert_eq!(right, Verdict::Right { needs_rehash: true }, "{text}");
-            let wrong = passwords().verify(&password("rasmuslerdorg"), &hash);
-            assert_eq!(wrong, Ok(Verdict::Wrong));
+            assert_eq!(verify(&passwords(), "rasmuslerdorg", &hash), Verdict::Wrong);
+            let mut kinds = HashKinds::default();
+            kinds.insert("argon2d-64-1-1-16".parse().unwrap()).unwrap();
+            kinds.insert(hash.kind()).unwrap();
+            let right = passwords().verify(&password(text), Some(&hash), &kinds);
+            assert_eq!(right, Ok(Verdict::Right { needs_rehash: true }), "{text} among others");
+            assert_eq!(passwords().verify(&password(text), None, &kinds), Ok(Verdict::Wrong));
         }
     }
 
@@ -395,6 +592,36 @@ mod tests {
         ] {
             assert_eq!(text.parse::<PasswordHash>().err(), Some(error), "{text}");
         }
+    }
+
+    #[test]
+    fn kinds_have_one_spelling_and_are_few() {
+        let current = passwords().hash(&password("correct horse")).unwrap().kind();
+        assert_eq!(current.to_string(), "argon2id-19456-2-1-32");
+        for text in ["bcrypt-4", "bcrypt-14", "argon2id-19456-2-1-32", "argon2i-64-3-2-16"] {
+            assert_eq!(text.parse::<HashKind>().unwrap().to_string(), text);
+        }
+        for bad in [
+            "",
+            "bcrypt",
+            "bcrypt-3",
+            "bcrypt-15",
+            "bcrypt-04",
+            "bcrypt-+4",
+            "argon2id-64-1-1",
+            "argon2x-64-1-1-32",
+            "argon2id-64-1-1-15",
+            "argon2id-131073-1-1-32",
+            "argon2id-0-1-1-32",
+        ] {
+            assert_eq!(bad.parse::<HashKind>(), Err(HashKindError), "{bad}");
+        }
+        let mut kinds = HashKinds::default();
+        for cost in 4..11 {
+            assert_eq!(kinds.insert(format!("bcrypt-{cost}").parse().unwrap()), Ok(()));
+        }
+        assert_eq!(kinds.insert("bcrypt-11".parse().unwrap()), Err(HashKindsError));
+        assert_eq!(kinds.insert(current), Ok(()), "it is among them");
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! What a peer may send can be anything: it is refused, or it is what was sealed and signed.
 //!
-//! The same properties run without end in the fuzz targets `text`, `sealed` and `log`.
+//! The same properties run without end in the fuzz targets `text`, `tokens`, `sealed`, `seal` and
+//! `log`.
 
 use proptest::prelude::*;
 
 mod properties;
 #[path = "properties/seal.rs"]
 mod seal;
+#[path = "properties/tokens.rs"]
+mod tokens;
 
 /// Texts that are almost keys: the right characters, and now and then the right length.
 fn almost_key() -> impl Strategy<Value = String> {
@@ -14,6 +17,8 @@ fn almost_key() -> impl Strategy<Value = String> {
         "[0-9a-f]{63,65}",
         "[A-Za-z0-9_-]{85,87}",
         "iris_[a-z2-7]{51,53}",
+        "iris_invite_[a-z2-7]{51,53}",
+        "(bcrypt-[0-9]{1,3}|argon2(id|i|d|)-[0-9]{1,6}-[0-9]{1,2}-[0-9]{1,2}-[0-9]{1,3})",
         "[0-9 -]{14,24}",
         "\\PC{0,40}",
         any::<String>(),
@@ -138,4 +143,75 @@ proptest! {
 #[test]
 fn the_sound_certificate_passes() {
     properties::certificate(properties::sound_certificate());
+}
+
+/// Claims with some members replaced, left out, doubled or added.
+fn almost_claims() -> impl Strategy<Value = String> {
+    let sound = tokens::sound_claims();
+    let members: Vec<String> =
+        sound.trim_matches(['{', '}']).split(',').map(str::to_owned).collect();
+    let time = (-1000_i64..1000).prop_map(|by| tokens::NOW.saturating_add_signed(by).to_string());
+    let value = prop_oneof![
+        time,
+        Just("null".to_owned()),
+        Just("\"\"".to_owned()),
+        Just("\"iris-api\"".to_owned()),
+        "\"[0-9a-f]{31,33}\"",
+        any::<u64>().prop_map(|number| number.to_string()),
+    ];
+    let name =
+        prop::sample::select(vec!["iss", "aud", "sub", "iat", "nbf", "exp", "jti", "sid", "x"]);
+    let changes = prop::collection::vec((any::<prop::sample::Index>(), 0..4_u8, name, value), 0..4);
+    changes.prop_map(move |changes| {
+        let mut members = members.clone();
+        for (at, kind, name, value) in changes {
+            let member = format!("\"{name}\":{value}");
+            let at = at.index(members.len() + 1).min(members.len());
+            match kind {
+                0 if at < members.len() => drop(members.remove(at)),
+                1 => members.insert(at, member),
+                _ => {
+                    if let Some(known) =
+                        members.iter_mut().find(|known| known.starts_with(&member[..6]))
+                    {
+                        known.clone_from(&member);
+                    }
+                }
+            }
+        }
+        format!("{{{}}}", members.join(","))
+    })
+}
+
+fn almost_tokens() -> impl Strategy<Value = Vec<u8>> {
+    let edits = |kind: u8| {
+        prop::collection::vec((any::<u16>(), any::<u8>()), 0..4).prop_map(move |edits| {
+            edits.iter().fold(vec![kind], |all, (place, byte)| {
+                [&all[..], &place.to_be_bytes(), &[*byte]].concat()
+            })
+        })
+    };
+    prop_oneof![
+        4 => almost_claims().prop_map(|claims| [&[0], claims.as_bytes()].concat()),
+        2 => edits(1),
+        2 => edits(2),
+        1 => "(iris_refresh_[a-z2-7]{83,85}|[A-Za-z0-9_-]{0,90}\\.[A-Za-z0-9_-]{0,90}\\.[A-Za-z0-9_-]{43})"
+            .prop_map(|text| [&[3], text.as_bytes()].concat()),
+        1 => any::<Vec<u8>>(),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn tokens_of_sessions_are_refused_or_are_what_was_issued(bytes in almost_tokens()) {
+        tokens::tokens(&bytes);
+    }
+}
+
+#[test]
+fn the_sound_tokens_pass() {
+    for kind in [1, 2] {
+        tokens::tokens(&[kind]);
+    }
+    assert_eq!(tokens::sound_claims().matches(':').count(), 8);
 }

@@ -1,6 +1,7 @@
 //! The `iris-node` command: offers the models on this machine to a network.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use settings::{DatasetFault, LogFormat, Settings};
 mod cli;
 mod credential;
 mod failure;
+mod machine;
 mod models;
 mod settings;
 mod signals;
@@ -99,7 +101,7 @@ async fn compose(
         .with_datasets(datasets)
         .with_measurement(settings.measure)
         .with_drain_limit(settings.drain_limit())
-        .with_hardware(Hardware { vram_gb: settings.vram_gb, ..Hardware::default() });
+        .with_hardware(hardware(settings));
     for backend in backends {
         agent = agent.with_backend(backend);
     }
@@ -110,6 +112,14 @@ async fn compose(
         agent = agent.with_coordinator(identity);
     }
     Ok(agent.build())
+}
+
+/// Returns what is told of this machine; nothing of its memory where models may run on another.
+fn hardware(settings: &Settings) -> Hardware {
+    if settings.allow_remote_backend {
+        return Hardware { vram_gb: settings.vram_gb, ..Hardware::default() };
+    }
+    machine::hardware(Path::new("/"), settings.vram_gb)
 }
 
 fn connector(settings: &Settings, credential: &Credential) -> Result<WebSocketConnector, Failure> {

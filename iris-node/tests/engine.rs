@@ -90,7 +90,8 @@ async fn the_offer_tells_what_the_file_is() {
     assert_eq!(offer.name.as_str(), BUNDLED_MODEL);
     assert_eq!((offer.context_length, offer.parameters), (512, Some(787_584)));
     assert_eq!(offer.quantization.as_deref(), Some("F16"));
-    assert_eq!(offer.abilities, Abilities::CONTINUE);
+    let able = Abilities::CONTINUE.union(Abilities::LOGPROBS).union(Abilities::SCORE);
+    assert_eq!(offer.abilities, able);
     assert_eq!(offer.speed, None);
 }
 

@@ -51,7 +51,12 @@ impl Failure {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        let mut parts = vec![error.to_string()];
+        // What the coordinator says to that is meant for programs.
+        let mut parts = vec![if is_unknown_caller(&error) {
+            "not admitted: nobody is logged in, or the key is none of this network".to_owned()
+        } else {
+            error.to_string()
+        }];
         let (mut exit, mut advice) = ending(&error);
         if let ClientError::Plan(failure) = &error
             && let Some(cause) = &failure.cause
@@ -92,13 +97,11 @@ fn ending(error: &ClientError) -> (Exit, Option<&'static str>) {
             (Exit::Privacy, Some("`iris trust show` lists them, `iris trust pin` adds one"))
         }
         error if error.is_about_privacy() => (Exit::Privacy, None),
-        // Digits and passwords are refused with other codes.
-        ClientError::Unauthorized(refusal) if refusal.code() == Some("invalid_api_key") => (
-            Exit::Unauthorized,
-            Some("log in with `iris login`, or set IRIS_API_KEY to a key of this network"),
-        ),
+        error if is_unknown_caller(error) => {
+            (Exit::Unauthorized, Some("log in with `iris login`, or set IRIS_API_KEY"))
+        }
         ClientError::Forbidden(refusal) if refusal.code() == Some("invitation_required") => {
-            (Exit::Unauthorized, Some("with --invitation you are asked for it"))
+            (Exit::Unauthorized, Some("`--invitation` then asks you for it"))
         }
         ClientError::SessionEnded => (Exit::Unauthorized, Some("log in again with `iris login`")),
         ClientError::SessionFile { .. } => (Exit::Usage, None),
@@ -117,6 +120,12 @@ fn ending(error: &ClientError) -> (Exit, Option<&'static str>) {
         }
         _ => (Exit::Failed, None),
     }
+}
+
+/// Returns whether neither session nor key is known; digits and passwords are refused otherwise.
+fn is_unknown_caller(error: &ClientError) -> bool {
+    let ClientError::Unauthorized(refusal) = error else { return false };
+    refusal.code() == Some("invalid_api_key")
 }
 
 impl From<TrustError> for Failure {

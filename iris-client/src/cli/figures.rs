@@ -15,11 +15,13 @@ pub(super) fn ago(now: u64, then: u64) -> String {
     }
 }
 
-/// Says how long after `now` something will be.
+/// Says how long after `now` something will be, to the nearest minute: what was made a moment ago
+/// for 30 days is good for 30 days.
 pub(super) fn until(now: u64, then: u64) -> String {
     match then.checked_sub(now) {
         None | Some(0) => "over".to_owned(),
-        Some(secs) => format!("in {}", span(secs)),
+        Some(secs @ 1..MINUTE) => format!("in {}", span(secs)),
+        Some(secs) => format!("in {}", span(secs.saturating_add(MINUTE / 2))),
     }
 }
 
@@ -90,7 +92,16 @@ mod tests {
             assert_eq!(ago(now, now - secs), said);
         }
         assert_eq!(ago(now, now + 5), "just now");
-        assert_eq!(until(now, now + 90), "in 1 min");
+        for (secs, said) in [
+            (30, "in 30 s"),
+            (80, "in 1 min"),
+            (10 * MINUTE - 5, "in 10 min"),
+            (30 * DAY - 5, "in 30 days"),
+            (30 * DAY - MINUTE, "in 29 days"),
+            (u64::MAX - now, "in 213503982334591 days"),
+        ] {
+            assert_eq!(until(now, now + secs), said);
+        }
         assert_eq!(until(now, now), "over");
         assert_eq!(ago(u64::MAX, 0), format!("{} days ago", u64::MAX / DAY));
     }

@@ -118,7 +118,9 @@ fn prepare(cli: &Cli) -> Result<Option<Work>, Failure> {
         Command::Log(args) => Job::Log(log::Job::prepare(args)?),
         Command::Health(output) => Job::Health(output.clone()),
         Command::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Cli::command(), "iris", &mut io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "iris", &mut script);
+            Output::new().write(&String::from_utf8_lossy(&script))?;
             return Ok(None);
         }
     };

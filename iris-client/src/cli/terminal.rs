@@ -3,6 +3,9 @@
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
+/// What is left free before the later lines of a remark: as much as its first begins with.
+const INDENT: usize = "iris: ".len();
+
 /// Standard output. What a model says reaches a terminal without control characters, which could
 /// rewrite the screen, the window's title or the clipboard; files and pipes get it unchanged.
 #[derive(Debug)]
@@ -55,10 +58,31 @@ impl Output {
     }
 }
 
-/// Writes a remark to standard error, as one line. Nobody may be listening.
+/// Writes a remark to standard error, as one line, which a terminal shows between words as several.
+/// Nobody may be listening.
 pub(super) fn remark(text: &str) {
-    let line = harmless(text).replace('\n', " ");
-    let _ = writeln!(io::stderr(), "iris: {line}");
+    let line = format!("iris: {}", harmless(text).replace('\n', " "));
+    let width = terminal_size::terminal_size_of(io::stderr()).map(|size| usize::from(size.0.0));
+    let shown = width.map_or_else(|| line.clone(), |width| folded(&line, width));
+    let _ = writeln!(io::stderr(), "{shown}");
+}
+
+/// Breaks a remark between words, where it is wider than its reader's terminal.
+fn folded(line: &str, width: usize) -> String {
+    let mut shown = String::new();
+    let mut column = 0;
+    for word in line.split_inclusive(' ') {
+        let length = word.trim_end().chars().count();
+        if column + length > width && column > INDENT {
+            shown.truncate(shown.trim_end().len());
+            shown.push('\n');
+            shown.extend([' '; INDENT]);
+            column = INDENT;
+        }
+        shown.push_str(word);
+        column += word.chars().count();
+    }
+    shown
 }
 
 /// Writes text to standard error as it is, for whoever sits at the terminal.
@@ -92,6 +116,21 @@ mod tests {
             let shown = harmless(attack);
             assert!(shown.contains('\u{fffd}'), "{attack:?}");
             assert!(!shown.contains(|c: char| c.is_control() || c == '\u{202e}'), "{shown:?}");
+        }
+    }
+
+    #[test]
+    fn remarks_are_broken_between_words_and_lose_none() {
+        let line = "iris: no node attic is connected; see `iris nodes`";
+        assert_eq!(folded(line, 80), line);
+        let shown = "iris: no node attic is\n      connected; see `iris\n      nodes`";
+        assert_eq!(folded(line, 26), shown);
+        assert_eq!(folded(line, 24), shown, "a line may be full");
+        let long = "iris: http://127.0.0.1:8080/ is long";
+        assert_eq!(folded(long, 20), "iris: http://127.0.0.1:8080/\n      is long");
+        for width in 0..60 {
+            let words: Vec<_> = folded(line, width).split_whitespace().map(str::to_owned).collect();
+            assert_eq!(words.join(" "), line);
         }
     }
 

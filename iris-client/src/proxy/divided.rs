@@ -209,6 +209,9 @@ fn chat(body: &[u8], model: ModelName, abilities: Abilities) -> Result<Chat, Pro
     if abilities.contains(Abilities::LOGPROBS) {
         return Err(refuse("logprobs", "a divided question has none"));
     }
+    if abilities.contains(Abilities::SCORE) {
+        return Err(refuse("prompt_logprobs", "a divided question scores no prompt"));
+    }
     let max_tokens = request.max_answer_tokens();
     let Value::Object(members) = serde_json::to_value(&request).expect("requests have a JSON form")
     else {

@@ -8,6 +8,8 @@ use axum::http::{HeaderMap, Response};
 use futures::{Stream, StreamExt, stream};
 use tokio::net::TcpListener;
 
+#[cfg(feature = "cli")]
+pub(crate) mod command;
 pub(crate) mod sealed;
 
 /// One request, as it arrived.

@@ -39,6 +39,9 @@ const USES_PER_BATCH: usize = 512;
 pub struct ApiKey {
     /// Names it.
     pub id: KeyId,
+    /// What its use is counted under: the id of the first of the keys that were replaced by one
+    /// another down to this one, so that a new key begins no new quota.
+    pub meter: KeyId,
     /// Whose it is.
     pub account: AccountId,
     /// What it may do.
@@ -86,8 +89,10 @@ struct Held {
 
 impl Held {
     fn new(hash: &TokenHash, record: KeyRecord) -> Self {
-        let KeyRecord { account, scope, label, created, ending, terms } = record;
-        let key = ApiKey { id: key_id(hash), account, scope, terms: Arc::new(terms) };
+        let KeyRecord { account, scope, label, created, ending, counted_as, terms } = record;
+        let id = key_id(hash);
+        let meter = counted_as.unwrap_or(id);
+        let key = ApiKey { id, meter, account, scope, terms: Arc::new(terms) };
         let (used, written) = Default::default();
         Self { key, label, ending, created, used, written }
     }
@@ -98,8 +103,10 @@ impl Held {
 
     fn summary(&self) -> KeySummary {
         let used = self.used.load(Ordering::Relaxed);
+        let ApiKey { id, meter, .. } = self.key;
         KeySummary {
-            id: self.key.id,
+            id,
+            counted_as: (meter != id).then_some(meter),
             scope: self.key.scope,
             label: self.label.clone(),
             ending: self.ending.clone(),
@@ -225,13 +232,21 @@ impl Accounts {
         if self.store.get(path(AccountRecord::TYPE, account)).await?.is_none() {
             return Err(AccountError::Unknown);
         }
-        let record = KeyRecord { account, scope, label, created, ending: String::new(), terms };
+        let record = KeyRecord {
+            account,
+            scope,
+            label,
+            created,
+            ending: String::new(),
+            counted_as: None,
+            terms,
+        };
         let _turn = self.changing.lock().await;
         self.mint(record, Batch::new()).await
     }
 
     /// Replaces the key of `account` that `id` names by a new one of the same scope, label and
-    /// terms; the old one goes on working for `grace`.
+    /// terms; the old one goes on working for `grace`. Both share one quota.
     pub async fn rotate_key(
         &self,
         account: &AccountId,
@@ -253,7 +268,8 @@ impl Accounts {
         if !is_members(old.scope) {
             return Err(AccountError::KeyScope);
         }
-        let new = KeyRecord { created: self.clock.calendar(), ..old.clone() };
+        let counted_as = Some(old.counted_as.unwrap_or(*id));
+        let new = KeyRecord { created: self.clock.calendar(), counted_as, ..old.clone() };
         if grace.is_zero() {
             let batch = Batch::new().delete(place).delete(path(KeyUseRecord::TYPE, hash));
             self.ring_mut(|ring| ring.remove(&hash));

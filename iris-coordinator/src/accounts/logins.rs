@@ -2,20 +2,25 @@
 //!
 //! An address is kept under an HMAC of itself, and sealed together with its password's hash: what
 //! a stolen store tells is how many there are.
+//!
+//! Every login costs one hash of each kind that was ever imported beside its own, known or not, so
+//! that the time it takes tells neither whether an address is known nor where it came from.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::PoisonError;
 
 use data_encoding::{BASE64, HEXLOWER};
+use futures::TryStreamExt;
 use iris_core::AccountId;
-use iris_core::store::{Batch, Document, Record, StoreError, Version};
-use iris_crypto::password::{Password, PasswordHash, Verdict};
+use iris_core::store::{Batch, Document, Key, Record, Store, StoreError, Version};
+use iris_crypto::password::{HashKind, HashKinds, Password, PasswordHash, Verdict};
 use iris_crypto::{RecordKey, Secret, random_bytes};
 use iris_protocol::rest::{Me, Session};
 use serde::{Deserialize, Serialize};
 
-use super::record::{AccountRecord, LoginRecord, path};
+use super::record::{AccountRecord, HashKindRecord, LoginRecord, path};
 use super::{AccountError, Accounts};
 
 /// Longest e-mail address, in bytes.
@@ -101,6 +106,20 @@ impl LoginKeys {
 
 fn place(index: &LoginIndex) -> String {
     format!("{}/{index}", LoginRecord::TYPE)
+}
+
+/// Reads which kinds of hashes there are.
+pub(super) async fn read_kinds(store: &dyn Store) -> Result<HashKinds, StoreError> {
+    let corrupt = || StoreError::Corrupt("a kind of password hash is unknown".to_owned());
+    let (mut kinds, mut records) =
+        (HashKinds::default(), store.scan(Key::all(HashKindRecord::TYPE)));
+    while let Some(record) = records.try_next().await? {
+        let kind = record.key.id().parse().map_err(|_| corrupt())?;
+        if let Err(error) = kinds.insert(kind) {
+            tracing::warn!(%kind, %error, "the time that logins of this kind take tells them");
+        }
+    }
+    Ok(kinds)
 }
 
 /// How somebody wants to be known.
@@ -220,7 +239,11 @@ impl Accounts {
         let (account, index) = (AccountId::from_bytes(random_bytes()), self.logins.index(&email));
         let sealed = self.logins.seal(&index, &email, hash);
         let login = LoginRecord { account, generation: 0, sealed };
-        let batch = Batch::new().create(path(LoginRecord::TYPE, index), Document::encode(&login));
+        let kind = hash.kind();
+        self.learn_kind(kind)?;
+        let batch = Batch::new()
+            .create(path(LoginRecord::TYPE, index), Document::encode(&login))
+            .put(path(HashKindRecord::TYPE, kind), Document::encode(&()));
         self.open_account_with(account, Some(index.to_string()), batch, None).await?;
         Ok(account)
     }
@@ -274,7 +297,8 @@ impl Accounts {
     ) -> Result<Option<Found>, AccountError> {
         let passwords = self.passwords.clone();
         let Some(found) = self.store.get(path(LoginRecord::TYPE, index)).await? else {
-            self.hashing.run(move || passwords.verify_nothing(&password)).await?;
+            let kinds = self.kinds();
+            self.hashing.run(move || passwords.verify(&password, None, &kinds)).await?;
             return Ok(None);
         };
         let Record { version, value, .. } = found;
@@ -284,8 +308,11 @@ impl Accounts {
             .password
             .parse()
             .map_err(|_| StoreError::Corrupt("a password's hash cannot be read".to_owned()))?;
-        let tried = password.clone();
-        let verdict = self.hashing.run(move || passwords.verify(&tried, &hash)).await?;
+        // One that another process has imported just now.
+        let _ = self.learn_kind(hash.kind());
+        let (tried, kinds) = (password.clone(), self.kinds());
+        let verdict =
+            self.hashing.run(move || passwords.verify(&tried, Some(&hash), &kinds)).await?;
         let found = Found { index, record, version };
         match verdict {
             Verdict::Wrong => Ok(None),
@@ -294,6 +321,25 @@ impl Accounts {
                 self.rehash(found, Email(sealed.email), password).await.map(Some)
             }
         }
+    }
+
+    /// Reads which kinds of hashes another process has imported.
+    pub(super) async fn keep_kinds(&self) -> Result<(), StoreError> {
+        let mut read = read_kinds(&*self.store).await?;
+        let mut kinds = self.kinds.write().unwrap_or_else(PoisonError::into_inner);
+        // What is being imported right now is not written yet.
+        read.join(&kinds);
+        *kinds = read;
+        Ok(())
+    }
+
+    pub(super) fn kinds(&self) -> HashKinds {
+        self.kinds.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn learn_kind(&self, kind: HashKind) -> Result<(), AccountError> {
+        let mut kinds = self.kinds.write().unwrap_or_else(PoisonError::into_inner);
+        Ok(kinds.insert(kind)?)
     }
 
     /// Replaces an older system's hash, now that the password is known.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use iris_core::AccountId;
 use iris_core::store::{Batch, Document, Key, Store, StoreError};
 use iris_crypto::jwt::{Jwt, JwtKey};
-use iris_crypto::password::Passwords;
+use iris_crypto::password::{HashKinds, HashKindsError, Passwords};
 use iris_crypto::refresh::RefreshKey;
 use iris_crypto::{AccountKey, Secret, random_bytes};
 use iris_protocol::rest::{self, AccountCreated};
@@ -133,6 +133,9 @@ pub enum AccountError {
     /// The reference names a fee of another number of months.
     #[error("this reference was used for another number of months")]
     FeeReused,
+    /// Passwords are hashed in as many ways as they may be.
+    #[error(transparent)]
+    TooManyKinds(#[from] HashKindsError),
     /// The machine has not the memory to check a secret now.
     #[error("account keys and passwords cannot be checked now")]
     Overloaded,
@@ -154,6 +157,8 @@ pub struct Accounts {
     keys: RwLock<KeyRing>,
     logins: LoginKeys,
     passwords: Passwords,
+    /// How the passwords that are kept were hashed.
+    kinds: RwLock<HashKinds>,
     jwt: Jwt,
     refresh: RefreshKey,
     ended: RwLock<Ended>,
@@ -186,9 +191,11 @@ impl Accounts {
         let keys = KeyRing::read(&*store).await?;
         let ended = sessions::read_ended(&*store).await?;
         let standings = Standings::read(&*store, &policy.membership).await?;
+        let kinds = logins::read_kinds(&*store).await?;
         Ok(Self {
             logins: LoginKeys::new(&secret),
             passwords: Passwords::new(&secret),
+            kinds: RwLock::new(kinds),
             jwt: signer(&secret, &policy),
             refresh: RefreshKey::new(&secret),
             pepper: secret,
@@ -257,6 +264,7 @@ impl Accounts {
         let kept = async {
             self.keep_keys().await?;
             self.keep_standings().await?;
+            self.keep_kinds().await?;
             if !self.is_sweep_due() {
                 return Ok(());
             }

@@ -2,7 +2,7 @@
 
 use iris_core::store::{Expect, Key, KeyError, Version, Write};
 use iris_core::{AccountId, Timestamp};
-use iris_protocol::rest::{KeyScope, KeyTerms};
+use iris_protocol::rest::{KeyId, KeyScope, KeyTerms};
 use serde::{Deserialize, Serialize};
 
 /// An account, under its id.
@@ -52,6 +52,14 @@ impl LoginRecord {
     pub(super) const TYPE: &str = "login";
 }
 
+/// A way in which older systems hashed passwords that were imported, under its name: what every
+/// check of a password takes the time of, so that none tells such a login.
+pub(super) struct HashKindRecord;
+
+impl HashKindRecord {
+    pub(super) const TYPE: &str = "hashkind";
+}
+
 /// A session, under its account and id.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SessionRecord {
@@ -86,6 +94,10 @@ pub(super) struct KeyRecord {
     pub(super) created: Timestamp,
     /// The key's last four characters, by which its owner tells it from others.
     pub(super) ending: String,
+    /// Under which key's id its use is counted, where it is not its own: the first of those that
+    /// were replaced by one another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) counted_as: Option<KeyId>,
     #[serde(flatten)]
     pub(super) terms: KeyTerms,
 }

@@ -6,7 +6,7 @@ use iris_protocol::rest::KeyId;
 pub struct Payer {
     /// The account.
     pub account: AccountId,
-    /// Its key; `None` for who asks without one.
+    /// Its key, by its [`meter`](crate::ApiKey::meter); `None` for who asks without one.
     pub key: Option<KeyId>,
 }
 

@@ -1,6 +1,7 @@
 //! Why a node has the work that it has, and what would bring it more.
 
 use iris_core::NodeId;
+use iris_core::demand::Trust;
 use iris_core::registry::{Node, NodeState, Registry};
 use iris_core::standing::Standing;
 use iris_core::tier::Tier;
@@ -99,6 +100,13 @@ fn hindrances(node: &Node, registry: &Registry) -> Vec<Hindrance> {
         );
     }
     standing(node.standing(), &mut add);
+    if registry.trust(node) == Trust::Any {
+        add(
+            "unproven",
+            "It is not proven yet, so requests that ask for proven nodes pass it over.",
+            "It is proven by fifty tasks within some weeks, nine of ten of them completed.",
+        );
+    }
     models(node, registry, &mut add);
     found
 }

@@ -83,7 +83,7 @@ pub(super) async fn keys(State(api): State<Arc<Api>>, headers: HeaderMap) -> Rep
     let account = api.session(&headers).await?.account;
     let mut keys = api.coordinator.accounts().keys(&account).await.map_err(AccountError::from)?;
     for key in &mut keys {
-        key.used = api.coordinator.usage_of(&key.id);
+        key.used = api.coordinator.usage_of(&key.counted_as.unwrap_or(key.id));
     }
     Ok(json_response(&KeyList { keys }))
 }

@@ -21,7 +21,7 @@ use iris_core::backend::{Chunk, Operation};
 use iris_core::queue::Priority;
 use iris_core::routing::ANY;
 use iris_core::task::Outcome;
-use iris_protocol::openai::{Asked, Usage};
+use iris_protocol::openai::{Asked, PREFERENCES, Usage};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -34,7 +34,7 @@ use super::observe::{RequestContext, Streamed};
 use super::openai::{event_stream, unfinished};
 use super::route::Routed;
 use super::settings::Unlimited;
-use crate::accounts::NOBODY;
+use crate::accounts::{ApiKey, NOBODY};
 use crate::dispatch::{Placement, TaskEvent, TaskHandle, TaskRequest};
 use crate::limits::{Allowance, Left, Person, Turn};
 
@@ -90,7 +90,10 @@ fn turn(
     };
     let is_unlimited = api.settings.unlimited.iter().any(|unlimited| match unlimited {
         Unlimited::Account(account) => *account == caller.account,
-        Unlimited::Key(id) => caller.key.as_ref().is_some_and(|key| key.id == *id),
+        Unlimited::Key(id) => {
+            let named = |key: &ApiKey| key.id == *id || key.meter == *id;
+            caller.key.as_ref().is_some_and(named)
+        }
     });
     if is_unlimited {
         return Ok((Turn::uncounted(), None));
@@ -166,14 +169,19 @@ async fn request(
         (None, Some(messages)) => messages,
         _ => return Err(members.wrong("message", "given, or else 'messages'")),
     };
+    let wishes = members.take(PREFERENCES);
     members.finish()?;
     let model = model.as_ref().map_or(ANY, ModelName::as_str);
     let mut chat = json!({ "model": model, "messages": messages, "stream": true });
     if caller.account == NOBODY {
         chat["max_tokens"] = STRANGERS_TOKENS.into();
     }
+    if let Some(wishes) = wishes {
+        chat[PREFERENCES] = wishes;
+    }
     let body = Bytes::from(chat.to_string());
     let asked = Asked::read(Operation::Chat, &body)?;
+    let body = asked.body_for_nodes(&body);
     let Routed { model, body, routing } = api.route(caller, Operation::Chat, &asked, body).await?;
     Ok(TaskRequest {
         id: context.id,
@@ -188,7 +196,7 @@ async fn request(
         abilities: asked.abilities,
         time_limit: routing.time_limit(api.settings.time_limit, context.since),
         priority: Priority::Interactive,
-        placement: Placement::default(),
+        placement: Placement::new(asked.preferences, None),
         routing,
     })
 }

@@ -2,9 +2,10 @@
 
 use iris_core::ModelName;
 use iris_core::backend::Operation;
+use iris_core::demand::Own;
 use iris_core::model::Abilities;
-use iris_core::plan::{Capacity, Chat, Division, Plan, divide};
-use iris_protocol::openai::{Asked, PREFERENCES, Preferences};
+use iris_core::plan::{Capacity, Chat, Division, Mode, Plan, divide};
+use iris_protocol::openai::{Asked, PREFERENCES};
 use serde_json::{Map, Value};
 
 use super::Api;
@@ -30,7 +31,13 @@ impl Api {
             abilities: asked.abilities,
             ..Chat::from_request(model, chat)?
         };
-        Ok(divide(chat, division, capacity)?)
+        let plan = divide(chat, division, capacity)?;
+        if plan.mode == Mode::Consensus && asked.preferences.own == Own::Only {
+            let message =
+                "A consensus is one of nodes of different owners: 'own' cannot be 'only'.";
+            return Err(wrong(PREFERENCES, message));
+        }
+        Ok(plan)
     }
 
     /// Returns what all nodes that offer `model` can do.
@@ -68,10 +75,6 @@ pub(super) fn asked(chat: &Map<String, Value>) -> Result<Asked, ApiError> {
 }
 
 fn refuse_what_cannot_be_divided(chat: &Map<String, Value>, asked: &Asked) -> Result<(), ApiError> {
-    if asked.preferences != Preferences::default() {
-        let message = "A divided task takes no 'iris': its plan says which nodes do what.";
-        return Err(wrong(PREFERENCES, message));
-    }
     if chat.get("n").is_some_and(|n| !n.is_null() && *n != 1) {
         return Err(wrong("n", "A divided task has one answer: 'n' must be 1."));
     }
@@ -80,6 +83,9 @@ fn refuse_what_cannot_be_divided(chat: &Map<String, Value>, asked: &Asked) -> Re
     }
     if asked.abilities.contains(Abilities::LOGPROBS) {
         return Err(wrong("logprobs", "A divided task has no logprobs."));
+    }
+    if asked.abilities.contains(Abilities::SCORE) {
+        return Err(wrong("prompt_logprobs", "A divided task scores no prompt."));
     }
     Ok(())
 }

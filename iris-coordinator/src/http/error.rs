@@ -197,6 +197,7 @@ impl From<AccountError> for ApiError {
             AccountError::FeeReused => Self::conflict(message).with_param("reference"),
             AccountError::NoPassword
             | AccountError::TooManyKeys
+            | AccountError::TooManyKinds(_)
             | AccountError::TooManyInvitations(_) => Self::conflict(message),
             AccountError::NoKey | AccountError::NoAccount => Self::not_found(message),
             AccountError::Overloaded => Self::unavailable(message),

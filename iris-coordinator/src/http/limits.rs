@@ -29,15 +29,15 @@ const TOKENS: [HeaderName; 3] = [
 #[derive(Debug)]
 pub(super) struct Permit {
     allowance: Allowance,
-    key: Option<KeyId>,
+    meter: Option<KeyId>,
 }
 
 impl Api {
     /// Lets a request to a model in and counts it, or says what its caller has used up.
     pub(super) fn admit(&self, caller: &Caller) -> Result<Permit, ApiError> {
-        let admitted = self.coordinator.limits().admit(&caller.account, caller.key.as_ref());
+        let admitted = self.coordinator.admit(&caller.account, caller.key.as_ref());
         let allowance = admitted.map_err(exceeded)?;
-        Ok(Permit { allowance, key: caller.key.as_ref().map(|key| key.id) })
+        Ok(Permit { allowance, meter: caller.key.as_ref().map(|key| key.meter) })
     }
 
     /// Finishes an answer by what its caller has left. Whoever was sent away for want of room has
@@ -45,10 +45,10 @@ impl Api {
     pub(super) fn finish(&self, permit: &Permit, answer: Result<Response, ApiError>) -> Response {
         let mut response = answer.into_response();
         let sent_away = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
-        if let Some(key) = &permit.key
+        if let Some(meter) = &permit.meter
             && sent_away.contains(&response.status())
         {
-            self.coordinator.limits().take_back(key);
+            self.coordinator.limits().take_back(meter);
         }
         write(&permit.allowance, response.headers_mut());
         response
@@ -65,7 +65,7 @@ impl Permit {
 impl Caller {
     /// Returns who the tasks of this caller count for.
     pub(super) fn payer(&self) -> Payer {
-        Payer { account: self.account, key: self.key.as_ref().map(|key| key.id) }
+        Payer { account: self.account, key: self.key.as_ref().map(|key| key.meter) }
     }
 
     /// Returns whether the caller may ask `model`.

@@ -74,10 +74,10 @@ pub(super) async fn take(
             let payer = caller.payer();
             inference.submit_to(payer, *request, chosen, once.map(|(key, _)| key)).await?
         }
-        Submission::Divided(plan, priority) => {
+        Submission::Divided { plan, wishes, priority } => {
             caller.check_models(plan.models())?;
             let once = once.map(|(key, request)| Once { key, request });
-            inference.submit_plan(caller.payer(), *plan, priority, once).await?
+            inference.submit_plan(caller.payer(), *plan, &wishes, priority, once).await?
         }
     })
 }

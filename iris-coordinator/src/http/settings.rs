@@ -120,7 +120,7 @@ impl ApiSettings {
 pub enum Unlimited {
     /// An account, with whatever it comes.
     Account(AccountId),
-    /// One API key.
+    /// One API key, and those that replace it.
     Key(KeyId),
 }
 

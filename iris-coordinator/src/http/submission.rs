@@ -4,6 +4,7 @@ use iris_core::ModelName;
 use iris_core::plan::{Plan, PlanError};
 use iris_core::queue::Priority;
 use iris_core::routing::{ANY, Unnamed};
+use iris_protocol::openai::Preferences;
 use iris_protocol::rest::InferenceRequest;
 use serde_json::{Map, Value, json};
 
@@ -17,8 +18,8 @@ use super::members::Members;
 pub(super) enum Submission {
     /// One question.
     Single(Box<InferenceRequest>),
-    /// A plan.
-    Divided(Box<Plan>, Priority),
+    /// A plan, and which nodes its caller wants.
+    Divided { plan: Box<Plan>, wishes: Preferences, priority: Priority },
 }
 
 impl Submission {
@@ -28,11 +29,12 @@ impl Submission {
         if let Some(plan) = members.take("plan") {
             let priority = priority(&mut members)?;
             members.finish()?;
-            return Ok(Self::Divided(Box::new(read_plan(&plan, "plan.")?), priority));
+            let plan = Box::new(read_plan(&plan, "plan.")?);
+            return Ok(Self::Divided { plan, wishes: Preferences::default(), priority });
         }
         if members.has("mode") {
             let priority = priority(&mut members)?;
-            return Ok(Self::Divided(Box::new(divided(api, members)?), priority));
+            return divided(api, members, priority);
         }
         single(members)
     }
@@ -54,7 +56,7 @@ fn priority(members: &mut Members) -> Result<Priority, ApiError> {
 }
 
 /// Reads a question and how it is to be divided.
-fn divided(api: &Api, mut members: Members) -> Result<Plan, ApiError> {
+fn divided(api: &Api, mut members: Members, priority: Priority) -> Result<Submission, ApiError> {
     let model: Option<ModelName> = members.optional("model", "a model's name")?;
     let deadline: Option<u64> = members.optional("deadline_ms", "a whole number")?;
     let prompt: Option<String> = members.optional("prompt", "a text")?;
@@ -75,11 +77,12 @@ fn divided(api: &Api, mut members: Members) -> Result<Plan, ApiError> {
     })?;
     chat.insert("model".to_owned(), model.as_str().into());
     chat.insert("messages".to_owned(), messages);
-    let mut plan = api.divided(model, chat.clone(), &asked(&chat)?, &division)?;
+    let asked = asked(&chat)?;
+    let mut plan = api.divided(model, chat, &asked, &division)?;
     if let Some(deadline) = deadline {
         plan.budget.seconds.get_or_insert(deadline.div_ceil(1000));
     }
-    Ok(plan)
+    Ok(Submission::Divided { plan: Box::new(plan), wishes: asked.preferences, priority })
 }
 
 fn single(mut members: Members) -> Result<Submission, ApiError> {

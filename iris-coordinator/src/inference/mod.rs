@@ -14,7 +14,7 @@ use iris_core::store::{Batch, Document, Key, Record, Store, StoreError, Version}
 use iris_core::task::TaskState;
 use iris_core::{AccountId, ModelName, TaskId, Timestamp};
 use iris_crypto::RecordKey;
-use iris_protocol::openai::{Asked, RequestError, with_model};
+use iris_protocol::openai::{Asked, Preferences, RequestError, with_model};
 use iris_protocol::rest;
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
@@ -40,7 +40,7 @@ pub use evidence::Evidence;
 pub use live::{Events, Followed};
 pub use passing::PlanHandle;
 
-use asking::ASK_AGAIN;
+use asking::{ASK_AGAIN, Manner};
 use explain::Passed;
 use live::Live;
 use plan::{Decided, PATIENCE, Reins};
@@ -49,6 +49,7 @@ use record::{
     idempotency, key,
 };
 use single::Ending;
+use steps::Steps;
 
 /// How many durable tasks, or steps of such, ask for nodes at a time, so that they leave room in
 /// the line.
@@ -217,12 +218,14 @@ impl Inference {
 
     /// Takes a task that is divided; see [`submit`](Self::submit).
     ///
-    /// A plan that names no time gets ten minutes, and no plan more than a day. What it waits for
-    /// persons does not count; for them it waits up to 30 days.
+    /// Each step goes to nodes that meet the caller's `wishes`. A plan that names no time gets ten
+    /// minutes, and no plan more than a day. What it waits for persons does not count; for them it
+    /// waits up to 30 days.
     pub async fn submit_plan(
         &self,
         payer: impl Into<Payer>,
         mut plan: Plan,
+        wishes: &Preferences,
         priority: Priority,
         once: Option<Once<'_>>,
     ) -> Result<rest::InferenceStatus, InferenceError> {
@@ -242,6 +245,7 @@ impl Inference {
         let record = InferenceRecord {
             mode: Some(plan.mode),
             plan: Some(Sealed::json(&shared.key, &key(&id), &plan)),
+            wishes: Some(Sealed::json(&shared.key, &key(&id), wishes)),
             priority,
             ..InferenceRecord::new(payer.into(), model, created, created.saturating_add(limit))
         };
@@ -249,11 +253,26 @@ impl Inference {
     }
 
     /// Starts a plan for somebody who waits for it.
-    pub(crate) fn pass(&self, task: TaskId, payer: Payer, run: PlanRun) -> PlanHandle {
+    pub(crate) fn pass(
+        &self,
+        task: TaskId,
+        payer: Payer,
+        run: PlanRun,
+        wishes: Preferences,
+    ) -> PlanHandle {
         let shared = &self.shared;
         let (dispatch, turns) = (Arc::clone(&shared.dispatch), Arc::clone(&shared.passing));
         shared.passed.begun(task, payer.account, explain::outline(run.plan()));
-        PlanHandle::new(dispatch, task, payer, run, turns, Arc::clone(&shared.passed))
+        let steps = Steps::new(
+            Arc::clone(&dispatch),
+            payer,
+            wishes,
+            // Its parts stand in line for as long as the plan may take.
+            Priority::High,
+            Manner::Passing(turns),
+            CancellationToken::new(),
+        );
+        PlanHandle::new(dispatch, task, run, steps, Arc::clone(&shared.passed))
     }
 
     async fn accept(

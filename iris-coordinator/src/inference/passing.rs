@@ -11,15 +11,11 @@ use futures::stream::BoxStream;
 use iris_core::TaskId;
 use iris_core::backend::Usage;
 use iris_core::plan::{Assignment, Driven, Event, PlanRun, Progress, Report, Worker, drive};
-use iris_core::queue::Priority;
-use tokio_util::sync::CancellationToken;
 
-use super::asking::Manner;
 use super::explain::Passed;
 use super::plan::evidence;
 use super::steps::Steps;
-use crate::dispatch::{Dispatch, Payer};
-use crate::turns::Turns;
+use crate::dispatch::Dispatch;
 
 /// A plan that is carried out while somebody reads what happens. Dropping it gives up what is
 /// under way; the nodes are told at once.
@@ -45,19 +41,10 @@ impl PlanHandle {
     pub(super) fn new(
         dispatch: Arc<Dispatch>,
         task: TaskId,
-        payer: Payer,
         run: PlanRun,
-        turns: Arc<Turns>,
+        steps: Steps,
         passed: Arc<Passed>,
     ) -> Self {
-        let steps = Steps::new(
-            Arc::clone(&dispatch),
-            payer,
-            // Its parts stand in line for as long as the plan may take.
-            Priority::High,
-            Manner::Passing(turns),
-            CancellationToken::new(),
-        );
         let (since, told) = (dispatch.clock.now(), Arc::<Told>::default());
         let worker =
             PassingWorker { dispatch, task, steps, since, told: Arc::clone(&told), passed };

@@ -19,6 +19,7 @@ use iris_core::plan::{
 use iris_core::store::{Batch, Key, Record, StoreError};
 use iris_core::task::TaskState;
 use iris_core::{TaskId, Timestamp};
+use iris_protocol::openai::Preferences;
 use iris_protocol::rest;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -58,7 +59,12 @@ impl Shared {
         reins: Reins,
     ) -> Option<Ending> {
         let plan = record.plan.as_ref().and_then(|plan| plan.read::<Plan>(&self.key, &key(&id)));
-        let (Some(plan), Some(events)) = (plan, self.happened(id).await?) else {
+        let wishes = match &record.wishes {
+            Some(wishes) => wishes.read::<Preferences>(&self.key, &key(&id)),
+            None => Some(Preferences::default()),
+        };
+        let happened = self.happened(id).await?;
+        let (Some(plan), Some(wishes), Some(events)) = (plan, wishes, happened) else {
             return Some(Ending::unreadable());
         };
         let (written, last) = (events.len() as u64, events.last().map_or(Duration::ZERO, |e| e.0));
@@ -71,7 +77,8 @@ impl Shared {
                 return Some(Ending::unreadable());
             }
         };
-        let worker = PlanWorker::new(self, id, record, reins, written, last, has_review);
+        let steps = self.steps(record, wishes);
+        let worker = PlanWorker::new(self, id, record, steps, reins, (written, last), has_review);
         let driven = tokio::select! {
             biased;
             () = self.suspended.cancelled() => return None,
@@ -87,6 +94,17 @@ impl Shared {
             node: worker.live.node(),
             report: Some(report),
         })
+    }
+
+    fn steps(&self, record: &InferenceRecord, wishes: Preferences) -> Steps {
+        Steps::new(
+            Arc::clone(&self.dispatch),
+            record.payer(),
+            wishes,
+            record.priority,
+            Manner::Durable(Arc::clone(&self.at_work)),
+            self.suspended.clone(),
+        )
     }
 
     /// Reads what has happened to a plan. `None` when the coordinator stops, `Some(None)` when it
@@ -209,19 +227,12 @@ impl<'a> PlanWorker<'a> {
         shared: &'a Shared,
         id: TaskId,
         record: &InferenceRecord,
+        steps: Steps,
         reins: Reins,
-        written: u64,
-        last: Duration,
+        (written, last): (u64, Duration),
         has_review: bool,
     ) -> Self {
         let dispatch = &shared.dispatch;
-        let steps = Steps::new(
-            Arc::clone(dispatch),
-            record.payer(),
-            record.priority,
-            Manner::Durable(Arc::clone(&shared.at_work)),
-            shared.suspended.clone(),
-        );
         // Clocks may have been set back, and what happened stays before what happens.
         let began = dispatch.clock.calendar().saturating_since(record.created).max(last);
         let limit = record.expires.saturating_since(record.created);

@@ -49,6 +49,9 @@ pub(super) struct InferenceRecord {
     /// The plan of a divided task, sealed; gone when the task is over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) plan: Option<Sealed>,
+    /// Which nodes its steps may go to, sealed; gone when the task is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) wishes: Option<Sealed>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) finished: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -121,6 +124,7 @@ impl InferenceRecord {
             body: None,
             mode: None,
             plan: None,
+            wishes: None,
             finished: None,
             node: None,
             result: None,
@@ -137,12 +141,12 @@ impl InferenceRecord {
     /// Returns how many bytes of sealed prompts it holds.
     pub(super) fn held(&self) -> usize {
         let length = |sealed: &Option<Sealed>| sealed.as_ref().map_or(0, |sealed| sealed.0.len());
-        length(&self.body) + length(&self.plan)
+        length(&self.body) + length(&self.plan) + length(&self.wishes)
     }
 
     /// Returns the record of a task that is over: without what was asked.
     pub(super) fn over(self, state: TaskState, finished: Timestamp) -> Self {
-        Self { state, body: None, plan: None, finished: Some(finished), ..self }
+        Self { state, body: None, plan: None, wishes: None, finished: Some(finished), ..self }
     }
 }
 

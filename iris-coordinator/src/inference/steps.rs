@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use iris_core::NodeId;
 use iris_core::backend::{Chunk, Finish, Operation, Usage};
 use iris_core::plan::{Assignment, Number, Output, Placed, Plan, Report, StepError};
 use iris_core::queue::Priority;
 use iris_core::task::{Outcome, TaskError};
+use iris_protocol::openai::Preferences;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +22,8 @@ use crate::settlement::Settlement;
 pub(super) struct Steps {
     dispatch: Arc<Dispatch>,
     payer: Payer,
+    /// Which nodes the caller wants.
+    wishes: Preferences,
     priority: Priority,
     manner: Manner,
     /// Cancelled when the coordinator stops: nothing is settled then.
@@ -35,12 +39,13 @@ impl Steps {
     pub(super) fn new(
         dispatch: Arc<Dispatch>,
         payer: Payer,
+        wishes: Preferences,
         priority: Priority,
         manner: Manner,
         suspended: CancellationToken,
     ) -> Self {
         let (groups, rows) = (Mutex::default(), Rows::default());
-        Self { dispatch, payer, priority, manner, suspended, groups, rows }
+        Self { dispatch, payer, wishes, priority, manner, suspended, groups, rows }
     }
 
     /// Starts an assignment; dropping the stream gives it up.
@@ -88,15 +93,23 @@ impl Steps {
             abilities: assignment.abilities,
             time_limit: assignment.time_limit,
             priority: self.priority,
-            placement: Placement {
-                nodes: assignment.nodes.clone(),
-                exclude: assignment.exclude.clone(),
-                dataset: assignment.dataset.as_ref().map(|dataset| dataset.name.clone()),
-                apart: assignment.apart.map(|group| self.apart(group)),
-                ..Placement::default()
-            },
+            placement: self.placement(assignment),
             routing: Routing::default(),
         }
+    }
+
+    /// Returns where an assignment may go: what its plan says and what its caller wants count both.
+    fn placement(&self, assignment: &Assignment) -> Placement {
+        let dataset = assignment.dataset.as_ref().map(|dataset| dataset.name.clone());
+        let mut placement = Placement::new(self.wishes.clone(), dataset);
+        if !assignment.nodes.is_empty() {
+            let allowed = std::mem::replace(&mut placement.nodes, assignment.nodes.clone());
+            let is_refused = |node: &&NodeId| !allowed.is_empty() && !allowed.contains(node);
+            placement.denied.extend(assignment.nodes.iter().filter(is_refused).copied());
+        }
+        placement.exclude.clone_from(&assignment.exclude);
+        placement.apart = assignment.apart.map(|group| self.apart(group));
+        placement
     }
 
     /// Returns what keeps the assignments of a group on nodes of different owners.

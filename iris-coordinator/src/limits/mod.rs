@@ -2,7 +2,8 @@
 //!
 //! Everything is asked of memory, so a request costs two short locks and no store access. Requests
 //! are counted when they are let in, tokens when their task is settled; so tasks that run side by
-//! side can pass a quota of tokens together by what they use, and the next one is refused.
+//! side can pass a quota of tokens together by what they use, and the next one is refused. A key
+//! that replaces another goes on with what that one has used, and with its pace.
 //!
 //! What keys have used is written down once a minute and at shutdown. A coordinator that is killed
 //! forgets at most the last minute of it, in the callers' favour; paces begin anew at each start.
@@ -26,7 +27,7 @@ mod used;
 
 #[cfg(feature = "http")]
 pub(crate) use chats::{Chats, Person, Turn};
-pub(crate) use used::Period;
+pub use used::Period;
 
 use pace::{Pace, Paces, Ticks};
 use used::{USAGE, Used};
@@ -43,7 +44,7 @@ pub(crate) struct Limits {
     keys: Mutex<HashMap<KeyId, Metered>>,
 }
 
-/// A key that was used this month.
+/// A key that was used this month, or keys that replaced one another.
 #[derive(Debug)]
 struct Metered {
     pace: Option<Pace>,
@@ -53,34 +54,38 @@ struct Metered {
 
 /// What a caller has left once its request was let in, or was not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Allowance {
+pub struct Allowance {
     /// Requests; `None` where any number is allowed.
-    pub(crate) requests: Option<Left>,
+    pub requests: Option<Left>,
     /// Tokens; `None` where any number is allowed.
-    pub(crate) tokens: Option<Left>,
+    pub tokens: Option<Left>,
 }
 
 /// What is left of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Left {
-    pub(crate) limit: u64,
-    pub(crate) remaining: u64,
+pub struct Left {
+    /// How many there are, all in all.
+    pub limit: u64,
+    /// How many are left.
+    pub remaining: u64,
     /// How long it takes until all of it is there again.
-    pub(crate) reset: Duration,
+    pub reset: Duration,
 }
 
 /// A limit was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Exceeded {
-    pub(crate) bound: Bound,
+pub struct Exceeded {
+    /// Which one.
+    pub bound: Bound,
     /// When to come again.
-    pub(crate) wait: Duration,
-    pub(crate) allowance: Allowance,
+    pub wait: Duration,
+    /// What is left of this limit and of others.
+    pub allowance: Allowance,
 }
 
 /// What can be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bound {
+pub enum Bound {
     /// Requests of an account in a minute.
     AccountPace(u64),
     /// Requests of a key in a minute.
@@ -141,7 +146,7 @@ impl Limits {
         match accounts.check(account) {
             Ok(left) => Ok(Allowance { requests: Some(left.tighter(own.requests)), ..own }),
             Err((left, wait)) => {
-                key.inspect(|key| self.take_back(&key.id));
+                key.inspect(|key| self.take_back(&key.meter));
                 let allowance = Allowance { requests: Some(left), ..own };
                 Err(Exceeded { bound: Bound::AccountPace(left.limit), wait, allowance })
             }
@@ -151,7 +156,7 @@ impl Limits {
     fn admit_key(&self, key: &ApiKey) -> Result<Allowance, Exceeded> {
         let now = self.clock.calendar();
         let mut keys = self.keys();
-        let metered = keys.entry(key.id).or_insert_with(|| Metered::new(now));
+        let metered = keys.entry(key.meter).or_insert_with(|| Metered::new(now));
         let Metered { pace, used, is_written } = metered;
         used.roll(now);
         let quota = &key.terms.quota;
@@ -176,29 +181,29 @@ impl Limits {
     }
 
     /// Takes a request back that was sent away after all.
-    pub(crate) fn take_back(&self, key: &KeyId) {
-        if let Some(metered) = self.keys().get_mut(key) {
+    pub(crate) fn take_back(&self, meter: &KeyId) {
+        if let Some(metered) = self.keys().get_mut(meter) {
             metered.used.uncount_request();
         }
     }
 
-    /// Counts the tokens of a task that `key` asked for.
-    pub(crate) fn spend(&self, key: &KeyId, tokens: u64) {
+    /// Counts the tokens of a task that a key of this `meter` asked for.
+    pub(crate) fn spend(&self, meter: &KeyId, tokens: u64) {
         if tokens == 0 {
             return;
         }
         let now = self.clock.calendar();
         let mut keys = self.keys();
-        let metered = keys.entry(*key).or_insert_with(|| Metered::new(now));
+        let metered = keys.entry(*meter).or_insert_with(|| Metered::new(now));
         metered.used.roll(now);
         metered.used.count_tokens(tokens);
         metered.is_written = false;
     }
 
-    /// Returns what `key` has used.
-    pub(crate) fn used(&self, key: &KeyId) -> QuotaUse {
+    /// Returns what the keys of this `meter` have used.
+    pub(crate) fn used(&self, meter: &KeyId) -> QuotaUse {
         let now = self.clock.calendar();
-        let mut used = self.keys().get(key).map(|metered| metered.used).unwrap_or_default();
+        let mut used = self.keys().get(meter).map(|metered| metered.used).unwrap_or_default();
         used.roll(now);
         used.into()
     }
@@ -282,7 +287,7 @@ mod tests {
 
     fn key(digit: &str, terms: KeyTerms) -> ApiKey {
         let (id, scope) = (digit.repeat(24).parse().unwrap(), KeyScope::Inference);
-        ApiKey { id, account: ACCOUNT, scope, terms: Arc::new(terms) }
+        ApiKey { id, meter: id, account: ACCOUNT, scope, terms: Arc::new(terms) }
     }
 
     fn quota(quota: Quota) -> KeyTerms {

@@ -24,7 +24,7 @@ pub(super) struct Used {
 
 /// For how long a quota is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Period {
+pub enum Period {
     /// A day of UTC.
     Day,
     /// A month of UTC.

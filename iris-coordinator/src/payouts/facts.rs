@@ -5,7 +5,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::time::Duration;
 
 use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, Fuse};
 use iris_core::reward::{AttemptFact, RewardEvent, TaskFact, What};
 use iris_core::store::{Key, Record, StoreError};
 use iris_core::{AccountId, Epoch, NodeId, TaskId, Timestamp};
@@ -30,8 +30,8 @@ pub(super) struct Facts<'a> {
     payouts: &'a Payouts,
     epoch: Epoch,
     owners: HashMap<NodeId, AccountId>,
-    settlements: BoxStream<'a, Result<Record, StoreError>>,
-    events: BoxStream<'a, Result<Record, StoreError>>,
+    settlements: Fuse<BoxStream<'a, Result<Record, StoreError>>>,
+    events: Fuse<BoxStream<'a, Result<Record, StoreError>>>,
     /// Tasks that were read and may be preceded by one that was not: rows lie in the order in which
     /// tasks were submitted.
     waiting: BinaryHeap<Reverse<Waiting>>,
@@ -81,8 +81,8 @@ impl<'a> Facts<'a> {
             Key::new(record_type, format!("{at:013}")).expect("a number is a key segment")
         };
         let early = start.saturating_sub(longest);
-        let settlements = store.scan(from(SETTLEMENT, early)..from(SETTLEMENT, end));
-        let events = store.scan(from(record::EVENT, start)..from(record::EVENT, end));
+        let settlements = store.scan(from(SETTLEMENT, early)..from(SETTLEMENT, end)).fuse();
+        let events = store.scan(from(record::EVENT, start)..from(record::EVENT, end)).fuse();
         let mut facts = Self {
             payouts,
             epoch,

@@ -226,3 +226,6 @@ fn check_reference(reference: &str) -> Result<(), PayoutError> {
     let fits = (1..=MAX_REFERENCE).contains(&reference.len());
     if printable && fits { Ok(()) } else { Err(PayoutError::Reference) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -98,7 +98,7 @@ async fn account_key_buys_api_keys_until_too_many_were_wrong() {
 async fn accounts_are_not_opened_unasked() {
     let net = Net::start().await;
     let reply = net.post("/accounts/generate", "").await;
-    assert_eq!((reply.status, reply.error_code()), (403, json!("forbidden")));
+    assert_eq!((reply.status, reply.error_code()), (403, json!("invitation_required")));
 }
 
 #[tokio::test]

@@ -186,6 +186,21 @@ async fn whoever_waits_is_told_so() {
 }
 
 #[tokio::test]
+async fn wishes_are_kept_and_no_node_sees_them() {
+    let net = Net::start().await;
+    let said = || vec![Step::text("hi"), Step::Finish("stop")];
+    let stranger = net.strangers_node(said()).await;
+    let refused = net.post(PATH, r#"{"message":"a","iris":{"own":"only"}}"#).await;
+    assert_eq!((refused.status, refused.error_code()), (400, json!("no_node_able")));
+    let mine = net.node(said()).await;
+    let reply = net.post(PATH, r#"{"message":"a","iris":{"own":"only"}}"#).await;
+    assert_eq!(kinds(&reply), ["start", "chunk", "end"], "{}", reply.text());
+    assert_eq!(stranger.asked.lock().unwrap().len(), 0);
+    let seen = mine.asked.lock().unwrap()[0].1.clone();
+    assert!(!String::from_utf8(seen.to_vec()).unwrap().contains("iris\""));
+}
+
+#[tokio::test]
 async fn bad_requests_name_the_member_at_fault() {
     let net = Net::start().await;
     for (body, param) in [
@@ -193,7 +208,8 @@ async fn bad_requests_name_the_member_at_fault() {
         (r#"{"message":"a","messages":[]}"#, Some("message")),
         (r#"{"message":1}"#, Some("message")),
         (r#"{"message":"a","model":7}"#, Some("model")),
-        (r#"{"message":"a","iris":{}}"#, Some("iris")),
+        (r#"{"message":"a","iris":{"own":1}}"#, Some("iris")),
+        (r#"{"message":"a","colour":"blue"}"#, Some("colour")),
         ("[]", None),
     ] {
         let reply = net.post(PATH, body).await;

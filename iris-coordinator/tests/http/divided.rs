@@ -1,6 +1,7 @@
 //! Tasks and chats that ask for a way of working.
 
 use iris_core::plan::{PlanEnd, PlanRun, Progress};
+use iris_protocol::openai::Preferences;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -146,6 +147,7 @@ async fn chat_that_cannot_be_divided_is_refused_before_it_begins() {
         (r#","n":2"#, "n"),
         (r#","tools":[{"type":"function","function":{"name":"f"}}]"#, "tools"),
         (r#","logprobs":true"#, "logprobs"),
+        (r#","prompt_logprobs":1"#, "prompt_logprobs"),
     ] {
         let reply = net.post("/v1/chat/completions", &named("auto", members)).await;
         assert_eq!(param(&reply), (400, at.to_owned()), "{members}");
@@ -230,7 +232,8 @@ async fn steps_of_passing_plans_leave_room_in_the_line() {
         let mut wide = plan((0..64).map(|number| ask(&format!("s{number}"), "x")).collect());
         wide.side_by_side = 64;
         let (task, run) = (net.coordinator.new_task_id(), PlanRun::new(wide).unwrap());
-        let mut handle = net.coordinator.submit_plan(task, net.account, run);
+        let mut handle =
+            net.coordinator.submit_plan(task, net.account, run, Preferences::default());
         let mut end = None;
         while let Some(progress) = handle.next().await {
             if let Progress::Ended(ended) = progress {

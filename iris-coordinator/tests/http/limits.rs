@@ -192,3 +192,31 @@ async fn usage_is_written_down_when_the_coordinator_stops() {
     let restarted = Net { user: net.user.clone(), ..restarted };
     assert_eq!(refusal(&restarted.chat("").await), (429, json!("insufficient_quota")));
 }
+
+#[tokio::test]
+async fn replaced_key_goes_on_with_the_quota_of_the_old_one() {
+    let mut net = Net::start().await;
+    let _node = net.answering().await;
+    let terms = Quota { requests_per_day: Some(3), tokens_per_day: Some(100), ..Quota::default() };
+    net.hold_to(quota(terms)).await;
+    let left = |reply: &Reply| {
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        ["requests", "tokens"].map(|what| {
+            reply.header(&format!("x-ratelimit-remaining-{what}")).unwrap().parse::<u32>().unwrap()
+        })
+    };
+    let old_key = net.user.clone();
+    assert_eq!(left(&net.chat("").await), [2, 100]);
+    let old = net.coordinator.accounts().authenticate(&old_key).unwrap();
+    let grace = Duration::from_mins(1);
+    let new = net.coordinator.accounts().rotate_key(&net.account, &old.id, grace).await.unwrap();
+    new.key.expose().clone_into(&mut net.user);
+    assert_eq!(left(&net.chat("").await), [1, 95], "its use was carried over");
+    // While the old key works, it takes from the same.
+    net.user = old_key;
+    assert_eq!(left(&net.chat("").await), [0, 90]);
+    new.key.expose().clone_into(&mut net.user);
+    assert_eq!(refusal(&net.chat("").await), (429, json!("insufficient_quota")));
+    let used = net.coordinator.usage_of(&old.meter);
+    assert_eq!((used.requests_today, used.tokens_today), (3, 15));
+}

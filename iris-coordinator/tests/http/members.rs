@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::node::Persona;
 use super::sealed::Caller;
+use super::transparency::Ahead;
 use super::*;
 
 const EMAIL: &str = "ada@example.org";
@@ -15,12 +16,17 @@ async fn open_net() -> Net {
 }
 
 async fn net_with(policy: AccountPolicy) -> Net {
+    net_at(policy, Ahead::default()).await
+}
+
+async fn net_at(policy: AccountPolicy, clock: Ahead) -> Net {
     let builder = Coordinator::builder(
         Arc::new(MemoryStore::new()),
         Identity::generate(),
         Secret::from_bytes([9; 32]),
     );
-    let coordinator = builder.with_account_policy(policy).build().await.unwrap();
+    let builder = builder.with_account_policy(policy).with_clock(Arc::new(clock));
+    let coordinator = builder.build().await.unwrap();
     let api = ApiSettings::default().with_open_registration(true);
     Net::around(coordinator, ServerSettings::default().with_api(api)).await
 }
@@ -135,7 +141,7 @@ async fn bad_registrations_are_refused_with_what_is_wrong() {
     let closed = Net::start().await;
     let body = json!({"email": EMAIL, "password": PASSWORD});
     let refused = post(&closed, "/auth/register", "", body).await;
-    assert_eq!((refused.status, refused.error_code()), (403, json!("forbidden")));
+    assert_eq!((refused.status, refused.error_code()), (403, json!("invitation_required")));
 }
 
 #[tokio::test]
@@ -409,12 +415,136 @@ async fn lapsed_member_is_served_by_nodes_of_its_own_alone() {
     let own = net.node(vec![Step::Echo, Step::Finish("stop")]).await;
     let served = net.chat("").await;
     assert_eq!((served.status, own.asked.lock().unwrap().len()), (200, 1), "{}", served.text());
+    let steps = vec![Step::text("hi"), Step::Finish("stop")];
+    let own = net.node_as(Persona::sealing(2), steps).await;
+    let sealed = Caller::new(&net, &own.certificate());
+    assert_eq!(net.relay(&sealed.request).await.status, 200, "it is sealed to a node of its own");
+    let sealed = Caller::new(&net, &stranger.certificate());
+    assert_eq!(refused(&net.relay(&sealed.request).await), due);
     let admin = key(&net.coordinator, net.account, KeyScope::Admin).await;
     let fees = format!("/accounts/{}/fees", net.account);
     let paid = post(&net, &fees, &admin, json!({"months": 1, "reference": "1"})).await;
     assert_eq!(paid.status, 200, "{}", paid.text());
     let sealed = Caller::new(&net, &stranger.certificate());
     assert_eq!(net.relay(&sealed.request).await.status, 200, "the fee opens all nodes");
+}
+
+/// A month and what comes before and after it, in the words of the API.
+#[tokio::test]
+async fn trial_paid_time_and_grace_follow_one_another_and_then_the_fee_is_due() {
+    let day = Duration::from_hours(24);
+    let membership =
+        MembershipPolicy { fee: 5_000_000, trial: 3 * day, grace: 2 * day, ..Default::default() };
+    let policy = AccountPolicy { membership, ..AccountPolicy::default() };
+    let clock = Ahead::default();
+    let net = net_at(policy, clock.clone()).await;
+    let admin = key(&net.coordinator, net.account, KeyScope::Admin).await;
+    register(&net).await;
+    let (net, clock) = (&net, &clock);
+    let _node = net.strangers_node(vec![Step::Echo, Step::Finish("stop")]).await;
+    let check = |state: &'static str, passed: Duration| async move {
+        clock.by(passed);
+        let tokens = Tokens::of(&log_in(net, PASSWORD).await);
+        let me = get(net, "/auth/me", &tokens.access).await.json();
+        let wish = json!({"scope": "inference"});
+        let key = post(net, "/accounts/keys", &tokens.access, wish).await.json();
+        let key = text(&key, "key");
+        let chat: Value = serde_json::from_str(&chat_body("")).unwrap();
+        for token in [&tokens.access, &key] {
+            let asked = post(net, "/v1/chat/completions", token, chat.clone()).await;
+            let expected = if state == "lapsed" { 402 } else { 200 };
+            assert_eq!(asked.status, expected, "{state}: {}", asked.text());
+            assert!(expected == 200 || asked.error_code() == "membership_lapsed");
+            let listed = get(net, "/v1/models", token).await;
+            assert_eq!(listed.status, 200, "looking is free: {}", listed.text());
+        }
+        assert_eq!(me["membership"]["state"], state, "{me}");
+        (text(&me, "account"), me["membership"]["until"].as_u64())
+    };
+    let (account, first) = check("trial", Duration::ZERO).await;
+    let (_, until) = check("trial", 2 * day).await;
+    assert_eq!(first, until);
+    assert_eq!(check("lapsed", day).await.1, None);
+    let fees = format!("/accounts/{account}/fees");
+    let paid = post(net, &fees, &admin, json!({"months": 1, "reference": "1"})).await;
+    assert_eq!(paid.status, 200, "{}", paid.text());
+    let (_, until) = check("paid", Duration::ZERO).await;
+    assert_eq!(paid.json()["until"].as_u64(), until);
+    // A month has 31 days at most, and 28 at least.
+    check("paid", 27 * day).await;
+    let (_, grace) = check("grace", 4 * day).await;
+    assert!(grace > until);
+    check("lapsed", 4 * day).await;
+    let paid = post(net, &fees, &admin, json!({"months": 1, "reference": "2"})).await;
+    assert_eq!(paid.json()["state"], "paid", "{}", paid.text());
+    check("paid", 27 * day).await;
+}
+
+/// What people write themselves comes back as they wrote it, or is refused; it never means more.
+#[tokio::test]
+async fn attack_43_hostile_labels_and_addresses_are_inert() {
+    let net = open_net().await;
+    let tokens = register(&net).await;
+    let admin = key(&net.coordinator, net.account, KeyScope::Admin).await;
+    let odd =
+        ["' OR 1=1 --", "%", "_", "../../etc/passwd", "<script>alert(1)</script>", "\\x1b[2J"];
+    let refused = ["a\nb", "a\r\nset-cookie: x", "\0", "\u{1b}[2J", "\u{202e}gpj", "\u{200b}"];
+    let too_long = "x".repeat(65);
+    let ways =
+        [("/accounts/keys", &tokens.access, "keys"), ("/invitations", &admin, "invitations")];
+    for (path, token, list) in ways {
+        for label in odd {
+            let wish = json!({"scope": "inference", "label": label});
+            let made = post(&net, path, token, wish).await;
+            assert_eq!(made.status, 201, "{path} {label}: {}", made.text());
+        }
+        for label in refused.into_iter().chain([too_long.as_str()]) {
+            let wish = json!({"scope": "inference", "label": label});
+            let reply = post(&net, path, token, wish).await;
+            let found = (reply.status, reply.json()["error"]["param"].clone());
+            assert_eq!(found, (400, json!("label")), "{path} {label:?}");
+            assert!(!reply.head.contains("set-cookie") && !reply.text().contains('\u{1b}'));
+        }
+        let listed = get(&net, path, token).await.json()[list].clone();
+        let mut labels: Vec<_> =
+            listed.as_array().unwrap().iter().map(|e| text(e, "label")).collect();
+        labels.sort_unstable();
+        let mut expected = odd;
+        expected.sort_unstable();
+        assert_eq!(labels, expected, "{path}");
+    }
+
+    for email in [
+        "' OR 1=1 --@example.org",
+        "ada@example.org\n",
+        "ada@example.org\r\nbcc: eve@example.org",
+        "ada\0@example.org",
+        "\u{202e}ada@example.org",
+        "ad\u{200b}a@example.org",
+        &format!("{}@example.org", "x".repeat(250)),
+    ] {
+        let body = json!({"email": email, "password": PASSWORD});
+        let reply = post(&net, "/auth/register", "", body).await;
+        let found = (reply.status, reply.json()["error"]["param"].clone());
+        assert_eq!(found, (400, json!("email")), "{email:?}");
+        assert!(!reply.head.contains("bcc"), "{}", reply.head);
+    }
+    let mut accounts = vec![text(&get(&net, "/auth/me", &tokens.access).await.json(), "account")];
+    for email in
+        ["'or'1'='1@example.org", "%@example.org", "___@example.org", "../../ada@example.org"]
+    {
+        let body = json!({"email": email, "password": "battery staple"});
+        let unknown = post(&net, "/auth/login", "", body.clone()).await;
+        assert_eq!(unknown.status, 401, "{email} is nobody's yet");
+        let tokens = Tokens::of(&post(&net, "/auth/register", "", body).await);
+        let me = get(&net, "/auth/me", &tokens.access).await.json();
+        assert_eq!((&me["email"], &me["keys"]), (&json!(email), &json!(0)));
+        accounts.push(text(&me, "account"));
+    }
+    accounts.sort_unstable();
+    accounts.dedup();
+    assert_eq!(accounts.len(), 5, "each is an account of its own");
+    assert_eq!(log_in(&net, PASSWORD).await.status, 200, "and nobody else's was touched");
 }
 
 /// Anybody can write such a token; none is let in by it.

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::chat::ANSWER;
+use super::node::Persona;
 use super::*;
 
 fn ids(list: &Value, member: &str) -> Vec<String> {
@@ -178,33 +179,72 @@ async fn attack_43_hostile_ids_cursors_and_names_are_inert() {
 #[tokio::test]
 async fn attack_45_lists_show_no_owner_address_or_account() {
     let net = Net::start().await;
-    let _own = net.node(vec![Step::whole(ANSWER), Step::Finish("stop")]).await;
-    let _strangers = net.strangers_node(vec![]).await;
+    let steps = vec![Step::whole(ANSWER), Step::Finish("stop")];
+    let _own = net.node_as(Persona::sealing(2), steps).await;
+    let own = net.coordinator.nodes()[0].id;
+    let stranger = net.coordinator.accounts().create_account().await.unwrap().account;
+    let strangers_key = key(&net.coordinator, stranger, KeyScope::Node).await;
+    let _strangers =
+        Node::connect_as(net.address, &strangers_key, Persona::sealing(2), vec![]).await;
     assert_eq!(net.chat("").await.status, 200);
-    let members = |path: &'static str, list: Option<&'static str>| {
-        let net = &net;
+    let secret = |path: &str, text: &str| {
+        for account in [net.account, stranger] {
+            assert!(!text.contains(&account.to_string()), "{path}: {text}");
+        }
+        assert!(!text.contains("127.0.0.1") && !text.contains("[::1]"), "{path}: {text}");
+    };
+    let names = |shown: &Value| {
+        let mut members: Vec<_> = shown.as_object().unwrap().keys().cloned().collect();
+        members.sort_unstable();
+        members.join(" ")
+    };
+    let members = |path: String, list: Option<&'static str>| {
+        let (net, secret, names) = (&net, &secret, &names);
         async move {
-            let reply = net.get(path).await;
-            let text = reply.text().to_owned();
-            assert!(!text.contains(&net.account.to_string()), "{path}: {text}");
-            assert!(!text.contains("127.0.0.1") && !text.contains("owner"), "{path}: {text}");
-            let shown = match list {
-                Some(list) => reply.json()[list][0].clone(),
-                None => reply.json(),
-            };
-            let mut members: Vec<_> = shown.as_object().unwrap().keys().cloned().collect();
-            members.sort_unstable();
-            members.join(" ")
+            let reply = net.get(&path).await;
+            secret(&path, reply.text());
+            assert!(!reply.text().contains("owner"), "{path}: {}", reply.text());
+            match list {
+                Some(list) => names(&reply.json()[list][0]),
+                None => names(&reply.json()),
+            }
         }
     };
     // A new member is added here on purpose, or not at all.
     assert_eq!(
-        members("/stats", None).await,
+        members("/stats".to_owned(), None).await,
         "failed finished models nodes running since slots tokens waiting"
     );
-    assert_eq!(members("/reputation", Some("nodes")).await, "connected id points rank");
+    let reputation = members("/reputation".to_owned(), Some("nodes")).await;
+    assert_eq!(reputation, "connected id points rank");
+    let why = format!("/nodes/{own}/why");
+    assert_eq!(members(why.clone(), None).await, "hindrances id recent running slots");
+    assert_eq!(members(why.clone(), Some("hindrances")).await, "code remedy text");
+    assert_eq!(members(why, Some("recent")).await, "count reason text");
     assert_eq!(
-        members("/nodes", Some("nodes")).await,
+        members("/nodes".to_owned(), Some("nodes")).await,
         "connected id models points running slots standing tier version"
     );
+
+    // A roster names owners by tags of this month, which lead to no account.
+    let roster = loop {
+        let signed = net.get("/roster").await.json();
+        let text = signed["roster"].as_str().unwrap().to_owned();
+        secret("/roster", &text);
+        let roster: Value = serde_json::from_str(&text).unwrap();
+        if roster["nodes"].as_array().unwrap().len() == 2 {
+            break roster;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(names(&roster), "away coordinator issued nodes number");
+    let nodes = roster["nodes"].as_array().unwrap();
+    for node in nodes {
+        assert_eq!(
+            names(node),
+            "certificate free id models owner points since slots standing tier"
+        );
+    }
+    let tags: Vec<_> = nodes.iter().map(|node| node["owner"].as_str().unwrap()).collect();
+    assert!(tags[0] != tags[1] && tags.iter().all(|tag| tag.len() == 32), "{tags:?}");
 }

@@ -2,6 +2,7 @@
 
 use iris_core::plan::{Ask, Budget, Join, Mode, OnFailure, Plan, Step as PlanStep, Work};
 use iris_core::queue::Priority;
+use iris_protocol::openai::Preferences;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -60,7 +61,9 @@ pub(crate) fn echo() -> Vec<Step> {
 impl Net {
     pub(crate) async fn plan(&self, plan: Plan) -> String {
         let inference = self.coordinator.inference();
-        let taken = inference.submit_plan(self.account, plan, Priority::Batch, None).await;
+        let taken = inference
+            .submit_plan(self.account, plan, &Preferences::default(), Priority::Batch, None)
+            .await;
         taken.unwrap().id.to_string()
     }
 

@@ -46,13 +46,76 @@ async fn preferences_that_cannot_be_met_or_read_are_refused_by_name() {
         assert!(!code.is_null() || error["param"] == "iris", "{error}");
         assert!(code.is_null() || error["code"] == code, "{error}");
     }
-    let consensus = format!(
-        r#"{{"model":"iris/consensus:{}","messages":[{{"role":"user","content":"hi"}}],
-            "iris":{{"own":"only"}}}}"#,
-        Node::MODEL
+}
+
+#[tokio::test]
+async fn every_step_of_a_divided_task_keeps_preferences() {
+    let net = Net::start().await;
+    let mut strangers = Vec::new();
+    for _ in 0..4 {
+        strangers.push(net.strangers_node(answering()).await);
+    }
+    let counts =
+        || strangers.iter().map(|node| node.asked.lock().unwrap().len()).collect::<Vec<_>>();
+    let denied = net.coordinator.nodes()[0].id;
+    let wish = json!({ "deny": [denied] });
+    let chat = json!({ "model": format!("iris/consensus:{}", Node::MODEL), "iris": wish,
+        "messages": [{ "role": "user", "content": "7" }] });
+    for _ in 0..3 {
+        let reply = net.post("/v1/chat/completions", &chat.to_string()).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    let task = json!({ "model": Node::MODEL, "prompt": "7", "mode": "consensus", "iris": wish });
+    for _ in 0..3 {
+        let submitted = net.post("/inference", &task.to_string()).await;
+        assert_eq!(submitted.status, 202, "{}", submitted.text());
+        let id = submitted.json()["id"].as_str().unwrap().to_owned();
+        net.events(&id).await;
+        let status = net.get(&format!("/inference/{id}")).await.json();
+        assert_eq!(status["status"], "finished", "{status}");
+        let steps = status["steps"].to_string();
+        assert!(!steps.contains(&denied.to_string()), "{steps}");
+    }
+    let counts = counts();
+    assert_eq!(counts.iter().filter(|asked| **asked == 0).count(), 1, "{counts:?}");
+    for node in &strangers {
+        let asked = node.asked.lock().unwrap();
+        let bodies = asked.iter().map(|(_, body)| String::from_utf8_lossy(body));
+        assert!(bodies.into_iter().all(|body| !body.contains("deny")), "no node sees them");
+    }
+}
+
+#[tokio::test]
+async fn divided_task_whose_preferences_nobody_meets_says_so() {
+    let net = Net::start().await;
+    for _ in 0..3 {
+        net.strangers_node(answering()).await;
+    }
+    net.node(answering()).await;
+    let divided = |mode: &str, wish: serde_json::Value| {
+        let body = json!({ "model": format!("iris/{mode}:{}", Node::MODEL), "iris": wish,
+            "messages": [{ "role": "user", "content": "7" }] });
+        let net = &net;
+        async move { net.post("/v1/chat/completions", &body.to_string()).await }
+    };
+    let reply = divided("auto", json!({ "own": "only" })).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let reply = divided("auto", json!({ "tier": "PRO" })).await;
+    assert_eq!(
+        (reply.status, reply.error_code()),
+        (400, json!("no_node_able")),
+        "{}",
+        reply.text()
     );
-    let reply = net.post("/v1/chat/completions", &consensus).await;
-    assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!("iris")));
+    // One person's nodes are no independent witnesses.
+    for (mode, wish) in [("consensus", json!({ "own": "only" })), ("auto", json!({ "own": 1 }))] {
+        let reply = divided(mode, wish).await;
+        assert_eq!(
+            (reply.status, &reply.json()["error"]["param"]),
+            (400, &json!("iris")),
+            "{mode}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -100,7 +163,7 @@ async fn node_is_told_why_it_has_no_work() {
     assert_eq!(why["recent"][0]["reason"], "chosen");
     let hindrances = why["hindrances"].as_array().unwrap();
     let codes: Vec<_> = hindrances.iter().map(|found| found["code"].as_str().unwrap()).collect();
-    assert_eq!(codes, ["new", "unmeasured", "size_unknown", "tier_basic"]);
+    assert_eq!(codes, ["new", "unproven", "unmeasured", "size_unknown", "tier_basic"]);
     for found in hindrances {
         assert!(found["text"].is_string() && found["remedy"].is_string());
     }
@@ -114,6 +177,72 @@ async fn node_is_told_why_it_has_no_work() {
         }
     }
     assert_eq!(code, "not_connected");
+}
+
+/// Returns the codes of what keeps a node from work, and how it came out when it was compared.
+async fn why(net: &Net, id: &str) -> (Vec<String>, Vec<String>) {
+    let why = net.get(&format!("/nodes/{id}/why")).await;
+    assert_eq!(why.status, 200, "{}", why.text());
+    let why = why.json();
+    let texts = |list: &str, member: &str| -> Vec<String> {
+        let entries = why[list].as_array().unwrap().iter();
+        entries.map(|entry| entry[member].as_str().unwrap().to_owned()).collect()
+    };
+    (texts("hindrances", "code"), texts("recent", "reason"))
+}
+
+#[tokio::test]
+async fn busy_node_is_told_that_its_slots_are_taken() {
+    let net = Net::start().await;
+    let busy = net.strangers_node(vec![Step::Wait, Step::Echo, Step::Finish("stop")]).await;
+    let id = net.coordinator.nodes()[0].id.to_string();
+    let (first, second) = (net.chat(""), net.chat(""));
+    let watching = async {
+        while net.coordinator.stats().slots_in_use < 2 {
+            tokio::task::yield_now().await;
+        }
+        let (hindrances, _) = why(&net, &id).await;
+        assert_eq!(hindrances[0], "no_free_slot", "{hindrances:?}");
+        busy.open_gate();
+    };
+    let (first, second, ()) = tokio::join!(first, second, watching);
+    assert_eq!((first.status, second.status), (200, 200));
+    let (hindrances, recent) = why(&net, &id).await;
+    assert!(!hindrances.contains(&"no_free_slot".to_owned()), "{hindrances:?}");
+    assert_eq!(recent, ["chosen"]);
+}
+
+#[tokio::test]
+async fn paused_node_is_told_that_it_has_no_slots() {
+    let net = Net::start().await;
+    let persona = super::node::Persona { seals: false, ..super::node::Persona::sealing(0) };
+    let paused = net.node_as(persona, answering()).await;
+    let id = net.coordinator.nodes()[0].id.to_string();
+    let (hindrances, _) = why(&net, &id).await;
+    assert_eq!(hindrances[0], "paused", "{hindrances:?}");
+    let _other = net.strangers_node(answering()).await;
+    assert_eq!(net.chat("").await.status, 200);
+    assert!(paused.asked.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn node_without_proof_is_told_so_and_passed_over_where_proof_is_asked_for() {
+    let net = Net::start().await;
+    let node = net.strangers_node(answering()).await;
+    let id = net.coordinator.nodes()[0].id.to_string();
+    let proven = r#","iris":{"trust":"proven"}"#;
+    let refused = net.chat(proven).await;
+    assert_eq!((refused.status, refused.error_code()), (400, json!("no_node_able")));
+    assert!(why(&net, &id).await.0.contains(&"unproven".to_owned()));
+    assert!(node.asked.lock().unwrap().is_empty());
+    // Enough that chance has no say: each answer counts as one task that ended well.
+    for _ in 0..50 {
+        assert_eq!(net.chat("").await.status, 200);
+    }
+    let (hindrances, recent) = why(&net, &id).await;
+    assert!(!hindrances.contains(&"unproven".to_owned()), "{hindrances:?}");
+    assert_eq!(recent, ["chosen"]);
+    assert_eq!(net.chat(proven).await.status, 200);
 }
 
 #[tokio::test]

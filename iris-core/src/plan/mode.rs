@@ -11,7 +11,7 @@ use crate::id::NodeId;
 use crate::model::{Abilities, ModelName};
 
 /// Members of a chat request that are no parameters of the requests it is divided into.
-const NO_PARAMS: [&str; 12] = [
+const NO_PARAMS: [&str; 14] = [
     "model",
     "stream",
     "stream_options",
@@ -19,6 +19,8 @@ const NO_PARAMS: [&str; 12] = [
     "max_tokens",
     "max_completion_tokens",
     "logprobs",
+    "top_logprobs",
+    "prompt_logprobs",
     "tools",
     "functions",
     "tool_choice",

@@ -13,7 +13,9 @@ use iris_crypto::log::{
     Checkpoint, Entry, Frontier, LogError, MAX_PROOF_LEN, ProofPlan, SignedCheckpoint, Tile,
     TileId, TreeHash, leaf_hash, verify_consistency, verify_inclusion,
 };
-use iris_crypto::token::TokenHash;
+use iris_crypto::password::{HashKind, PasswordHash};
+use iris_crypto::refresh::SessionId;
+use iris_crypto::token::{Invitation, TokenHash};
 use iris_crypto::{
     AccountKey, ApiToken, HopRoot, Identity, PublicIdentity, RecordKey, SealingKey,
     SealingPublicKey, Secret, Signature, SignedCertificate, hpke,
@@ -28,6 +30,16 @@ pub(crate) fn text(text: &str) {
     exact::<Origin>(text);
     exact::<SignedCertificate>(text);
     exact::<TreeHash>(text);
+    exact::<SessionId>(text);
+    exact::<HashKind>(text);
+    if let Ok(hash) = text.parse::<PasswordHash>() {
+        assert_eq!(hash.as_str(), text);
+        exact::<HashKind>(&hash.kind().to_string());
+    }
+    if let Ok(invitation) = text.parse::<Invitation>() {
+        assert_eq!(*invitation.reveal(), text);
+        assert!(text.parse::<ApiToken>().is_err());
+    }
     if let Ok(token) = text.parse::<ApiToken>() {
         assert_eq!(*token.reveal(), text);
     }

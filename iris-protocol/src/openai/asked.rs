@@ -23,6 +23,9 @@ const BYTES_PER_TOKEN: usize = 4;
 /// Tokens that an image counts as, whatever its size.
 const IMAGE_TOKENS: usize = 1024;
 
+/// Most alternatives that can be asked for beside each token of a prompt.
+const MAX_ALTERNATIVES: u32 = 20;
+
 /// The member by which a chat asks for a data set that lies on a node: an object with its `name`
 /// and, where its owner wants one, a `key`. The node takes it out.
 pub const DATASET: &str = "iris_dataset";
@@ -184,6 +187,8 @@ struct Scan {
     max_completion_tokens: u32,
     prompt_bytes: usize,
     images: usize,
+    /// What only a completion asks for by what it says.
+    of_completions: Abilities,
     abilities: Abilities,
     dataset: Option<String>,
     turns: Option<Turns>,
@@ -220,6 +225,7 @@ impl Scan {
             "tools" | "functions" => self.tools(reader)?,
             "response_format" => self.response_format(reader)?,
             "logprobs" => self.logprobs(reader)?,
+            "prompt_logprobs" => self.prompt_logprobs(reader)?,
             DATASET => self.dataset(reader)?,
             _ => drop(reader.skip()?),
         }
@@ -334,15 +340,29 @@ impl Scan {
         if self.dataset.as_ref().is_some_and(fits) { Ok(()) } else { Err(wrong()) }
     }
 
-    /// Chat says `true`; completions say how many alternatives.
-    fn logprobs(&mut self, reader: &mut Reader<'_>) -> Result<(), Fault> {
-        let wanted = match reader.kind()? {
-            Kind::Bool => reader.bool()?,
-            Kind::Number => reader.number()? != "0",
-            _ => return Err(Fault::wrong_type("logprobs", "a boolean or a number")),
+    /// Reads how many alternatives are wanted for each token of the prompt, which asks for scores.
+    fn prompt_logprobs(&mut self, reader: &mut Reader<'_>) -> Result<(), Fault> {
+        let most = MAX_ALTERNATIVES;
+        let count = match reader.kind()? {
+            Kind::Number => reader.number()?.parse().ok().filter(|count: &u32| *count <= most),
+            _ => None,
         };
-        if wanted {
-            self.abilities = self.abilities.union(Abilities::LOGPROBS);
+        if count.is_none() {
+            let expected = format!("a whole number from 0 to {most}");
+            return Err(Fault::wrong_type("prompt_logprobs", &expected));
+        }
+        self.abilities = self.abilities.union(Abilities::SCORE);
+        Ok(())
+    }
+
+    /// A chat says `true`; a completion says how many alternatives, and even 0 asks for the token
+    /// that was chosen.
+    fn logprobs(&mut self, reader: &mut Reader<'_>) -> Result<(), Fault> {
+        match reader.kind()? {
+            Kind::Bool if !reader.bool()? => {}
+            Kind::Number if reader.number()? == "0" => self.of_completions = Abilities::LOGPROBS,
+            Kind::Bool | Kind::Number => self.abilities = self.abilities.union(Abilities::LOGPROBS),
+            _ => return Err(Fault::wrong_type("logprobs", "a boolean or a number")),
         }
         Ok(())
     }
@@ -364,6 +384,13 @@ impl Scan {
             },
             Operation::Completion if !self.prompt => return Err(missing("prompt")),
             Operation::Completion => {}
+        }
+        if operation == Operation::Completion {
+            self.abilities = self.abilities.union(self.of_completions);
+        }
+        if self.stream && self.abilities.contains(Abilities::SCORE) {
+            let message = "'prompt_logprobs' come with an answer that is not streamed.".into();
+            return Err(RequestError::Invalid { message, param: Some("prompt_logprobs") });
         }
         if self.images > 0 {
             self.abilities = self.abilities.union(Abilities::VISION);
@@ -485,6 +512,9 @@ mod tests {
         assert_eq!(with(r#""response_format":{"type":"json_schema"}"#), Abilities::JSON_SCHEMA);
         assert_eq!(with(r#""logprobs":true"#), Abilities::LOGPROBS);
         assert_eq!(with(r#""logprobs":false"#), Abilities::NONE);
+        assert_eq!(with(r#""logprobs":0"#), Abilities::NONE);
+        assert_eq!(with(r#""prompt_logprobs":0"#), Abilities::SCORE);
+        assert_eq!(with(r#""prompt_logprobs":null"#), Abilities::NONE);
     }
 
     fn nodes_see(body: &str) -> (Preferences, String) {
@@ -576,6 +606,10 @@ mod tests {
         assert_eq!(fault(r#"{"model":7,"messages":[{}]}"#), at("model"));
         assert_eq!(fault(r#"{"model":"m","messages":[{}],"stream":"yes"}"#), at("stream"));
         assert_eq!(fault(r#"{"model":"m","messages":[{}],"max_tokens":1.5}"#), at("max_tokens"));
+        for wrong in ["-1", "21", "1.5", "true", "1,\"stream\":true"] {
+            let body = format!(r#"{{"model":"m","messages":[{{}}],"prompt_logprobs":{wrong}}}"#);
+            assert_eq!(fault(&body), at("prompt_logprobs"), "{wrong}");
+        }
         let many = vec!["{}"; MAX_MESSAGES + 1].join(",");
         assert_eq!(fault(&format!(r#"{{"model":"m","messages":[{many}]}}"#)), at("messages"));
         assert_eq!(fault(r#"{"model":"a\nb","messages":[{}]}"#).0, 404);
@@ -610,6 +644,8 @@ mod tests {
     fn completions_need_a_prompt_of_any_form() {
         let read = |body: &str| Asked::read(Operation::Completion, body.as_bytes());
         assert!(read(r#"{"model":"m","prompt":["a"]}"#).is_ok());
+        let listed = read(r#"{"model":"m","prompt":"a","logprobs":0}"#).unwrap();
+        assert_eq!(listed.abilities, Abilities::LOGPROBS, "of the chosen tokens alone");
         let refused = Refused::from(read(r#"{"model":"m"}"#).unwrap_err());
         assert_eq!(refused.param.as_deref(), Some("prompt"));
     }

@@ -1,7 +1,7 @@
 use iris_core::NodeId;
 use iris_core::demand::{Own, Trust};
 use iris_core::tier::Tier;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::RequestError;
 
@@ -18,7 +18,7 @@ const MAX_LENGTH: usize = 8 << 10;
 /// ```json
 /// {"model": "m", "messages": [], "iris": {"own": "first", "tier": "MID", "trust": "proven", "deny": []}}
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Preferences {
     /// What part the caller's own nodes have. Default: they come first.

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::asked::{Asked, check_object};
 use super::envelope::{EventWriter, Heading};
 use super::json::{JsonError, Reader};
+use super::scores::{PromptScores, read_logprobs};
 use super::unnamed::{last_words, with_model};
 
 const OPERATIONS: [Operation; 2] = [Operation::Chat, Operation::Completion];
@@ -47,6 +48,24 @@ fn names_only_the_model(operation: Operation, body: &[u8], value: &Value) {
     let named: Value = serde_json::from_slice(&named).expect("it is JSON still");
     assert_eq!(named, expected);
     assert!(last_words(operation, body).is_ok());
+}
+
+/// What a server says of tokens is refused, or is what a model can find.
+pub fn scores(answer: &[u8]) {
+    let is_json = serde_json::from_slice::<IgnoredAny>(answer).is_ok();
+    if let Ok(tokens) = read_logprobs(answer) {
+        assert!(is_json && tokens.iter().all(|token| token.logprob.micros() <= 0));
+    }
+    let Ok(scores) = PromptScores::read(answer) else { return };
+    assert!(is_json);
+    for score in scores.all() {
+        assert!(score.rank > 0 && score.gap() >= 0);
+        assert!(score.rank > 1 || score.gap() == 0);
+    }
+    // Whatever the text is, at most all of it is the answer.
+    for text in ["a", "\u{e9}a", " a ", &String::from_utf8_lossy(answer)] {
+        assert!(scores.of_answer(text).map_or(0, |of| of.len()) <= scores.all().len());
+    }
 }
 
 /// What a node answers is refused, or becomes one event or one object under our name.
@@ -202,7 +221,51 @@ mod tests {
         "x",
     ];
 
+    const SCORED: &[&str] = &[
+        "prompt_logprobs",
+        "prompt_logprobs",
+        "choices",
+        "logprobs",
+        "content",
+        "1",
+        "2",
+        "logprob",
+        "rank",
+        "decoded_token",
+        "token",
+        "bytes",
+    ];
+
+    /// Texts of answers that score, each place right or nearly so.
+    fn almost_scores() -> impl Strategy<Value = String> {
+        let number = prop::sample::select(vec!["-0.5", "-1", "0", "1", "-1e999", "1e-9", "null"]);
+        let rank = prop::sample::select(vec!["1", "1", "1", "2", "9", "0"]);
+        let text = prop::sample::select(vec![r#""a""#, r#""""#, r#"" a""#, r#""\ufffd""#, "null"]);
+        let token = (number, rank, text).prop_map(|(number, rank, text)| {
+            format!(r#"{{"logprob":{number},"rank":{rank},"decoded_token":{text}}}"#)
+        });
+        let place = prop::collection::vec(token, 0..3).prop_map(|tokens| {
+            let named = tokens.iter().enumerate().map(|(id, token)| format!(r#""{id}":{token}"#));
+            format!("{{{}}}", named.collect::<Vec<_>>().join(","))
+        });
+        prop::collection::vec(place, 0..6).prop_map(|mut places| {
+            places.insert(0, "null".to_owned());
+            format!(r#"{{"prompt_logprobs":[{}]}}"#, places.join(","))
+        })
+    }
+
     proptest! {
+        #[test]
+        fn scores_are_refused_or_are_scores(
+            bytes in prop_oneof![
+                4 => almost_scores().prop_map(String::into_bytes),
+                2 => almost_object(SCORED).prop_map(String::into_bytes),
+                1 => any::<Vec<u8>>(),
+            ],
+        ) {
+            scores(&bytes);
+        }
+
         #[test]
         fn requests_are_refused_or_read_as_others_read_them(body in almost_object(ASKED)) {
             request(body.as_bytes());

@@ -175,6 +175,10 @@ pub struct KeyList {
 pub struct KeySummary {
     /// Names the key.
     pub id: KeyId,
+    /// The key that it replaces, or the first of several that were replaced in turn: what it uses
+    /// is counted and settled under that one's id. Absent for a key that replaces none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted_as: Option<KeyId>,
     /// What it may do.
     pub scope: KeyScope,
     /// Its owner's own name for it.
@@ -190,7 +194,7 @@ pub struct KeySummary {
     /// What it is held to.
     #[serde(flatten)]
     pub terms: KeyTerms,
-    /// What was used of its quota.
+    /// What was used of its quota, which it shares with the keys that it replaces.
     #[serde(default)]
     pub used: QuotaUse,
 }

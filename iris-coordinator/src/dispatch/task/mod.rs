@@ -40,7 +40,8 @@ pub struct TaskRequest {
     pub id: TaskId,
     /// Who asks.
     pub account: AccountId,
-    /// The key it asks with, whose quota the tokens count against.
+    /// The key it asks with, by its [`meter`](crate::ApiKey::meter): whose quota the tokens count
+    /// against.
     pub key: Option<KeyId>,
     /// What the body is.
     pub operation: Operation,
@@ -131,7 +132,8 @@ pub struct SealedTask {
     pub id: TaskId,
     /// Who asks.
     pub account: AccountId,
-    /// The key it asks with, whose quota the tokens count against.
+    /// The key it asks with, by its [`meter`](crate::ApiKey::meter): whose quota the tokens count
+    /// against.
     pub key: Option<KeyId>,
     /// What is asked, of which node and under which terms.
     pub request: SealedRequest,

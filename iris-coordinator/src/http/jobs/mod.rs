@@ -14,7 +14,7 @@ use iris_core::TaskId;
 use iris_core::plan::{Mode, UnitReport, UnitState};
 use iris_core::queue::Priority;
 use iris_core::task::TaskState;
-use iris_protocol::openai::Usage;
+use iris_protocol::openai::{Preferences, Usage};
 use iris_protocol::rest::{InferenceError, InferenceStatus, Review};
 use serde::Serialize;
 
@@ -94,7 +94,7 @@ fn read(api: &Api, mut members: Members) -> Result<Submission, ApiError> {
     };
     let plan = pattern::read(&mut members, &api.coordinator.nodes())?;
     members.finish()?;
-    Ok(Submission::Divided(Box::new(plan), priority))
+    Ok(Submission::Divided { plan: Box::new(plan), wishes: Preferences::default(), priority })
 }
 
 /// How a job stands.

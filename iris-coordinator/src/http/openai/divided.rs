@@ -81,7 +81,7 @@ pub(super) async fn answer(
     heading: Heading<'_>,
     asked: &Asked,
 ) -> Result<Response, ApiError> {
-    let plan = api.coordinator.submit_plan(context.id, payer, run);
+    let plan = api.coordinator.submit_plan(context.id, payer, run, asked.preferences.clone());
     if asked.stream {
         streamed(api, context, plan, EventWriter::new(heading, asked.include_usage)).await
     } else {

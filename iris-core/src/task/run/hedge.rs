@@ -2,54 +2,8 @@
 
 use std::time::Instant;
 
-use super::{Action, Attempt, AttemptEnd, Phase, TaskRun};
+use super::{Action, Attempt, AttemptEnd, TaskRun};
 use crate::id::NodeId;
-
-/// What a second node does.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Rival {
-    /// It was offered the task.
-    Offered { node: NodeId, until: Instant },
-    /// It is at work.
-    Accepted { node: NodeId, first_chunk: Option<Instant>, progress: Instant },
-}
-
-impl Rival {
-    const fn node(self) -> NodeId {
-        match self {
-            Self::Offered { node, .. } | Self::Accepted { node, .. } => node,
-        }
-    }
-
-    /// Returns when it is late.
-    pub(super) fn due(self) -> Instant {
-        match self {
-            Self::Offered { until, .. } => until,
-            Self::Accepted { first_chunk, progress, .. } => {
-                first_chunk.map_or(progress, |first| first.min(progress))
-            }
-        }
-    }
-
-    /// Returns how it counts when it is late.
-    const fn lateness(self) -> AttemptEnd {
-        match self {
-            Self::Offered { .. } => AttemptEnd::Unanswered,
-            Self::Accepted { .. } => AttemptEnd::Stalled,
-        }
-    }
-}
-
-impl From<Rival> for Phase {
-    fn from(rival: Rival) -> Self {
-        match rival {
-            Rival::Offered { node, until } => Self::Offered { node, until },
-            Rival::Accepted { node, first_chunk, progress } => {
-                Self::Accepted { node, first_chunk, progress }
-            }
-        }
-    }
-}
 
 /// A task whose answer two nodes race for.
 ///
@@ -61,24 +15,21 @@ impl TaskRun {
     /// Records that the task was offered to a second node at `now`.
     pub fn handle_rival_offered(&mut self, now: Instant, node: NodeId) {
         if self.may_race() && self.rival.is_none() {
-            let until = self.offer(now, node);
-            self.rival = Some(Rival::Offered { node, until });
+            self.rival = Some(self.offer(now, node));
         }
     }
 
     /// Records that the second node accepted.
     pub fn handle_rival_accepted(&mut self, now: Instant) {
-        if let Some(Rival::Offered { node, .. }) = self.rival
-            && let Phase::Accepted { node, first_chunk, progress } = self.accept(now, node)
-        {
-            self.rival = Some(Rival::Accepted { node, first_chunk, progress });
+        if let Some(offered) = self.rival.filter(|rival| !rival.has_accepted()) {
+            self.rival = Some(self.accept(now, offered));
         }
     }
 
     /// Records that the second node is at work without output so far.
     pub fn handle_rival_progress(&mut self, now: Instant) {
-        if let Some(Rival::Accepted { progress, .. }) = &mut self.rival {
-            *progress = now + self.policy.progress_within;
+        if let Some(rival) = &mut self.rival {
+            rival.progressed(now + self.policy.progress_within);
         }
     }
 
@@ -86,16 +37,11 @@ impl TaskRun {
     /// on; returns whether it is, since a task that is over has no winner.
     #[must_use]
     pub fn handle_rival_won(&mut self) -> bool {
-        let (first, had_accepted) = match self.phase {
-            Phase::Offered { node, .. } => (node, false),
-            Phase::Accepted { node, .. } => (node, true),
-            Phase::Choosing | Phase::Ended => return false,
-        };
-        let Some(rival @ Rival::Accepted { .. }) = self.rival else { return false };
-        self.forgive(had_accepted);
-        self.attempts.push(Attempt { node: first, end: AttemptEnd::Outrun });
-        self.rival = None;
-        self.phase = rival.into();
+        let Some(first) = self.current else { return false };
+        let Some(rival) = self.rival.take_if(|rival| rival.has_accepted()) else { return false };
+        self.forgive(first.has_accepted());
+        self.attempts.push(Attempt { node: first.node, end: AttemptEnd::Outrun });
+        self.current = Some(rival);
         true
     }
 
@@ -103,13 +49,13 @@ impl TaskRun {
     /// first one goes on.
     pub fn handle_rival_gone(&mut self, end: AttemptEnd) {
         if let Some(rival) = self.rival.take() {
-            let unreached = end == AttemptEnd::Lost && matches!(rival, Rival::Offered { .. });
+            let unreached = end == AttemptEnd::Lost && !rival.has_accepted();
             let end = if unreached { AttemptEnd::Unreached } else { end };
             if unreached {
                 // It may never have seen the offer.
-                self.tried.retain(|known| *known != rival.node());
+                self.tried.retain(|known| *known != rival.node);
             }
-            self.attempts.push(Attempt { node: rival.node(), end });
+            self.attempts.push(Attempt { node: rival.node, end });
         }
     }
 
@@ -139,7 +85,7 @@ impl TaskRun {
     /// Puts the second node in the place of the first, which is over; false without one.
     pub(super) fn promote(&mut self) -> bool {
         let Some(rival) = self.rival.take() else { return false };
-        self.phase = rival.into();
+        self.current = Some(rival);
         self.actions.push_back(Action::Promote);
         true
     }
@@ -147,7 +93,7 @@ impl TaskRun {
     /// Ends the race: the first node said something, or the task is over.
     pub(super) fn outrun_rival(&mut self) {
         self.hedge_at = None;
-        self.forgive(matches!(self.rival, Some(Rival::Accepted { .. })));
+        self.forgive(self.rival.is_some_and(|rival| rival.has_accepted()));
         self.drop_rival(AttemptEnd::Outrun);
     }
 
@@ -165,7 +111,6 @@ impl TaskRun {
 
     /// Returns whether a second node can still be of use.
     fn may_race(&self) -> bool {
-        let asked = matches!(self.phase, Phase::Offered { .. } | Phase::Accepted { .. });
-        asked && self.chunks == 0 && self.offers_left()
+        self.current.is_some() && self.chunks == 0 && self.offers_left()
     }
 }

@@ -4,10 +4,11 @@ use super::{Attempt, AttemptEnd, Outcome, TaskError, TaskState};
 use crate::backend::{BackendError, Finish};
 use crate::id::NodeId;
 
+mod asked;
 mod hedge;
 mod policy;
 
-use hedge::Rival;
+use asked::Asked;
 pub use policy::{Hedge, RetryPolicy};
 
 /// What the driver of a [`TaskRun`] has to do next.
@@ -58,9 +59,10 @@ pub struct TaskRun {
     deadline: Instant,
     prompt_tokens: u32,
     streamed: bool,
-    phase: Phase,
+    /// The node that works for the caller or is to; `None` while one is chosen, and at the end.
+    current: Option<Asked>,
     /// The second node that races the first.
-    rival: Option<Rival>,
+    rival: Option<Asked>,
     /// When to ask a second node; `None` once it was asked, or where none may be.
     hedge_at: Option<Instant>,
     actions: std::collections::VecDeque<Action>,
@@ -77,14 +79,6 @@ pub struct TaskRun {
     /// Whether only one node can do it, and the caller reads what it sends at once.
     single: bool,
     ended: Option<TaskState>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Phase {
-    Choosing,
-    Offered { node: NodeId, until: Instant },
-    Accepted { node: NodeId, first_chunk: Option<Instant>, progress: Instant },
-    Ended,
 }
 
 impl TaskRun {
@@ -104,7 +98,7 @@ impl TaskRun {
             deadline,
             prompt_tokens,
             streamed,
-            phase: Phase::Choosing,
+            current: None,
             rival: None,
             hedge_at: None,
             actions: [Action::Choose].into(),
@@ -146,40 +140,32 @@ impl TaskRun {
     /// Returns when [`handle_timeout`](Self::handle_timeout) is due; `None` after the end.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let own = match self.phase {
-            Phase::Choosing | Phase::Ended => None,
-            Phase::Offered { until, .. } => Some(until),
-            Phase::Accepted { first_chunk, progress, .. } => {
-                Some(first_chunk.map_or(progress, |first| first.min(progress)))
-            }
-        };
-        let rival = self.rival.map(Rival::due);
-        let due = [own, rival, self.hedge_at].into_iter().flatten();
-        (!matches!(self.phase, Phase::Ended)).then(|| due.fold(self.deadline, Instant::min))
+        let asked = [self.current, self.rival].into_iter().flatten();
+        let due = asked.map(|asked| asked.due()).chain(self.hedge_at);
+        self.ended.is_none().then(|| due.fold(self.deadline, Instant::min))
     }
 
     /// Records that the task was offered to `node` at `now`.
     pub fn handle_offered(&mut self, now: Instant, node: NodeId) {
-        if matches!(self.phase, Phase::Choosing) {
-            let until = self.offer(now, node);
-            self.phase = Phase::Offered { node, until };
+        if self.is_choosing() {
+            self.current = Some(self.offer(now, node));
             self.plan_hedge(now);
         }
     }
 
-    /// Counts an offer to `node`, and returns until when it has to be answered.
-    fn offer(&mut self, now: Instant, node: NodeId) -> Instant {
+    /// Counts an offer to `node`, and says until when it has to be answered.
+    fn offer(&mut self, now: Instant, node: NodeId) -> Asked {
         self.tried.push(node);
         self.offers += 1;
         let upload = self.policy.accept_per_token.saturating_mul(self.tokens_to_read());
-        now + self.policy.accept_within + upload
+        Asked::offered(node, now + self.policy.accept_within + upload)
     }
 
     /// Records that no further node can be found, and why.
     ///
     /// When nodes had been tried, their failing is the better answer.
     pub fn handle_no_node(&mut self, why: TaskError) {
-        if matches!(self.phase, Phase::Choosing) {
+        if self.is_choosing() {
             let error = if self.accepted > 0 { self.given_up() } else { why };
             self.end(Outcome::Failed(error));
         }
@@ -187,69 +173,64 @@ impl TaskRun {
 
     /// Records that the node accepted: from now on it has to make progress.
     pub fn handle_accepted(&mut self, now: Instant) {
-        if let Phase::Offered { node, .. } = self.phase {
+        if let Some(offered) = self.offered() {
             self.continues = self.is_begun();
-            self.phase = self.accept(now, node);
+            self.current = Some(self.accept(now, offered));
         }
     }
 
-    /// Counts the acceptance of `node`, and says how it has to make progress.
-    fn accept(&mut self, now: Instant, node: NodeId) -> Phase {
+    /// Counts the acceptance of a node, and says how it has to make progress.
+    fn accept(&mut self, now: Instant, offered: Asked) -> Asked {
         self.accepted += 1;
         let first = self.policy.first_chunk_base
             + self.policy.first_chunk_per_token.saturating_mul(self.tokens_to_read());
-        Phase::Accepted {
-            node,
-            first_chunk: self.streamed.then_some(now + first),
-            progress: now + self.policy.progress_within,
-        }
+        offered.accepted(self.streamed.then_some(now + first), now + self.policy.progress_within)
     }
 
     /// Records that the node refused before it accepted.
     pub fn handle_refused(&mut self) {
-        if let Phase::Offered { node, .. } = self.phase {
+        if let Some(Asked { node, .. }) = self.offered() {
             self.try_another(node, AttemptEnd::Refused);
         }
     }
 
     /// Records that the only node refused, which `why` tells its caller.
     pub fn handle_turned_down(&mut self, why: TaskError) {
-        if let Phase::Offered { node, .. } = self.phase {
+        if let Some(Asked { node, .. }) = self.offered() {
             self.attempts.push(Attempt { node, end: AttemptEnd::Refused });
             self.end(Outcome::Failed(why));
         }
     }
 
     /// Records that a sealed part of the answer was passed on, which says nothing of progress.
-    pub const fn handle_sealed(&mut self) {
-        if matches!(self.phase, Phase::Accepted { .. }) {
+    pub fn handle_sealed(&mut self) {
+        if self.is_accepted() {
             self.chunks += 1;
         }
     }
 
     /// Records that the node is at work without output so far.
     pub fn handle_progress(&mut self, now: Instant) {
-        if let Phase::Accepted { progress, .. } = &mut self.phase {
-            *progress = now + self.policy.progress_within;
+        if let Some(asked) = &mut self.current {
+            asked.progressed(now + self.policy.progress_within);
         }
     }
 
     /// Records that a chunk came and was passed on.
     pub fn handle_chunk(&mut self, now: Instant, passed: Passed) {
-        if let Phase::Accepted { first_chunk, progress, .. } = &mut self.phase {
+        if let Some(asked) = self.current.as_mut().filter(|asked| asked.has_accepted()) {
             self.chunks += 1;
             self.texts += u64::from(passed == Passed::Text);
             self.others += u64::from(passed == Passed::Other);
             self.last = passed;
-            *first_chunk = None;
-            *progress = now + self.policy.progress_within;
+            asked.wrote(now + self.policy.progress_within);
             self.outrun_rival();
         }
     }
 
     /// Records that the node delivered a complete answer.
     pub fn handle_finished(&mut self, finish: Finish) {
-        if let Phase::Accepted { node, .. } = self.phase {
+        if let Some(Asked { node, .. }) = self.accepted() {
             self.outrun_rival();
             self.attempts.push(Attempt { node, end: AttemptEnd::Done });
             self.end(Outcome::Finished(finish));
@@ -261,9 +242,7 @@ impl TaskRun {
         if error == BackendError::Timeout && now >= self.deadline {
             return self.handle_timeout(now);
         }
-        let Phase::Accepted { node, .. } = self.phase else {
-            return;
-        };
+        let Some(Asked { node, .. }) = self.accepted() else { return };
         if let BackendError::Rejected { status, code, param, message } = error {
             self.outrun_rival();
             self.attempts.push(Attempt { node, end: AttemptEnd::CallersFault });
@@ -290,7 +269,7 @@ impl TaskRun {
 
     /// Records that the node sent something it must not send.
     pub fn handle_invalid(&mut self) {
-        if let Phase::Accepted { node, .. } | Phase::Offered { node, .. } = self.phase {
+        if let Some(Asked { node, .. }) = self.current {
             self.actions.push_back(Action::Abandon);
             self.fail_over(node, AttemptEnd::Invalid);
         }
@@ -298,14 +277,13 @@ impl TaskRun {
 
     /// Records that the node is gone for good.
     pub fn handle_lost(&mut self) {
-        match self.phase {
-            Phase::Offered { node, .. } => {
-                // It may never have seen the offer, and may be back in a moment.
-                self.tried.retain(|known| *known != node);
-                self.try_another(node, AttemptEnd::Unreached);
-            }
-            Phase::Accepted { node, .. } => self.fail_over(node, AttemptEnd::Lost),
-            Phase::Choosing | Phase::Ended => {}
+        let Some(asked) = self.current else { return };
+        if asked.has_accepted() {
+            self.fail_over(asked.node, AttemptEnd::Lost);
+        } else {
+            // It may never have seen the offer, and may be back in a moment.
+            self.tried.retain(|known| *known != asked.node);
+            self.try_another(asked.node, AttemptEnd::Unreached);
         }
     }
 
@@ -318,27 +296,17 @@ impl TaskRun {
     pub fn handle_timeout(&mut self, now: Instant) {
         if now >= self.deadline {
             // A caller's deadline may be short; a node is late by its own limits only.
-            let late = match self.phase {
-                Phase::Accepted { first_chunk, progress, .. } => {
-                    now >= progress || first_chunk.is_some_and(|first| now >= first)
-                }
-                _ => false,
-            };
+            let late = self.accepted().is_some_and(|asked| now >= asked.due());
             let end = if late { AttemptEnd::Stalled } else { AttemptEnd::Stopped };
             return self.stop(Outcome::Expired, end);
         }
-        match self.phase {
-            Phase::Offered { node, until } if now >= until => {
-                self.actions.push_back(Action::Abandon);
-                self.try_another(node, AttemptEnd::Unanswered);
+        if let Some(asked) = self.current.filter(|asked| now >= asked.due()) {
+            self.actions.push_back(Action::Abandon);
+            if asked.has_accepted() {
+                self.fail_over(asked.node, asked.lateness());
+            } else {
+                self.try_another(asked.node, asked.lateness());
             }
-            Phase::Accepted { node, first_chunk, progress }
-                if now >= progress || first_chunk.is_some_and(|first| now >= first) =>
-            {
-                self.actions.push_back(Action::Abandon);
-                self.fail_over(node, AttemptEnd::Stalled);
-            }
-            _ => {}
         }
         self.handle_rival_timeout(now);
     }
@@ -359,16 +327,28 @@ impl TaskRun {
     }
 
     /// Returns whether the node of the current attempt has accepted.
-    pub const fn is_accepted(&self) -> bool {
-        matches!(self.phase, Phase::Accepted { .. })
+    pub fn is_accepted(&self) -> bool {
+        self.accepted().is_some()
     }
 
     /// Returns where the task is.
     pub fn state(&self) -> TaskState {
-        self.ended.unwrap_or(match self.phase {
-            Phase::Choosing | Phase::Offered { .. } => TaskState::Submitted,
-            Phase::Accepted { .. } | Phase::Ended => TaskState::Running,
-        })
+        let now = if self.is_accepted() { TaskState::Running } else { TaskState::Submitted };
+        self.ended.unwrap_or(now)
+    }
+
+    fn is_choosing(&self) -> bool {
+        self.current.is_none() && self.ended.is_none()
+    }
+
+    /// Returns the node that has neither accepted nor refused.
+    fn offered(&self) -> Option<Asked> {
+        self.current.filter(|asked| !asked.has_accepted())
+    }
+
+    /// Returns the node that is at work.
+    fn accepted(&self) -> Option<Asked> {
+        self.current.filter(Asked::has_accepted)
     }
 
     /// Moves on after a refusal; the node owes nothing yet, so this does not use up the alternate.
@@ -378,7 +358,7 @@ impl TaskRun {
             return;
         }
         if self.offers_left() {
-            self.phase = Phase::Choosing;
+            self.current = None;
             let next = if self.is_begun() { Action::Continue } else { Action::Choose };
             self.actions.push_back(next);
         } else {
@@ -428,15 +408,10 @@ impl TaskRun {
         }
     }
 
-    /// Ends the task before its node has; `end` is how that counts for a node that had accepted.
+    /// Ends the task before its node has; `end` is how that counts for the node.
     fn stop(&mut self, outcome: Outcome, end: AttemptEnd) {
-        let attempt = match self.phase {
-            Phase::Offered { node, .. } => Some(Attempt { node, end: AttemptEnd::Stopped }),
-            Phase::Accepted { node, .. } => Some(Attempt { node, end }),
-            Phase::Choosing | Phase::Ended => None,
-        };
-        if let Some(attempt) = attempt {
-            self.attempts.push(attempt);
+        if let Some(Asked { node, .. }) = self.current {
+            self.attempts.push(Attempt { node, end });
             self.actions.push_back(Action::Abandon);
         }
         self.drop_rival(AttemptEnd::Stopped);
@@ -447,7 +422,7 @@ impl TaskRun {
         if self.ended.is_none() {
             self.outrun_rival();
             self.ended = Some(outcome.state());
-            self.phase = Phase::Ended;
+            self.current = None;
             self.hedge_at = None;
             self.actions.retain(|action| matches!(action, Action::Abandon | Action::AbandonRival));
             self.actions.push_back(Action::Finish(outcome));

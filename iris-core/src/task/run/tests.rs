@@ -348,7 +348,7 @@ impl Caller {
     }
 
     fn chunk(&mut self, run: &mut TaskRun, now: Instant, passed: Passed) {
-        if matches!(run.phase, Phase::Accepted { .. }) && passed == Passed::Text {
+        if run.is_accepted() && passed == Passed::Text {
             self.text.push(self.place);
             self.place += 1;
         }
@@ -370,7 +370,7 @@ impl Caller {
 
     /// Finds that a chunk is none before anything of it is passed on.
     fn refuse(run: &mut TaskRun, now: Instant) {
-        if matches!(run.phase, Phase::Accepted { .. }) {
+        if run.is_accepted() {
             run.handle_chunk(now, Passed::Other);
             run.handle_invalid_chunk();
         }

@@ -2,18 +2,20 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
-use iris_core::backend::{BackendError, Chunk, Finish, GenerateRequest, Operation, Usage};
+use iris_core::backend::{BackendError, GenerateRequest, Usage};
 use iris_core::model::TokenRate;
-use serde_json::{Value, json};
 
 use super::beginning::Beginning;
 use super::cache::Cache;
+use super::likelihood::Likelihoods;
+use super::logprobs::TokenList;
 use super::model::Model;
 use super::outgoing::{Gone, Outgoing};
 use super::request::{Prompt, Request, refused};
 use super::sampler::Sampler;
+use super::scoring::Scoring;
 use super::stop::Outlet;
+use super::writer::Writer;
 
 /// Prompt tokens read between two looks at whether anybody still waits.
 const PROMPT_STEP: usize = 32;
@@ -72,32 +74,40 @@ fn answer(
     request: &GenerateRequest,
     outgoing: &Outgoing,
 ) -> Result<(u32, Duration), Abort> {
-    let Request { prompt, sampling, stops, max_tokens } =
+    let Request { prompt, sampling, stops, max_tokens, logprobs, prompt_logprobs } =
         Request::read(request.operation, &request.body)?;
+    check_lists(request, logprobs, prompt_logprobs)?;
     let prompt = tokens(model, context, prompt)?;
     let room = context - prompt.len();
     let limit = max_tokens.map_or(room, |most| most.min(room));
+    let tokenizer = &model.tokenizer;
+    let scoring = prompt_logprobs.map(|most| Scoring::new(tokenizer, &prompt, most));
+    let mut scoring = scoring.transpose()?;
 
     let begun = request.begun.as_ref().map_or("", |begun| &begun.text);
-    if begun.len() / model.tokenizer.longest() >= context {
+    if begun.len() / tokenizer.longest() >= context {
         return Err(too_long(context, "messages").into());
     }
-    let mut beginning = Beginning::read(begun, &model.tokenizer, limit);
+    let mut beginning = Beginning::read(begun, tokenizer, limit);
     let read = beginning.tokens.len();
 
     let mut cache = Cache::new(&model.network.config, prompt.len() + read, context)?;
     let mut scores = Vec::new();
     for step in prompt.chunks(PROMPT_STEP).chain(beginning.tokens.chunks(PROMPT_STEP)) {
         outgoing.check()?;
-        scores = model.network.forward(step, &mut cache)?;
+        scores = match &mut scoring {
+            Some(scoring) => scoring.read(model.network.forward_each(step, &mut cache)?),
+            None => model.network.forward(step, &mut cache)?,
+        };
     }
 
     let mut sampler = Sampler::new(sampling, &prompt);
     let mut outlet = Outlet::new(stops);
-    let mut writer = Writer { request, outgoing, whole: String::new(), known: begun.len() };
+    let tokens = logprobs.map(|most| TokenList::new(tokenizer, request.operation, most));
+    let mut writer = Writer::new(request, outgoing, begun.len(), tokens);
     for token in &beginning.tokens {
         sampler.take(*token);
-        writer.write(outlet.push(&model.tokenizer.piece(*token)))?;
+        writer.write(outlet.push(&tokenizer.piece(*token)))?;
     }
     let (mut written, mut last) = (read, None);
     let started = Instant::now();
@@ -113,23 +123,44 @@ fn answer(
             scores = model.network.forward(&[last], &mut cache)?;
         }
         let scores = std::mem::take(&mut scores);
-        let token = sampler.choose(scores, |token| beginning.allows(token, &model.tokenizer));
+        // Before anything of the request changes them.
+        let likelihoods = logprobs.map(|_| Likelihoods::of(scores.clone()));
+        let token = sampler.choose(scores, |token| beginning.allows(token, tokenizer));
         let token = token.ok_or(BackendError::Failed)?;
-        if beginning.is_over() && model.tokenizer.is_end(token) {
+        if beginning.is_over() && tokenizer.is_end(token) {
             break "stop";
         }
         written += 1;
         last = Some(token);
-        let piece = model.tokenizer.piece(token);
+        writer.list(token, likelihoods.as_ref());
+        let piece = tokenizer.piece(token);
         beginning.advance(&piece);
         writer.write(outlet.push(&piece))?;
     };
+    let stopped = outlet.stopped();
     writer.write(outlet.finish())?;
     let count = |tokens| u32::try_from(tokens).unwrap_or(u32::MAX);
     let usage = Usage { prompt_tokens: count(prompt.len()), completion_tokens: count(written) };
     let elapsed = started.elapsed();
-    writer.finish(reason, usage)?;
+    writer.finish(reason, usage, stopped, scoring.as_ref())?;
     Ok((count(written - read), elapsed))
+}
+
+/// Refuses lists of tokens where they have no place.
+fn check_lists(
+    request: &GenerateRequest,
+    logprobs: Option<usize>,
+    prompt_logprobs: Option<usize>,
+) -> Result<(), BackendError> {
+    if prompt_logprobs.is_some() && request.stream {
+        let text = "prompt_logprobs come with an answer that is not streamed";
+        return Err(refused(Some("prompt_logprobs"), text));
+    }
+    if logprobs.is_some() && request.begun.is_some() {
+        let text = "an answer with log probabilities cannot be continued elsewhere";
+        return Err(refused(Some("logprobs"), text));
+    }
+    Ok(())
 }
 
 /// Turns a prompt into tokens that leave room for at least one more.
@@ -173,61 +204,4 @@ fn too_long(context: usize, param: &str) -> BackendError {
             "this model reads and writes {context} tokens in all; the prompt is longer"
         ),
     }
-}
-
-/// Hands out text as it comes, or keeps it for the end.
-struct Writer<'a> {
-    request: &'a GenerateRequest,
-    outgoing: &'a Outgoing,
-    whole: String,
-    /// How many bytes of what comes the caller has already.
-    known: usize,
-}
-
-impl Writer<'_> {
-    fn write(&mut self, mut text: String) -> Result<(), Gone> {
-        if self.known > 0 {
-            text = self.beyond_known(text);
-        }
-        if !self.request.stream {
-            self.whole += &text;
-        } else if !text.is_empty() {
-            self.outgoing.send(Ok(Chunk::Text(text)))?;
-        }
-        Ok(())
-    }
-
-    fn beyond_known(&mut self, mut text: String) -> String {
-        let known = text.floor_char_boundary(self.known);
-        self.known -= known;
-        text.drain(..known);
-        text
-    }
-
-    fn finish(self, reason: &str, usage: Usage) -> Result<(), Gone> {
-        if !self.request.stream {
-            let whole = whole(self.request.operation, &self.whole, reason, usage);
-            self.outgoing.send(Ok(Chunk::Whole(Bytes::from(whole.to_string()))))?;
-        }
-        self.outgoing.send(Ok(Chunk::Finished(Finish { reason: reason.to_owned(), usage })))
-    }
-}
-
-fn whole(operation: Operation, text: &str, reason: &str, usage: Usage) -> Value {
-    let mut choice = json!({"index": 0, "logprobs": null, "finish_reason": reason});
-    match operation {
-        Operation::Chat => {
-            choice["message"] = json!({"role": "assistant", "content": text, "refusal": null});
-        }
-        Operation::Completion => choice["text"] = json!(text),
-    }
-    let total = usage.prompt_tokens.saturating_add(usage.completion_tokens);
-    json!({
-        "choices": [choice],
-        "usage": {
-            "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "total_tokens": total,
-        },
-    })
 }

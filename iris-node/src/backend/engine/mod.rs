@@ -13,8 +13,14 @@
 //! draws as if they had been written here: where both nodes run the same file and nothing is left
 //! to chance, the whole is the text that one of them would have written.
 //!
+//! Log probabilities (`logprobs`, `top_logprobs`) are natural logarithms of what the model finds
+//! likely among its whole vocabulary, before temperature, penalties and filters, as llama.cpp and
+//! vLLM report them. They cost nothing where they are not asked for. The tokens of a given text are
+//! scored on request, by vLLM's `prompt_logprobs`: one pass over the prompt, of which nothing is
+//! kept, in an answer that is not streamed. An answer that lists its tokens is not continued.
+//!
 //! What the engine cannot honour it refuses with [`BackendError::Rejected`]: several answers
-//! (`n`), log probabilities, schemas, forced tool calls, images. Tools reach the model's
+//! (`n`), schemas, forced tool calls, images. Tools reach the model's
 //! template, and what the model writes comes back as text. Answers are deterministic unless a
 //! request sets a temperature: the default is 0, since small models lose more by chance than
 //! they gain.
@@ -45,6 +51,8 @@ mod calendar;
 mod config;
 mod error;
 mod generation;
+mod likelihood;
+mod logprobs;
 mod matrix;
 mod model;
 mod network;
@@ -55,11 +63,13 @@ pub mod properties;
 mod request;
 mod rope;
 mod sampler;
+mod scoring;
 mod stop;
 mod template;
 mod tokenizer;
 mod weights;
 mod workers;
+mod writer;
 
 pub use self::error::EngineError;
 
@@ -169,7 +179,7 @@ impl Engine {
         let mut offer = ModelOffer::new(name, u32::try_from(context).unwrap_or(u32::MAX));
         offer.parameters = Some(model.parameters);
         offer.quantization.clone_from(&model.quantization);
-        offer.abilities = Abilities::CONTINUE;
+        offer.abilities = Abilities::CONTINUE.union(Abilities::LOGPROBS).union(Abilities::SCORE);
         let slots = settings.slots.get();
         let workers = Workers::start(&model, context, slots, settings.queue.get())?;
         Ok(Self { workers, offer })

@@ -47,6 +47,18 @@ impl Network {
 
     /// Reads `tokens` after those in `cache` and returns the scores of what could come next.
     pub(super) fn forward(&self, tokens: &[u32], cache: &mut Cache) -> Result<Vec<f32>> {
+        let last = self.read_tokens(tokens, cache)?.narrow(0, tokens.len() - 1, 1)?;
+        self.output.forward(&self.norm.forward(&last)?)?.squeeze(0)?.to_vec1()
+    }
+
+    /// Reads `tokens` like [`forward`](Self::forward) and returns the scores after each of them.
+    pub(super) fn forward_each(&self, tokens: &[u32], cache: &mut Cache) -> Result<Vec<Vec<f32>>> {
+        let all = self.read_tokens(tokens, cache)?;
+        self.output.forward(&self.norm.forward(&all)?)?.to_vec2()
+    }
+
+    /// Reads `tokens` after those in `cache` and returns what the last layer makes of each.
+    fn read_tokens(&self, tokens: &[u32], cache: &mut Cache) -> Result<Tensor> {
         let position = cache.len();
         let rotation = self.rope.at(position, tokens.len())?;
         let mask = mask(position, tokens.len())?;
@@ -57,8 +69,7 @@ impl Network {
             x = (&x + layer.feed_forward(&x)?)?;
         }
         cache.advance(tokens.len());
-        let last = x.narrow(0, tokens.len() - 1, 1)?;
-        self.output.forward(&self.norm.forward(&last)?)?.squeeze(0)?.to_vec1()
+        Ok(x)
     }
 }
 

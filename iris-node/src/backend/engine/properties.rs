@@ -19,6 +19,8 @@ pub fn request(body: &[u8]) {
                 assert!((0.0..=2.0).contains(&sampling.temperature));
                 assert!((0.0..=1.0).contains(&sampling.top_p));
                 assert!(request.max_tokens != Some(0) && request.stops.len() <= 16);
+                let lists = [request.logprobs, request.prompt_logprobs];
+                assert!(lists.into_iter().flatten().all(|alternatives| alternatives <= 20));
                 if let Prompt::Chat(conversation) = request.prompt {
                     let _ = Model::bundled().template.render(conversation, UNIX_EPOCH);
                 }
@@ -43,6 +45,7 @@ pub fn template(source: &str) {
             tools: None,
             extra: Map::new(),
             continues,
+            opens_answer: !continues,
         };
         let _ = template.render(conversation, UNIX_EPOCH);
     }
@@ -90,6 +93,8 @@ mod tests {
             "type",
             "text",
             "logprobs",
+            "top_logprobs",
+            "prompt_logprobs",
             "chat_template_kwargs",
             "repeat_penalty",
         ];

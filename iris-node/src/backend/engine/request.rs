@@ -14,6 +14,10 @@ const MAX_STOPS: usize = 16;
 const MAX_STOP_LEN: usize = 1024;
 /// OpenAI's default for text completions.
 const COMPLETION_TOKENS: usize = 16;
+/// Most alternatives that are listed beside a token, as with OpenAI.
+const MAX_ALTERNATIVES: usize = 20;
+/// The same for text completions.
+const MAX_COMPLETION_ALTERNATIVES: usize = 5;
 
 /// A request the engine can honour.
 pub(super) struct Request {
@@ -22,6 +26,10 @@ pub(super) struct Request {
     pub(super) stops: Vec<String>,
     /// Most tokens of the answer; `None` for as many as the context holds.
     pub(super) max_tokens: Option<usize>,
+    /// How many alternatives are listed beside each token of the answer; `None` for no list.
+    pub(super) logprobs: Option<usize>,
+    /// How many are listed beside each token of the prompt; `None` for no list.
+    pub(super) prompt_logprobs: Option<usize>,
 }
 
 /// What the model reads first.
@@ -55,6 +63,8 @@ impl Request {
             sampling: body.sampling()?,
             stops: body.stops()?,
             max_tokens: max_tokens.or(default_tokens),
+            logprobs: body.logprobs(operation)?,
+            prompt_logprobs: body.alternatives("prompt_logprobs", MAX_ALTERNATIVES)?,
         })
     }
 }
@@ -87,10 +97,9 @@ impl Body {
             None | Some(Value::Bool(false)) => false,
             Some(Value::String(text)) => !text.is_empty(),
             Some(Value::Object(object)) => !object.is_empty(),
-            // For completions even `logprobs: 0` asks for them.
             Some(_) => true,
         };
-        for key in ["logprobs", "logit_bias", "echo", "suffix", "audio"] {
+        for key in ["logit_bias", "echo", "suffix", "audio"] {
             if asked(key) {
                 return Err(refused(Some(key), format!("this engine does not support {key}")));
             }
@@ -121,12 +130,28 @@ impl Body {
             Some(tools @ Value::Array(_)) => Some(tools.clone()),
             Some(_) => return Err(refused(Some("tools"), "tools must be an array")),
         };
+        let (continues, opens_answer) = self.ending(last["role"] == "assistant")?;
         Ok(Prompt::Chat(Conversation {
-            continues: last["role"] == "assistant",
+            continues,
+            opens_answer,
             messages,
             tools,
             extra: extra.cloned().unwrap_or_default(),
         }))
+    }
+
+    /// Reads whether the last message stays open, and whether an answer is opened after it.
+    ///
+    /// Without a word about it, a last message by the assistant is one to go on with.
+    fn ending(&self, by_assistant: bool) -> Result<(bool, bool), BackendError> {
+        let opens = self.flag("add_generation_prompt")?;
+        let continues = self.flag("continue_final_message")?;
+        let continues = continues.unwrap_or(by_assistant && opens != Some(true));
+        if continues && opens == Some(true) {
+            let text = "a message that is continued leaves no room for add_generation_prompt";
+            return Err(refused(Some("continue_final_message"), text));
+        }
+        Ok((continues, opens.unwrap_or(!continues)))
     }
 
     fn prompt(&self) -> Result<Prompt, BackendError> {
@@ -196,6 +221,40 @@ impl Body {
         };
         let seed = value.as_u64().or_else(|| value.as_i64().map(i64::cast_unsigned));
         seed.map(Some).ok_or_else(|| refused(Some("seed"), "seed must be an integer"))
+    }
+
+    fn logprobs(&self, operation: Operation) -> Result<Option<usize>, BackendError> {
+        if operation == Operation::Completion {
+            return match self.get("logprobs") {
+                Some(Value::Bool(false)) => Ok(None),
+                // Even 0 asks for them: for the token that was chosen, without others.
+                _ => self.alternatives("logprobs", MAX_COMPLETION_ALTERNATIVES),
+            };
+        }
+        let wanted = self.flag("logprobs")?.unwrap_or(false);
+        let alternatives = self.alternatives("top_logprobs", MAX_ALTERNATIVES)?.unwrap_or(0);
+        if !wanted && alternatives > 0 {
+            return Err(refused(Some("top_logprobs"), "top_logprobs needs logprobs to be true"));
+        }
+        Ok(wanted.then_some(alternatives))
+    }
+
+    fn alternatives(&self, key: &str, most: usize) -> Result<Option<usize>, BackendError> {
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
+        let count = value.as_u64().and_then(|count| usize::try_from(count).ok());
+        let count = count.filter(|count| *count <= most);
+        let error = || refused(Some(key), format!("{key} must be an integer from 0 to {most}"));
+        count.map(Some).ok_or_else(error)
+    }
+
+    fn flag(&self, key: &str) -> Result<Option<bool>, BackendError> {
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
+        let flag = value.as_bool();
+        flag.map(Some).ok_or_else(|| refused(Some(key), format!("{key} must be true or false")))
     }
 
     fn count(&self, key: &str, least: u64) -> Result<Option<usize>, BackendError> {
@@ -316,7 +375,13 @@ mod tests {
     fn what_cannot_be_honoured_names_its_parameter() {
         for (key, value) in [
             ("n", json!(2)),
-            ("logprobs", json!(true)),
+            ("logprobs", json!(5)),
+            ("top_logprobs", json!(1)),
+            ("top_logprobs", json!(21)),
+            ("prompt_logprobs", json!(-1)),
+            ("prompt_logprobs", json!(21)),
+            ("prompt_logprobs", json!(true)),
+            ("add_generation_prompt", json!("no")),
             ("logit_bias", json!({"5": 1})),
             ("response_format", json!({"type": "json_schema"})),
             ("response_format", json!("json")),
@@ -349,6 +414,49 @@ mod tests {
         assert_eq!(talk.messages[0]["content"], "ab");
         assert_eq!(talk.messages[1]["content"], "");
         assert_eq!(talk.messages[1]["tool_calls"][0]["id"], "1");
+    }
+
+    #[test]
+    fn log_probabilities_are_asked_for_in_each_operations_own_way() {
+        let of = |body: Value| chat(body).unwrap().logprobs;
+        assert_eq!(of(json!({"logprobs": true})), Some(0));
+        assert_eq!(of(json!({"logprobs": true, "top_logprobs": 20})), Some(20));
+        assert_eq!(of(json!({"logprobs": null, "top_logprobs": 0})), None);
+        assert_eq!(chat(json!({"prompt_logprobs": 0})).unwrap().prompt_logprobs, Some(0));
+        let completion = |logprobs: Value| {
+            let body = json!({"prompt": "a", "logprobs": logprobs}).to_string();
+            Request::read(Operation::Completion, body.as_bytes())
+        };
+        assert_eq!(completion(json!(0)).unwrap().logprobs, Some(0));
+        assert_eq!(completion(json!(5)).unwrap().logprobs, Some(5));
+        assert_eq!(completion(json!(false)).unwrap().logprobs, None);
+        for wrong in [json!(6), json!(true), json!(-1)] {
+            assert_eq!(refused_param(completion(wrong)).as_deref(), Some("logprobs"));
+        }
+    }
+
+    #[test]
+    fn how_a_prompt_ends_follows_from_its_last_role_unless_it_is_said() {
+        let ending = |role: &str, members: Value| {
+            let mut body = json!({"messages": [{"role": role, "content": "Hi"}]});
+            body.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+            let Prompt::Chat(talk) = chat(body)?.prompt else { panic!("not a chat") };
+            Ok::<_, BackendError>((talk.continues, talk.opens_answer))
+        };
+        let scored = json!({"continue_final_message": true, "add_generation_prompt": false});
+        for (role, members, expected) in [
+            ("user", json!({}), (false, true)),
+            ("assistant", json!({}), (true, false)),
+            ("assistant", scored.clone(), (true, false)),
+            ("user", scored, (true, false)),
+            ("assistant", json!({"add_generation_prompt": true}), (false, true)),
+            ("assistant", json!({"continue_final_message": false}), (false, true)),
+            ("user", json!({"add_generation_prompt": false}), (false, false)),
+        ] {
+            assert_eq!(ending(role, members.clone()), Ok(expected), "{role} {members}");
+        }
+        let both = json!({"continue_final_message": true, "add_generation_prompt": true});
+        assert!(ending("assistant", both).is_err());
     }
 
     #[test]

@@ -34,8 +34,10 @@ pub(super) struct Conversation {
     pub(super) tools: Option<serde_json::Value>,
     /// Names that the caller adds for the template.
     pub(super) extra: Map<String, serde_json::Value>,
-    /// Whether the answer continues the last message.
+    /// Whether the last message stays open, so that the answer continues it.
     pub(super) continues: bool,
+    /// Whether the prompt ends with what the template puts before an answer.
+    pub(super) opens_answer: bool,
 }
 
 impl Template {
@@ -81,7 +83,7 @@ impl Template {
         let values = context! {
             messages => Serde(conversation.messages),
             tools => conversation.tools.map(Serde),
-            add_generation_prompt => !conversation.continues,
+            add_generation_prompt => conversation.opens_answer,
             bos_token => &self.start,
             eos_token => &self.end,
             unix_time => now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
@@ -120,6 +122,7 @@ mod tests {
             tools: None,
             extra: Map::new(),
             continues,
+            opens_answer: !continues,
         }
     }
 

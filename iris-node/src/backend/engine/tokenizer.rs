@@ -141,6 +141,16 @@ impl Tokenizer {
         }
     }
 
+    /// Returns the bytes by which lists of tokens name `token`: what it adds to an answer, or the
+    /// text of the marker that it is.
+    pub(super) fn name(&self, token: u32) -> Vec<u8> {
+        let piece = self.piece(token);
+        if piece.is_empty() {
+            return self.inner.token_to_piece(token).unwrap_or_default().into_bytes();
+        }
+        piece
+    }
+
     fn encode_plain(&self, text: &str, tokens: &mut Vec<u32>) -> Result<(), shimmytok::Error> {
         if !text.is_empty() {
             tokens.extend(self.inner.encode(text, false)?);

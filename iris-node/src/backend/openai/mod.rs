@@ -22,7 +22,14 @@
 //! Without `continue_final_message` this server repeats the last message in its stream before it
 //! goes on, all 188 times of 188; so whoever repeats a beginning is found out and refused.
 //!
+//! # Texts that are to be scored
+//!
+//! vLLM is offered with [`Abilities::SCORE`] by its documentation, since it knows `prompt_logprobs`;
+//! the others are only when the backend was built with it. `prompt_logprobs` and what comes of it
+//! pass as they are, so a server that does not know it answers without scores.
+//!
 //! [`Abilities::CONTINUE`]: iris_core::model::Abilities::CONTINUE
+//! [`Abilities::SCORE`]: iris_core::model::Abilities::SCORE
 
 use std::sync::{Arc, PoisonError};
 

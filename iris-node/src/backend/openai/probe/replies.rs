@@ -265,8 +265,10 @@ impl From<ModelList> for Facts {
             let counted = model.meta.and_then(|meta| meta.n_params);
             offer.parameters = counted.or_else(|| parameters_in(&model.id));
             if model.owned_by.as_deref() == Some("vllm") {
-                offer.abilities =
-                    Abilities::JSON_SCHEMA.union(Abilities::LOGPROBS).union(Abilities::CONTINUE);
+                offer.abilities = Abilities::JSON_SCHEMA
+                    .union(Abilities::LOGPROBS)
+                    .union(Abilities::CONTINUE)
+                    .union(Abilities::SCORE);
                 says_continue = true;
             }
             Some(offer)
@@ -409,6 +411,7 @@ mod tests {
         assert_eq!((offer.context_length, offer.parameters), (2048, Some(134_515_008)));
         assert_eq!(offer.quantization.as_deref(), Some("Q8_0"));
         assert!(offer.abilities.contains(Abilities::CONTINUE) && facts.says_continue);
+        assert!(!offer.abilities.contains(Abilities::SCORE), "it has no prompt_logprobs");
         assert_eq!(facts.slots, Some(3));
     }
 
@@ -436,7 +439,9 @@ mod tests {
         let [vllm, bare] = &facts.offers[..] else { panic!("{facts:?}") };
         assert_eq!((vllm.context_length, vllm.parameters), (40960, Some(8_000_000_000)));
         assert_eq!((bare.name.as_str(), bare.context_length), ("bare", 0));
-        assert!(vllm.abilities.contains(Abilities::CONTINUE) && facts.says_continue);
+        let able = Abilities::CONTINUE.union(Abilities::SCORE);
+        assert!(vllm.abilities.contains(able) && facts.says_continue);
+        assert!(!bare.abilities.contains(Abilities::SCORE));
         assert!(!bare.abilities.contains(Abilities::CONTINUE));
     }
 
