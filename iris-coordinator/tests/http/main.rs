@@ -29,6 +29,7 @@ mod divided;
 mod jobs;
 mod limits;
 mod members;
+mod money;
 mod network;
 mod node;
 mod operation;

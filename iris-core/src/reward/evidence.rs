@@ -5,7 +5,8 @@
 //! - `V` is the work that its nodes did for others in the month. What a node did while it was on
 //!   probation does not count, nor what was done for its own owner. Whoever asks moves only so much:
 //!   no requester counts for more than a tenth of an owner's work (in a network of fewer than ten
-//!   requesters, for more than its part), nor with more than ten times what requesters usually ask.
+//!   requesters, for more than its part), which is a ninth of what the others asked; nor with more
+//!   than ten times what requesters usually ask. Work for a single friend counts nothing.
 //! - `q` is how sure it is that its nodes run what they say: the 5 % quantile of
 //!   Beta(1 + s, 1 + f), where s and f are tests passed and failed, of which half is forgotten every
 //!   two weeks. A thousand good tests give 0.997, ten give 0.76, none gives 0.05: so an identity
@@ -193,12 +194,16 @@ impl EvidenceRules {
             part(*units, most, asked)
         };
         let parts: Vec<u64> = work.iter().map(capped).collect();
-        let all = parts.iter().fold(0_u64, |sum, part| sum.saturating_add(*part));
+        let all: u64 = parts.iter().fold(0, |sum, part| sum.saturating_add(*part));
         let others = caps.keys().filter(|requester| *requester != owner).count();
         let share = u64::from(self.policy.requester_share.min(1000));
         let share = share.max(1000 / u64::try_from(others.max(1)).unwrap_or(u64::MAX));
-        let most = part(all, share, 1000);
-        parts.into_iter().fold(0, |sum: u64, part| sum.saturating_add(part.min(most)))
+        // Of what the others asked, lest a requester's own work makes room for more of it.
+        let count = |units: u64| match 1000_u64.checked_sub(share) {
+            None | Some(0) => units,
+            Some(rest) => units.min(part(all - units, share, rest)),
+        };
+        parts.into_iter().fold(0, |sum: u64, part| sum.saturating_add(count(part)))
     }
 }
 
@@ -364,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn work_for_oneself_counts_nothing_and_a_single_friend_little() {
+    fn work_for_oneself_and_for_a_single_friend_counts_nothing() {
         let mut story = Story::begin();
         for owner in 1..=3 {
             story.pass(0, owner, 100);
@@ -373,7 +378,10 @@ mod tests {
         story.at(10, 2, What::Work { requester: account(2), units: 12_000 });
         assert_eq!(story.weight(2), 0, "it asked itself");
         story.at(10, 3, What::Work { requester: account(100), units: 12_000 });
-        assert!(story.weight(3) * 9 < story.weight(1), "a friend asked all of it");
+        assert_eq!(story.weight(3), 0, "a friend asked all of it");
+        let before = story.weight(1);
+        story.at(10, 1, What::Work { requester: account(100), units: 1_000_000 });
+        assert!(story.weight(1) * 10 < before * 11, "a friend adds a tenth at most");
     }
 
     #[test]
