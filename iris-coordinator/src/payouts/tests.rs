@@ -210,12 +210,12 @@ fn payouts_of(
 
 /// By evidence, but shares are released whatever their owners have done.
 fn releasing() -> PayPolicy {
-    PayPolicy::with_rules("evidence", |state| match state {
-        Some(_) => rules("evidence", state),
-        None => {
-            let policy = EvidencePolicy { release_tasks: 0, ..EvidencePolicy::default() };
-            Some(Box::new(EvidenceRules::new(policy)))
+    PayPolicy::with_rules("evidence", |state| {
+        if state.is_some() {
+            return rules("evidence", state);
         }
+        let policy = EvidencePolicy { release_tasks: 0, ..EvidencePolicy::default() };
+        Some(Box::new(EvidenceRules::new(policy)))
     })
 }
 
@@ -293,12 +293,12 @@ async fn months_are_closed_in_their_order_when_they_are_over() {
     let early = net.payouts.close(epoch()).await;
     assert_eq!(early, Err(PayoutError::TooEarly(epoch(), day(38).as_secs())));
     net.set(day(100));
-    let next = epoch().next();
-    assert_eq!(net.payouts.close(next).await, Err(PayoutError::Order(epoch())));
+    let december = epoch().next();
+    assert_eq!(net.payouts.close(december).await, Err(PayoutError::Order(epoch())));
     let missing = net.payouts.export(epoch()).await.err();
     assert_eq!(missing, Some(PayoutError::NotClosed(epoch())));
     net.payouts.close(epoch()).await.unwrap();
-    assert_eq!(net.payouts.close(next).await.unwrap().pool, Money::ZERO);
+    assert_eq!(net.payouts.close(december).await.unwrap().pool, Money::ZERO);
 }
 
 #[tokio::test]
