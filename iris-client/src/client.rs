@@ -27,6 +27,7 @@ use crate::invitations::Invitations;
 use crate::keys::Keys;
 use crate::log::Log;
 use crate::network::Network;
+use crate::payouts::Payouts;
 use crate::plan::PlanCall;
 use crate::policy::Policy;
 use crate::retry;
@@ -235,6 +236,11 @@ impl Client {
     /// Returns what can be known of the network: its nodes, their reputation, one's own history.
     pub fn network(&self) -> Network<'_> {
         Network::new(self)
+    }
+
+    /// Returns what the account was paid for the work of its nodes.
+    pub fn payouts(&self) -> Payouts<'_> {
+        Payouts::new(self)
     }
 
     pub(crate) fn settings(&self) -> &Inner {

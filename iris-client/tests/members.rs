@@ -543,6 +543,98 @@ WHEN       MODEL                                  END         TOOK  TOKENS  NODE
     prints_json(&coordinator.url, &["history"], &none).await;
 }
 
+/// What an account was paid of a month.
+fn payout(month: &str, amount: i64, state: &str, since: u64, release: u64) -> Value {
+    value!({ "epoch": month, "account": TASK, "amount": amount, "state": state, "since": since,
+        "release": release })
+}
+
+#[tokio::test]
+async fn payouts_are_listed_with_what_became_of_them() {
+    let mut paid = payout("2026-08", 1_234_567_890, "paid", ago(90_000), ago(200_000));
+    paid["reference"] = "transfer 4711 of the bank of a country with a long name".into();
+    let payouts = value!({ "payouts": [
+        payout("2026-11", 12_500_000, "held", ago(200), within(22 * 86_400)),
+        payout("2026-10", 1, "held", ago(2_000_000), ago(60)),
+        payout("2026-09", 98_765_432, "owed", ago(2 * 86_400), ago(2 * 86_400)),
+        paid,
+        payout("2026-07", 3_000_000, "forfeited", ago(40 * 86_400), ago(0)),
+    ]});
+    let coordinator = with("GET /payouts", payouts.clone()).await;
+    prints(
+        &coordinator.url,
+        &["payouts"],
+        "
+MONTH         AMOUNT  STATE      RELEASE/PAID  REFERENCE
+2026-11    12.500000  held       in 22 days
+2026-10     0.000001  held       due
+2026-09    98.765432  owed       2 days ago
+2026-08  1234.567890  paid       1 day ago     transfer 4711 of the bank of a c…
+2026-07     3.000000  forfeited  40 days ago",
+    )
+    .await;
+    prints_json(&coordinator.url, &["payouts"], &payouts).await;
+    let ran = run(&coordinator.url, &["payouts", "--limit", "1"]).await;
+    assert_eq!((ran.code, ran.out.lines().count()), (Some(0), 2), "{}", ran.err);
+    assert_eq!(ran.err, "iris: there are more than these 1; --all shows them\n");
+    let none = value!({ "payouts": [] });
+    let coordinator = with("GET /payouts", none.clone()).await;
+    let ran = run(&coordinator.url, &["payouts"]).await;
+    assert_eq!(ran.err, "iris: you have no share of a closed month\n");
+    prints_json(&coordinator.url, &["payouts"], &none).await;
+}
+
+#[tokio::test]
+async fn a_statement_says_what_a_share_was_computed_from() {
+    let month = value!({ "epoch": "2026-11", "policy": "evidence", "pool": 1_200_000_000,
+        "carried": 0, "owners": 14, "closed": ago(3 * 86_400), "release": within(22 * 86_400) });
+    let statement = value!({ "month": month, "pseudonym": TASK,
+        "payout": payout("2026-11", 12_500_000, "held", ago(3 * 86_400), within(22 * 86_400)),
+        "weight": 811_234,
+        "parts": { "work": 1_250_250, "work_counted": 1_000_000, "quality_millionths": 764_321,
+            "promises_thousandths": 1060, "luck": 7 } });
+    let coordinator = with("GET /months/2026-11", statement.clone()).await;
+    prints(
+        &coordinator.url,
+        &["payouts", "2026-11"],
+        "
+month      2026-11, closed 3 days ago
+rules      evidence
+pool       1200.000000, shared among 14 owners
+share      12.500000, held, and released in 22 days
+weight     811234
+pseudonym  0123456789abcdef0123456789abcdef
+
+The pool is shared in proportion to weights. Yours comes from:
+      1250.250  tokens that your nodes wrote for others, once they were off
+                probation; of tokens read, about four count as one
+      1000.000  of that counts: each requester moves only so much of an owner's
+                work
+      0.764321  how sure it is that your nodes run what they offer: 1 would be
+                certain, and each test passed brings it nearer
+         1.060  for the hours that your nodes had promised: above 1 if they were
+                there, below if not
+             7  luck
+
+The month's books, which `iris audit` checks, know you by the pseudonym.",
+    )
+    .await;
+    prints_json(&coordinator.url, &["payouts", "2026-11"], &statement).await;
+
+    let nothing = value!({ "month": month, "pseudonym": TASK, "weight": 0, "parts": {} });
+    let coordinator = with("GET /months/2026-11", nothing).await;
+    let ran = run(&coordinator.url, &["payouts", "2026-11"]).await;
+    assert!(
+        ran.out.contains("\nshare      none\n") && !ran.out.contains("comes from"),
+        "{}",
+        ran.out
+    );
+    // A month that is no month is not asked for; one that is not closed is refused.
+    assert_eq!(run(&coordinator.url, &["payouts", "2026-13"]).await.code, Some(2));
+    assert_eq!(run(&coordinator.url, &["payouts", "2026-11", "--all"]).await.code, Some(2));
+    assert_eq!(run(&coordinator.url, &["payouts", "2026-12"]).await.code, Some(6));
+}
+
 #[tokio::test]
 async fn shells_get_scripts_that_know_the_commands() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {

@@ -338,3 +338,34 @@ async fn account_keys_are_exchanged_once_and_never_in_clear() {
     let refused = elsewhere.keys().create(&request).await.map(drop);
     assert_eq!(refused, Err(ClientError::PlainHttp));
 }
+
+#[tokio::test]
+async fn payouts_are_read_part_by_part_and_months_at_once() {
+    let coordinator = Scripted::start(|_, seen| match seen.call.as_str() {
+        "GET /payouts" => {
+            let (month, next) = match seen.query.as_str() {
+                "limit=200" => ("2026-11", Some("2026-11")),
+                "limit=200&after=2026-11" => ("2026-10", None),
+                _ => return refusal(400, "bad_query"),
+            };
+            let payout = serde_json::json!({ "epoch": month, "account": TASK, "amount": 5,
+                "state": "owed", "since": 1, "release": 2 });
+            json(200, &[], &serde_json::json!({ "payouts": [payout], "next": next }).to_string())
+        }
+        "GET /months" => {
+            let month = serde_json::json!({ "epoch": "2026-11", "policy": "seed", "pool": 7,
+                "carried": 7, "owners": 0, "closed": 1, "release": 2 });
+            json(200, &[], &serde_json::json!({ "months": [month] }).to_string())
+        }
+        _ => refusal(404, "not_found"),
+    })
+    .await;
+    let client = client(&coordinator);
+    let payouts: Vec<_> = client.payouts().list().try_collect().await.unwrap();
+    let months: Vec<_> = payouts.iter().map(|payout| payout.epoch.to_string()).collect();
+    assert_eq!(months, ["2026-11", "2026-10"]);
+    let months = client.payouts().months().await.unwrap();
+    assert_eq!((months.len(), months[0].pool.as_micros()), (1, 7));
+    let statement = client.payouts().statement("2026-10".parse().unwrap()).await;
+    assert!(matches!(statement, Err(ClientError::NotFound(_))), "{statement:?}");
+}

@@ -290,9 +290,11 @@ fn read_input() -> Result<rest::Secret, Failure> {
     Ok(rest::Secret::new(text.trim()))
 }
 
-fn say(line: &str) -> Result<(), Failure> {
-    let written = writeln!(io::stdout(), "{line}");
-    written.map_err(|error| {
-        Failure::new(Exit::Work, format!("standard output cannot be written: {error}"))
-    })
+/// Prints a line to standard output.
+pub(crate) fn say(line: &str) -> Result<(), Failure> {
+    writeln!(io::stdout(), "{line}").map_err(|error| unwritten(&error))
+}
+
+pub(crate) fn unwritten(error: &io::Error) -> Failure {
+    Failure::new(Exit::Work, format!("standard output cannot be written: {error}"))
 }

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use config::Value;
-use iris_core::AccountId;
+use iris_core::ledger::Money;
+use iris_core::{AccountId, Epoch};
 use iris_protocol::rest::{KeyId, KeyScope};
 
 use crate::settings::{Flags, list};
@@ -44,7 +45,8 @@ Exit codes:
   2  wrong usage or settings
   3  the key files or the database cannot be used
   4  the address or the TLS files cannot be used
-  5  the account does not exist, or may not have this key";
+  5  the account does not exist, or may not have this key
+  6  the month, the share or the payment is not such that this can be done";
 
 /// The coordinator of an Iris network: matches requests with nodes and keeps the books.
 #[derive(Debug, Parser)]
@@ -89,6 +91,18 @@ pub(crate) enum Command {
     /// Invite people to open accounts
     #[command(subcommand)]
     Invite(InviteCommand),
+    /// Close months and give their books away
+    ///
+    /// Works whether or not the coordinator is running, which closes months by itself when they
+    /// have been over for eight days. Give the settings that it runs with.
+    #[command(subcommand)]
+    Month(MonthCommand),
+    /// See what owners of nodes are owed, and write down what they were paid
+    #[command(subcommand)]
+    Payout(PayoutCommand),
+    /// See what the books hold, and put money into the running month's pool
+    #[command(subcommand)]
+    Pool(PoolCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -151,6 +165,78 @@ pub(crate) struct NewInvitation {
     /// Whom it is for, in your own words
     #[arg(long, value_name = "TEXT")]
     pub(crate) label: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MonthCommand {
+    /// List the closed months, the latest first
+    List,
+    /// Share the pool of a month that has been over for eight days
+    ///
+    /// Of a month that is closed already, says how.
+    Close {
+        /// The month, such as 2026-11
+        #[arg(value_name = "MONTH")]
+        month: Epoch,
+    },
+    /// Print the books of a closed month, with which anybody can check it by `iris audit`
+    Export {
+        /// The month, such as 2026-11
+        #[arg(value_name = "MONTH")]
+        month: Epoch,
+        /// What is printed: all that counted, under pseudonyms (jsonl), or the shares with the
+        /// accounts they belong to (csv)
+        #[arg(long, value_enum, default_value_t = ExportFormat::Jsonl)]
+        format: ExportFormat,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ExportFormat {
+    Jsonl,
+    Csv,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PayoutCommand {
+    /// List the shares of a closed month, and what has become of each
+    List {
+        /// The month, such as 2026-11
+        #[arg(value_name = "MONTH")]
+        month: Epoch,
+    },
+    /// Write down that a share was paid
+    ///
+    /// It must be owed: shares are held until 30 days after their month. The same reference counts
+    /// once.
+    Paid {
+        /// The month, such as 2026-11
+        #[arg(value_name = "MONTH")]
+        month: Epoch,
+        /// The account's id, as `payout list` prints it
+        #[arg(value_name = "ACCOUNT")]
+        account: AccountId,
+        /// What names the payment elsewhere, such as a transfer's number
+        #[arg(long, value_name = "TEXT")]
+        reference: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PoolCommand {
+    /// Put money into the pool of the running month
+    ///
+    /// The same reference counts once.
+    Add {
+        /// How much, in whole units of the network's money with up to six decimals, such as 12.50
+        #[arg(value_name = "AMOUNT")]
+        amount: Money,
+        /// What names the payment elsewhere, such as a transfer's number
+        #[arg(long, value_name = "TEXT")]
+        reference: String,
+    },
+    /// Print what each book holds: pools of months, shares held and owed, the operator's part
+    Show,
 }
 
 #[derive(Debug, Subcommand)]

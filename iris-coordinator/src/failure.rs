@@ -11,6 +11,7 @@ pub(crate) enum Exit {
     Books = 3,
     Listen = 4,
     Account = 5,
+    Money = 6,
 }
 
 /// A failure and what to do about it.

@@ -19,6 +19,7 @@ mod admin;
 mod books;
 mod cli;
 mod failure;
+mod money;
 mod settings;
 mod signals;
 
@@ -69,6 +70,9 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Invite(InviteCommand::New(new)) => admin::invite(&settings, new).await,
         Command::Invite(InviteCommand::List) => admin::invitations(&settings).await,
         Command::Invite(InviteCommand::Revoke { id }) => admin::uninvite(&settings, id).await,
+        Command::Month(command) => money::month(&settings, command).await,
+        Command::Payout(command) => money::payout(&settings, command).await,
+        Command::Pool(command) => money::pool(&settings, command).await,
         Command::Key(KeyCommand::New(key)) => admin::new_key(&settings, key).await,
     }
 }

@@ -5,8 +5,19 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use iris_coordinator::payouts::{PayPolicy, Payouts};
+use iris_coordinator::store::{SqliteStore, VIEWS};
+use iris_coordinator::{Clock, Settlement};
+use iris_core::backend::Usage;
+use iris_core::ledger::{Manual, Money};
+use iris_core::reward::audit::Audit;
+use iris_core::store::{Batch, Document, Key, Store};
+use iris_core::task::{Attempt, AttemptEnd, TaskState};
+use iris_core::{AccountId, NodeId, TaskId, Timestamp};
+use iris_crypto::keyfile::{Purpose, SecretFile};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -456,4 +467,149 @@ fn printed_settings_show_where_each_came_from_without_secrets() {
     }
     assert!(!printed.contains("hunter2"));
     assert_eq!(output.status.code(), Some(0));
+}
+
+/// A clock that stands still.
+#[derive(Debug)]
+struct Stopped(Timestamp);
+
+impl Clock for Stopped {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn calendar(&self) -> Timestamp {
+        self.0
+    }
+}
+
+const WORKER: AccountId = AccountId::from_bytes([3; 16]);
+
+/// Writes down that a node of `WORKER` answered a question in January 2025, when the operator had
+/// put 12.5 into the pool.
+fn work_in_january(folder: &TempDir) {
+    let january = Timestamp::from_millis(1_736_000_000_000);
+    let data = folder.path().join("data");
+    let store = Arc::new(SqliteStore::open(data.join("iris.db"), VIEWS).unwrap());
+    let secret = SecretFile::new(data.join("coordinator.secret"), Purpose::Records).load().unwrap();
+    let node: NodeId = "a".repeat(26).parse().unwrap();
+    let whose = serde_json::json!({ "owner": WORKER, "first_seen": january });
+    let batch = Batch::new().put(Key::new("node", node).unwrap(), Document::encode(&whose));
+    let done = Settlement {
+        task: TaskId::from_bytes([1; 16]),
+        account: AccountId::from_bytes([2; 16]),
+        key: None,
+        model: "m".parse().unwrap(),
+        state: TaskState::Finished,
+        attempts: vec![Attempt { node, end: AttemptEnd::Done }],
+        usage: Usage { prompt_tokens: 9, completion_tokens: 290 },
+        submitted: january,
+        first_chunk_ms: None,
+        took_ms: 900,
+        limit_ms: 60_000,
+        sealed: false,
+        difficulty: None,
+    };
+    let batch = done.write(batch);
+    let clock = Arc::new(Stopped(january));
+    let policy = PayPolicy::named("seed").unwrap();
+    let payouts = Payouts::new(store.clone(), &secret, policy, Arc::new(Manual), clock);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        store.commit(batch).await.unwrap();
+        payouts.top_up(Money::micros(12_500_000), "first").await.unwrap();
+    });
+}
+
+#[test]
+fn a_month_is_closed_exported_and_its_shares_listed() {
+    let folder = TempDir::new().unwrap();
+    let told = |line: &str| {
+        let ended = run(&folder, &format!("{line} --pay-by seed"));
+        assert_eq!(ended.code, Some(0), "{line}: {}", ended.stderr);
+        (ended.stdout, ended.stderr)
+    };
+    let nothing = |said: &str| (String::new(), said.to_owned());
+    assert_eq!(told("pool show"), nothing("the books hold nothing\n"));
+    work_in_january(&folder);
+    assert_eq!(told("month list"), nothing("no month is closed yet\n"));
+    let before = "          -12.500000  outside\n           12.500000  pool:2025-01\n";
+    assert_eq!(told("pool show").0, before);
+
+    let summary = "2025-01  by seed: 12.500000 for 1 owners, 0.000000 carried over; shares \
+                   released at 1740873600 (seconds since 1970)\n";
+    assert_eq!(told("month close 2025-01").0, summary);
+    assert_eq!(told("month close 2025-01").0, summary, "a month is closed once");
+    assert_eq!(told("month list").0, summary);
+    assert_eq!(told("payout list 2025-01").0, format!("{WORKER}             12.500000  held\n"));
+    let after = format!("          -12.500000  outside\n           12.500000  held:{WORKER}\n");
+    assert_eq!(told("pool show").0, after);
+
+    let books = told("month export 2025-01").0;
+    let mut audit = Audit::default();
+    books.lines().for_each(|line| audit.line(line).unwrap());
+    let report = audit.finish().unwrap();
+    let share = &report.outcome.closing.shares[0];
+    assert_eq!((report.tasks, share.amount), (1, Money::micros(12_500_000)));
+    assert!(!books.contains(&WORKER.to_string()), "books name nobody");
+    let (pseudonym, weight) = (share.owner, share.weight.weight);
+    let table = format!(
+        "month,account,pseudonym,amount_micros,weight,state,reference\n\
+         2025-01,{WORKER},{pseudonym},12500000,{weight},held,\n"
+    );
+    assert_eq!(told("month export 2025-01 --format csv").0, table);
+
+    for (line, code, said) in [
+        ("month close 2025-03", 6, "2025-02 must be closed first"),
+        ("month close 2025-13", 2, "YYYY-MM"),
+        ("month export 2025-02", 6, "2025-02 is not closed; `month list` names"),
+        ("payout list 2025-02", 6, "2025-02 is not closed"),
+        (&format!("payout paid 2025-01 {WORKER} --reference a"), 6, "held, not owed; it can be"),
+        (
+            &format!("payout paid 2025-01 {} --reference a", "0".repeat(32)),
+            6,
+            "no share of 2025-01",
+        ),
+        (&format!("payout paid 2025-01 {WORKER}"), 2, "--reference"),
+    ] {
+        let refused = run(&folder, &format!("{line} --pay-by seed"));
+        assert_eq!((refused.code, refused.stdout.as_str()), (Some(code), ""), "{line}");
+        assert!(refused.stderr.contains(said), "{line}: {}", refused.stderr);
+    }
+    // Other rules cannot go on from the state of these.
+    let other = run(&folder, "month close 2025-02 --pay-by evidence");
+    assert_eq!(other.code, Some(2), "{}", other.stderr);
+    assert!(other.stderr.contains("--pay-by"), "{}", other.stderr);
+}
+
+#[test]
+fn money_is_added_to_the_running_month_once_for_each_reference() {
+    let folder = TempDir::new().unwrap();
+    let add = |amount: &str, reference: &str| {
+        run(&folder, &format!("pool add {amount} --reference {reference}"))
+    };
+    for _ in 0..2 {
+        let added = add("12.50", "a");
+        assert_eq!(added.code, Some(0), "{}", added.stderr);
+        assert!(added.stdout.contains("           12.500000  pool:"), "{}", added.stdout);
+    }
+    assert!(add("0.000001", "b").stdout.contains("           12.500001  pool:"));
+    for (amount, reference, code, said) in [
+        ("12.51", "a", 6, "another amount; give each payment"),
+        ("0", "c", 2, "more than nothing"),
+        ("1.0000001", "c", 2, "six digits"),
+        ("1,5", "c", 2, "six digits"),
+        ("1e3", "c", 2, "six digits"),
+        ("9223372036854.775808", "c", 2, "six digits"),
+        ("1", &"x".repeat(129), 2, "128 bytes"),
+    ] {
+        let refused = add(amount, reference);
+        assert_eq!((refused.code, refused.stdout.as_str()), (Some(code), ""), "{amount}");
+        assert!(refused.stderr.contains(said), "{amount}: {}", refused.stderr);
+    }
+    let month = run(&folder, "pool show").stdout;
+    let month = month.trim().rsplit_once("pool:").unwrap().1.to_owned();
+    let early = run(&folder, &format!("month close {month}"));
+    assert_eq!(early.code, Some(6), "{}", early.stderr);
+    assert!(early.stderr.contains("from 1") && early.stderr.contains("on (seconds"));
 }

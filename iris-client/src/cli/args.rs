@@ -9,10 +9,12 @@ use iris_core::{NodeId, TaskId};
 use iris_crypto::seal::Shape;
 
 use super::account::AccountCommand;
+use super::audit::AuditFile;
 use super::dividing::{Dividing, Spreading};
 use super::invite::InviteCommand;
 use super::keys::KeysCommand;
 use super::network::{Listing, Nodes};
+use super::payouts::PayoutsArgs;
 use super::run::Run;
 use super::session::{Login, Register};
 use crate::settings::Flags;
@@ -63,6 +65,7 @@ Exit codes:
     7  the answer broke off, a budget was used up (what is there is printed), or the work failed
     8  the network cannot be reached, or did not answer in time
     9  privacy cannot be vouched for: nothing was asked, or the answer is not to be believed
+   10  a month's books do not hold
   130  interrupted by Ctrl-C";
 
 const SETTINGS: &str = "Settings";
@@ -188,6 +191,14 @@ pub(super) enum Command {
     Reputation(Listing),
     /// List your tasks that are over
     History(Listing),
+    /// List what your nodes earned, or tell how the share of one month was computed
+    Payouts(PayoutsArgs),
+    /// Compute a month's payments anew from its books, and say whether they are right
+    ///
+    /// The books are a file of JSON lines that the network's operator exports when a month is
+    /// closed: what was done and paid, under pseudonyms. Nobody is asked, and the network is not
+    /// needed.
+    Audit(AuditFile),
     /// Look at what is trusted, and name nodes of your own
     #[command(subcommand)]
     Trust(TrustCommand),

@@ -32,6 +32,7 @@ pub(super) enum Exit {
     Failed = 7,
     Unreachable = 8,
     Privacy = 9,
+    Books = 10,
     Interrupted = 130,
 }
 

@@ -3,6 +3,7 @@
 mod account;
 mod args;
 mod ask;
+mod audit;
 mod dividing;
 mod failure;
 mod figures;
@@ -10,6 +11,7 @@ mod invite;
 mod keys;
 mod log;
 mod network;
+mod payouts;
 mod plan_file;
 mod progress;
 mod prompt;
@@ -74,6 +76,7 @@ enum Job {
     Keys(keys::Job),
     Invite(invite::Job),
     Network(network::Job),
+    Payouts(payouts::Job),
     Task(task::Job),
     #[cfg(feature = "proxy")]
     Proxy(proxy::Job),
@@ -114,6 +117,11 @@ fn prepare(cli: &Cli) -> Result<Option<Work>, Failure> {
         Command::Task(args) => Job::Task(task::Job::prepare(args)?),
         #[cfg(feature = "proxy")]
         Command::Proxy(args) => Job::Proxy(proxy::Job::prepare(args)),
+        Command::Payouts(args) => Job::Payouts(payouts::Job::prepare(args)),
+        Command::Audit(args) => {
+            audit::run(args, &mut Output::new())?;
+            return Ok(None);
+        }
         Command::Trust(args) => Job::Trust(trust::Job::prepare(args)),
         Command::Log(args) => Job::Log(log::Job::prepare(args)?),
         Command::Health(output) => Job::Health(output.clone()),
@@ -208,6 +216,7 @@ impl Job {
             Self::Keys(job) => job.run(&client, output).await,
             Self::Invite(job) => job.run(&client, output).await,
             Self::Network(job) => job.run(&client, output).await,
+            Self::Payouts(job) => job.run(&client, output).await,
             Self::Task(job) => job.run(&client, settings, output).await,
             #[cfg(feature = "proxy")]
             Self::Proxy(job) => job.run(client, output).await,

@@ -122,8 +122,12 @@ impl Job {
 }
 
 impl Listing {
+    pub(super) const fn is_json(&self) -> bool {
+        self.rows.json
+    }
+
     /// Reads as many entries as are shown, and one more to know whether there are more.
-    async fn read<T>(
+    pub(super) async fn read<T>(
         &self,
         entries: BoxStream<'_, Result<T, ClientError>>,
     ) -> Result<Vec<T>, ClientError> {
@@ -132,7 +136,7 @@ impl Listing {
         entries.take(most.saturating_add(more)).try_collect().await
     }
 
-    fn print<T>(
+    pub(super) fn print<T>(
         &self,
         entries: &[T],
         none: &str,

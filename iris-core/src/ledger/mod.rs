@@ -73,6 +73,27 @@ impl fmt::Display for Money {
     }
 }
 
+/// Says that a text is no amount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an amount is in whole units with up to six digits after a point, such as 12 or 12.50")]
+pub struct MoneyError;
+
+impl FromStr for Money {
+    type Err = MoneyError;
+
+    /// Reads units, with up to six digits after a point.
+    fn from_str(text: &str) -> Result<Self, MoneyError> {
+        let (sign, size) = text.strip_prefix('-').map_or((1, text), |size| (-1, size));
+        let (units, rest) = size.split_once('.').unwrap_or((size, "0"));
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
+        if !is_number(units) || !is_number(rest) || rest.len() > 6 {
+            return Err(MoneyError);
+        }
+        let number = format!("{units}{rest:0<6}").parse::<i128>().map_err(|_| MoneyError)?;
+        i64::try_from(sign * number).map(Self).map_err(|_| MoneyError)
+    }
+}
+
 /// One of the books that movements add to and take from.
 ///
 /// The text is the kind, and for some a colon and whose it is: `outside`, `operator`,
@@ -147,6 +168,36 @@ mod tests {
         assert_eq!(text(12_500_000), "12.500000");
         assert_eq!((text(-1), text(0)), ("-0.000001".into(), "0.000000".into()));
         assert_eq!(text(i64::MIN), "-9223372036854.775808");
+    }
+
+    #[test]
+    fn amounts_are_read_as_they_are_written() {
+        for micros in [0, 1, -1, 12_500_000, -500_000, i64::MAX, i64::MIN] {
+            let money = Money::micros(micros);
+            assert_eq!(money.to_string().parse(), Ok(money));
+        }
+        for (text, micros) in [("12", 12_000_000), ("0.5", 500_000), ("007.25", 7_250_000)] {
+            assert_eq!(text.parse(), Ok(Money::micros(micros)));
+        }
+        for bad in [
+            "",
+            "-",
+            ".",
+            "1.",
+            ".5",
+            "1.0000001",
+            "1,5",
+            "+1",
+            "1e3",
+            " 1",
+            "--1",
+            "0.-5",
+            "1.2.3",
+            "9223372036854.775808",
+            "99999999999999999999999999999999999999999999",
+        ] {
+            assert_eq!(bad.parse::<Money>(), Err(MoneyError), "{bad}");
+        }
     }
 
     #[test]

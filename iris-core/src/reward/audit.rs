@@ -265,8 +265,10 @@ impl Begun {
             return Err(AuditError::Order(line));
         }
         let amount: Money = movement.adds_to(pool);
+        // Only the one amount that has no negative is in no movement.
+        let beyond = |_| AuditError::Ledger { line, error: LedgerError::Overflow(pool) };
         let moved = Movement::between(cause, movement.at(), Book::Outside, pool, amount);
-        let moved = moved.expect("one amount and its negative add up to nothing");
+        let moved = moved.map_err(beyond)?;
         self.balances.apply(&moved).map_err(|error| AuditError::Ledger { line, error })?;
         Ok(())
     }
@@ -277,6 +279,7 @@ mod tests {
     use super::*;
     use crate::backend::Usage;
     use crate::id::{AccountId, NodeId};
+    use crate::ledger::Posting;
     use crate::reputation::MemoryLedger;
     use crate::reward::month::AttemptFact;
     use crate::reward::{EvidencePolicy, EvidenceRules, What};
@@ -377,6 +380,45 @@ mod tests {
             let known = good[gone].contains("movement");
             assert_eq!(audit(&twice).is_ok(), known, "line {gone}");
         }
+    }
+
+    #[test]
+    fn no_number_in_a_file_is_too_much() {
+        let good = file();
+        let extremes = ["0", "1", "4294967295", "9223372036854775807", "18446744073709551615"];
+        let extremes = extremes.into_iter().chain(["-1", "-9223372036854775808"]);
+        for extreme in extremes {
+            for (place, line) in good.iter().enumerate() {
+                for (start, end) in numbers(line) {
+                    let mut forged = good.clone();
+                    forged[place].replace_range(start..end, extreme);
+                    // Whether it holds is told by others; here it must only come to an end.
+                    let _ = audit(&forged);
+                }
+            }
+        }
+        let (most, half) = (i64::MIN, 1_i64 << 62);
+        let cause = Cause::ToppedUp { payment: "cd".into() };
+        let posting = |book, amount| Posting { book, amount: Money::micros(amount) };
+        let postings = vec![
+            posting(Book::Pool("2026-11".parse().unwrap()), most),
+            posting(Book::Outside, half),
+            posting(Book::Operator, half),
+        ];
+        let drained = Movement::new(cause, Timestamp::from_millis(0), postings).unwrap();
+        let mut forged = good;
+        forged[1] = serde_json::to_string(&Line::Movement(drained)).unwrap();
+        assert!(matches!(audit(&forged), Err(AuditError::Ledger { line: 2, .. })));
+    }
+
+    /// Returns where the numbers of a line are.
+    fn numbers(line: &str) -> Vec<(usize, usize)> {
+        let bytes = line.as_bytes();
+        let is_digit = |place: usize| bytes.get(place).is_some_and(u8::is_ascii_digit);
+        let starts = (1..bytes.len())
+            .filter(|place| is_digit(*place) && matches!(bytes[place - 1], b':' | b',' | b'['));
+        let end = |start: usize| (start..).find(|place| !is_digit(*place)).unwrap();
+        starts.map(|start| (start, end(start))).collect()
     }
 
     #[test]
