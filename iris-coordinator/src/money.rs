@@ -82,9 +82,9 @@ async fn shares(payouts: &Payouts, month: Epoch) -> Result<Vec<ShareRecord>, Fai
 
 fn summary(month: &MonthRecord) -> String {
     let MonthRecord { epoch, policy, pool, carried, owners, release, .. } = month;
-    let release = release.as_secs();
+    let (release, plural) = (release.as_secs(), if *owners == 1 { "" } else { "s" });
     format!(
-        "{epoch}  by {policy}: {pool} for {owners} owners, {carried} carried over; shares released \
+        "{epoch}  by {policy}: {pool} for {owners} owner{plural}, {carried} carried over; shares released \
          at {release} (seconds since 1970)"
     )
 }
@@ -135,7 +135,7 @@ fn refused(error: PayoutError) -> Failure {
         PayoutError::NotClosed(_) => money("; `month list` names the months that are"),
         PayoutError::NoShare(_) => money("; `payout list` names those that have"),
         PayoutError::NotOwed(ShareState::Held) => {
-            money("; it can be paid once it is released, which `month list` dates")
+            money("; it can be paid once the coordinator has released it: see `month list`")
         }
         PayoutError::NotOwed(_) => money("; `payout list` tells what became of each"),
         PayoutError::Reused => money("; give each payment a reference of its own"),

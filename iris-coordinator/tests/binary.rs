@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use iris_coordinator::payouts::{PayPolicy, Payouts};
 use iris_coordinator::store::{SqliteStore, VIEWS};
-use iris_coordinator::{Clock, Settlement};
+use iris_coordinator::{Clock, Settlement, SystemClock};
 use iris_core::backend::Usage;
-use iris_core::ledger::{Manual, Money};
+use iris_core::ledger::{Book, Cause, Manual, Money, Movement};
 use iris_core::reward::audit::Audit;
 use iris_core::store::{Batch, Document, Key, Store};
 use iris_core::task::{Attempt, AttemptEnd, TaskState};
@@ -485,12 +485,29 @@ impl Clock for Stopped {
 
 const WORKER: AccountId = AccountId::from_bytes([3; 16]);
 
+fn store(folder: &TempDir) -> Arc<SqliteStore> {
+    Arc::new(SqliteStore::open(folder.path().join("data/iris.db"), VIEWS).unwrap())
+}
+
+/// Releases what `WORKER` earned, as a coordinator does within an hour of its time.
+async fn release(store: &SqliteStore) {
+    let key = Key::new("share", format!("2025-01-{WORKER}")).unwrap();
+    let mut share: Value = store.get(key.clone()).await.unwrap().unwrap().value.decode().unwrap();
+    share["state"] = "owed".into();
+    let (now, amount) = (SystemClock.calendar(), Money::micros(12_500_000));
+    let cause = Cause::Released { epoch: "2025-01".parse().unwrap(), owner: WORKER };
+    let (from, into) = (Book::Held(WORKER), Book::Owed(WORKER));
+    let moved = Movement::between(cause, now, from, into, amount).unwrap();
+    let movement = Key::new("movement", moved.cause().id()).unwrap();
+    let batch = Batch::new().put(key, Document::encode(&share));
+    store.commit(batch.put(movement, Document::encode(&moved))).await.unwrap();
+}
+
 /// Writes down that a node of `WORKER` answered a question in January 2025, when the operator had
 /// put 12.5 into the pool.
 fn work_in_january(folder: &TempDir) {
-    let january = Timestamp::from_millis(1_736_000_000_000);
+    let (january, store) = (Timestamp::from_millis(1_736_000_000_000), store(folder));
     let data = folder.path().join("data");
-    let store = Arc::new(SqliteStore::open(data.join("iris.db"), VIEWS).unwrap());
     let secret = SecretFile::new(data.join("coordinator.secret"), Purpose::Records).load().unwrap();
     let node: NodeId = "a".repeat(26).parse().unwrap();
     let whose = serde_json::json!({ "owner": WORKER, "first_seen": january });
@@ -536,8 +553,8 @@ fn a_month_is_closed_exported_and_its_shares_listed() {
     let before = "          -12.500000  outside\n           12.500000  pool:2025-01\n";
     assert_eq!(told("pool show").0, before);
 
-    let summary = "2025-01  by seed: 12.500000 for 1 owners, 0.000000 carried over; shares \
-                   released at 1740873600 (seconds since 1970)\n";
+    let summary = "2025-01  by seed: 12.500000 for 1 owner, 0.000000 carried over; shares \
+                   released at 1740960000 (seconds since 1970)\n";
     assert_eq!(told("month close 2025-01").0, summary);
     assert_eq!(told("month close 2025-01").0, summary, "a month is closed once");
     assert_eq!(told("month list").0, summary);
@@ -576,6 +593,18 @@ fn a_month_is_closed_exported_and_its_shares_listed() {
         assert_eq!((refused.code, refused.stdout.as_str()), (Some(code), ""), "{line}");
         assert!(refused.stderr.contains(said), "{line}: {}", refused.stderr);
     }
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(release(&store(&folder)));
+    let paid = format!("{WORKER}             12.500000  paid       1,\"2\"\n");
+    let pay = format!("payout paid 2025-01 {WORKER} --reference");
+    assert_eq!(told(&format!("{pay} 1,\"2\"")).0, paid);
+    assert_eq!(told(&format!("{pay} 1,\"2\"")).0, paid, "it counts once");
+    assert_eq!(told("payout list 2025-01").0, paid);
+    assert!(told("month export 2025-01 --format csv").0.ends_with(",paid,\"1,\"\"2\"\"\"\n"));
+    assert_eq!(told("pool show"), nothing("the books hold nothing\n"));
+    let again = run(&folder, &format!("{pay} 3"));
+    assert_eq!(again.code, Some(6), "{}", again.stderr);
+    assert!(again.stderr.contains("paid, not owed; `payout list`"), "{}", again.stderr);
     // Other rules cannot go on from the state of these.
     let other = run(&folder, "month close 2025-02 --pay-by evidence");
     assert_eq!(other.code, Some(2), "{}", other.stderr);

@@ -417,7 +417,7 @@ mod tests {
         let is_digit = |place: usize| bytes.get(place).is_some_and(u8::is_ascii_digit);
         let starts = (1..bytes.len())
             .filter(|place| is_digit(*place) && matches!(bytes[place - 1], b':' | b',' | b'['));
-        let end = |start: usize| (start..).find(|place| !is_digit(*place)).unwrap();
+        let end = |start: usize| (start..=bytes.len()).find(|place| !is_digit(*place)).unwrap();
         starts.map(|start| (start, end(start))).collect()
     }
 
