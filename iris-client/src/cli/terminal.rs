@@ -124,8 +124,8 @@ mod tests {
         let line = "iris: no node attic is connected; see `iris nodes`";
         assert_eq!(folded(line, 80), line);
         let shown = "iris: no node attic is\n      connected; see `iris\n      nodes`";
-        assert_eq!(folded(line, 26), shown);
-        assert_eq!(folded(line, 24), shown, "a line may be full");
+        assert_eq!(folded(line, 28), shown);
+        assert_eq!(folded(line, 26), shown, "a line may be full");
         let long = "iris: http://127.0.0.1:8080/ is long";
         assert_eq!(folded(long, 20), "iris: http://127.0.0.1:8080/\n      is long");
         for width in 0..60 {
