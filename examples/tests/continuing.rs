@@ -100,7 +100,7 @@ async fn answer_goes_on_wherever_its_node_is_killed_and_is_settled_once() {
         assert_eq!(explained.earlier.len(), 1);
         assert_eq!(explained.earlier[0].node, Some(first_id));
         let points = |id| net.coordinator.nodes().iter().find(|n| n.id == id).unwrap().points;
-        assert_eq!(points(second_id), 115);
+        assert_eq!(points(second_id), 110);
 
         let rows = settlements(net).await;
         assert_eq!((rows.len(), rows[0].state), (1, TaskState::Finished));

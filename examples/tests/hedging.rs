@@ -73,7 +73,7 @@ async fn second_node_answers_in_place_of_a_slow_one_and_alone_is_paid() {
     let explained = net.coordinator.explanation(&handle.id(), &CALLER).unwrap();
     assert_eq!(explained.node, Some(second.id), "it is explained why the one that answered");
     let points = |id| net.coordinator.nodes().iter().find(|n| n.id == id).unwrap().points;
-    assert_eq!((points(first.id), points(second.id)), (100, 115));
+    assert_eq!((points(first.id), points(second.id)), (100, 110));
     let (ends, row) = ends(net).await;
     assert_eq!(ends, [(first.id, AttemptEnd::Outrun), (second.id, AttemptEnd::Done)]);
     assert_eq!(row.usage.completion_tokens, 2, "one answer is counted");
