@@ -8,7 +8,6 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
-use iris_core::store::StoreError;
 use iris_core::{AccountId, Epoch};
 use iris_protocol::rest::{
     BalanceList, MonthList, MonthSummary, PaidRequest, Payout, PayoutPage, Statement, TopUpRequest,
@@ -20,6 +19,7 @@ use super::error::ApiError;
 use super::network::{Asked, Page};
 use super::rest::read_json;
 use super::{Api, json_response};
+use crate::accounts::AccountError;
 use crate::payouts::{MonthRecord, PayoutError, ShareRecord};
 
 type Reply = Result<Response, ApiError>;
@@ -217,13 +217,7 @@ impl From<PayoutError> for ApiError {
             PayoutError::NotClosed(_) | PayoutError::NoShare(_) => Self::not_found(message),
             PayoutError::Reference => Self::bad_request(message).with_param("reference"),
             PayoutError::Amount => Self::bad_request(message).with_param("amount"),
-            PayoutError::Store(StoreError::Unavailable(_)) => {
-                Self::unavailable("The coordinator's books cannot be read or written for now.")
-            }
-            PayoutError::Store(error) => {
-                tracing::error!(%error, "the store failed");
-                Self::internal()
-            }
+            PayoutError::Store(error) => AccountError::Store(error).into(),
         }
     }
 }

@@ -173,7 +173,7 @@ impl Payouts {
         if amount <= Money::ZERO {
             return Err(PayoutError::Amount);
         }
-        let now = self.clock.calendar();
+        let now = self.now();
         let cause = Cause::ToppedUp { payment: payment(reference) };
         let key = movement_key(&cause);
         let pool = Book::Pool(Epoch::of(now));

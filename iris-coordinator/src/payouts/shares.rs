@@ -1,5 +1,7 @@
 //! What becomes of shares: held, owed, paid or forfeited.
 
+use std::collections::HashMap;
+
 use futures::TryStreamExt;
 use iris_core::ledger::{Book, Cause, Movement, PaidIn, Payout, PayoutState, SettlementError};
 use iris_core::reward::{RewardEvent, RewardRules, What};
@@ -61,37 +63,58 @@ impl Payouts {
 
     /// Releases, forfeits and pays what is due.
     pub(super) async fn settle(&self) -> Result<(), PayoutError> {
-        for month in self.months().await? {
-            if !month.done && self.now() >= month.release {
-                self.settle_month(month).await?;
+        let months = self.months().await?;
+        let now = self.now();
+        let due = months.iter().filter(|month| !month.done && now >= month.release);
+        let (mut judge, due) = (None, due.collect::<Vec<_>>());
+        for month in &due {
+            let shares = self.versions(month.epoch).await?;
+            let is_held = shares.iter().any(|(_, share)| share.state == ShareState::Held);
+            if is_held && judge.is_none() {
+                // Months are in order, the earliest last.
+                let earliest = due.last().map_or(month.epoch, |earliest| earliest.epoch);
+                judge = Some(self.judge(&months, earliest).await?);
             }
+            self.settle_month(month, shares, judge.as_ref()).await?;
         }
         Ok(())
     }
 
-    async fn settle_month(&self, month: MonthRecord) -> Result<(), PayoutError> {
-        let convicted = self.convicted_since(month.epoch.end()).await?;
-        let rules = self.latest_rules().await?;
+    async fn settle_month(
+        &self,
+        month: &MonthRecord,
+        shares: Vec<(Version, ShareRecord)>,
+        judge: Option<&Judge>,
+    ) -> Result<(), PayoutError> {
         let mut done = true;
-        for (version, share) in self.versions(month.epoch).await? {
-            let share = match share.state {
-                ShareState::Held if convicted.contains(&share.owner) => {
-                    self.turn(version, share, ShareState::Forfeited).await?
+        for (version, share) in shares {
+            let share = match (share.state, judge) {
+                (ShareState::Held, Some(judge)) => {
+                    match judge.ruling(&share, &self.pseudonym(&share.owner)) {
+                        Some(state) => self.turn(version, share, state).await?,
+                        None => share,
+                    }
                 }
-                ShareState::Held if rules.may_release(&self.pseudonym(&share.owner)) => {
-                    self.turn(version, share, ShareState::Owed).await?
-                }
-                ShareState::Owed => self.pay(version, share).await?,
+                (ShareState::Owed, _) => self.pay(version, share).await?,
                 _ => share,
             };
             done &= matches!(share.state, ShareState::Paid | ShareState::Forfeited);
         }
         if done {
             let key = month_key(MONTH, month.epoch);
-            let month = MonthRecord { done, ..month };
+            let month = MonthRecord { done, ..month.clone() };
             self.store.commit(Batch::new().put(key, Document::encode(&month))).await?;
         }
         Ok(())
+    }
+
+    /// Reads what decides over held shares of `earliest` and of later months.
+    async fn judge(&self, months: &[MonthRecord], earliest: Epoch) -> Result<Judge, PayoutError> {
+        let next = months.first().map_or(Epoch::FIRST, |month| month.epoch.next());
+        let opening = self.opening(next).await?;
+        let rules = (self.policy.make)(Some(&opening.state.rules));
+        let rules = rules.ok_or_else(|| PayoutError::Rules(self.policy.name.clone()))?;
+        Ok(Judge { rules, convicted: self.convicted_since(earliest.end()).await? })
     }
 
     /// Asks the rail to pay a share.
@@ -163,26 +186,37 @@ impl Payouts {
         Ok(shares.try_collect().await?)
     }
 
-    /// Returns the owners of nodes that were convicted since a moment.
+    /// Returns the owners of nodes that were convicted since a moment, and when they last were.
     async fn convicted_since(
         &self,
         since: Timestamp,
-    ) -> Result<std::collections::HashSet<AccountId>, PayoutError> {
+    ) -> Result<HashMap<AccountId, Timestamp>, PayoutError> {
         let start = Key::new(EVENT, format!("{:013}", since.as_millis()));
         let start = start.expect("a number is a key segment");
         let events = self.store.scan(start..Key::all(EVENT).end);
         let convicted = events.try_filter_map(|record| async move {
             let event: RewardEvent = record.value.decode()?;
-            Ok(matches!(event.what, What::Convicted).then_some(event.owner))
+            Ok(matches!(event.what, What::Convicted).then_some((event.owner, event.at)))
         });
+        // Events lie in the order of their times, so the latest stays.
         Ok(convicted.try_collect().await?)
     }
+}
 
-    async fn latest_rules(&self) -> Result<Box<dyn RewardRules>, PayoutError> {
-        let months = self.months().await?;
-        let next = months.first().map_or(Epoch::FIRST, |month| month.epoch.next());
-        let opening = self.opening(next).await?;
-        let made = (self.policy.make)(Some(&opening.state.rules));
-        made.ok_or_else(|| PayoutError::Rules(self.policy.name.clone()))
+/// What decides over shares that are held.
+struct Judge {
+    rules: Box<dyn RewardRules>,
+    /// When owners were last found lying.
+    convicted: HashMap<AccountId, Timestamp>,
+}
+
+impl Judge {
+    /// Returns what becomes of a share whose time has come, if anything.
+    fn ruling(&self, share: &ShareRecord, pseudonym: &AccountId) -> Option<ShareState> {
+        let lied = self.convicted.get(&share.owner).is_some_and(|at| *at >= share.epoch.end());
+        if lied {
+            return Some(ShareState::Forfeited);
+        }
+        self.rules.may_release(pseudonym).then_some(ShareState::Owed)
     }
 }

@@ -116,7 +116,7 @@ pub struct Weight {
 /// event of the month in the order of their times, then [`weights`](Self::weights). What a month
 /// leaves behind for the next is [`state`](Self::state); rules of the same kind that were made from
 /// it go on as if they had never stopped.
-pub trait RewardRules: fmt::Debug + Send + 'static {
+pub trait RewardRules: fmt::Debug + Send + Sync + 'static {
     /// Returns the rules' name, by which exports say what they were closed with.
     fn name(&self) -> &str;
 
