@@ -57,7 +57,7 @@ pub(crate) async fn pay(settings: &Settings, payment: &cli::Payment) -> Result<(
     let membership = accounts.pay(&payment.account, &fee).await.map_err(refused)?;
     match membership.until {
         Some(until) => say(&format!("paid until {until} (seconds since 1970)")),
-        None => say("paid; this network takes no fee"),
+        None => say("written down before; the time it paid for is over"),
     }
 }
 
@@ -275,7 +275,7 @@ fn refused(error: AccountError) -> Failure {
         | AccountError::FeeReused
         | AccountError::TooManyInvitations(_)
         | AccountError::TooManyKeys => Exit::Account,
-        AccountError::Label | AccountError::Terms(_) => Exit::Settings,
+        AccountError::Label | AccountError::NoFee | AccountError::Terms(_) => Exit::Settings,
         AccountError::Store(_) => Exit::Books,
         _ => Exit::Work,
     };

@@ -114,7 +114,8 @@ pub(crate) enum AccountCommand {
     New,
     /// Write down that an account's fee was paid
     ///
-    /// The same reference counts once. A running coordinator knows it within a minute.
+    /// The same reference counts once. A running coordinator knows it within a minute. Give the
+    /// settings that it serves with: the fee and the operator's part are taken from them.
     Pay(Payment),
     /// Open an account for each login of an older system
     ///

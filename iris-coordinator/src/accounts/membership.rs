@@ -148,6 +148,10 @@ impl Accounts {
         fee: &FeeRequest,
     ) -> Result<Membership, AccountError> {
         let FeeRequest { months, reference } = fee;
+        // Its reference would be used up, and nothing would reach a pool.
+        if self.policy.membership.fee == 0 {
+            return Err(AccountError::NoFee);
+        }
         if !(1..=MAX_MONTHS).contains(months) {
             return Err(AccountError::Terms("months"));
         }

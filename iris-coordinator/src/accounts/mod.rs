@@ -130,6 +130,9 @@ pub enum AccountError {
     /// There is no such account.
     #[error("there is no such account")]
     NoAccount,
+    /// A fee was paid to a network that takes none.
+    #[error("this network takes no monthly fee (membership_fee is 0), so none can be written down")]
+    NoFee,
     /// The reference names a fee of another number of months.
     #[error("this reference was used for another number of months")]
     FeeReused,

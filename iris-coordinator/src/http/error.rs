@@ -195,7 +195,8 @@ impl From<AccountError> for ApiError {
             AccountError::Terms(param) => Self::bad_request(message).with_param(param),
             AccountError::Taken => Self::conflict(message).with_param("email"),
             AccountError::FeeReused => Self::conflict(message).with_param("reference"),
-            AccountError::NoPassword
+            AccountError::NoFee
+            | AccountError::NoPassword
             | AccountError::TooManyKeys
             | AccountError::TooManyKinds(_)
             | AccountError::TooManyInvitations(_) => Self::conflict(message),
