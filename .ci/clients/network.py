@@ -31,6 +31,7 @@ class Network:
         self.url = None
         self.account = None
         self.account_key = None
+        self.settings = None
 
     def __enter__(self):
         return self
@@ -40,7 +41,7 @@ class Network:
             program.stop()
 
     def start_coordinator(self, **changes):
-        settings = {**self._coordinator_settings(), **changes}
+        settings = self.settings = {**self._coordinator_settings(), **changes}
         printed, said = self._command("iris-coordinator", ["account", "new"], settings)
         digits, account = DIGITS.search(printed), ACCOUNT.search(said)
         if not digits or not account:
@@ -70,6 +71,11 @@ class Network:
         if status != 201:
             raise Failed(f"POST /accounts/keys answered {status}: {answer}")
         return answer["key"]
+
+    def operator_key(self, scope):
+        """Returns what the operator's command prints when it makes a key."""
+        line = ["key", "new", "--account", self.account, "--scope", scope]
+        return self._command("iris-coordinator", line, self.settings)[0]
 
     def models(self, key):
         """Returns the names of the models that are offered now."""
