@@ -16,6 +16,7 @@ pub mod id;
 pub mod ledger;
 pub mod model;
 pub mod plan;
+pub mod quantization;
 pub mod queue;
 pub mod registry;
 pub mod reputation;
