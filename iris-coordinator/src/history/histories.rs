@@ -97,7 +97,11 @@ impl Histories {
             }
         }
         lines.write(store).await?;
-        Ok(Self { lines: Mutex::new(lines), many: Arc::default(), folding: Default::default() })
+        Ok(Self {
+            lines: Mutex::new(lines),
+            many: Arc::default(),
+            folding: tokio::sync::Mutex::default(),
+        })
     }
 
     /// Adds a row to `batch`, and remembers its line or adds it, too.
