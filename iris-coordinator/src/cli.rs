@@ -174,11 +174,15 @@ pub(crate) enum MonthCommand {
     List,
     /// Share the pool of a month that has been over for eight days
     ///
-    /// Of a month that is closed already, says how.
+    /// Of a month that is closed already, says how. A month is closed once and for ever, so the first
+    /// one must be closed by the rules that the coordinator runs with.
     Close {
         /// The month, such as 2026-11
         #[arg(value_name = "MONTH")]
         month: Epoch,
+        /// Close it although the coordinator was off or its clock was set in the last two days
+        #[arg(long)]
+        clock_is_right: bool,
     },
     /// Print the books of a closed month, with which anybody can check it by `iris audit`
     Export {

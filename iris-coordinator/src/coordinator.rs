@@ -1,21 +1,21 @@
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use iris_core::admission::AdmissionPolicy;
 use iris_core::classify::Question;
 use iris_core::demand::Difficulty;
 use iris_core::ledger::Manual;
 use iris_core::plan::PlanRun;
 use iris_core::registry::{Node, Registry};
-use iris_core::reputation::{MemoryLedger, ReputationEvent, ReputationLedger};
+use iris_core::reputation::{MemoryLedger, ReputationLedger};
 use iris_core::reward::RewardEvent;
 use iris_core::routing::{Route, Wanted};
 use iris_core::scheduler::{Balanced, Scheduler};
-use iris_core::standing::{StandingPolicy, Standings};
+use iris_core::standing::StandingPolicy;
 use iris_core::store::{Batch, Document, Key, Store, StoreError};
-use iris_core::task::{Attempt, RetryPolicy, TaskError};
+use iris_core::task::{RetryPolicy, TaskError};
 use iris_core::tier::TierPolicy;
 use iris_core::traffic::OwnerShare;
 use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
@@ -25,31 +25,33 @@ use iris_protocol::limits::Limits as LinkLimits;
 use iris_protocol::openai::{Asked, Preferences};
 use iris_protocol::rest;
 use iris_protocol::transport::Transport;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accounts::{AccountPolicy, Accounts, ApiKey};
 use crate::classify::{ClassifierChain, Readers};
 use crate::clock::{Clock, SystemClock};
+use crate::deeds::Deeds;
 use crate::dispatch::{
     Books, Conversation, Dispatch, DispatchSettings, MODEL, ModelRecord, ModelSummary, Parts,
     Payer, ReceiptRecord, SealedTask, Stats, TaskHandle, TaskRequest,
 };
 use crate::entropy::Entropy;
-use crate::history::{self, HistoryCursor};
+use crate::history::{self, Histories, HistoryCursor};
 use crate::inference::{Inference, PlanHandle};
 use crate::journal::{Journal, JournalLimits};
 use crate::limits::{Allowance, Exceeded, Limits, PER_MINUTE};
 use crate::link::{self, Door, LinkError, NodeLink};
 use crate::payouts::{self, PayPolicy, Payouts};
 use crate::ranking::{Rank, Ranking};
-use crate::settlement::{SETTLEMENT, Settlement};
+use crate::settlement::Settlement;
 use crate::transparency::{StartError, Transparency};
 
-/// How far back a start looks for what nodes did: after so many half-lives nothing is left of it.
-const REMEMBERED: Duration = Duration::from_hours(24 * 7 * 40);
 /// How often what changes slowly is written down, and what is too old is deleted.
 const HOUSEKEEPING: Duration = Duration::from_mins(1);
+/// How often what nodes did is folded for the next start, in minutes.
+const DAY: u64 = 24 * 60;
 /// How many of such records are written in one commit.
 const WRITTEN_TOGETHER: usize = 256;
 
@@ -73,6 +75,23 @@ struct Inner {
     store: Arc<dyn Store>,
     since: Timestamp,
     ranking: Ranking,
+    /// A ledger of no deeds, where such ledgers can be gone on from.
+    empty: Option<Mutex<Box<dyn ReputationLedger>>>,
+    standing: StandingPolicy,
+}
+
+impl Inner {
+    /// Writes down what follows from what nodes did, so that the next start is a short one.
+    async fn write_deeds(&self) {
+        let empty = self.empty.as_ref();
+        let empty = empty
+            .and_then(|empty| empty.lock().unwrap_or_else(PoisonError::into_inner).resumed(None));
+        let Some(empty) = empty else { return };
+        let now = self.dispatch.clock.calendar();
+        if let Err(error) = Deeds::write(&*self.store, empty, self.standing, now).await {
+            tracing::error!(%error, "what nodes did is not folded");
+        }
+    }
 }
 
 /// Puts a coordinator together. Every policy has a default and can be replaced.
@@ -251,24 +270,25 @@ impl Builder {
             admission: self.admission,
         };
         let clock = Arc::clone(&self.clock);
-        let mut ledger = self.ledger;
-        let mut standings = Standings::new(self.standing);
-        restore(&*self.store, &mut *ledger, &mut standings, self.clock.calendar()).await?;
+        let (ledger, policy) = (self.ledger, self.standing);
+        let empty = ledger.resumed(None);
+        let deeds = Deeds::read(&*self.store, ledger, policy, self.clock.calendar()).await?;
         let registry = Registry::with_tier_policy(self.tiers)
             .with_share(self.share)
             .with_trusted_owners(self.trusted);
         let limits = Limits::load(&*self.store, Arc::clone(&self.clock), self.per_minute).await?;
         let since = self.clock.calendar();
-        let (secret, policy) = (self.secret.clone(), self.accounts);
-        let accounts = Accounts::load_with(Arc::clone(&self.store), secret, policy).await?;
+        let secret = self.secret.clone();
+        let accounts = Accounts::load_with(Arc::clone(&self.store), secret, self.accounts).await?;
         let accounts = Arc::new(accounts.with_clock(clock));
         let dispatch = Arc::new(Dispatch::new(Parts {
             clock: self.clock,
             scheduler: self.scheduler,
-            ledger,
+            ledger: deeds.points,
             registry,
-            standings,
+            standings: deeds.standings,
             journal,
+            histories: Histories::open(&*self.store).await?,
             settings,
             entropy: self.entropy,
             limits: Arc::new(limits),
@@ -296,6 +316,7 @@ impl Builder {
             self.rail,
             Arc::clone(&dispatch.clock),
         );
+        payouts.declare().await?;
         let tasks = TaskTracker::new();
         let inference = Inference::new(
             Arc::clone(&dispatch),
@@ -320,10 +341,16 @@ impl Builder {
             store,
             since,
             ranking: Ranking::default(),
+            empty: empty.map(Mutex::new),
+            standing: policy,
         };
         let coordinator = Coordinator { inner: Arc::new(inner) };
         let stop = coordinator.inner.housekeeping.clone();
-        tokio::spawn(keep_house(Arc::downgrade(&coordinator.inner), stop));
+        let inner = Arc::downgrade(&coordinator.inner);
+        tokio::spawn(keep_house(inner, stop.clone()));
+        let (dispatch, many) =
+            (&coordinator.inner.dispatch, coordinator.inner.dispatch.histories.many());
+        tokio::spawn(fold_histories(Arc::downgrade(dispatch), many, stop));
         Ok(coordinator)
     }
 }
@@ -507,7 +534,8 @@ impl Coordinator {
         after: Option<&HistoryCursor>,
         limit: usize,
     ) -> Result<rest::HistoryPage, StoreError> {
-        history::page(&*self.inner.store, account, after, limit).await
+        let histories = &self.inner.dispatch.histories;
+        history::page(&*self.inner.store, histories, account, after, limit).await
     }
 
     /// Counts a request of `account` that came with `key`, or says which limit it reached: its
@@ -593,6 +621,7 @@ impl Coordinator {
         self.inner.dispatch.keep_models(true);
         self.inner.accounts.keep_house().await;
         self.inner.dispatch.keep_usage().await;
+        self.inner.dispatch.fold_histories().await;
         if let Err(lost) = self.inner.dispatch.journal.shutdown().await {
             tracing::error!(rows = lost.rows, "records could not be written before the end");
         }
@@ -631,46 +660,8 @@ async fn load_models(store: &dyn Store) -> Result<Vec<ModelRecord>, StoreError> 
     records.and_then(|record| async move { record.value.decode() }).try_collect().await
 }
 
-/// Folds every deed that was ever written down, and every attempt of the last months, in the order
-/// of their times.
-async fn restore(
-    store: &dyn Store,
-    ledger: &mut dyn ReputationLedger,
-    standings: &mut Standings,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let owners = link::owners(store).await?;
-    let mut events: Vec<ReputationEvent> = Vec::new();
-    let mut attempts: Vec<(Timestamp, Attempt)> = Vec::new();
-    let mut settlements = store.scan(Key::all(SETTLEMENT));
-    while let Some(record) = settlements.next().await {
-        let settlement = record?.value.decode::<Settlement>()?;
-        events.extend(settlement.deeds());
-        let at = settlement.ended();
-        if now.saturating_since(at) < REMEMBERED {
-            let tried = settlement.attempts.iter();
-            let for_others =
-                tried.filter(|attempt| owners.get(&attempt.node) != Some(&settlement.account));
-            attempts.extend(for_others.map(|attempt| (at, *attempt)));
-        }
-    }
-    attempts.sort_by_key(|(at, _)| *at);
-    for (at, Attempt { node, end }) in attempts {
-        standings.note(node, end, at);
-    }
-    let mut others = store.scan(Key::all(payouts::EVENT));
-    while let Some(record) = others.next().await {
-        events.extend(record?.value.decode::<RewardEvent>()?.deed());
-    }
-    events.sort_by_key(|event| event.at);
-    for event in &events {
-        ledger.apply(event);
-    }
-    Ok(())
-}
-
 /// Writes and deletes what is due, for as long as the coordinator lives.
-async fn keep_house(coordinator: std::sync::Weak<Inner>, stop: CancellationToken) {
+async fn keep_house(coordinator: Weak<Inner>, stop: CancellationToken) {
     for minute in 1_u64.. {
         if stop.run_until_cancelled(tokio::time::sleep(HOUSEKEEPING)).await.is_none() {
             return;
@@ -679,6 +670,9 @@ async fn keep_house(coordinator: std::sync::Weak<Inner>, stop: CancellationToken
         inner.dispatch.keep_models(false);
         if minute.is_multiple_of(60) {
             inner.dispatch.refresh_standings();
+        }
+        if minute.is_multiple_of(DAY) {
+            inner.write_deeds().await;
         }
         if minute % 60 == 1 {
             inner.payouts.keep_house(&inner.accounts).await;
@@ -689,7 +683,25 @@ async fn keep_house(coordinator: std::sync::Weak<Inner>, stop: CancellationToken
     }
 }
 
+/// Writes the lines of histories whenever many have gathered, and now and then.
+async fn fold_histories(dispatch: Weak<Dispatch>, many: Arc<Notify>, stop: CancellationToken) {
+    loop {
+        let gathered = tokio::time::timeout(HOUSEKEEPING, many.notified());
+        if stop.run_until_cancelled(gathered).await.is_none() {
+            return;
+        }
+        let Some(dispatch) = dispatch.upgrade() else { return };
+        dispatch.fold_histories().await;
+    }
+}
+
 impl Dispatch {
+    async fn fold_histories(&self) {
+        if let Err(error) = self.histories.fold(&self.journal).await {
+            tracing::error!(%error, "lines of histories are not written yet");
+        }
+    }
+
     /// Writes a settlement down, with the receipt of a sealed task; they may lag by one group
     /// commit.
     ///
@@ -699,7 +711,7 @@ impl Dispatch {
         if settlement.attempts.is_empty() && self.journal.is_behind() {
             return;
         }
-        let mut row = settlement.write(Batch::new());
+        let mut row = self.histories.write(settlement, Batch::new());
         if let Some(receipt) = receipt {
             row = row.put(ReceiptRecord::key(&settlement.task), receipt.document());
         }

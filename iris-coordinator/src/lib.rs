@@ -7,6 +7,7 @@ mod accounts;
 pub mod classify;
 mod clock;
 mod coordinator;
+mod deeds;
 mod dispatch;
 mod entropy;
 mod history;
@@ -35,7 +36,7 @@ pub use dispatch::{
     Apart, Conversation, ModelSummary, Payer, Placement, Routing, SealedTask, Stats, TaskEvent,
     TaskHandle, TaskRequest,
 };
-pub use history::{HistoryCursor, HistoryCursorError};
+pub use history::{Histories, HistoryCursor, HistoryCursorError};
 pub use inference::{
     Chosen, Events, Evidence, Followed, Inference, InferenceError, Once, PlanHandle,
 };

@@ -540,6 +540,30 @@ fn work_in_january(folder: &TempDir) {
 }
 
 #[test]
+fn first_month_is_closed_by_the_rules_and_the_clock_of_the_coordinator() {
+    let folder = TempDir::new().unwrap();
+    assert_eq!(Serving::start(&folder).stop().code(), Some(0));
+    work_in_january(&folder);
+    let refused = run(&folder, "month close 2025-01 --pay-by seed");
+    assert_eq!((refused.code, refused.stdout.as_str()), (Some(2), ""), "{}", refused.stderr);
+    assert!(refused.stderr.contains("Close it with --pay-by evidence"), "{}", refused.stderr);
+
+    let clock = serde_json::json!({ "seen": 1_740_000_000_000_u64, "steady": 0 });
+    let note = Batch::new().put(Key::new("steady", "clock").unwrap(), Document::encode(&clock));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let books = store(&folder);
+    runtime.block_on(books.commit(note)).unwrap();
+    drop(books);
+    let refused = run(&folder, "month close 2025-01");
+    assert_eq!((refused.code, refused.stdout.as_str()), (Some(6), ""), "{}", refused.stderr);
+    assert!(refused.stderr.contains("--clock-is-right"), "{}", refused.stderr);
+    let closed = run(&folder, "month close 2025-01 --clock-is-right");
+    assert_eq!(closed.code, Some(0), "{}", closed.stderr);
+    // What is closed is told, whatever the clock says.
+    assert_eq!(run(&folder, "month close 2025-01").stdout, closed.stdout);
+}
+
+#[test]
 fn a_month_is_closed_exported_and_its_shares_listed() {
     let folder = TempDir::new().unwrap();
     let told = |line: &str| {

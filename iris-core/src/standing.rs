@@ -127,7 +127,7 @@ impl Default for Chance {
 }
 
 /// What each end of an attempt says about a node, in thousandths of a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StandingPolicy {
     /// For a complete answer. Default: 1000.
     pub done: u64,
@@ -169,13 +169,13 @@ impl StandingPolicy {
 /// The standings of all nodes of which something is known.
 ///
 /// The same attempts give the same standings, whenever they are read.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standings {
     policy: StandingPolicy,
     records: BTreeMap<NodeId, Record>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     standing: Standing,
     /// The start of the hour up to which its evidence has faded.
@@ -196,6 +196,11 @@ impl Standings {
     /// Makes an empty list that weighs attempts by `policy`.
     pub const fn new(policy: StandingPolicy) -> Self {
         Self { policy, records: BTreeMap::new() }
+    }
+
+    /// Returns how attempts are weighed.
+    pub const fn policy(&self) -> StandingPolicy {
+        self.policy
     }
 
     /// Takes in how an attempt ended; returns the node's standing if that changed it.

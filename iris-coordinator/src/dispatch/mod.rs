@@ -28,6 +28,7 @@ use tokio::sync::oneshot;
 use crate::accounts::{Accounts, NOBODY};
 use crate::clock::Clock;
 use crate::entropy::Entropy;
+use crate::history::Histories;
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::link::{NodeLink, within};
@@ -94,6 +95,7 @@ pub(crate) struct Parts {
     pub(crate) registry: Registry,
     pub(crate) standings: Standings,
     pub(crate) journal: Journal,
+    pub(crate) histories: Histories,
     pub(crate) settings: DispatchSettings,
     pub(crate) entropy: Entropy,
     pub(crate) limits: Arc<Limits>,
@@ -106,6 +108,7 @@ pub(crate) struct Dispatch {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) counters: Counters,
     pub(crate) journal: Journal,
+    pub(crate) histories: Histories,
     pub(crate) settings: DispatchSettings,
     pub(crate) entropy: Entropy,
     pub(crate) limits: Arc<Limits>,
@@ -193,6 +196,7 @@ impl Dispatch {
             clock: parts.clock,
             counters: Counters::default(),
             journal: parts.journal,
+            histories: parts.histories,
             settings,
             scheduler: parts.scheduler,
             seeds: AtomicU64::new(entropy.seed()),

@@ -577,7 +577,7 @@ impl Shared {
         };
         let mut batch = Batch::new().replace(place, version, Document::encode(&record));
         if let Some(settlement) = &settlement {
-            batch = settlement.write(batch);
+            batch = self.dispatch.histories.write(settlement, batch);
         }
         if divided {
             let Some(forgetting) = self.forget_events(id, batch).await else { return false };

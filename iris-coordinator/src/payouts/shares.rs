@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use futures::TryStreamExt;
 use iris_core::ledger::{Book, Cause, Movement, PaidIn, Payout, PayoutState, SettlementError};
-use iris_core::reward::{RewardEvent, RewardRules, What};
+use iris_core::reward::RewardRules;
 use iris_core::store::{Batch, Document, Key, StoreError, Version};
 use iris_core::{AccountId, Epoch, Timestamp};
 use iris_protocol::rest::FeeRequest;
 
 use super::record::{
-    EVENT, MONTH, MonthRecord, SHARE, ShareRecord, ShareState, month_key, movement_key, share_key,
+    MONTH, MonthRecord, SHARE, ShareRecord, ShareState, month_key, movement_key, share_key,
 };
 use super::{PayoutError, Payouts, check_reference};
 use crate::accounts::Accounts;
@@ -184,22 +184,6 @@ impl Payouts {
             Ok((record.version, record.value.decode::<ShareRecord>()?))
         });
         Ok(shares.try_collect().await?)
-    }
-
-    /// Returns the owners of nodes that were convicted since a moment, and when they last were.
-    async fn convicted_since(
-        &self,
-        since: Timestamp,
-    ) -> Result<HashMap<AccountId, Timestamp>, PayoutError> {
-        let start = Key::new(EVENT, format!("{:013}", since.as_millis()));
-        let start = start.expect("a number is a key segment");
-        let events = self.store.scan(start..Key::all(EVENT).end);
-        let convicted = events.try_filter_map(|record| async move {
-            let event: RewardEvent = record.value.decode()?;
-            Ok(matches!(event.what, What::Convicted).then_some((event.owner, event.at)))
-        });
-        // Events lie in the order of their times, so the latest stays.
-        Ok(convicted.try_collect().await?)
     }
 }
 

@@ -185,6 +185,8 @@ pub struct TaskHandle {
     submitted: Instant,
     submitted_at: Timestamp,
     first_chunk: Option<Duration>,
+    /// Bytes of the answer that came.
+    came: u64,
     /// What the caller has of a streamed answer.
     passed: PassedOn,
     /// The same as it was when the current node was chosen, if that one has to go on from it.
@@ -297,6 +299,7 @@ impl TaskHandle {
             submitted,
             submitted_at: dispatch.clock.calendar(),
             first_chunk: None,
+            came: 0,
             passed: PassedOn::default(),
             begun: None,
             sealing: None,
@@ -571,6 +574,7 @@ impl TaskHandle {
             News::Chunk(chunk) => {
                 self.whole = !self.request.stream;
                 self.first_chunk.get_or_insert_with(|| now - self.submitted);
+                self.came = self.came.saturating_add(chunk.len() as u64);
                 let passed = self.passed.add(self.request.operation, &chunk);
                 self.run.handle_chunk(now, passed);
                 return Some(TaskEvent::Chunk(chunk));
@@ -612,6 +616,7 @@ impl TaskHandle {
             News::Progress => self.run.handle_progress(now),
             News::Sealed(records) => {
                 if sealing.take_in(&records).is_ok() {
+                    self.came = self.came.saturating_add(records.len() as u64);
                     self.run.handle_sealed();
                     return Some(TaskEvent::Sealed(records));
                 }
@@ -735,7 +740,9 @@ impl TaskHandle {
             (member, _) => drop(member),
         }
         let usage = match outcome {
-            Outcome::Finished(finish) => finish.usage,
+            Outcome::Finished(finish) => {
+                finish.usage.carried_by(self.request.body.len() as u64, self.came)
+            }
             _ => Usage::default(),
         };
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
