@@ -11,7 +11,7 @@ use crate::failure::{Exit, Failure};
 use crate::settings::Settings;
 
 /// What `--engine` is called with for the model inside the program.
-const BUNDLED: &str = "bundled";
+pub(crate) const BUNDLED: &str = "bundled";
 
 /// The backends, at least one.
 #[derive(Debug)]

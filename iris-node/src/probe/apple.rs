@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::card::{Card, CardReading, Vendor};
+use super::card::{Card, Vendor};
 use super::nvidia::whole;
 use super::tool::Tools;
 use super::{Machine, Readings};

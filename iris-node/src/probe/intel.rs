@@ -8,6 +8,8 @@ use std::path::Path;
 use super::card::{Card, CardReading, Device, Vendor};
 
 const INTEL: u16 = 0x8086;
+/// Where the card inside of a processor always is.
+const INSIDE: &str = "0000:00:02.0";
 /// The chip, by `xe` and by `i915`.
 const TEMPERATURE: [&str; 2] = ["temp2_input", "temp1_input"];
 const POWER: [&str; 2] = ["power1_input", "power1_average"];
@@ -26,6 +28,7 @@ pub(super) fn readings(root: &Path) -> Vec<CardReading> {
 fn card(device: &Device) -> Card {
     Card {
         driver: device.driver(),
+        is_unified: device.slot().as_deref() == Some(INSIDE),
         reading: CardReading {
             celsius: device.celsius(&TEMPERATURE),
             watts: device.watts(&POWER),

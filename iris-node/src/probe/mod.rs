@@ -17,6 +17,9 @@
 
 use std::path::{Path, PathBuf};
 
+use iris_protocol::limits::MAX_GPU_LEN;
+use iris_protocol::message::Hardware;
+use iris_protocol::text::Label;
 use serde::Serialize;
 
 mod amd;
@@ -33,6 +36,8 @@ mod windows;
 pub use card::{Card, CardReading, Vendor};
 pub use readings::{Gauges, Readings};
 pub use tool::Tools;
+
+const GIB: u64 = 1 << 30;
 
 /// Where a machine is looked at.
 #[derive(Clone, Debug)]
@@ -128,6 +133,37 @@ impl Probe {
     }
 }
 
+impl Machine {
+    /// Returns what the network is told of the machine; `vram_gb` is what its owner says of the
+    /// cards' memory, and counts for more than what was found.
+    ///
+    /// Memory is told where all of it is known: that of every card, or what the owner says. Else a
+    /// model would count as too large that lies on a card.
+    pub fn told(&self, vram_gb: Option<u32>) -> Hardware {
+        let own: u64 =
+            self.cards.iter().filter_map(|card| card.memory).fold(0, u64::saturating_add);
+        let is_known = |card: &Card| card.memory.is_some() || card.is_unified;
+        let are_known = !self.has_unknown_card && self.cards.iter().all(is_known);
+        let found = (are_known && own > 0).then(|| gigabytes(own));
+        let ram = self.memory.filter(|_| are_known || vram_gb.is_some()).map(gigabytes);
+        Hardware { gpu: self.cards_name(), vram_gb: vram_gb.or(found), ram_gb: ram }
+    }
+
+    /// Names the card, or the first of several and how many there are.
+    fn cards_name(&self) -> Option<Label<MAX_GPU_LEN>> {
+        let first = self.cards.iter().find_map(|card| card.name.as_deref())?;
+        match self.cards.len() {
+            1 => Label::lossy(first),
+            count => Label::lossy(&format!("{count} cards, {first}")),
+        }
+    }
+}
+
+/// Returns how many whole gigabytes there are, of which none may be missing a part.
+fn gigabytes(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(GIB)).unwrap_or(u32::MAX)
+}
+
 impl Default for Probe {
     fn default() -> Self {
         Self::new()
@@ -148,4 +184,68 @@ fn text(path: &Path) -> Option<String> {
 /// Reads a file that holds one number.
 fn number(path: &Path) -> Option<u64> {
     text(path)?.trim().parse().ok()
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::card::tests::{machine, printing};
+    use super::*;
+
+    fn told(files: &[(&str, &str)], smi: &str, vram_gb: Option<u32>) -> Hardware {
+        let (_folder, tools) = printing(&[("nvidia-smi", smi)]);
+        Probe::linux(machine(files).path(), tools).machine().told(vram_gb)
+    }
+
+    fn memory(
+        files: &[(&str, &str)],
+        smi: &str,
+        vram_gb: Option<u32>,
+    ) -> (Option<u32>, Option<u32>) {
+        let told = told(files, smi, vram_gb);
+        (told.ram_gb, told.vram_gb)
+    }
+
+    const MEMINFO: (&str, &str) = ("proc/meminfo", "MemTotal:       65714568 kB\n");
+    const CARD: &str = "NVIDIA GeForce RTX 4090, 550.54.14, 24564, 22118, 37, 54, 112.55";
+    const INSIDE: [(&str, &str); 2] = [
+        ("sys/class/drm/card0/device/vendor", "0x8086\n"),
+        ("sys/class/drm/card0/device/uevent", "DRIVER=i915\nPCI_SLOT_NAME=0000:00:02.0\n"),
+    ];
+
+    #[test]
+    fn memory_is_told_in_whole_gigabytes_where_all_of_it_is_known() {
+        assert_eq!(memory(&[MEMINFO], "", None), (Some(63), None));
+        let node = [MEMINFO, ("dev/nvidia0", ""), ("dev/dri", "")];
+        assert_eq!(memory(&node, CARD, None), (Some(63), Some(24)));
+        assert_eq!(memory(&node, CARD, Some(12)), (Some(63), Some(12)), "the owner knows better");
+        let laptop: Vec<_> = node.into_iter().chain(INSIDE).collect();
+        assert_eq!(memory(&laptop, CARD, None), (Some(63), Some(24)));
+    }
+
+    #[test]
+    fn memory_is_not_told_where_a_card_may_have_more() {
+        for sign in ["dev/nvidia0", "dev/dri", "dev/kfd", "dev/dxg"] {
+            let node = [MEMINFO, (sign, "")];
+            assert_eq!(memory(&node, "", None), (None, None), "{sign}");
+            assert_eq!(memory(&node, "", Some(24)), (Some(63), Some(24)));
+            assert_eq!(memory(&node, "", Some(0)), (Some(63), Some(0)));
+        }
+        let arc = [
+            MEMINFO,
+            INSIDE[0],
+            ("sys/class/drm/card0/device/uevent", "PCI_SLOT_NAME=0000:03:00.0\n"),
+        ];
+        assert_eq!(memory(&arc, "", None), (None, None));
+        assert_eq!(memory(&[], "", Some(8)), (None, Some(8)));
+    }
+
+    #[test]
+    fn cards_are_named() {
+        let name = |smi: &str| told(&[], smi, None).gpu.map(|name| name.to_string());
+        assert_eq!(name(""), None);
+        assert_eq!(name(CARD).as_deref(), Some("NVIDIA GeForce RTX 4090"));
+        let two = format!("{CARD}\n{CARD}");
+        assert_eq!(name(&two).as_deref(), Some("2 cards, NVIDIA GeForce RTX 4090"));
+        assert_eq!(told(&[], &two, None).vram_gb, Some(48));
+    }
 }

@@ -25,13 +25,12 @@ fn card(line: &str) -> Option<Card> {
     // What a card does not tell reads `[N/A]`, `[Not Supported]` or `[Unknown Error]`.
     let told = |text: &str| (!text.is_empty() && !text.starts_with('[')).then(|| text.to_owned());
     let mib = |text: &str| text.parse::<u64>().ok()?.checked_mul(MIB);
-    let memory = mib(memory);
     Some(Card {
         name: Some(told(name)?),
         driver: told(driver),
-        memory,
-        // Boards whose processor and card share their memory tell none of the card's own.
-        is_unified: memory.is_none(),
+        memory: mib(memory),
+        // So say boards whose processor and card share their memory.
+        is_unified: matches!(memory, "[N/A]" | "[Not Supported]"),
         reading: CardReading {
             load: load.parse().ok().filter(|load| *load <= 100),
             free: mib(free),

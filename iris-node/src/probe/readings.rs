@@ -49,10 +49,12 @@ impl Gauges {
     /// NVIDIA's, tens of them with one, half a second on Windows, and at most half a minute when
     /// tools hang. On Linux the processors' load is known from the second time on.
     pub fn read(&mut self) -> Readings {
+        let ticks = Ticks::read(&self.probe.root);
+        let before = std::mem::replace(&mut self.ticks, ticks);
         let Probe { system, root, tools } = &self.probe;
         let mut readings = match system {
             System::Linux => Readings {
-                cpu_load: self.cpu_load(),
+                cpu_load: ticks.zip(before).and_then(|(now, before)| now.load_since(before)),
                 memory_free: memory::free(root),
                 ..Readings::default()
             },
@@ -60,7 +62,6 @@ impl Gauges {
             System::Windows => windows::readings(tools),
             System::Other => Readings::default(),
         };
-        let Probe { system, root, tools } = &self.probe;
         for card in nvidia::cards(tools) {
             readings.add(card.reading);
         }
@@ -69,12 +70,6 @@ impl Gauges {
             intel::readings(root).into_iter().for_each(|card| readings.add(card));
         }
         readings
-    }
-
-    fn cpu_load(&mut self) -> Option<u8> {
-        let now = Ticks::read(&self.probe.root);
-        let before = std::mem::replace(&mut self.ticks, now);
-        now?.load_since(before?)
     }
 }
 

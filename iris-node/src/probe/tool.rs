@@ -45,8 +45,13 @@ impl Tools {
         self
     }
 
+    /// Returns whether a command ends well.
+    pub fn succeeds(&self, name: &str, arguments: &[&str]) -> bool {
+        self.run(name, arguments).is_some()
+    }
+
     /// Returns what a command writes to standard output; `None` unless it succeeds.
-    pub(crate) fn run(&self, name: &str, arguments: &[&str]) -> Option<String> {
+    pub fn run(&self, name: &str, arguments: &[&str]) -> Option<String> {
         let deadline = Instant::now() + self.time;
         let mut command = Command::new(name);
         command.args(arguments).env("LC_ALL", "C");
