@@ -154,6 +154,11 @@ impl Settings {
         Ok(())
     }
 
+    /// Returns the coordinators as they were named.
+    pub(crate) fn coordinator_urls(&self) -> &[String] {
+        &self.coordinator_url
+    }
+
     /// Returns the coordinators to try, in order; at least one.
     pub(crate) fn coordinators(&self) -> Result<Vec<CoordinatorUrl>, SettingsError> {
         if self.coordinator_url.is_empty() {

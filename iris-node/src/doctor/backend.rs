@@ -9,7 +9,7 @@ use iris_core::backend::{Backend, BackendError, Chunk, GenerateRequest, Operatio
 use iris_node::speed;
 use tokio::time::timeout;
 
-use super::{Check, Report};
+use super::{Check, Report, State};
 use crate::failure::Exit;
 use crate::http::Http;
 use crate::models::Models;
@@ -23,8 +23,17 @@ const TRIAL: Duration = Duration::from_secs(15);
 
 pub(super) async fn check(settings: &Settings, http: &Http, report: &mut Report) {
     if let Some(url) = settings.model_server() {
-        report.add(server(settings, http, url).await);
-        report.add(exposure(http, url).await);
+        let server = server(settings, http, url).await;
+        let answers = server.state == State::Ok;
+        report.add(server);
+        if answers {
+            report.add(exposure(http, url).await);
+        } else if settings.engine.is_none() {
+            for link in ["models", "first token", "speed"] {
+                report.add(Check::skip(link, "a model server"));
+            }
+            return;
+        }
     }
     let models = match Models::set_up(settings) {
         Ok(models) => models,
@@ -114,7 +123,7 @@ async fn offered(backend: &dyn Backend, report: &mut Report) {
         if offers.len() > 5 { format!(" and {} more", offers.len() - 5) } else { String::new() };
     report.add(Check::ok("models", format!("{}{more}", names.join(", "))));
     let token = first_token(backend, &first.name).await;
-    let answers = token.state == super::State::Ok;
+    let answers = token.state == State::Ok;
     report.add(token);
     report.add(if answers {
         speed(backend, &first.name).await

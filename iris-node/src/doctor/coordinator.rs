@@ -5,9 +5,9 @@ use std::time::{Duration, Instant, SystemTime};
 use iris_node::agent::{ConnectError, Connector, CoordinatorUrl};
 use iris_protocol::rest::{Health, Secret};
 
-use super::{Check, Report, State};
+use super::{Check, Report};
 use crate::credential::{self, Credential};
-use crate::failure::{Exit, Failure};
+use crate::failure::Exit;
 use crate::http::{Answer, Http, cause};
 use crate::settings::Settings;
 
@@ -240,12 +240,13 @@ async fn way(http: &Http, url: &CoordinatorUrl) -> Check {
     if median > SLOW_ROUND {
         return Check::warn(LINK, found, "a coordinator nearer by would serve callers faster");
     }
-    Check { state: State::Ok, ..Check::ok(LINK, found) }
+    Check::ok(LINK, found)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doctor::State;
 
     #[test]
     fn clocks_that_are_apart_are_told_which_way() {

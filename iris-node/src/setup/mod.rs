@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use iris_core::backend::Backend;
 use iris_crypto::Identity;
 use iris_node::agent::CoordinatorUrl;
@@ -26,7 +26,7 @@ use crate::settings::{Flags, Settings, list};
 
 mod service;
 
-pub(crate) use service::Service;
+use service::Service;
 
 /// How long one question to a server may take.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -100,8 +100,11 @@ pub(crate) async fn run<E: Fn(&str) -> Option<String>>(
     let machine = tokio::task::spawn_blocking(|| Probe::new().machine()).await;
     print_machine(&machine.unwrap_or_default());
     let mut answers = setup.models(&before).await?;
-    let coordinator = setup.coordinator(&before).await?;
-    answers.push(("coordinator_url", Some(list(&coordinator.to_string()))));
+    let (text, coordinator) = setup.coordinator(&before).await?;
+    // Those that come after the first in a list stay, unless the first was changed.
+    if before.coordinator_urls().first() != Some(&text) {
+        answers.push(("coordinator_url", Some(list(&text))));
+    }
     let settings = setup.sources.load(answers)?;
     setup.trial(&settings).await?;
     let key = setup.key(&settings)?;
@@ -180,9 +183,8 @@ impl<E: Fn(&str) -> Option<String>> Setup<'_, E> {
     }
 
     /// Finds out which network to join, and that it is there.
-    async fn coordinator(&self, before: &Settings) -> Result<CoordinatorUrl, Failure> {
-        let known = before.coordinators().map_err(Failure::settings)?;
-        let mut proposal = known[0].http_base();
+    async fn coordinator(&self, before: &Settings) -> Result<(String, CoordinatorUrl), Failure> {
+        let mut proposal = before.coordinator_urls().first().cloned().unwrap_or_default();
         println!();
         loop {
             let is_given = self.asker.yes || self.sources.is_flagged("coordinator_url");
@@ -200,7 +202,7 @@ impl<E: Fn(&str) -> Option<String>> Setup<'_, E> {
                             "  {answer}: Iris {version}; {nodes} nodes with {models} models are \
                              connected"
                         );
-                        return Ok(url);
+                        return Ok((answer, url));
                     }
                     Err(problem) => format!("{answer}: {problem}"),
                 },
