@@ -61,7 +61,8 @@ fn load(settings: &Settings, model: &str) -> Result<(Engine, u32), Failure> {
     Ok((engine, slots))
 }
 
-fn server(settings: &Settings, url: &str) -> Result<(String, OpenAiBackend), Failure> {
+/// Prepares to ask the model server at `url`, if the settings allow that.
+pub(crate) fn server(settings: &Settings, url: &str) -> Result<(String, OpenAiBackend), Failure> {
     let mut server = OpenAiBackend::builder(url).with_remote_allowed(settings.allow_remote_backend);
     if let Some(key) = &settings.model_server_key {
         server = server.with_api_key(key.expose());

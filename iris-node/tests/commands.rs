@@ -243,7 +243,7 @@ async fn setup_that_cannot_be_finished_writes_nothing() {
             "nothing",
         ),
         ("--yes --config node.yaml", "", 2, "TOML"),
-        ("--yes --model-server http://192.0.2.1:1 --ports 1 --coordinator", "", 2, "value"),
+        ("--yes --model-server http://192.0.2.1:1", "", 2, "--allow-remote-backend"),
     ] {
         let ended = home.run(&format!("setup --ports 1 {line}"), input, &[]).await;
         assert_eq!(ended.code, code, "{line}: {}\n{}", ended.out, ended.err);

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::{Check, Report, State};
 use crate::failure::Exit;
 use crate::http::Http;
-use crate::models::Models;
+use crate::models::{self, Models};
 use crate::servers::{self, Look};
 use crate::settings::Settings;
 
@@ -51,6 +51,10 @@ pub(super) async fn check(settings: &Settings, http: &Http, report: &mut Report)
 async fn server(settings: &Settings, http: &Http, url: &str) -> Check {
     const LINK: &str = "model server";
     let fail = |found: String, advice: &str| Check::fail(LINK, Exit::Work, found, advice);
+    if let Err(failure) = models::server(settings, url) {
+        let advice = "see `iris-node --help` for --model-server and --allow-remote-backend";
+        return Check::fail(LINK, failure.exit, failure.to_string(), advice);
+    }
     match servers::look_at(http, url, settings.model_server_key.as_ref()).await {
         Look::Server(found) => Check::ok(LINK, found.to_string()),
         Look::Nobody(cause) => fail(

@@ -19,7 +19,7 @@ use crate::ask::Asker;
 use crate::credential::{self, Credential};
 use crate::failure::{Exit, Failure};
 use crate::http::{Http, cause};
-use crate::models::{BUNDLED, Models};
+use crate::models::{self, BUNDLED, Models};
 use crate::private;
 use crate::servers::{self, Found, Look};
 use crate::settings::{Flags, Settings, list};
@@ -128,6 +128,7 @@ impl<E: Fn(&str) -> Option<String>> Setup<'_, E> {
         }
         if self.sources.is_flagged("model_server_url") {
             let url = before.model_server().unwrap_or_default();
+            models::server(before, url)?;
             print_look(url, &servers::look_at(&self.http, url, key).await);
             return Ok(Vec::new());
         }
