@@ -130,8 +130,8 @@ struct SettingFlags {
     /// --engine]
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "COUNT")]
     slots: Option<String>,
-    /// Memory of the graphics card, 0 without one; what does not fit into it and the machine's
-    /// own counts as read from disk, and as BASIC
+    /// Memory of the graphics card, 0 without one [default: what the card tells]; what does not
+    /// fit into it and the machine's own counts as read from disk, and as BASIC
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "GB")]
     vram_gb: Option<String>,
     /// Do not measure models before connecting; work will tell how fast they are

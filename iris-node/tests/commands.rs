@@ -87,7 +87,13 @@ fn coordinator(path: &str, request: &Request) -> Option<Response> {
         "/accounts/keys" if request.method() == "POST" => {
             reply(&json!({"key": "iris_secret", "id": "0".repeat(24), "scope": "node"}))
         }
-        "/nodes/connect" => Some(StatusCode::UNAUTHORIZED.into_response()),
+        "/nodes/connect" => {
+            let key = request.headers().get("authorization");
+            // One that it knows would get further, which is not played here.
+            let is_known = key.is_some_and(|key| key == "Bearer iris_secret");
+            let refused = if is_known { StatusCode::BAD_REQUEST } else { StatusCode::UNAUTHORIZED };
+            Some(refused.into_response())
+        }
         _ => None,
     }
 }
@@ -188,6 +194,12 @@ async fn a_newcomer_is_asked_and_ends_up_with_a_node() {
     assert!(again.out.contains("has a key of its account already"), "{}", again.out);
     assert!(again.out.contains("holds these settings already"), "{}", again.out);
     assert_eq!(std::fs::read_to_string(home.settings()).unwrap(), written);
+
+    // A key that was revoked is replaced.
+    std::fs::write(&key, "iris_revoked\n").unwrap();
+    let renewed = home.run(&format!("{line} --yes"), &format!("{DIGITS}\n"), &[]).await;
+    assert_eq!(renewed.code, 0, "{}\n{}", renewed.out, renewed.err);
+    assert_eq!(std::fs::read_to_string(&key).unwrap(), "iris_secret\n");
     let printed = home.run("--print-config", "", &[]).await;
     assert!(printed.out.contains(&servers[1]), "settings are found where they were written");
 }

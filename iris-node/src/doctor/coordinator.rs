@@ -190,8 +190,8 @@ async fn door(settings: &Settings, url: &CoordinatorUrl, key: Secret) -> Check {
         Err(error @ ConnectError::Unauthorized { .. }) => fail(
             Exit::Credential,
             error.to_string(),
-            "the key was revoked, or is of another network or scope: remove it and run `iris-node \
-             setup`, or make one with `iris keys new --scope node`",
+            "the key was revoked, or is of another network or scope: `iris-node setup` gets a new \
+             one, `iris keys new --scope node` makes one by hand",
         ),
         Err(error @ ConnectError::Refused { .. }) => fail(
             Exit::Coordinator,
@@ -234,9 +234,12 @@ async fn way(http: &Http, url: &CoordinatorUrl) -> Check {
             _ => break,
         }
     }
-    #[expect(clippy::cast_precision_loss, reason = "it is shown with two digits")]
-    let pace = bytes as f64 / 1e6 / begun.elapsed().as_secs_f64();
-    let found = format!("{:.1} ms; reads {pace:.2} MB/s", median.as_secs_f64() * 1e3);
+    let mut found = format!("{:.1} ms", median.as_secs_f64() * 1e3);
+    if bytes > 0 {
+        #[expect(clippy::cast_precision_loss, reason = "it is shown with two digits")]
+        let pace = bytes as f64 / 1e6 / begun.elapsed().as_secs_f64();
+        found += &format!("; reads {pace:.2} MB/s");
+    }
     if median > SLOW_ROUND {
         return Check::warn(LINK, found, "a coordinator nearer by would serve callers faster");
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use iris_core::backend::Backend;
 use iris_crypto::Identity;
-use iris_node::agent::CoordinatorUrl;
+use iris_node::agent::{ConnectError, Connector, CoordinatorUrl};
 use iris_node::probe::{Machine, Probe};
 use iris_node::speed;
 use iris_protocol::rest::{Health, Secret};
@@ -107,7 +107,7 @@ pub(crate) async fn run<E: Fn(&str) -> Option<String>>(
     }
     let settings = setup.sources.load(answers)?;
     setup.trial(&settings).await?;
-    let key = setup.key(&settings)?;
+    let key = setup.key(&settings, &coordinator).await?;
     let service = setup.service()?;
     setup.write(&settings, key, &coordinator, service).await
 }
@@ -254,16 +254,24 @@ impl<E: Fn(&str) -> Option<String>> Setup<'_, E> {
     }
 
     /// Finds the key with which the account lets this node in.
-    fn key(&self, settings: &Settings) -> Result<Key, Failure> {
+    async fn key(&self, settings: &Settings, coordinator: &CoordinatorUrl) -> Result<Key, Failure> {
         if let Some(key) = self.sources.secret("IRIS_NODE_KEY") {
             return Ok(Key::Node(key));
         }
         if let Some(digits) = self.sources.secret("IRIS_ACCOUNT_KEY") {
             return Ok(Key::Account(digits));
         }
-        if settings.node_key.is_some() || Credential::kept(settings)?.is_some() {
-            println!("\nThis node has a key of its account already.");
+        if settings.node_key.is_some() {
+            println!("\nThe settings have a key of this node already.");
             return Ok(Key::There);
+        }
+        if let Some(kept) = Credential::kept(settings)? {
+            let door = crate::connector(settings, vec![coordinator.clone()], kept.key)?;
+            if !matches!(door.connect().await, Err(ConnectError::Unauthorized { .. })) {
+                println!("\nThis node has a key of its account already.");
+                return Ok(Key::There);
+            }
+            println!("\nThe key that this node has is not accepted; it needs a new one.");
         }
         if self.args.dry_run {
             return Ok(Key::There);
