@@ -114,3 +114,18 @@ pub(crate) fn cause(error: &reqwest::Error) -> String {
     }
     deepest.to_string()
 }
+
+/// Returns whether a question failed for want of a secure connection.
+pub(crate) fn is_tls(error: &reqwest::Error) -> bool {
+    let mut error: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(current) = error {
+        // What an error of the system wraps is not among its sources.
+        let wrapped = current.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if current.is::<rustls::Error>() || wrapped.is_some_and(|inner| inner.is::<rustls::Error>())
+        {
+            return true;
+        }
+        error = current.source();
+    }
+    false
+}

@@ -8,7 +8,7 @@ use iris_protocol::rest::{Health, Secret};
 use super::{Check, Report};
 use crate::credential::{self, Credential};
 use crate::failure::Exit;
-use crate::http::{Answer, Http, cause};
+use crate::http::{Answer, Http, cause, is_tls};
 use crate::settings::Settings;
 
 /// How far the clocks may be apart before certificates and keys seem to have run out.
@@ -137,13 +137,12 @@ fn unreached(url: &CoordinatorUrl, error: &reqwest::Error) -> Check {
     let fail = |link, advice: &str| {
         Check::fail(link, Exit::Coordinator, format!("{}: {cause}", url.http_base()), advice)
     };
-    // Which of the two it was is told by the text alone.
-    let words = cause.to_ascii_lowercase();
-    if ["certificate", "tls", "handshake"].iter().any(|word| words.contains(word)) {
+    if is_tls(error) {
         return fail(
             "TLS",
             "if its certificate is by an authority of your own, name that with --ca-file; else \
-             look at this machine's clock and at the name in --coordinator",
+             look at this machine's clock, at the name in --coordinator and whether TLS is spoken \
+             at that port",
         );
     }
     fail(
