@@ -258,13 +258,7 @@ fn text(object: &Value, name: &str) -> Option<String> {
 /// Returns an address under which others reach the server at `url`, which means itself for this
 /// machine alone, when it answers there without a key.
 pub(crate) async fn open_to_others(http: &Http, url: &str) -> Option<IpAddr> {
-    let root = root(url);
-    let (scheme, authority) = root.split_once("://")?;
-    let (host, port) = authority.rsplit_once(':')?;
-    let port: u16 = port.parse().ok()?;
-    if scheme != "http" || !matches!(host, "localhost" | "127.0.0.1" | "[::1]") {
-        return None;
-    }
+    let port = local_port(url)?;
     for address in other_addresses() {
         let url = format!("http://{}/v1/models", SocketAddr::new(address, port));
         // Ollama and LM Studio have this list, too.
@@ -275,6 +269,14 @@ pub(crate) async fn open_to_others(http: &Http, url: &str) -> Option<IpAddr> {
         }
     }
     None
+}
+
+/// Returns the port of a server that is reached within this machine; `None` for others.
+pub(crate) fn local_port(url: &str) -> Option<u16> {
+    let root = root(url);
+    let (host, port) = root.strip_prefix("http://")?.rsplit_once(':')?;
+    matches!(host, "localhost" | "127.0.0.1" | "[::1]").then_some(())?;
+    port.parse().ok()
 }
 
 /// Returns addresses of this machine at which only those are heard who listen at all of them.

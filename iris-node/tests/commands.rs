@@ -323,11 +323,9 @@ async fn the_doctor_names_the_link_that_is_broken() {
     assert_eq!((code, state(&told, "models").0), (1, "fail"));
 
     let secure = network.replace("http://", "https://");
-    for (coordinator, link) in [
-        ("http://127.0.0.1:9", "coordinator"),
-        (&*server, "coordinator"),
-        (&*secure, "TLS"),
-    ] {
+    for (coordinator, link) in
+        [("http://127.0.0.1:9", "coordinator"), (&*server, "coordinator"), (&*secure, "TLS")]
+    {
         let line = format!("--coordinator {coordinator} --model-server {server}");
         let (code, told) = doctor(&home, &line, &key).await;
         assert_eq!((code, state(&told, link).0, state(&told, "door").0), (4, "fail", "skip"));

@@ -26,9 +26,9 @@ pub(super) async fn check(settings: &Settings, http: &Http, report: &mut Report)
         let server = server(settings, http, url).await;
         let answers = server.state == State::Ok;
         report.add(server);
-        if answers {
+        if answers && servers::local_port(url).is_some() {
             report.add(exposure(http, url).await);
-        } else if settings.engine.is_none() {
+        } else if !answers && settings.engine.is_none() {
             for link in ["models", "first token", "speed"] {
                 report.add(Check::skip(link, "a model server"));
             }
