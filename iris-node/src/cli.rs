@@ -2,20 +2,29 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser};
+use clap::{Args, Parser, Subcommand};
 use config::Value;
 
+use crate::doctor::DoctorArgs;
 use crate::settings::{Flags, list};
+use crate::setup::SetupArgs;
 
 const AFTER: &str = "\
 First steps:
+  iris-node setup                                 finds your model server, asks for your account's
+                                                  key, writes the settings file
+  iris-node                                       offers your models; --help tells what it can do
+  iris-node doctor                                tells what is wrong, and what to do
+
+Without a settings file:
   export IRIS_ACCOUNT_KEY=\"1234 5678 9012 3456\"   your account (`iris account new` opens one)
   export COORDINATOR_URL=https://iris.example     the network to join
   iris-node                                       offer what LM Studio has loaded
   iris-node --model-server http://localhost:11434 the same for Ollama
   iris-node --engine bundled                      no model server: run the small built-in model
 
-Settings: a flag wins over the environment, the environment over the file given with --config.
+Settings: a flag wins over the environment, the environment over the file given with --config, or
+~/.config/iris/node.toml, where setup writes it.
 In a file (TOML, YAML or JSON) settings have the names that --print-config shows.
   IRIS_ACCOUNT_KEY       your account's 16 digits; exchanged once for a key of this node, which is
                          kept beside the identity
@@ -41,7 +50,12 @@ Exit codes:
   2  wrong usage or settings
   3  the account or node key is missing or not accepted
   4  the coordinator turned the node away, or speaks another version
-  5  the identity, a file or the model cannot be used";
+  5  the identity, a file or the model cannot be used
+doctor ends with the code of the first failure: 1 for the model server and the clock, 2 to 5 as above;
+0 when nothing failed, warnings or not. 130: a question was interrupted";
+
+/// Where flags stand in the help that settings have, too.
+const SETTINGS: &str = "Settings";
 
 const COORDINATOR_HELP: &str = "The network's coordinator; several, with commas, are tried in turn \
                                 [default: http://127.0.0.1:8080]";
@@ -56,14 +70,29 @@ const MODEL_SERVER_HELP: &str = "The OpenAI-compatible model server to offer \
 #[derive(Debug, Parser)]
 #[command(name = "iris-node", version, after_help = AFTER)]
 pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
     #[command(flatten)]
     settings: SettingFlags,
     /// Read settings from this file (TOML, YAML or JSON, by its extension)
-    #[arg(long, value_name = "FILE", env = "IRIS_CONFIG")]
+    /// [default: ~/.config/iris/node.toml, if it is there]
+    #[arg(long, value_name = "FILE", env = "IRIS_CONFIG", global = true, help_heading = SETTINGS)]
     pub(crate) config: Option<PathBuf>,
     /// Print the settings in force as TOML, without secrets, and exit
     #[arg(long)]
     pub(crate) print_config: bool,
+}
+
+/// What to do instead of running the node.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Find model servers, ask for the account's key, write the settings file, install a service
+    ///
+    /// The key is asked for without showing it, or read from IRIS_ACCOUNT_KEY, IRIS_NODE_KEY or a
+    /// line of standard input. Settings from before are kept, and a copy of their file.
+    Setup(SetupArgs),
+    /// Look at each link between models and network, and say what to do about those that fail
+    Doctor(DoctorArgs),
 }
 
 impl Cli {
@@ -74,48 +103,48 @@ impl Cli {
 
 #[derive(Debug, Args)]
 struct SettingFlags {
-    #[arg(long, value_name = "URL", help = COORDINATOR_HELP)]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "URL", help = COORDINATOR_HELP)]
     coordinator: Option<String>,
     /// Accept the coordinator with this identity only: 64 hexadecimal digits
     /// [default: whoever answers first]
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "KEY")]
     coordinator_identity: Option<String>,
     /// Trust only the certificate authorities in this PEM file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "FILE")]
     ca_file: Option<String>,
     /// The file of the node's identity [default: ~/.local/share/iris/node.key]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "FILE")]
     key: Option<String>,
     /// Your own name for the node; everybody can see it
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "TEXT")]
     name: Option<String>,
-    #[arg(long, value_name = "URL", help = MODEL_SERVER_HELP)]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "URL", help = MODEL_SERVER_HELP)]
     model_server: Option<String>,
     /// Let the model server be on another machine, which then reads every prompt
-    #[arg(long)]
+    #[arg(long, global = true, help_heading = SETTINGS)]
     allow_remote_backend: bool,
     /// Run a model in this process: a GGUF file, or `bundled` for the small one inside
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "FILE")]
     engine: Option<String>,
     /// How many answers to work on at a time [default: what the model server says, else 1; 2 for
     /// --engine]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "COUNT")]
     slots: Option<String>,
-    /// Memory of the graphics card, 0 without one; what does not fit into it and the machine's
-    /// own counts as read from disk, and as BASIC
-    #[arg(long, value_name = "GB")]
+    /// Memory of the graphics card, 0 without one [default: what the card tells]; what does not
+    /// fit into it and the machine's own counts as read from disk, and as BASIC
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "GB")]
     vram_gb: Option<String>,
     /// Do not measure models before connecting; work will tell how fast they are
-    #[arg(long)]
+    #[arg(long, global = true, help_heading = SETTINGS)]
     no_measure: bool,
     /// How long running answers may take after a signal [default: 60]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "SECONDS")]
     drain: Option<String>,
     /// How log lines are written to standard error: text or json [default: text]
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "FORMAT")]
     log_format: Option<String>,
     /// What is logged: error, warn, info, debug, trace, or as `RUST_LOG` [default: info]
-    #[arg(long, value_name = "LEVEL")]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "LEVEL")]
     log_level: Option<String>,
 }
 

@@ -154,6 +154,11 @@ impl Settings {
         Ok(())
     }
 
+    /// Returns the coordinators as they were named.
+    pub(crate) fn coordinator_urls(&self) -> &[String] {
+        &self.coordinator_url
+    }
+
     /// Returns the coordinators to try, in order; at least one.
     pub(crate) fn coordinators(&self) -> Result<Vec<CoordinatorUrl>, SettingsError> {
         if self.coordinator_url.is_empty() {
@@ -178,6 +183,22 @@ impl Settings {
     pub(crate) fn model_server(&self) -> Option<&str> {
         let default = self.engine.is_none().then_some(MODEL_SERVER);
         self.model_server_url.as_deref().or(default)
+    }
+
+    /// Returns the model server that was named; `None` where there is none but the default.
+    pub(crate) fn named_model_server(&self) -> Option<&str> {
+        self.model_server_url.as_deref()
+    }
+
+    /// Returns the settings as a file holds them, with secrets.
+    pub(crate) fn to_file(&self) -> String {
+        struct WithSecrets<'a>(&'a Settings);
+        impl fmt::Display for WithSecrets<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.write(f, true)
+            }
+        }
+        WithSecrets(self).to_string()
     }
 
     /// Reads the data sets, to see that they can be.
@@ -207,6 +228,13 @@ impl Settings {
 impl fmt::Display for Settings {
     /// Writes the settings as TOML, without secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, false)
+    }
+}
+
+impl Settings {
+    /// Writes the settings as TOML.
+    fn write(&self, f: &mut fmt::Formatter<'_>, with_secrets: bool) -> fmt::Result {
         // TOML's and JSON's strings and lists of strings are written alike.
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
         let text = |name: &str, text: Option<String>| match text {
@@ -218,6 +246,7 @@ impl fmt::Display for Settings {
             None => format!("# {name} is not set"),
         };
         let hidden = |name: &str, secret: &Option<Secret>| match secret {
+            Some(secret) if with_secrets => format!("{name} = {}", quoted(secret.expose())),
             Some(_) => format!("# {name} is set, and not shown"),
             None => format!("# {name} is not set"),
         };
@@ -258,6 +287,17 @@ impl fmt::Display for Settings {
 pub(crate) fn list(text: &str) -> Value {
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
     parts.map(str::to_owned).collect::<Vec<_>>().into()
+}
+
+/// Returns where settings are looked for when no file is named, and where `setup` writes them.
+pub(crate) fn default_file(environment: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let within = |name: &str, rest: &str| {
+        let folder = environment(name).filter(|folder| !folder.is_empty())?;
+        Some(Path::new(&folder).join(rest))
+    };
+    within("XDG_CONFIG_HOME", "iris/node.toml")
+        .or_else(|| within("HOME", ".config/iris/node.toml"))
+        .or_else(|| within("APPDATA", "iris/node.toml"))
 }
 
 /// Returns where the identity is kept: with the user's other data.
@@ -422,6 +462,33 @@ mod tests {
         drop(folder);
         let gone = load("who = 'anyone'").unwrap().datasets();
         assert!(matches!(gone, Err(DatasetFault::File(_))));
+    }
+
+    #[test]
+    fn what_a_file_held_is_held_by_the_one_that_is_written() {
+        let text = "node_key = 'hunter2'\nslots = 3\n[datasets.a]\npath = '/a.csv'\n\
+                    who = 'key'\nkey = '0123456789abcdef'";
+        let (_folder, path) = file("a.toml", text);
+        let settings = load(&[], &[], Some(&path));
+        let (_folder, path) = file("b.toml", &settings.to_file());
+        let again = load(&[], &[], Some(&path));
+        assert_eq!(again.to_file(), settings.to_file());
+        assert_eq!(again.node_key.unwrap().expose(), "hunter2");
+        assert!(settings.to_file().contains("0123456789abcdef"));
+        assert!(!settings.to_string().contains("hunter2"));
+    }
+
+    #[test]
+    fn settings_are_looked_for_with_the_users_others() {
+        let at = |env: &[(&str, &str)]| {
+            default_file(|name| {
+                env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+            })
+        };
+        let home = ("HOME", "/home/a");
+        assert_eq!(at(&[home]).unwrap(), Path::new("/home/a/.config/iris/node.toml"));
+        assert_eq!(at(&[home, ("XDG_CONFIG_HOME", "/x")]).unwrap(), Path::new("/x/iris/node.toml"));
+        assert_eq!(at(&[("HOME", "")]), None);
     }
 
     #[test]
