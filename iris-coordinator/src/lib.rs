@@ -18,6 +18,7 @@ pub mod journal;
 mod limits;
 mod link;
 pub mod payouts;
+mod promises;
 mod ranking;
 mod settlement;
 #[cfg(feature = "simulation")]

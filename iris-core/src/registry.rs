@@ -12,6 +12,7 @@ use crate::id::{AccountId, NodeId};
 use crate::model::{Abilities, ModelName, ModelOffer, TokenRate};
 use crate::reputation::Points;
 use crate::standing::{Chance, Standing};
+use crate::terms::Terms;
 use crate::tier::{Tier, TierPolicy};
 use crate::traffic::{OwnerShare, Traffic};
 
@@ -35,6 +36,8 @@ pub struct NodeProfile {
     pub datasets: Vec<String>,
     /// What it says of all its memory together, in GB; `None` where it leaves some out.
     pub memory_gb: Option<u32>,
+    /// What its owner has settled about it.
+    pub terms: Terms,
 }
 
 /// Whether a node takes work.
@@ -426,6 +429,11 @@ impl Registry {
         node.profile.models = models;
         self.traits[seat.index as usize].slots = slots;
         self.index_offers(seat.index);
+    }
+
+    /// Replaces what a node's owner has settled about it.
+    pub fn set_terms(&mut self, seat: Seat, terms: Terms) {
+        self.change(seat, |node| node.profile.terms = terms);
     }
 
     /// Sets whether a node takes work.
@@ -866,6 +874,7 @@ mod tests {
             models: offers(models),
             datasets: if number.is_multiple_of(2) { vec!["d".to_owned()] } else { Vec::new() },
             memory_gb: None,
+            terms: Terms::default(),
         }
     }
 

@@ -23,7 +23,7 @@ In a file (TOML, YAML or JSON) settings have the names that --print-config shows
   IRIS_MODEL_SERVER_KEY  the key of the model server, if it wants one
   COORDINATOR_URL, IRIS_COORDINATOR_IDENTITY, IRIS_CA_FILE, NODE_ID (a display name),
   NODE_KEY_PATH, LMSTUDIO_URL, IRIS_ALLOW_REMOTE_BACKEND, IRIS_ENGINE, IRIS_SLOTS, NODE_VRAM_GB,
-  IRIS_MEASURE, IRIS_DRAIN_SECS, IRIS_LOG_FORMAT, RUST_LOG
+  IRIS_HOURS, IRIS_MEASURE, IRIS_DRAIN_SECS, IRIS_LOG_FORMAT, RUST_LOG
                          as the flags; lists have commas
 
 Data sets: a file of settings can name JSON and CSV files that prompts may be about. The data stay
@@ -105,6 +105,10 @@ struct SettingFlags {
     /// own counts as read from disk, and as BASIC
     #[arg(long, value_name = "GB")]
     vram_gb: Option<String>,
+    /// Hours in which you promise that the node is there, such as `mon-fri 18:00-23:00, sat-sun
+    /// UTC+1`; kept hours count for you, broken ones against you [default: no promise]
+    #[arg(long, value_name = "HOURS")]
+    hours: Option<String>,
     /// Do not measure models before connecting; work will tell how fast they are
     #[arg(long)]
     no_measure: bool,
@@ -133,6 +137,7 @@ impl SettingFlags {
             ("engine", text(&self.engine)),
             ("slots", text(&self.slots)),
             ("vram_gb", text(&self.vram_gb)),
+            ("hours", text(&self.hours)),
             ("measure", self.no_measure.then(|| false.into())),
             ("drain_secs", text(&self.drain)),
             ("log_format", text(&self.log_format)),
@@ -157,7 +162,7 @@ mod tests {
     fn every_flag_reaches_its_setting() {
         let line = "iris-node --coordinator http://localhost:1,http://localhost:2 \
                     --coordinator-identity x --ca-file x --key x --name x --model-server x \
-                    --allow-remote-backend --engine x --slots 1 --vram-gb 1 --no-measure \
+                    --allow-remote-backend --engine x --slots 1 --vram-gb 1 --hours sat --no-measure \
                     --drain 1 --log-format json --log-level warn";
         let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
         assert!(cli.flags().iter().all(|(_, value)| value.is_some()));

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use clap::Parser;
 use iris_core::NodeId;
 use iris_core::backend::Backend;
+use iris_core::terms::Terms;
 use iris_crypto::Identity;
 use iris_node::agent::{Agent, AgentError, ConnectError, Status, WebSocketConnector};
 use iris_node::datasets::Datasets;
@@ -101,7 +102,8 @@ async fn compose(
         .with_datasets(datasets)
         .with_measurement(settings.measure)
         .with_drain_limit(settings.drain_limit())
-        .with_hardware(hardware(settings));
+        .with_hardware(hardware(settings))
+        .with_terms(terms(settings)?);
     for backend in backends {
         agent = agent.with_backend(backend);
     }
@@ -112,6 +114,12 @@ async fn compose(
         agent = agent.with_coordinator(identity);
     }
     Ok(agent.build())
+}
+
+/// Returns what the owner has settled.
+fn terms(settings: &Settings) -> Result<Terms, Failure> {
+    let hours = settings.hours().map_err(Failure::settings)?;
+    Ok(Terms { hours: hours.map(Box::new) })
 }
 
 /// Returns what is told of this machine; nothing of its memory where models may run on another.

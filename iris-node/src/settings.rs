@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use config::{Config, ConfigError, File, Value};
+use iris_core::Hours;
 use iris_crypto::PublicIdentity;
 use iris_node::agent::CoordinatorUrl;
 use iris_node::datasets::{Access, DatasetError, Datasets};
@@ -16,7 +17,7 @@ use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
 /// Environment variables, and whether their values are lists with commas.
-const ENVIRONMENT: [(&str, &str, bool); 17] = [
+const ENVIRONMENT: [(&str, &str, bool); 18] = [
     ("coordinator_url", "COORDINATOR_URL", true),
     ("coordinator_identity", "IRIS_COORDINATOR_IDENTITY", false),
     ("ca_file", "IRIS_CA_FILE", false),
@@ -30,6 +31,7 @@ const ENVIRONMENT: [(&str, &str, bool); 17] = [
     ("engine", "IRIS_ENGINE", false),
     ("slots", "IRIS_SLOTS", false),
     ("vram_gb", "NODE_VRAM_GB", false),
+    ("hours", "IRIS_HOURS", false),
     ("measure", "IRIS_MEASURE", false),
     ("drain_secs", "IRIS_DRAIN_SECS", false),
     ("log_format", "IRIS_LOG_FORMAT", false),
@@ -56,6 +58,7 @@ pub(crate) struct Settings {
     pub(crate) engine: Option<String>,
     pub(crate) slots: Option<u32>,
     pub(crate) vram_gb: Option<u32>,
+    hours: Option<String>,
     pub(crate) measure: bool,
     drain_secs: u64,
     pub(crate) log_format: LogFormat,
@@ -145,6 +148,7 @@ impl Settings {
         self.coordinators()?;
         self.coordinator_identity()?;
         self.log_filter()?;
+        self.hours()?;
         for (name, dataset) in &self.datasets {
             dataset.access(name)?;
         }
@@ -172,6 +176,12 @@ impl Settings {
         let text = self.coordinator_identity.as_ref();
         let parsed = text.map(|text| text.trim().parse()).transpose();
         parsed.map_err(|error| SettingsError(format!("coordinator_identity: {error}")))
+    }
+
+    /// Returns when the node promises to be there, if at all.
+    pub(crate) fn hours(&self) -> Result<Option<Hours>, SettingsError> {
+        let parsed = self.hours.as_ref().map(|text| text.parse()).transpose();
+        parsed.map_err(|error| SettingsError(format!("hours (IRIS_HOURS): {error}")))
     }
 
     /// Returns the model server to ask; `None` when only the engine is to run.
@@ -240,6 +250,7 @@ impl fmt::Display for Settings {
         writeln!(f, "{}", text("engine", self.engine.clone()))?;
         writeln!(f, "{}", number("slots", self.slots))?;
         writeln!(f, "{}", number("vram_gb", self.vram_gb))?;
+        writeln!(f, "{}", text("hours", self.hours.clone()))?;
         writeln!(f, "measure = {}", self.measure)?;
         writeln!(f, "drain_secs = {}", self.drain_secs)?;
         writeln!(f, "log_format = \"{format}\"")?;
@@ -381,6 +392,7 @@ mod tests {
             ("coordinator_url = []", "COORDINATOR_URL"),
             ("coordinator_url = ['ws://iris.example']", "wss://"),
             ("coordinator_identity = 'hunter2'", "coordinator_identity"),
+            ("hours = 'mon-fri 9-17'", "IRIS_HOURS"),
             ("log_level = 'a=b=c'", "RUST_LOG"),
             ("log_format = 'xml'", "log_format"),
         ] {
@@ -433,7 +445,8 @@ mod tests {
             ("NODE_ID", "a \"quoted\" name"),
             ("HOME", "/home/somebody"),
         ];
-        let settings = load(&[("slots", "4")], &env, None);
+        let flags = [("slots", "4"), ("hours", "Mon-Fri 9:00-17:00 UTC+1")];
+        let settings = load(&flags, &env, None);
         let printed = settings.to_string();
         assert!(!printed.contains("hunter2") && !printed.contains("12345678"), "{printed}");
         assert!(!format!("{settings:?}").contains("hunter2"));
@@ -442,5 +455,7 @@ mod tests {
         assert_eq!(again.name, settings.name);
         assert_eq!(again.key_path, Path::new("/home/somebody/.local/share/iris/node.key"));
         assert_eq!(again.slots, Some(4));
+        let hours = again.hours().unwrap().unwrap();
+        assert_eq!(hours.to_string(), "mon-fri 09:00-17:00 UTC+01:00");
     }
 }

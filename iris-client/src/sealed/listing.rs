@@ -127,6 +127,7 @@ fn join(registry: &mut Registry, node: &RosterNode) -> iris_core::registry::Seat
         models: node.models.clone(),
         datasets: node.datasets.iter().map(ToString::to_string).collect(),
         memory_gb: node.memory_gb,
+        terms: iris_core::terms::Terms::default(),
     };
     let seat = registry.join(profile, Points::new(node.points));
     registry.set_standing(seat, node.standing);

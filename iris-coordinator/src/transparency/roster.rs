@@ -37,7 +37,7 @@ pub(super) fn make(
         }
         let certificate = certificate.certificate();
         certificates.insert(certificate.hash(), not_after);
-        let NodeProfile { id, owner, name, slots, models, datasets, memory_gb } = profile;
+        let NodeProfile { id, owner, name, slots, models, datasets, memory_gb, .. } = profile;
         Some(RosterNode {
             id,
             name: name.parse().ok(),

@@ -352,8 +352,7 @@ impl Driver {
         self.give_up_late_prompts()?;
         self.connection.heartbeat(NodeHeartbeat {
             running: self.slots.taken(),
-            models: None,
-            slots: None,
+            ..NodeHeartbeat::default()
         })?;
         Ok(())
     }
@@ -363,7 +362,8 @@ impl Driver {
         if std::mem::take(&mut self.untold) {
             let models = self.core.catalogue.offers();
             let running = self.slots.taken();
-            let heartbeat = NodeHeartbeat { running, models: Some(models), slots: None };
+            let models = Some(models);
+            let heartbeat = NodeHeartbeat { running, models, ..NodeHeartbeat::default() };
             // Whoever is not registered tells them when it registers.
             let _ = self.connection.heartbeat(heartbeat);
         }

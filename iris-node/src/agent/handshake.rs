@@ -85,6 +85,7 @@ impl Handshake {
             models: core.catalogue.offers(),
             datasets: core.datasets.names(),
             hardware: core.hardware.clone(),
+            terms: core.terms.clone(),
             resume: None,
         })
     }

@@ -36,6 +36,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use iris_core::backend::Backend;
+use iris_core::terms::Terms;
 use iris_core::{NodeId, Timestamp};
 use iris_crypto::{Identity, PublicIdentity};
 use iris_protocol::limits::{Limits, MAX_NAME_LEN, MAX_SLOTS};
@@ -114,6 +115,7 @@ impl Agent {
             slots: 1,
             datasets: Datasets::default(),
             hardware: Hardware::default(),
+            terms: Terms::default(),
             coordinator: None,
             limits: Limits::default(),
             list_interval: LIST_INTERVAL,
@@ -176,6 +178,7 @@ struct Core {
     slots: u32,
     datasets: Arc<Datasets>,
     hardware: Hardware,
+    terms: Terms,
     coordinator: Option<PublicIdentity>,
     limits: Limits,
     drain_limit: Duration,
@@ -203,6 +206,7 @@ pub struct AgentBuilder {
     slots: u32,
     datasets: Datasets,
     hardware: Hardware,
+    terms: Terms,
     coordinator: Option<PublicIdentity>,
     limits: Limits,
     list_interval: Duration,
@@ -240,6 +244,13 @@ impl AgentBuilder {
     /// Sets what the node says about its machine. Default: nothing.
     pub fn with_hardware(mut self, hardware: Hardware) -> Self {
         self.hardware = hardware;
+        self
+    }
+
+    /// Sets what the owner has settled about the node, such as when it promises to be there.
+    /// Default: nothing.
+    pub fn with_terms(mut self, terms: Terms) -> Self {
+        self.terms = terms;
         self
     }
 
@@ -302,6 +313,7 @@ impl AgentBuilder {
             name: self.name,
             slots: self.slots,
             hardware: self.hardware,
+            terms: self.terms,
             coordinator: self.coordinator,
             limits: self.limits,
             drain_limit: self.drain_limit,

@@ -70,7 +70,7 @@ pub use money::{
     BalanceList, MonthList, MonthSummary, PaidRequest, Payout, PayoutPage, Statement, TopUpRequest,
 };
 pub use network::{
-    Hindrance, HistoryEntry, HistoryPage, NetworkStats, NodeWhy, ReasonCount, ReputationEntry,
+    Hindrance, HistoryEntry, HistoryPage, NetworkStats, NodePromise, NodeWhy, ReasonCount, ReputationEntry,
     ReputationPage, WantedModel,
 };
 pub use node::{
