@@ -17,6 +17,8 @@ use iris_core::store::{Batch, Document, Key, MemoryStore, Store};
 use iris_core::terms::Terms;
 use iris_core::{Epoch, NodeId, Timestamp};
 use iris_crypto::{Identity, Secret};
+use iris_node::agent::Conduct;
+use tokio::sync::watch;
 
 use net::{CALLER, Net, Node, OWNER};
 
@@ -63,8 +65,10 @@ async fn network(store: &Arc<MemoryStore>) -> Net {
 async fn join(net: &Net, hours: Option<&str>) -> Node {
     let identity = Identity::from_seed(&Secret::from_bytes([3; 32]));
     let hours = hours.map(|hours| Box::new(hours.parse().unwrap()));
+    let terms = Terms { hours, ..Terms::default() };
+    let conduct = watch::channel(Conduct { terms, ..Conduct::default() }).1;
     net.join_of(OWNER, identity, backend(), |agent| {
-        agent.with_terms(Terms { hours, ..Terms::default() }).with_clock(|| MonthsEnd.calendar())
+        agent.with_conduct(conduct).with_clock(|| MonthsEnd.calendar())
     })
     .await
 }
@@ -93,7 +97,7 @@ async fn hours(count: u32) {
 async fn judged(store: &MemoryStore, node: NodeId) -> Vec<(u64, bool)> {
     let events = store.scan(Key::all("event"));
     let events: Vec<RewardEvent> =
-        events.map(|record| record.unwrap().value.decode().unwrap()).collect().await;
+        events.map(|record| record.unwrap().value.decode::<RewardEvent>().unwrap()).collect().await;
     let begin = MonthsEnd::epoch().end().as_millis() - 48 * 3_600_000;
     let judged = events.into_iter().filter(|event| event.node == node).filter_map(|event| {
         let What::Promised { kept } = event.what else { return None };

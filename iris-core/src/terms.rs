@@ -10,11 +10,57 @@ pub struct Terms {
     /// When it promises to be there; `None` where it promises nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hours: Option<Box<Hours>>,
+    /// Why it takes no work now, though it is connected; `None` while it takes some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rest: Option<Rest>,
 }
 
 impl Terms {
     /// Returns whether nothing is settled.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+/// Why a node's owner lets it take no work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Rest {
+    /// Its owner has paused it.
+    Paused,
+    /// It is outside of the hours in which it works.
+    OffHours,
+    /// A cause that this version does not know.
+    #[serde(other)]
+    Other,
+}
+
+impl Rest {
+    /// Returns its name, as it appears on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Paused => "paused",
+            Self::OffHours => "off_hours",
+            Self::Other => "other",
+        }
+    }
+
+    /// Returns what it is, as a sentence.
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::Paused => "Its owner has paused it.",
+            Self::OffHours => "It works in other hours, by the limits of its owner.",
+            Self::Other => "It rests for a reason that this version does not know.",
+        }
+    }
+
+    /// Returns what would change it, as a sentence.
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::Paused => "`iris-node resume` on its machine lets it work again.",
+            Self::OffHours => "It begins by itself; `work_hours` in its settings says when.",
+            Self::Other => "See its log.",
+        }
     }
 }

@@ -23,8 +23,9 @@ In a file (TOML, YAML or JSON) settings have the names that --print-config shows
   IRIS_MODEL_SERVER_KEY  the key of the model server, if it wants one
   COORDINATOR_URL, IRIS_COORDINATOR_IDENTITY, IRIS_CA_FILE, NODE_ID (a display name),
   NODE_KEY_PATH, LMSTUDIO_URL, IRIS_ALLOW_REMOTE_BACKEND, IRIS_ENGINE, IRIS_SLOTS, NODE_VRAM_GB,
-  IRIS_HOURS, IRIS_MEASURE, IRIS_DRAIN_SECS, IRIS_LOG_FORMAT, RUST_LOG
-                         as the flags; lists have commas
+  IRIS_HOURS, IRIS_WORK_HOURS, IRIS_MODELS, IRIS_MEASURE, IRIS_DRAIN_SECS, IRIS_LOG_FORMAT,
+  RUST_LOG               as the flags; lists have commas
+A running node takes in changes of hours, work_hours, slots and models in the file by itself.
 
 Data sets: a file of settings can name JSON and CSV files that prompts may be about. The data stay
 here and are put before the prompt; the answer is what leaves the machine.
@@ -59,11 +60,14 @@ pub(crate) struct Cli {
     #[command(flatten)]
     settings: SettingFlags,
     /// Read settings from this file (TOML, YAML or JSON, by its extension)
-    #[arg(long, value_name = "FILE", env = "IRIS_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "IRIS_CONFIG", global = true)]
     pub(crate) config: Option<PathBuf>,
     /// Print the settings in force as TOML, without secrets, and exit
     #[arg(long)]
     pub(crate) print_config: bool,
+    #[cfg(unix)]
+    #[command(subcommand)]
+    pub(crate) command: Option<crate::control::Order>,
 }
 
 impl Cli {
@@ -84,7 +88,7 @@ struct SettingFlags {
     #[arg(long, value_name = "FILE")]
     ca_file: Option<String>,
     /// The file of the node's identity [default: ~/.local/share/iris/node.key]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     key: Option<String>,
     /// Your own name for the node; everybody can see it
     #[arg(long, value_name = "TEXT")]
@@ -109,6 +113,13 @@ struct SettingFlags {
     /// UTC+1`; kept hours count for you, broken ones against you [default: no promise]
     #[arg(long, value_name = "HOURS")]
     hours: Option<String>,
+    /// Hours in which the node works at all, written as --hours [default: always]
+    #[arg(long, value_name = "HOURS")]
+    work_hours: Option<String>,
+    /// Offer only models of these names: a list with commas, in which * stands for any letters
+    /// and ! before a name leaves it out [default: all]
+    #[arg(long, value_name = "NAMES")]
+    models: Option<String>,
     /// Do not measure models before connecting; work will tell how fast they are
     #[arg(long)]
     no_measure: bool,
@@ -138,6 +149,8 @@ impl SettingFlags {
             ("slots", text(&self.slots)),
             ("vram_gb", text(&self.vram_gb)),
             ("hours", text(&self.hours)),
+            ("work_hours", text(&self.work_hours)),
+            ("models", self.models.as_deref().map(list)),
             ("measure", self.no_measure.then(|| false.into())),
             ("drain_secs", text(&self.drain)),
             ("log_format", text(&self.log_format)),
@@ -162,7 +175,7 @@ mod tests {
     fn every_flag_reaches_its_setting() {
         let line = "iris-node --coordinator http://localhost:1,http://localhost:2 \
                     --coordinator-identity x --ca-file x --key x --name x --model-server x \
-                    --allow-remote-backend --engine x --slots 1 --vram-gb 1 --hours sat --no-measure \
+                    --allow-remote-backend --engine x --slots 1 --vram-gb 1 --hours sat --work-hours sat-sun --models x --no-measure \
                     --drain 1 --log-format json --log-level warn";
         let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
         assert!(cli.flags().iter().all(|(_, value)| value.is_some()));

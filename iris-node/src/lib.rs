@@ -8,5 +8,6 @@
 pub mod agent;
 pub mod backend;
 pub mod datasets;
+pub mod limits;
 pub mod slots;
 pub mod speed;

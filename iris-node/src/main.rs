@@ -8,9 +8,8 @@ use std::sync::Arc;
 use clap::Parser;
 use iris_core::NodeId;
 use iris_core::backend::Backend;
-use iris_core::terms::Terms;
 use iris_crypto::Identity;
-use iris_node::agent::{Agent, AgentError, ConnectError, Status, WebSocketConnector};
+use iris_node::agent::{Agent, AgentBuilder, AgentError, ConnectError, Status, WebSocketConnector};
 use iris_node::datasets::Datasets;
 use iris_protocol::message::Hardware;
 use tokio::sync::watch;
@@ -19,13 +18,19 @@ use cli::Cli;
 use credential::Credential;
 use failure::{Exit, Failure};
 use models::Models;
+use owner::Owner;
+use reload::Reload;
 use settings::{DatasetFault, LogFormat, Settings};
 
 mod cli;
+#[cfg(unix)]
+mod control;
 mod credential;
 mod failure;
 mod machine;
 mod models;
+mod owner;
+mod reload;
 mod settings;
 mod signals;
 
@@ -54,8 +59,13 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
         print!("{settings}");
         return Ok(());
     }
+    #[cfg(unix)]
+    if let Some(order) = cli.command {
+        return order.give(&settings.key_path).await;
+    }
     start_log(&settings)?;
-    let stop = signals::stop()
+    let owner = Owner::new(settings.limits().map_err(Failure::settings)?);
+    let stop = signals::stop(owner.drained())
         .map_err(|error| Failure::new(Exit::Work, format!("signals cannot be heard: {error}")))?;
     let mut stop = std::pin::pin!(stop);
     let identity = Identity::load_or_create(&settings.key_path).map_err(Failure::files)?;
@@ -68,15 +78,29 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
         credential = Credential::obtain(&settings) => credential?,
         () = &mut stop => return Ok(()),
     };
+    #[cfg(unix)]
+    listen(&settings.key_path, &owner);
     let agent = compose(&settings, identity, models, datasets).await?;
+    let agent = agent.with_conduct(owner.conduct()).build();
     let connector = connector(&settings, &credential)?;
     tokio::spawn(announce(agent.node_id(), agent.status()));
+    let reload = Reload::new(cli.flags(), cli.config.clone(), settings);
+    tokio::spawn(owner.look_after(reload));
     match agent.run_on(connector, stop).await {
         Ok(()) => Ok(()),
         Err(AgentError::Connect(error @ ConnectError::Unauthorized { .. })) => {
             Err(credential.refused(error))
         }
         Err(error) => Err(Failure::new(Exit::Coordinator, error)),
+    }
+}
+
+/// Takes orders of the node's user. A node that cannot works all the same.
+#[cfg(unix)]
+fn listen(key: &Path, owner: &Arc<Owner>) {
+    match control::Control::open(key) {
+        Ok(control) => drop(tokio::spawn(control.serve(Arc::clone(owner)))),
+        Err(error) => tracing::warn!(%error, "`iris-node pause` and the like will not work"),
     }
 }
 
@@ -93,7 +117,7 @@ async fn compose(
     identity: Identity,
     models: Models,
     datasets: Datasets,
-) -> Result<Agent, Failure> {
+) -> Result<AgentBuilder, Failure> {
     let slots = models.slots(settings).await;
     let mut backends: Vec<Arc<dyn Backend>> = models.into_backends();
     let first = backends.pop().expect("there is a model server, an engine, or both");
@@ -102,8 +126,7 @@ async fn compose(
         .with_datasets(datasets)
         .with_measurement(settings.measure)
         .with_drain_limit(settings.drain_limit())
-        .with_hardware(hardware(settings))
-        .with_terms(terms(settings)?);
+        .with_hardware(hardware(settings));
     for backend in backends {
         agent = agent.with_backend(backend);
     }
@@ -113,13 +136,7 @@ async fn compose(
     if let Some(identity) = settings.coordinator_identity().map_err(Failure::settings)? {
         agent = agent.with_coordinator(identity);
     }
-    Ok(agent.build())
-}
-
-/// Returns what the owner has settled.
-fn terms(settings: &Settings) -> Result<Terms, Failure> {
-    let hours = settings.hours().map_err(Failure::settings)?;
-    Ok(Terms { hours: hours.map(Box::new) })
+    Ok(agent)
 }
 
 /// Returns what is told of this machine; nothing of its memory where models may run on another.

@@ -9,15 +9,16 @@ use clap::ValueEnum;
 use config::{Config, ConfigError, File, Value};
 use iris_core::Hours;
 use iris_crypto::PublicIdentity;
-use iris_node::agent::CoordinatorUrl;
+use iris_node::agent::{CoordinatorUrl, ModelFilter};
 use iris_node::datasets::{Access, DatasetError, Datasets};
+use iris_node::limits::Limits;
 use iris_protocol::limits::MAX_SLOTS;
 use iris_protocol::rest::Secret;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
 /// Environment variables, and whether their values are lists with commas.
-const ENVIRONMENT: [(&str, &str, bool); 18] = [
+const ENVIRONMENT: [(&str, &str, bool); 20] = [
     ("coordinator_url", "COORDINATOR_URL", true),
     ("coordinator_identity", "IRIS_COORDINATOR_IDENTITY", false),
     ("ca_file", "IRIS_CA_FILE", false),
@@ -32,6 +33,8 @@ const ENVIRONMENT: [(&str, &str, bool); 18] = [
     ("slots", "IRIS_SLOTS", false),
     ("vram_gb", "NODE_VRAM_GB", false),
     ("hours", "IRIS_HOURS", false),
+    ("work_hours", "IRIS_WORK_HOURS", false),
+    ("models", "IRIS_MODELS", true),
     ("measure", "IRIS_MEASURE", false),
     ("drain_secs", "IRIS_DRAIN_SECS", false),
     ("log_format", "IRIS_LOG_FORMAT", false),
@@ -59,6 +62,8 @@ pub(crate) struct Settings {
     pub(crate) slots: Option<u32>,
     pub(crate) vram_gb: Option<u32>,
     hours: Option<String>,
+    work_hours: Option<String>,
+    models: Vec<String>,
     pub(crate) measure: bool,
     drain_secs: u64,
     pub(crate) log_format: LogFormat,
@@ -123,6 +128,7 @@ impl Settings {
             .set_default("coordinator_url", vec!["http://127.0.0.1:8080"])?
             .set_default("key_path", default_key_path(environment))?
             .set_default("allow_remote_backend", false)?
+            .set_default("models", Vec::<String>::new())?
             .set_default("measure", true)?
             .set_default("drain_secs", 60)?
             .set_default("log_format", "text")?
@@ -148,7 +154,7 @@ impl Settings {
         self.coordinators()?;
         self.coordinator_identity()?;
         self.log_filter()?;
-        self.hours()?;
+        self.limits()?;
         for (name, dataset) in &self.datasets {
             dataset.access(name)?;
         }
@@ -178,10 +184,37 @@ impl Settings {
         parsed.map_err(|error| SettingsError(format!("coordinator_identity: {error}")))
     }
 
-    /// Returns when the node promises to be there, if at all.
-    pub(crate) fn hours(&self) -> Result<Option<Hours>, SettingsError> {
-        let parsed = self.hours.as_ref().map(|text| text.parse()).transpose();
-        parsed.map_err(|error| SettingsError(format!("hours (IRIS_HOURS): {error}")))
+    /// Returns what the owner lets the node do.
+    pub(crate) fn limits(&self) -> Result<Limits, SettingsError> {
+        let parse = |name: &str, text: &Option<String>| {
+            let parsed = text.as_ref().map(|text| text.parse::<Hours>()).transpose();
+            parsed.map_err(|error| SettingsError(format!("{name}: {error}")))
+        };
+        let promise = parse("hours (IRIS_HOURS)", &self.hours)?;
+        let work = parse("work_hours (IRIS_WORK_HOURS)", &self.work_hours)?;
+        if let (Some(promise), Some(work)) = (&promise, &work)
+            && !work.cover(promise)
+        {
+            return Err(SettingsError(
+                "hours (IRIS_HOURS) promise more than work_hours (IRIS_WORK_HOURS) let the node \
+                 keep"
+                    .to_owned(),
+            ));
+        }
+        Ok(Limits { promise, work, slots: self.slots, models: ModelFilter::new(&self.models) })
+    }
+
+    /// Returns whether these and other settings differ in nothing but what a running node takes
+    /// in, as far as they are shown.
+    pub(crate) fn differ_in_limits_alone(&self, other: &Self) -> bool {
+        let limited = Self {
+            hours: other.hours.clone(),
+            work_hours: other.work_hours.clone(),
+            slots: other.slots,
+            models: other.models.clone(),
+            ..self.clone()
+        };
+        limited.to_string() == other.to_string()
     }
 
     /// Returns the model server to ask; `None` when only the engine is to run.
@@ -251,6 +284,8 @@ impl fmt::Display for Settings {
         writeln!(f, "{}", number("slots", self.slots))?;
         writeln!(f, "{}", number("vram_gb", self.vram_gb))?;
         writeln!(f, "{}", text("hours", self.hours.clone()))?;
+        writeln!(f, "{}", text("work_hours", self.work_hours.clone()))?;
+        writeln!(f, "models = {}", serde_json::Value::from(self.models.clone()))?;
         writeln!(f, "measure = {}", self.measure)?;
         writeln!(f, "drain_secs = {}", self.drain_secs)?;
         writeln!(f, "log_format = \"{format}\"")?;
@@ -393,6 +428,8 @@ mod tests {
             ("coordinator_url = ['ws://iris.example']", "wss://"),
             ("coordinator_identity = 'hunter2'", "coordinator_identity"),
             ("hours = 'mon-fri 9-17'", "IRIS_HOURS"),
+            ("work_hours = 'noon'", "IRIS_WORK_HOURS"),
+            ("hours = 'mon'\nwork_hours = 'mon 08:00-20:00'", "promise more"),
             ("log_level = 'a=b=c'", "RUST_LOG"),
             ("log_format = 'xml'", "log_format"),
         ] {
@@ -401,6 +438,16 @@ mod tests {
             assert!(error.contains(named), "{text}: {error}");
             assert!(!error.contains("hunter2"), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_running_node_takes_its_limits_in_and_nothing_else() {
+        let old = load(&[("slots", "4")], &[], None);
+        let flags = [("slots", "2"), ("hours", "sat"), ("work_hours", "sat-sun")];
+        let new = load(&flags, &[("IRIS_MODELS", "qwen*")], None);
+        assert!(old.differ_in_limits_alone(&new));
+        let renamed = load(&[("name", "attic")], &[], None);
+        assert!(!old.differ_in_limits_alone(&renamed));
     }
 
     #[test]
@@ -443,6 +490,7 @@ mod tests {
             ("IRIS_NODE_KEY", "iris_hunter2"),
             ("IRIS_MODEL_SERVER_KEY", "hunter2"),
             ("NODE_ID", "a \"quoted\" name"),
+            ("IRIS_MODELS", "qwen*, !*70b*"),
             ("HOME", "/home/somebody"),
         ];
         let flags = [("slots", "4"), ("hours", "Mon-Fri 9:00-17:00 UTC+1")];
@@ -455,7 +503,8 @@ mod tests {
         assert_eq!(again.name, settings.name);
         assert_eq!(again.key_path, Path::new("/home/somebody/.local/share/iris/node.key"));
         assert_eq!(again.slots, Some(4));
-        let hours = again.hours().unwrap().unwrap();
-        assert_eq!(hours.to_string(), "mon-fri 09:00-17:00 UTC+01:00");
+        let limits = again.limits().unwrap();
+        assert_eq!(limits.promise.unwrap().to_string(), "mon-fri 09:00-17:00 UTC+01:00");
+        assert_eq!(limits.models, ModelFilter::new(["qwen*", "!*70b*"]));
     }
 }

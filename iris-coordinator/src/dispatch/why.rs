@@ -92,7 +92,9 @@ fn hindrances(node: &Node, registry: &Registry) -> Vec<Hindrance> {
             "Load a model in its model server; the node finds it by itself.",
         );
     }
-    if profile.slots == 0 {
+    if let Some(rest) = profile.terms.rest {
+        add(rest.name(), rest.sentence(), rest.remedy());
+    } else if profile.slots == 0 {
         add("paused", "It is paused: it has no slots.", "Give it a slot or more.");
     } else if node.in_use() >= profile.slots {
         add(

@@ -49,6 +49,8 @@ pub(super) enum Signal {
     Progress(AssignmentId, Run),
     /// The models have changed.
     Models,
+    /// The owner lets the node do something else.
+    Conduct,
 }
 
 /// Everything that one agent does towards one coordinator, in one task.
@@ -77,6 +79,8 @@ pub(super) struct Driver {
     entered: bool,
     /// Whether the models changed since they were last told.
     untold: bool,
+    /// Whether what the owner lets the node do changed since it was last told.
+    unsettled: bool,
     /// Events taken in since the last write.
     burst: usize,
     /// Until when acceptances wait; set while one does.
@@ -120,7 +124,7 @@ impl Driver {
             replays: Replays::new(),
             handshake: Handshake::new(core.coordinator),
             backoff: Backoff::new(core.seed),
-            slots: Slots::new(core.slots),
+            slots: Slots::new(core.conduct.borrow().slots(core.slots)),
             assignments: BTreeMap::new(),
             runs: 0,
             signals,
@@ -130,6 +134,7 @@ impl Driver {
             drain_until: None,
             entered: false,
             untold: false,
+            unsettled: false,
             burst: 0,
             hold: None,
             core,
@@ -270,7 +275,7 @@ impl Driver {
     fn handle_event(&mut self, event: NodeEvent) -> Result<(), AgentError> {
         match event {
             NodeEvent::Challenged(challenge) => {
-                self.untold = false;
+                (self.untold, self.unsettled) = (false, false);
                 let register = self.handshake.answer(&challenge, &self.core, &mut self.sealing)?;
                 Ok(self.connection.register(register)?)
             }
@@ -310,9 +315,15 @@ impl Driver {
             Signal::Progress(assignment, run) => self.progress(assignment, run),
             Signal::Models => {
                 self.untold = true;
-                if self.is_online() {
-                    self.tell_models();
-                }
+                self.tell_news();
+            }
+            Signal::Conduct => {
+                let conduct = self.core.conduct.borrow().clone();
+                self.slots.set_total(conduct.slots(self.core.slots));
+                self.untold |= self.core.catalogue.allow(conduct.models);
+                self.unsettled = true;
+                info!(slots = self.slots.total(), rests = ?conduct.terms.rest, "the owner's limits");
+                self.tell_news();
             }
         }
     }
@@ -334,7 +345,7 @@ impl Driver {
             self.heartbeat()?;
         } else {
             self.status.send_replace(Status::Online { session });
-            self.tell_models();
+            self.tell_news();
         }
         let waiting: Vec<_> = self.assignments.keys().copied().collect();
         for assignment in waiting {
@@ -357,16 +368,21 @@ impl Driver {
         Ok(())
     }
 
-    /// Tells the coordinator which models there are, if it does not know.
-    fn tell_models(&mut self) {
-        if std::mem::take(&mut self.untold) {
-            let models = self.core.catalogue.offers();
-            let running = self.slots.taken();
-            let models = Some(models);
-            let heartbeat = NodeHeartbeat { running, models, ..NodeHeartbeat::default() };
-            // Whoever is not registered tells them when it registers.
-            let _ = self.connection.heartbeat(heartbeat);
+    /// Tells the coordinator what it does not know of the models and of the owner's limits.
+    fn tell_news(&mut self) {
+        if !self.is_online() || !(self.untold || self.unsettled) {
+            return;
         }
+        let models = std::mem::take(&mut self.untold).then(|| self.core.catalogue.offers());
+        let settled = std::mem::take(&mut self.unsettled);
+        let heartbeat = NodeHeartbeat {
+            running: self.slots.taken(),
+            models,
+            slots: settled.then(|| self.slots.total()),
+            terms: settled.then(|| self.core.conduct.borrow().terms.clone()),
+        };
+        // Whoever is not registered tells it when it registers.
+        let _ = self.connection.heartbeat(heartbeat);
     }
 
     fn is_online(&self) -> bool {

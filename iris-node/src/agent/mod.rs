@@ -36,7 +36,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use iris_core::backend::Backend;
-use iris_core::terms::Terms;
 use iris_core::{NodeId, Timestamp};
 use iris_crypto::{Identity, PublicIdentity};
 use iris_protocol::limits::{Limits, MAX_NAME_LEN, MAX_SLOTS};
@@ -49,6 +48,7 @@ mod assignment;
 mod backoff;
 mod catalogue;
 mod classify;
+mod conduct;
 mod connector;
 mod driver;
 mod error;
@@ -61,6 +61,7 @@ mod sealing;
 mod websocket;
 mod worker;
 
+pub use conduct::{Conduct, ModelFilter};
 pub use connector::{ConnectError, Connector, Link};
 pub use error::AgentError;
 #[cfg(feature = "openai")]
@@ -68,7 +69,7 @@ pub(crate) use websocket::platform_trust;
 pub use websocket::{CoordinatorUrl, UrlError, WebSocketConnector};
 
 use catalogue::Catalogue;
-use driver::Driver;
+use driver::{Driver, Signal};
 
 use crate::datasets::{Datasets, Informed};
 
@@ -115,7 +116,7 @@ impl Agent {
             slots: 1,
             datasets: Datasets::default(),
             hardware: Hardware::default(),
-            terms: Terms::default(),
+            conduct: watch::channel(Conduct::default()).1,
             coordinator: None,
             limits: Limits::default(),
             list_interval: LIST_INTERVAL,
@@ -146,6 +147,9 @@ impl Agent {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), AgentError> {
         let catalogue = Arc::clone(&self.core.catalogue);
+        // Nothing that changes from now on is missed.
+        let mut conduct = self.core.conduct.clone();
+        catalogue.allow(conduct.borrow_and_update().models.clone());
         let mut shutdown = std::pin::pin!(shutdown);
         let prepared = async {
             catalogue.refresh().await;
@@ -166,6 +170,14 @@ impl Agent {
         let _lister = AbortOnDropHandle::new(tokio::spawn(async move {
             catalogue.keep_fresh(signals).await;
         }));
+        let signals = driver.signals();
+        let _owner = AbortOnDropHandle::new(tokio::spawn(async move {
+            while conduct.changed().await.is_ok() {
+                if signals.send(Signal::Conduct).await.is_err() {
+                    return;
+                }
+            }
+        }));
         driver.run(shutdown).await
     }
 }
@@ -178,7 +190,7 @@ struct Core {
     slots: u32,
     datasets: Arc<Datasets>,
     hardware: Hardware,
-    terms: Terms,
+    conduct: watch::Receiver<Conduct>,
     coordinator: Option<PublicIdentity>,
     limits: Limits,
     drain_limit: Duration,
@@ -206,7 +218,7 @@ pub struct AgentBuilder {
     slots: u32,
     datasets: Datasets,
     hardware: Hardware,
-    terms: Terms,
+    conduct: watch::Receiver<Conduct>,
     coordinator: Option<PublicIdentity>,
     limits: Limits,
     list_interval: Duration,
@@ -247,10 +259,10 @@ impl AgentBuilder {
         self
     }
 
-    /// Sets what the owner has settled about the node, such as when it promises to be there.
-    /// Default: nothing.
-    pub fn with_terms(mut self, terms: Terms) -> Self {
-        self.terms = terms;
+    /// Lets the owner say what the node does, from the start and whenever `conduct` changes.
+    /// Default: whatever it can.
+    pub fn with_conduct(mut self, conduct: watch::Receiver<Conduct>) -> Self {
+        self.conduct = conduct;
         self
     }
 
@@ -313,7 +325,7 @@ impl AgentBuilder {
             name: self.name,
             slots: self.slots,
             hardware: self.hardware,
-            terms: self.terms,
+            conduct: self.conduct,
             coordinator: self.coordinator,
             limits: self.limits,
             drain_limit: self.drain_limit,

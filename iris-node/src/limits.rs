@@ -1,0 +1,88 @@
+//! What the owner of a machine lets its node do: when it works, on how much, and with which models.
+
+use iris_core::terms::{Rest, Terms};
+use iris_core::{Hours, Timestamp};
+
+use crate::agent::{Conduct, ModelFilter};
+
+/// The limits that an owner has set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// When the node promises to be there. Default: it promises nothing.
+    pub promise: Option<Hours>,
+    /// When it works. Default: always.
+    pub work: Option<Hours>,
+    /// How many tasks it works on at once. Default: as many as the agent was built with.
+    pub slots: Option<u32>,
+    /// Which of its models it offers. Default: all.
+    pub models: ModelFilter,
+}
+
+impl Limits {
+    /// Returns what the node does at `now`, and while its owner has `paused` it.
+    pub fn conduct(&self, now: Timestamp, paused: bool) -> Conduct {
+        let hours = self.promise.clone().map(Box::new);
+        let rest = self.rest(now, paused);
+        Conduct { slots: self.slots, models: self.models.clone(), terms: Terms { hours, rest } }
+    }
+
+    /// Returns why the node takes no work; `None` while it takes some.
+    fn rest(&self, now: Timestamp, paused: bool) -> Option<Rest> {
+        if paused {
+            Some(Rest::Paused)
+        } else if self.work.as_ref().is_some_and(|work| !work.contains(now)) {
+            Some(Rest::OffHours)
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A minute of 1970-01-05, which was a Monday.
+    fn monday(hour: u64, minute: u64) -> Timestamp {
+        Timestamp::from_millis(((4 * 24 + hour) * 60 + minute) * 60_000)
+    }
+
+    fn rest(limits: &Limits, now: Timestamp, paused: bool) -> Option<Rest> {
+        limits.conduct(now, paused).terms.rest
+    }
+
+    #[test]
+    fn a_node_works_in_its_hours_to_the_minute() {
+        let work = Some("mon 18:00-20:00 UTC+1".parse().unwrap());
+        let limits = Limits { work, ..Limits::default() };
+        for (hour, minute, expected) in [
+            (16, 59, Some(Rest::OffHours)),
+            (17, 0, None),
+            (18, 59, None),
+            (19, 0, Some(Rest::OffHours)),
+        ] {
+            assert_eq!(rest(&limits, monday(hour, minute), false), expected, "{hour}:{minute}");
+        }
+        assert_eq!(rest(&limits, monday(17, 0), true), Some(Rest::Paused));
+    }
+
+    #[test]
+    fn without_limits_a_node_works_until_it_is_paused() {
+        let limits = Limits::default();
+        assert_eq!(limits.conduct(monday(3, 0), false), Conduct::default());
+        assert_eq!(rest(&limits, monday(3, 0), true), Some(Rest::Paused));
+    }
+
+    #[test]
+    fn what_is_set_reaches_the_node() {
+        let limits = Limits {
+            promise: Some("sat".parse().unwrap()),
+            slots: Some(3),
+            models: ModelFilter::new(["qwen*"]),
+            ..Limits::default()
+        };
+        let conduct = limits.conduct(monday(0, 0), false);
+        assert_eq!(conduct.terms.hours.as_deref(), limits.promise.as_ref());
+        assert_eq!((conduct.slots, conduct.models), (Some(3), limits.models));
+    }
+}
