@@ -627,6 +627,7 @@ fn summarise(node: &Node, link: Option<&NodeLink>) -> rest::NodeSummary {
         slots: profile.slots,
         running: node.in_use(),
         hours: profile.terms.hours.as_deref().cloned(),
+        callers: profile.terms.callers,
         connected: link.map_or(0, |link| link.connected.as_secs()),
         version: link.map(|link| link.agent_version.clone()).unwrap_or_default(),
     }

@@ -11,6 +11,7 @@ use iris_core::promise::{Hour, Promise, Verdict, Watch};
 use iris_core::registry::{Node, NodeState};
 use iris_core::reward::{RewardEvent, What};
 use iris_core::store::{Batch, Document, Key, Store, StoreError};
+use iris_core::terms::Callers;
 use iris_core::{AccountId, Hours, NodeId, Timestamp};
 use iris_protocol::rest::NodePromise;
 use tokio_util::sync::CancellationToken;
@@ -196,8 +197,9 @@ impl Dispatch {
     }
 }
 
-/// Returns whether a node is there: it is connected, has a slot that works, and a model.
+/// Returns whether a node is there for others: it is connected, has a slot that works, and a model.
 fn is_able(node: &Node) -> bool {
     let profile = node.profile();
-    node.state() == NodeState::Ready && profile.slots > 0 && !profile.models.is_empty()
+    let offers = profile.slots > 0 && !profile.models.is_empty();
+    node.state() == NodeState::Ready && offers && profile.terms.callers != Callers::Own
 }

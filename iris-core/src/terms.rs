@@ -10,6 +10,9 @@ pub struct Terms {
     /// When it promises to be there; `None` where it promises nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hours: Option<Box<Hours>>,
+    /// Whose requests it answers.
+    #[serde(default, skip_serializing_if = "Callers::are_all")]
+    pub callers: Callers,
     /// Why it takes no work now, though it is connected; `None` while it takes some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rest: Option<Rest>,
@@ -19,6 +22,39 @@ impl Terms {
     /// Returns whether nothing is settled.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+/// Whose requests a node answers. The coordinator sees to it: a node does not learn who asks.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Callers {
+    /// Everybody's, also of those who have no account.
+    #[default]
+    Public,
+    /// Of everybody with an account.
+    Members,
+    /// Its owner's alone. So counts, too, what this version does not know.
+    #[serde(other)]
+    Own,
+}
+
+impl Callers {
+    /// Returns whether nobody is left out.
+    pub fn are_all(&self) -> bool {
+        *self == Self::Public
+    }
+
+    /// Returns the word for them.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::Members => "members",
+            Self::Own => "own",
+        }
     }
 }
 

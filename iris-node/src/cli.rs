@@ -23,9 +23,10 @@ In a file (TOML, YAML or JSON) settings have the names that --print-config shows
   IRIS_MODEL_SERVER_KEY  the key of the model server, if it wants one
   COORDINATOR_URL, IRIS_COORDINATOR_IDENTITY, IRIS_CA_FILE, NODE_ID (a display name),
   NODE_KEY_PATH, LMSTUDIO_URL, IRIS_ALLOW_REMOTE_BACKEND, IRIS_ENGINE, IRIS_SLOTS, NODE_VRAM_GB,
-  IRIS_HOURS, IRIS_WORK_HOURS, IRIS_MODELS, IRIS_MEASURE, IRIS_DRAIN_SECS, IRIS_LOG_FORMAT,
-  RUST_LOG               as the flags; lists have commas
-A running node takes in changes of hours, work_hours, slots and models in the file by itself.
+  IRIS_HOURS, IRIS_WORK_HOURS, IRIS_MODELS, IRIS_CALLERS, IRIS_MEASURE, IRIS_DRAIN_SECS,
+  IRIS_LOG_FORMAT, RUST_LOG
+                         as the flags; lists have commas
+A running node takes in changes of hours, work_hours, slots, models and callers in the file.
 
 Data sets: a file of settings can name JSON and CSV files that prompts may be about. The data stay
 here and are put before the prompt; the answer is what leaves the machine.
@@ -120,6 +121,10 @@ struct SettingFlags {
     /// and ! before a name leaves it out [default: all]
     #[arg(long, value_name = "NAMES")]
     models: Option<String>,
+    /// Whose requests to answer: your `own`, those of all `members`, or also of the `public`
+    /// without an account; the coordinator sees to it [default: public]
+    #[arg(long, value_name = "WHO")]
+    callers: Option<String>,
     /// Do not measure models before connecting; work will tell how fast they are
     #[arg(long)]
     no_measure: bool,
@@ -151,6 +156,7 @@ impl SettingFlags {
             ("hours", text(&self.hours)),
             ("work_hours", text(&self.work_hours)),
             ("models", self.models.as_deref().map(list)),
+            ("callers", text(&self.callers)),
             ("measure", self.no_measure.then(|| false.into())),
             ("drain_secs", text(&self.drain)),
             ("log_format", text(&self.log_format)),
@@ -175,7 +181,7 @@ mod tests {
     fn every_flag_reaches_its_setting() {
         let line = "iris-node --coordinator http://localhost:1,http://localhost:2 \
                     --coordinator-identity x --ca-file x --key x --name x --model-server x \
-                    --allow-remote-backend --engine x --slots 1 --vram-gb 1 --hours sat --work-hours sat-sun --models x --no-measure \
+                    --allow-remote-backend --engine x --slots 1 --vram-gb 1 --hours sat --work-hours sat-sun --models x --callers members --no-measure \
                     --drain 1 --log-format json --log-level warn";
         let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
         assert!(cli.flags().iter().all(|(_, value)| value.is_some()));

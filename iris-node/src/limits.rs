@@ -1,6 +1,6 @@
 //! What the owner of a machine lets its node do: when it works, on how much, and with which models.
 
-use iris_core::terms::{Rest, Terms};
+use iris_core::terms::{Callers, Rest, Terms};
 use iris_core::{Hours, Timestamp};
 
 use crate::agent::{Conduct, ModelFilter};
@@ -16,14 +16,16 @@ pub struct Limits {
     pub slots: Option<u32>,
     /// Which of its models it offers. Default: all.
     pub models: ModelFilter,
+    /// Whose requests it answers. Default: everybody's.
+    pub callers: Callers,
 }
 
 impl Limits {
     /// Returns what the node does at `now`, and while its owner has `paused` it.
     pub fn conduct(&self, now: Timestamp, paused: bool) -> Conduct {
         let hours = self.promise.clone().map(Box::new);
-        let rest = self.rest(now, paused);
-        Conduct { slots: self.slots, models: self.models.clone(), terms: Terms { hours, rest } }
+        let terms = Terms { hours, callers: self.callers, rest: self.rest(now, paused) };
+        Conduct { slots: self.slots, models: self.models.clone(), terms }
     }
 
     /// Returns why the node takes no work; `None` while it takes some.
@@ -79,10 +81,12 @@ mod tests {
             promise: Some("sat".parse().unwrap()),
             slots: Some(3),
             models: ModelFilter::new(["qwen*"]),
+            callers: Callers::Members,
             ..Limits::default()
         };
         let conduct = limits.conduct(monday(0, 0), false);
         assert_eq!(conduct.terms.hours.as_deref(), limits.promise.as_ref());
+        assert_eq!(conduct.terms.callers, Callers::Members);
         assert_eq!((conduct.slots, conduct.models), (Some(3), limits.models));
     }
 }

@@ -42,8 +42,8 @@ impl Reload {
                 tracing::info!("the settings were read again");
                 if !self.settings.differ_in_limits_alone(&settings) {
                     tracing::warn!(
-                        "hours, work_hours, slots and models hold from now on; what else has \
-                         changed counts from the next start"
+                        "hours, work_hours, slots, models and callers hold from now on; what \
+                         else has changed counts from the next start"
                     );
                 }
                 self.settings = settings;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use config::{Config, ConfigError, File, Value};
 use iris_core::Hours;
+use iris_core::terms::Callers;
 use iris_crypto::PublicIdentity;
 use iris_node::agent::{CoordinatorUrl, ModelFilter};
 use iris_node::datasets::{Access, DatasetError, Datasets};
@@ -18,7 +19,7 @@ use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
 /// Environment variables, and whether their values are lists with commas.
-const ENVIRONMENT: [(&str, &str, bool); 20] = [
+const ENVIRONMENT: [(&str, &str, bool); 21] = [
     ("coordinator_url", "COORDINATOR_URL", true),
     ("coordinator_identity", "IRIS_COORDINATOR_IDENTITY", false),
     ("ca_file", "IRIS_CA_FILE", false),
@@ -35,6 +36,7 @@ const ENVIRONMENT: [(&str, &str, bool); 20] = [
     ("hours", "IRIS_HOURS", false),
     ("work_hours", "IRIS_WORK_HOURS", false),
     ("models", "IRIS_MODELS", true),
+    ("callers", "IRIS_CALLERS", false),
     ("measure", "IRIS_MEASURE", false),
     ("drain_secs", "IRIS_DRAIN_SECS", false),
     ("log_format", "IRIS_LOG_FORMAT", false),
@@ -64,6 +66,7 @@ pub(crate) struct Settings {
     hours: Option<String>,
     work_hours: Option<String>,
     models: Vec<String>,
+    callers: Option<String>,
     pub(crate) measure: bool,
     drain_secs: u64,
     pub(crate) log_format: LogFormat,
@@ -201,7 +204,23 @@ impl Settings {
                     .to_owned(),
             ));
         }
-        Ok(Limits { promise, work, slots: self.slots, models: ModelFilter::new(&self.models) })
+        let callers = match self.callers.as_deref() {
+            None | Some("public") => Callers::Public,
+            Some("members") => Callers::Members,
+            Some("own") => Callers::Own,
+            Some(_) => {
+                let words = "callers (IRIS_CALLERS) must be \"own\", \"members\" or \"public\"";
+                return Err(SettingsError(words.to_owned()));
+            }
+        };
+        if callers == Callers::Own && promise.is_some() {
+            return Err(SettingsError(
+                "hours (IRIS_HOURS) are a promise to others, whom callers = \"own\" keeps out"
+                    .to_owned(),
+            ));
+        }
+        let models = ModelFilter::new(&self.models);
+        Ok(Limits { promise, work, slots: self.slots, models, callers })
     }
 
     /// Returns whether these and other settings differ in nothing but what a running node takes
@@ -212,6 +231,7 @@ impl Settings {
             work_hours: other.work_hours.clone(),
             slots: other.slots,
             models: other.models.clone(),
+            callers: other.callers.clone(),
             ..self.clone()
         };
         limited.to_string() == other.to_string()
@@ -286,6 +306,7 @@ impl fmt::Display for Settings {
         writeln!(f, "{}", text("hours", self.hours.clone()))?;
         writeln!(f, "{}", text("work_hours", self.work_hours.clone()))?;
         writeln!(f, "models = {}", serde_json::Value::from(self.models.clone()))?;
+        writeln!(f, "{}", text("callers", self.callers.clone()))?;
         writeln!(f, "measure = {}", self.measure)?;
         writeln!(f, "drain_secs = {}", self.drain_secs)?;
         writeln!(f, "log_format = \"{format}\"")?;
@@ -429,6 +450,8 @@ mod tests {
             ("coordinator_identity = 'hunter2'", "coordinator_identity"),
             ("hours = 'mon-fri 9-17'", "IRIS_HOURS"),
             ("work_hours = 'noon'", "IRIS_WORK_HOURS"),
+            ("callers = 'friends'", "IRIS_CALLERS"),
+            ("callers = 'own'\nhours = 'sat'", "promise to others"),
             ("hours = 'mon'\nwork_hours = 'mon 08:00-20:00'", "promise more"),
             ("log_level = 'a=b=c'", "RUST_LOG"),
             ("log_format = 'xml'", "log_format"),

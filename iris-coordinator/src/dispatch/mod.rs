@@ -425,13 +425,15 @@ impl Dispatch {
     }
 
     /// Takes in what a node's owner has settled about it.
-    pub(crate) fn take_terms(&self, link: &NodeLink, terms: Terms) {
+    pub(crate) fn take_terms(self: &Arc<Self>, link: &NodeLink, terms: Terms) {
         let mut floor = self.floor();
         // A session that was replaced does not speak for its node any more.
         if floor.registry.node(link.seat).is_none() {
             return;
         }
         floor.registry.set_terms(link.seat, terms.clone());
+        self.note_change();
+        self.serve_node(&mut floor, link.seat, self.clock.now());
         drop(floor);
         let now = self.clock.calendar();
         self.promises.declare(now, link.node, link.owner, terms.hours.as_deref());

@@ -4,6 +4,7 @@ use iris_core::NodeId;
 use iris_core::demand::Trust;
 use iris_core::registry::{Node, NodeState, Registry};
 use iris_core::standing::Standing;
+use iris_core::terms::Callers;
 use iris_core::tier::Tier;
 use iris_protocol::rest::{Hindrance, NodeWhy, ReasonCount, WantedModel};
 
@@ -102,6 +103,19 @@ fn hindrances(node: &Node, registry: &Registry) -> Vec<Hindrance> {
             "All its slots are taken.",
             "It is at work. If its machine can do more at a time, give it more slots.",
         );
+    }
+    match profile.terms.callers {
+        Callers::Own => add(
+            "own_only",
+            "Its owner lets it answer nobody else.",
+            "`callers` in its settings says who may ask: members, or the public.",
+        ),
+        Callers::Members => add(
+            "members_only",
+            "Its owner lets it answer members alone.",
+            "`callers` in its settings says who may ask: also the public, who have no account.",
+        ),
+        _ => {}
     }
     standing(node.standing(), &mut add);
     if registry.trust(node) == Trust::Any {
