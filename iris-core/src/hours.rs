@@ -79,7 +79,8 @@ impl Hours {
     /// Returns whether every minute of `other` lies in them.
     pub fn cover(&self, other: &Self) -> bool {
         let ahead = i64::from(other.offset) - i64::from(self.offset);
-        (0..WEEK).all(|minute| !other.holds(minute) || self.holds((minute - ahead).rem_euclid(WEEK)))
+        (0..WEEK)
+            .all(|minute| !other.holds(minute) || self.holds((minute - ahead).rem_euclid(WEEK)))
     }
 
     /// Returns whether a minute of the local week lies in them.
@@ -203,7 +204,8 @@ impl fmt::Display for Span {
             return f.write_str("always");
         }
         if self.days != ALL_DAYS {
-            let begins = |day: &usize| self.days >> day & 1 == 1 && self.days >> ((day + 6) % 7) & 1 == 0;
+            let begins =
+                |day: &usize| self.days >> day & 1 == 1 && self.days >> ((day + 6) % 7) & 1 == 0;
             // Days come from one text, in which they follow each other.
             let first = (0..7).find(begins).unwrap_or_default();
             let last = (first + self.days.count_ones() as usize - 1) % 7;

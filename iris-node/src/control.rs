@@ -63,10 +63,7 @@ impl Order {
         let nobody = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Failure::new(
                 Exit::Work,
-                format!(
-                    "no node runs with the identity {}; --key names another",
-                    key.display()
-                ),
+                format!("no node runs with the identity {}; --key names another", key.display()),
             ),
             _ => Failure::new(Exit::Work, format!("the node cannot be told: {error}")),
         };

@@ -64,6 +64,7 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
         return order.give(&settings.key_path).await;
     }
     start_log(&settings)?;
+    let reload = Reload::new(cli.flags(), cli.config.clone(), settings.clone());
     let owner = Owner::new(settings.limits().map_err(Failure::settings)?);
     let stop = signals::stop(owner.drained())
         .map_err(|error| Failure::new(Exit::Work, format!("signals cannot be heard: {error}")))?;
@@ -84,7 +85,6 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
     let agent = agent.with_conduct(owner.conduct()).build();
     let connector = connector(&settings, &credential)?;
     tokio::spawn(announce(agent.node_id(), agent.status()));
-    let reload = Reload::new(cli.flags(), cli.config.clone(), settings);
     tokio::spawn(owner.look_after(reload));
     match agent.run_on(connector, stop).await {
         Ok(()) => Ok(()),

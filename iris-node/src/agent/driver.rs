@@ -361,10 +361,8 @@ impl Driver {
             self.connection.certificate(certificate)?;
         }
         self.give_up_late_prompts()?;
-        self.connection.heartbeat(NodeHeartbeat {
-            running: self.slots.taken(),
-            ..NodeHeartbeat::default()
-        })?;
+        self.connection
+            .heartbeat(NodeHeartbeat { running: self.slots.taken(), ..NodeHeartbeat::default() })?;
         Ok(())
     }
 
