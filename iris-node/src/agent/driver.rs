@@ -116,6 +116,7 @@ impl Driver {
     ) -> Self {
         let capacity = (core.slots as usize + 1) * (CREDIT + 2);
         let (sender, signals) = mpsc::channel(capacity);
+        let slots = core.conduct.borrow().slots(core.slots);
         let now = Instant::now();
         Self {
             line: connecting(&connector, Duration::ZERO),
@@ -124,7 +125,7 @@ impl Driver {
             replays: Replays::new(),
             handshake: Handshake::new(core.coordinator),
             backoff: Backoff::new(core.seed),
-            slots: Slots::new(core.conduct.borrow().slots(core.slots)),
+            slots: Slots::new(slots),
             assignments: BTreeMap::new(),
             runs: 0,
             signals,
