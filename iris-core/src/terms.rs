@@ -67,6 +67,16 @@ pub enum Rest {
     Paused,
     /// It is outside of the hours in which it works.
     OffHours,
+    /// Its machine is busy with something else.
+    Busy,
+    /// Its machine is too hot.
+    Hot,
+    /// Its machine draws too much power.
+    Power,
+    /// Its machine has too little memory left.
+    Memory,
+    /// It has carried as much as its owner lets it in a day or a month.
+    Bandwidth,
     /// A cause that this version does not know.
     #[serde(other)]
     Other,
@@ -78,6 +88,11 @@ impl Rest {
         match self {
             Self::Paused => "paused",
             Self::OffHours => "off_hours",
+            Self::Busy => "busy",
+            Self::Hot => "hot",
+            Self::Power => "power",
+            Self::Memory => "memory",
+            Self::Bandwidth => "bandwidth",
             Self::Other => "other",
         }
     }
@@ -87,6 +102,11 @@ impl Rest {
         match self {
             Self::Paused => "Its owner has paused it.",
             Self::OffHours => "It works in other hours, by the limits of its owner.",
+            Self::Busy => "Its machine is busy with something else.",
+            Self::Hot => "Its machine is hotter than its owner lets it become.",
+            Self::Power => "Its machine draws more power than its owner lets it.",
+            Self::Memory => "Its machine has less memory free than its owner wants to keep.",
+            Self::Bandwidth => "It has carried as much as its owner lets it for now.",
             Self::Other => "It rests for a reason that this version does not know.",
         }
     }
@@ -96,6 +116,13 @@ impl Rest {
         match self {
             Self::Paused => "`iris-node resume` on its machine lets it work again.",
             Self::OffHours => "It begins by itself; `work_hours` in its settings says when.",
+            Self::Busy | Self::Hot | Self::Power | Self::Memory => {
+                "It begins again by itself, when the machine has been within its limits for a minute."
+            }
+            Self::Bandwidth => {
+                "It begins again with the next day or month of UTC; `gb_per_day` and \
+                 `gb_per_month` in its settings say how much it may."
+            }
             Self::Other => "See its log.",
         }
     }

@@ -23,10 +23,12 @@ In a file (TOML, YAML or JSON) settings have the names that --print-config shows
   IRIS_MODEL_SERVER_KEY  the key of the model server, if it wants one
   COORDINATOR_URL, IRIS_COORDINATOR_IDENTITY, IRIS_CA_FILE, NODE_ID (a display name),
   NODE_KEY_PATH, LMSTUDIO_URL, IRIS_ALLOW_REMOTE_BACKEND, IRIS_ENGINE, IRIS_SLOTS, NODE_VRAM_GB,
-  IRIS_HOURS, IRIS_WORK_HOURS, IRIS_MODELS, IRIS_CALLERS, IRIS_MEASURE, IRIS_DRAIN_SECS,
-  IRIS_LOG_FORMAT, RUST_LOG
+  IRIS_HOURS, IRIS_WORK_HOURS, IRIS_MODELS, IRIS_CALLERS, IRIS_BUSY_PERCENT, IRIS_MAX_CELSIUS,
+  IRIS_MAX_WATTS, IRIS_FREE_MEMORY_GB, IRIS_GB_PER_DAY, IRIS_GB_PER_MONTH, IRIS_MEASURE,
+  IRIS_DRAIN_SECS, IRIS_LOG_FORMAT, RUST_LOG
                          as the flags; lists have commas
-A running node takes in changes of hours, work_hours, slots, models and callers in the file.
+A running node takes in changes of the file that are about slots and what comes from IRIS_HOURS to
+IRIS_GB_PER_MONTH.
 
 Data sets: a file of settings can name JSON and CSV files that prompts may be about. The data stay
 here and are put before the prompt; the answer is what leaves the machine.
@@ -125,6 +127,24 @@ struct SettingFlags {
     /// without an account; the coordinator sees to it [default: public]
     #[arg(long, value_name = "WHO")]
     callers: Option<String>,
+    /// Rest while processors or graphics cards are so busy with something else, in percent
+    #[arg(long, value_name = "PERCENT")]
+    busy_percent: Option<String>,
+    /// Rest while a graphics card is so hot, as far as that can be read
+    #[arg(long, value_name = "DEGREES")]
+    max_celsius: Option<String>,
+    /// Rest while the graphics cards draw so much, as far as that can be read
+    #[arg(long, value_name = "WATTS")]
+    max_watts: Option<String>,
+    /// Rest while the machine has less memory free
+    #[arg(long, value_name = "GB")]
+    free_memory_gb: Option<String>,
+    /// Rest until the next day of UTC when so much was carried to and from the coordinator
+    #[arg(long, value_name = "GB")]
+    gb_per_day: Option<String>,
+    /// The same for months
+    #[arg(long, value_name = "GB")]
+    gb_per_month: Option<String>,
     /// Do not measure models before connecting; work will tell how fast they are
     #[arg(long)]
     no_measure: bool,
@@ -157,6 +177,12 @@ impl SettingFlags {
             ("work_hours", text(&self.work_hours)),
             ("models", self.models.as_deref().map(list)),
             ("callers", text(&self.callers)),
+            ("busy_percent", text(&self.busy_percent)),
+            ("max_celsius", text(&self.max_celsius)),
+            ("max_watts", text(&self.max_watts)),
+            ("free_memory_gb", text(&self.free_memory_gb)),
+            ("gb_per_day", text(&self.gb_per_day)),
+            ("gb_per_month", text(&self.gb_per_month)),
             ("measure", self.no_measure.then(|| false.into())),
             ("drain_secs", text(&self.drain)),
             ("log_format", text(&self.log_format)),
@@ -181,7 +207,9 @@ mod tests {
     fn every_flag_reaches_its_setting() {
         let line = "iris-node --coordinator http://localhost:1,http://localhost:2 \
                     --coordinator-identity x --ca-file x --key x --name x --model-server x \
-                    --allow-remote-backend --engine x --slots 1 --vram-gb 1 --hours sat --work-hours sat-sun --models x --callers members --no-measure \
+                    --allow-remote-backend --engine x --slots 1 --vram-gb 1 --hours sat --work-hours sat-sun --models x --callers members --busy-percent 50 \
+                    --max-celsius 80 --max-watts 200 --free-memory-gb 4 --gb-per-day 1 \
+                    --gb-per-month 9 --no-measure \
                     --drain 1 --log-format json --log-level warn";
         let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
         assert!(cli.flags().iter().all(|(_, value)| value.is_some()));

@@ -21,18 +21,21 @@ use models::Models;
 use owner::Owner;
 use reload::Reload;
 use settings::{DatasetFault, LogFormat, Settings};
+use spending::Spending;
 
 mod cli;
 #[cfg(unix)]
 mod control;
 mod credential;
 mod failure;
+mod load;
 mod machine;
 mod models;
 mod owner;
 mod reload;
 mod settings;
 mod signals;
+mod spending;
 
 /// A node's work is many small answers, which the system's allocator takes twice as long for.
 #[global_allocator]
@@ -83,9 +86,10 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
     listen(&settings.key_path, &owner);
     let agent = compose(&settings, identity, models, datasets).await?;
     let agent = agent.with_conduct(owner.conduct()).build();
+    let spending = Spending::load(&settings.key_path, agent.carried());
     let connector = connector(&settings, &credential)?;
     tokio::spawn(announce(agent.node_id(), agent.status()));
-    tokio::spawn(owner.look_after(reload));
+    tokio::spawn(owner.look_after(reload, agent.places(), spending));
     match agent.run_on(connector, stop).await {
         Ok(()) => Ok(()),
         Err(AgentError::Connect(error @ ConnectError::Unauthorized { .. })) => {

@@ -4,13 +4,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use iris_core::Timestamp;
+use iris_core::terms::Rest;
 use iris_node::agent::Conduct;
-use iris_node::limits::Limits;
+use iris_node::limits::{Limits, Readings, Strain};
+use iris_node::slots::Slots;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::load::Load;
 use crate::reload::Reload;
+use crate::spending::Spending;
 
 /// How often limits and settings are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -27,12 +31,14 @@ pub(crate) struct Owner {
 struct Wishes {
     limits: Limits,
     paused: bool,
+    /// Why the machine, or its line, is used too much.
+    strain: Option<Rest>,
 }
 
 impl Owner {
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
-        let conduct = watch::Sender::new(limits.conduct(now(), false));
-        let wishes = Mutex::new(Wishes { limits, paused: false });
+        let conduct = watch::Sender::new(limits.conduct(now(), false, None));
+        let wishes = Mutex::new(Wishes { limits, paused: false, strain: None });
         Arc::new(Self { wishes, conduct, stop: CancellationToken::new() })
     }
 
@@ -63,20 +69,35 @@ impl Owner {
         self.stop.clone().cancelled_owned()
     }
 
-    /// Keeps to the limits as time passes, and to the settings as their file changes.
-    pub(crate) async fn look_after(self: Arc<Self>, mut reload: Reload) {
+    /// Keeps to the limits as time passes and the machine is used, and to the settings as their
+    /// file changes. Of the `places` for work some are taken.
+    pub(crate) async fn look_after(
+        self: Arc<Self>,
+        mut reload: Reload,
+        places: Slots,
+        mut spending: Spending,
+    ) {
+        let (mut load, mut strain) = (Load::new("/"), Strain::default());
         loop {
             sleep(LOOK).await;
-            match reload.look() {
-                Some(limits) => self.set_limits(limits),
-                None => self.review(),
+            if let Some(limits) = reload.look() {
+                self.set_limits(limits);
             }
+            let (borders, allowance) = {
+                let wishes = self.wishes();
+                (wishes.limits.borders, wishes.limits.allowance)
+            };
+            let is_spent = spending.is_all(now(), &allowance).then_some(Rest::Bandwidth);
+            let readings = if borders.are_none() { Readings::default() } else { load.read() };
+            let strained = strain.look(&borders, &readings, places.taken() > 0);
+            self.wishes().strain = is_spent.or(strained);
+            self.review();
         }
     }
 
     fn review(&self) {
         let wishes = self.wishes();
-        let conduct = wishes.limits.conduct(now(), wishes.paused);
+        let conduct = wishes.limits.conduct(now(), wishes.paused, wishes.strain);
         self.conduct.send_if_modified(|known| {
             let changed = *known != conduct;
             *known = conduct;

@@ -42,8 +42,7 @@ impl Reload {
                 tracing::info!("the settings were read again");
                 if !self.settings.differ_in_limits_alone(&settings) {
                     tracing::warn!(
-                        "hours, work_hours, slots, models and callers hold from now on; what \
-                         else has changed counts from the next start"
+                        "limits hold from now on; what else has changed counts from the next start"
                     );
                 }
                 self.settings = settings;

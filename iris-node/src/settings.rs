@@ -12,14 +12,14 @@ use iris_core::terms::Callers;
 use iris_crypto::PublicIdentity;
 use iris_node::agent::{CoordinatorUrl, ModelFilter};
 use iris_node::datasets::{Access, DatasetError, Datasets};
-use iris_node::limits::Limits;
+use iris_node::limits::{Allowance, Borders, Limits};
 use iris_protocol::limits::MAX_SLOTS;
 use iris_protocol::rest::Secret;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
 /// Environment variables, and whether their values are lists with commas.
-const ENVIRONMENT: [(&str, &str, bool); 21] = [
+const ENVIRONMENT: [(&str, &str, bool); 27] = [
     ("coordinator_url", "COORDINATOR_URL", true),
     ("coordinator_identity", "IRIS_COORDINATOR_IDENTITY", false),
     ("ca_file", "IRIS_CA_FILE", false),
@@ -37,6 +37,12 @@ const ENVIRONMENT: [(&str, &str, bool); 21] = [
     ("work_hours", "IRIS_WORK_HOURS", false),
     ("models", "IRIS_MODELS", true),
     ("callers", "IRIS_CALLERS", false),
+    ("busy_percent", "IRIS_BUSY_PERCENT", false),
+    ("max_celsius", "IRIS_MAX_CELSIUS", false),
+    ("max_watts", "IRIS_MAX_WATTS", false),
+    ("free_memory_gb", "IRIS_FREE_MEMORY_GB", false),
+    ("gb_per_day", "IRIS_GB_PER_DAY", false),
+    ("gb_per_month", "IRIS_GB_PER_MONTH", false),
     ("measure", "IRIS_MEASURE", false),
     ("drain_secs", "IRIS_DRAIN_SECS", false),
     ("log_format", "IRIS_LOG_FORMAT", false),
@@ -67,6 +73,12 @@ pub(crate) struct Settings {
     work_hours: Option<String>,
     models: Vec<String>,
     callers: Option<String>,
+    busy_percent: Option<u8>,
+    max_celsius: Option<i32>,
+    max_watts: Option<u32>,
+    free_memory_gb: Option<u32>,
+    gb_per_day: Option<u32>,
+    gb_per_month: Option<u32>,
     pub(crate) measure: bool,
     drain_secs: u64,
     pub(crate) log_format: LogFormat,
@@ -219,8 +231,22 @@ impl Settings {
                     .to_owned(),
             ));
         }
+        if self.busy_percent.is_some_and(|percent| !(1..=100).contains(&percent)) {
+            return Err(SettingsError(
+                "busy_percent (IRIS_BUSY_PERCENT) must be 1 to 100".to_owned(),
+            ));
+        }
+        let borders = Borders {
+            load: self.busy_percent,
+            celsius: self.max_celsius,
+            watts: self.max_watts,
+            memory_free: self.free_memory_gb.map(|gigabytes| u64::from(gigabytes) << 30),
+        };
+        let bytes =
+            |gigabytes: Option<u32>| gigabytes.map(|count| u64::from(count) * 1_000_000_000);
+        let allowance = Allowance { day: bytes(self.gb_per_day), month: bytes(self.gb_per_month) };
         let models = ModelFilter::new(&self.models);
-        Ok(Limits { promise, work, slots: self.slots, models, callers })
+        Ok(Limits { promise, work, slots: self.slots, models, callers, borders, allowance })
     }
 
     /// Returns whether these and other settings differ in nothing but what a running node takes
@@ -232,6 +258,12 @@ impl Settings {
             slots: other.slots,
             models: other.models.clone(),
             callers: other.callers.clone(),
+            busy_percent: other.busy_percent,
+            max_celsius: other.max_celsius,
+            max_watts: other.max_watts,
+            free_memory_gb: other.free_memory_gb,
+            gb_per_day: other.gb_per_day,
+            gb_per_month: other.gb_per_month,
             ..self.clone()
         };
         limited.to_string() == other.to_string()
@@ -276,7 +308,7 @@ impl fmt::Display for Settings {
             Some(text) => format!("{name} = {}", quoted(&text)),
             None => format!("# {name} is not set"),
         };
-        let number = |name: &str, number: Option<u32>| match number {
+        let number = |name: &str, number: Option<i64>| match number {
             Some(number) => format!("{name} = {number}"),
             None => format!("# {name} is not set"),
         };
@@ -301,12 +333,18 @@ impl fmt::Display for Settings {
         writeln!(f, "{}", hidden("model_server_key", &self.model_server_key))?;
         writeln!(f, "allow_remote_backend = {}", self.allow_remote_backend)?;
         writeln!(f, "{}", text("engine", self.engine.clone()))?;
-        writeln!(f, "{}", number("slots", self.slots))?;
-        writeln!(f, "{}", number("vram_gb", self.vram_gb))?;
+        writeln!(f, "{}", number("slots", self.slots.map(i64::from)))?;
+        writeln!(f, "{}", number("vram_gb", self.vram_gb.map(i64::from)))?;
         writeln!(f, "{}", text("hours", self.hours.clone()))?;
         writeln!(f, "{}", text("work_hours", self.work_hours.clone()))?;
         writeln!(f, "models = {}", serde_json::Value::from(self.models.clone()))?;
         writeln!(f, "{}", text("callers", self.callers.clone()))?;
+        writeln!(f, "{}", number("busy_percent", self.busy_percent.map(i64::from)))?;
+        writeln!(f, "{}", number("max_celsius", self.max_celsius.map(i64::from)))?;
+        writeln!(f, "{}", number("max_watts", self.max_watts.map(i64::from)))?;
+        writeln!(f, "{}", number("free_memory_gb", self.free_memory_gb.map(i64::from)))?;
+        writeln!(f, "{}", number("gb_per_day", self.gb_per_day.map(i64::from)))?;
+        writeln!(f, "{}", number("gb_per_month", self.gb_per_month.map(i64::from)))?;
         writeln!(f, "measure = {}", self.measure)?;
         writeln!(f, "drain_secs = {}", self.drain_secs)?;
         writeln!(f, "log_format = \"{format}\"")?;
@@ -451,6 +489,8 @@ mod tests {
             ("hours = 'mon-fri 9-17'", "IRIS_HOURS"),
             ("work_hours = 'noon'", "IRIS_WORK_HOURS"),
             ("callers = 'friends'", "IRIS_CALLERS"),
+            ("busy_percent = 101", "IRIS_BUSY_PERCENT"),
+            ("max_celsius = 'hot'", "max_celsius"),
             ("callers = 'own'\nhours = 'sat'", "promise to others"),
             ("hours = 'mon'\nwork_hours = 'mon 08:00-20:00'", "promise more"),
             ("log_level = 'a=b=c'", "RUST_LOG"),
@@ -466,9 +506,23 @@ mod tests {
     #[test]
     fn a_running_node_takes_its_limits_in_and_nothing_else() {
         let old = load(&[("slots", "4")], &[], None);
-        let flags = [("slots", "2"), ("hours", "sat"), ("work_hours", "sat-sun")];
+        let flags = [
+            ("slots", "2"),
+            ("hours", "sat"),
+            ("work_hours", "sat-sun"),
+            ("callers", "members"),
+            ("busy_percent", "50"),
+            ("max_celsius", "80"),
+            ("max_watts", "200"),
+            ("free_memory_gb", "4"),
+            ("gb_per_day", "5"),
+            ("gb_per_month", "50"),
+        ];
         let new = load(&flags, &[("IRIS_MODELS", "qwen*")], None);
         assert!(old.differ_in_limits_alone(&new));
+        let Limits { borders, allowance, .. } = new.limits().unwrap();
+        assert_eq!((allowance.day, allowance.month), (Some(5_000_000_000), Some(50_000_000_000)));
+        assert_eq!((borders.load, borders.memory_free), (Some(50), Some(4 << 30)));
         let renamed = load(&[("name", "attic")], &[], None);
         assert!(!old.differ_in_limits_alone(&renamed));
     }

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -97,6 +98,7 @@ struct Open {
     transport: Pin<Box<dyn Transport>>,
     /// Whether something was written that may still lie in a buffer.
     unflushed: bool,
+    carried: Arc<AtomicU64>,
 }
 
 enum Event {
@@ -116,7 +118,6 @@ impl Driver {
     ) -> Self {
         let capacity = (core.slots as usize + 1) * (CREDIT + 2);
         let (sender, signals) = mpsc::channel(capacity);
-        let slots = core.conduct.borrow().slots(core.slots);
         let now = Instant::now();
         Self {
             line: connecting(&connector, Duration::ZERO),
@@ -125,7 +126,7 @@ impl Driver {
             replays: Replays::new(),
             handshake: Handshake::new(core.coordinator),
             backoff: Backoff::new(core.seed),
-            slots: Slots::new(slots),
+            slots: core.places.clone(),
             assignments: BTreeMap::new(),
             runs: 0,
             signals,
@@ -228,7 +229,10 @@ impl Driver {
         let line = match &mut self.line {
             Line::Connecting(opening) => opening.as_mut().poll(cx).map(Event::Opened),
             Line::Open(open) => open.transport.as_mut().poll_next(cx).map(|item| match item {
-                Some(Ok(frame)) => Event::Frame(frame),
+                Some(Ok(frame)) => {
+                    open.carried.fetch_add(frame.len() as u64, Ordering::Relaxed);
+                    Event::Frame(frame)
+                }
                 Some(Err(error)) => Event::Lost(error.into()),
                 None => Event::Lost(AgentError::Ended),
             }),
@@ -334,7 +338,11 @@ impl Driver {
         self.handshake.begin(link.endpoint);
         self.entered = false;
         self.connection.connect(Instant::now().into_std());
-        self.line = Line::Open(Open { transport: link.transport, unflushed: false });
+        self.line = Line::Open(Open {
+            transport: link.transport,
+            unflushed: false,
+            carried: Arc::clone(&self.core.carried),
+        });
     }
 
     fn registered(&mut self, session: SessionId) -> Result<(), AgentError> {
@@ -465,6 +473,7 @@ impl Open {
         loop {
             ready!(self.transport.as_mut().poll_ready(cx))?;
             let Some(frame) = connection.poll_transmit() else { break };
+            self.carried.fetch_add(frame.len() as u64, Ordering::Relaxed);
             self.transport.as_mut().start_send(frame)?;
             self.unflushed = true;
         }

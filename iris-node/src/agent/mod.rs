@@ -33,6 +33,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use iris_core::backend::Backend;
@@ -72,6 +73,7 @@ use catalogue::Catalogue;
 use driver::{Driver, Signal};
 
 use crate::datasets::{Datasets, Informed};
+use crate::slots::Slots;
 
 /// How often the models of the backends are listed, unless set.
 const LIST_INTERVAL: Duration = Duration::from_secs(30);
@@ -132,6 +134,17 @@ impl Agent {
         self.core.identity.node_id()
     }
 
+    /// Returns the node's places for work, of which some are taken.
+    pub fn places(&self) -> Slots {
+        self.core.places.clone()
+    }
+
+    /// Returns how many bytes the node has carried since it was made, both ways, without what TCP
+    /// and TLS add to them; it grows.
+    pub fn carried(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.core.carried)
+    }
+
     /// Returns how the agent stands, now and later.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
@@ -188,6 +201,8 @@ struct Core {
     catalogue: Arc<Catalogue>,
     name: Option<Label<MAX_NAME_LEN>>,
     slots: u32,
+    places: Slots,
+    carried: Arc<AtomicU64>,
     datasets: Arc<Datasets>,
     hardware: Hardware,
     conduct: watch::Receiver<Conduct>,
@@ -324,6 +339,8 @@ impl AgentBuilder {
             datasets,
             name: self.name,
             slots: self.slots,
+            places: Slots::new(self.conduct.borrow().slots(self.slots)),
+            carried: Arc::default(),
             hardware: self.hardware,
             conduct: self.conduct,
             coordinator: self.coordinator,

@@ -5,6 +5,12 @@ use iris_core::{Hours, Timestamp};
 
 use crate::agent::{Conduct, ModelFilter};
 
+mod spent;
+mod strain;
+
+pub use spent::{Allowance, Spent};
+pub use strain::{Borders, Readings, Strain};
+
 /// The limits that an owner has set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -18,25 +24,22 @@ pub struct Limits {
     pub models: ModelFilter,
     /// Whose requests it answers. Default: everybody's.
     pub callers: Callers,
+    /// Up to where the machine is used. Default: as far as it goes.
+    pub borders: Borders,
+    /// How much the node may carry. Default: any amount.
+    pub allowance: Allowance,
 }
 
 impl Limits {
-    /// Returns what the node does at `now`, and while its owner has `paused` it.
-    pub fn conduct(&self, now: Timestamp, paused: bool) -> Conduct {
+    /// Returns what the node does at `now`, while its owner has `paused` it or not, and its
+    /// machine is under `strain` or not.
+    pub fn conduct(&self, now: Timestamp, paused: bool, strain: Option<Rest>) -> Conduct {
         let hours = self.promise.clone().map(Box::new);
-        let terms = Terms { hours, callers: self.callers, rest: self.rest(now, paused) };
+        let is_off = self.work.as_ref().is_some_and(|work| !work.contains(now));
+        let rest = paused.then_some(Rest::Paused);
+        let rest = rest.or(is_off.then_some(Rest::OffHours)).or(strain);
+        let terms = Terms { hours, callers: self.callers, rest };
         Conduct { slots: self.slots, models: self.models.clone(), terms }
-    }
-
-    /// Returns why the node takes no work; `None` while it takes some.
-    fn rest(&self, now: Timestamp, paused: bool) -> Option<Rest> {
-        if paused {
-            Some(Rest::Paused)
-        } else if self.work.as_ref().is_some_and(|work| !work.contains(now)) {
-            Some(Rest::OffHours)
-        } else {
-            None
-        }
     }
 }
 
@@ -50,7 +53,7 @@ mod tests {
     }
 
     fn rest(limits: &Limits, now: Timestamp, paused: bool) -> Option<Rest> {
-        limits.conduct(now, paused).terms.rest
+        limits.conduct(now, paused, None).terms.rest
     }
 
     #[test]
@@ -71,8 +74,10 @@ mod tests {
     #[test]
     fn without_limits_a_node_works_until_it_is_paused() {
         let limits = Limits::default();
-        assert_eq!(limits.conduct(monday(3, 0), false), Conduct::default());
+        assert_eq!(limits.conduct(monday(3, 0), false, None), Conduct::default());
         assert_eq!(rest(&limits, monday(3, 0), true), Some(Rest::Paused));
+        let strained = |paused| limits.conduct(monday(3, 0), paused, Some(Rest::Hot)).terms.rest;
+        assert_eq!((strained(false), strained(true)), (Some(Rest::Hot), Some(Rest::Paused)));
     }
 
     #[test]
@@ -84,7 +89,7 @@ mod tests {
             callers: Callers::Members,
             ..Limits::default()
         };
-        let conduct = limits.conduct(monday(0, 0), false);
+        let conduct = limits.conduct(monday(0, 0), false, None);
         assert_eq!(conduct.terms.hours.as_deref(), limits.promise.as_ref());
         assert_eq!(conduct.terms.callers, Callers::Members);
         assert_eq!((conduct.slots, conduct.models), (Some(3), limits.models));
