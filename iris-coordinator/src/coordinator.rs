@@ -44,6 +44,7 @@ use crate::journal::{Journal, JournalLimits};
 use crate::limits::{Allowance, Exceeded, Limits, PER_MINUTE};
 use crate::link::{self, Door, LinkError, NodeLink};
 use crate::payouts::{self, PayPolicy, Payouts};
+use crate::promises::{self, Promises};
 use crate::ranking::{Rank, Ranking};
 use crate::settlement::Settlement;
 use crate::transparency::{StartError, Transparency};
@@ -293,6 +294,7 @@ impl Builder {
             entropy: self.entropy,
             limits: Arc::new(limits),
             members: Arc::clone(&accounts),
+            promises: Promises::load(&*self.store).await?,
         }));
         dispatch.restore_models(load_models(&*self.store).await?);
         let classifiers = self.classifiers.over(&dispatch);
@@ -303,6 +305,8 @@ impl Builder {
             &self.secret,
         );
         let transparency = Arc::new(transparency.await?);
+        let (housekeeping, store) = (CancellationToken::new(), Arc::clone(&self.store));
+        tokio::spawn(promises::watch(Arc::downgrade(&dispatch), housekeeping.clone()));
         let door = Door::new(
             Arc::clone(&dispatch),
             Arc::clone(&self.store),
@@ -326,7 +330,6 @@ impl Builder {
             tasks.clone(),
         );
         inference.resume().await?;
-        let (housekeeping, store) = (CancellationToken::new(), self.store);
         let inner = Inner {
             identity,
             dispatch,
@@ -500,7 +503,8 @@ impl Coordinator {
             return Ok(Some(why));
         }
         let known = link::is_known(&*self.inner.store, node).await?;
-        Ok(known.then(|| Dispatch::why_away(*node)))
+        let promise = dispatch.promises.of(node);
+        Ok(known.then(|| rest::NodeWhy { promise, ..Dispatch::why_away(*node) }))
     }
 
     /// Names the conversation that `account` goes on with in a chat, for
@@ -619,6 +623,7 @@ impl Coordinator {
         self.inner.tasks.wait().await;
         self.inner.housekeeping.cancel();
         self.inner.dispatch.keep_models(true);
+        self.inner.dispatch.keep_promises();
         self.inner.accounts.keep_house().await;
         self.inner.dispatch.keep_usage().await;
         self.inner.dispatch.fold_histories().await;
@@ -650,6 +655,8 @@ fn summarise(node: &Node, link: Option<&NodeLink>) -> rest::NodeSummary {
         datasets: profile.datasets.clone(),
         slots: profile.slots,
         running: node.in_use(),
+        hours: profile.terms.hours.as_deref().cloned(),
+        callers: profile.terms.callers,
         connected: link.map_or(0, |link| link.connected.as_secs()),
         version: link.map(|link| link.agent_version.clone()).unwrap_or_default(),
     }
@@ -668,6 +675,7 @@ async fn keep_house(coordinator: Weak<Inner>, stop: CancellationToken) {
         }
         let Some(inner) = coordinator.upgrade() else { return };
         inner.dispatch.keep_models(false);
+        inner.dispatch.keep_promises();
         if minute.is_multiple_of(60) {
             inner.dispatch.refresh_standings();
         }

@@ -19,6 +19,7 @@ pub mod journal;
 mod limits;
 mod link;
 pub mod payouts;
+mod promises;
 mod ranking;
 mod settlement;
 #[cfg(feature = "simulation")]

@@ -32,8 +32,12 @@ In a file (TOML, YAML or JSON) settings have the names that --print-config shows
   IRIS_MODEL_SERVER_KEY  the key of the model server, if it wants one
   COORDINATOR_URL, IRIS_COORDINATOR_IDENTITY, IRIS_CA_FILE, NODE_ID (a display name),
   NODE_KEY_PATH, LMSTUDIO_URL, IRIS_ALLOW_REMOTE_BACKEND, IRIS_ENGINE, IRIS_SLOTS, NODE_VRAM_GB,
-  IRIS_MEASURE, IRIS_DRAIN_SECS, IRIS_LOG_FORMAT, RUST_LOG
+  IRIS_HOURS, IRIS_WORK_HOURS, IRIS_MODELS, IRIS_CALLERS, IRIS_BUSY_PERCENT, IRIS_MAX_CELSIUS,
+  IRIS_MAX_WATTS, IRIS_FREE_MEMORY_GB, IRIS_GB_PER_DAY, IRIS_GB_PER_MONTH, IRIS_MEASURE,
+  IRIS_DRAIN_SECS, IRIS_LOG_FORMAT, RUST_LOG
                          as the flags; lists have commas
+A running node takes in changes of the file that are about slots and what comes from IRIS_HOURS to
+IRIS_GB_PER_MONTH.
 
 Data sets: a file of settings can name JSON and CSV files that prompts may be about. The data stay
 here and are put before the prompt; the answer is what leaves the machine.
@@ -93,6 +97,9 @@ pub(crate) enum Command {
     Setup(SetupArgs),
     /// Look at each link between models and network, and say what to do about those that fail
     Doctor(DoctorArgs),
+    #[cfg(unix)]
+    #[command(flatten)]
+    Order(crate::control::Order),
 }
 
 impl Cli {
@@ -134,6 +141,39 @@ struct SettingFlags {
     /// fit into it and the machine's own counts as read from disk, and as BASIC
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "GB")]
     vram_gb: Option<String>,
+    /// Hours in which you promise that the node is there, such as `mon-fri 18:00-23:00, sat-sun
+    /// UTC+1`; kept hours count for you, broken ones against you [default: no promise]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "HOURS")]
+    hours: Option<String>,
+    /// Hours in which the node works at all, written as --hours [default: always]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "HOURS")]
+    work_hours: Option<String>,
+    /// Offer only models of these names: a list with commas, in which * stands for any letters
+    /// and ! before a name leaves it out [default: all]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "NAMES")]
+    models: Option<String>,
+    /// Whose requests to answer: your `own`, those of all `members`, or also of the `public`
+    /// without an account; the coordinator sees to it [default: public]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "WHO")]
+    callers: Option<String>,
+    /// Rest while processors or graphics cards are so busy with something else, in percent
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "PERCENT")]
+    busy_percent: Option<String>,
+    /// Rest while a graphics card is so hot, as far as that can be read
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "DEGREES")]
+    max_celsius: Option<String>,
+    /// Rest while the graphics cards draw so much, as far as that can be read
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "WATTS")]
+    max_watts: Option<String>,
+    /// Rest while the machine has less memory free
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "GB")]
+    free_memory_gb: Option<String>,
+    /// Rest until the next day of UTC when so much was carried to and from the coordinator
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "GB")]
+    gb_per_day: Option<String>,
+    /// The same for months
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "GB")]
+    gb_per_month: Option<String>,
     /// Do not measure models before connecting; work will tell how fast they are
     #[arg(long, global = true, help_heading = SETTINGS)]
     no_measure: bool,
@@ -162,6 +202,16 @@ impl SettingFlags {
             ("engine", text(&self.engine)),
             ("slots", text(&self.slots)),
             ("vram_gb", text(&self.vram_gb)),
+            ("hours", text(&self.hours)),
+            ("work_hours", text(&self.work_hours)),
+            ("models", self.models.as_deref().map(list)),
+            ("callers", text(&self.callers)),
+            ("busy_percent", text(&self.busy_percent)),
+            ("max_celsius", text(&self.max_celsius)),
+            ("max_watts", text(&self.max_watts)),
+            ("free_memory_gb", text(&self.free_memory_gb)),
+            ("gb_per_day", text(&self.gb_per_day)),
+            ("gb_per_month", text(&self.gb_per_month)),
             ("measure", self.no_measure.then(|| false.into())),
             ("drain_secs", text(&self.drain)),
             ("log_format", text(&self.log_format)),
@@ -186,7 +236,9 @@ mod tests {
     fn every_flag_reaches_its_setting() {
         let line = "iris-node --coordinator http://localhost:1,http://localhost:2 \
                     --coordinator-identity x --ca-file x --key x --name x --model-server x \
-                    --allow-remote-backend --engine x --slots 1 --vram-gb 1 --no-measure \
+                    --allow-remote-backend --engine x --slots 1 --vram-gb 1 --hours sat --work-hours sat-sun --models x --callers members --busy-percent 50 \
+                    --max-celsius 80 --max-watts 200 --free-memory-gb 4 --gb-per-day 1 \
+                    --gb-per-month 9 --no-measure \
                     --drain 1 --log-format json --log-level warn";
         let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
         assert!(cli.flags().iter().all(|(_, value)| value.is_some()));

@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod backend;
 pub mod datasets;
+pub mod limits;
 pub mod probe;
 pub mod slots;
 pub mod speed;

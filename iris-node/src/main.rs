@@ -10,7 +10,7 @@ use iris_core::NodeId;
 use iris_core::backend::Backend;
 use iris_crypto::Identity;
 use iris_node::agent::{
-    Agent, AgentError, ConnectError, CoordinatorUrl, Status, WebSocketConnector,
+    Agent, AgentBuilder, AgentError, ConnectError, CoordinatorUrl, Status, WebSocketConnector,
 };
 use iris_node::datasets::Datasets;
 use iris_node::probe::Probe;
@@ -22,20 +22,28 @@ use cli::{Cli, Command};
 use credential::Credential;
 use failure::{Exit, Failure};
 use models::Models;
+use owner::Owner;
+use reload::Reload;
 use settings::{DatasetFault, LogFormat, Settings};
+use spending::Spending;
 
 mod ask;
 mod cli;
+#[cfg(unix)]
+mod control;
 mod credential;
 mod doctor;
 mod failure;
 mod http;
 mod models;
+mod owner;
 mod private;
+mod reload;
 mod servers;
 mod settings;
 mod setup;
 mod signals;
+mod spending;
 
 /// A node's work is many small answers, which the system's allocator takes twice as long for.
 #[global_allocator]
@@ -61,7 +69,11 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let load =
         || Settings::load(cli.flags(), environment, file.as_deref()).map_err(Failure::settings);
     match cli.command.clone() {
-        None => serve(&cli, load()?).await.map(|()| ExitCode::SUCCESS),
+        None => serve(&cli, load()?, file).await.map(|()| ExitCode::SUCCESS),
+        #[cfg(unix)]
+        Some(Command::Order(order)) => {
+            order.give(&load()?.key_path).await.map(|()| ExitCode::SUCCESS)
+        }
         Some(Command::Doctor(args)) => {
             let exit = doctor::run(args, load(), file.as_deref()).await;
             Ok(exit.map_or(ExitCode::SUCCESS, ExitCode::from))
@@ -82,13 +94,15 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     }
 }
 
-async fn serve(cli: &Cli, settings: Settings) -> Result<(), Failure> {
+async fn serve(cli: &Cli, settings: Settings, file: Option<PathBuf>) -> Result<(), Failure> {
     if cli.print_config {
         print!("{settings}");
         return Ok(());
     }
     start_log(&settings)?;
-    let stop = signals::stop()
+    let reload = Reload::new(cli.flags(), file, settings.clone());
+    let owner = Owner::new(settings.limits().map_err(Failure::settings)?);
+    let stop = signals::stop(owner.drained())
         .map_err(|error| Failure::new(Exit::Work, format!("signals cannot be heard: {error}")))?;
     let mut stop = std::pin::pin!(stop);
     let identity = Identity::load_or_create(&settings.key_path).map_err(Failure::files)?;
@@ -101,16 +115,30 @@ async fn serve(cli: &Cli, settings: Settings) -> Result<(), Failure> {
         credential = Credential::obtain(&settings) => credential?,
         () = &mut stop => return Ok(()),
     };
+    #[cfg(unix)]
+    listen(&settings.key_path, &owner);
     let agent = compose(&settings, identity, models, datasets).await?;
+    let agent = agent.with_conduct(owner.conduct()).build();
+    let spending = Spending::load(&settings.key_path, agent.carried());
     let coordinators = settings.coordinators().map_err(Failure::settings)?;
     let connector = connector(&settings, coordinators, credential.key.clone())?;
     tokio::spawn(announce(agent.node_id(), agent.status()));
+    tokio::spawn(owner.look_after(reload, agent.places(), spending));
     match agent.run_on(connector, stop).await {
         Ok(()) => Ok(()),
         Err(AgentError::Connect(error @ ConnectError::Unauthorized { .. })) => {
             Err(credential.refused(error))
         }
         Err(error) => Err(Failure::new(Exit::Coordinator, error)),
+    }
+}
+
+/// Takes orders of the node's user. A node that cannot works all the same.
+#[cfg(unix)]
+fn listen(key: &Path, owner: &Arc<Owner>) {
+    match control::Control::open(key) {
+        Ok(control) => drop(tokio::spawn(control.serve(Arc::clone(owner)))),
+        Err(error) => tracing::warn!(%error, "`iris-node pause` and the like will not work"),
     }
 }
 
@@ -127,7 +155,7 @@ async fn compose(
     identity: Identity,
     models: Models,
     datasets: Datasets,
-) -> Result<Agent, Failure> {
+) -> Result<AgentBuilder, Failure> {
     let slots = models.slots(settings).await;
     let mut backends: Vec<Arc<dyn Backend>> = models.into_backends();
     let first = backends.pop().expect("there is a model server, an engine, or both");
@@ -146,7 +174,7 @@ async fn compose(
     if let Some(identity) = settings.coordinator_identity().map_err(Failure::settings)? {
         agent = agent.with_coordinator(identity);
     }
-    Ok(agent.build())
+    Ok(agent)
 }
 
 /// Returns what is told of this machine; nothing where models may run on another.

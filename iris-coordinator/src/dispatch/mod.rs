@@ -18,6 +18,7 @@ use iris_core::scheduler::{Choice, Scheduler};
 use iris_core::standing::Standings;
 use iris_core::store::{Batch, Document};
 use iris_core::task::{Attempt, RetryPolicy, TaskError};
+use iris_core::terms::Terms;
 use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use iris_crypto::certificate::CertificateHash;
 use iris_crypto::{SignedCertificate, VerifiedCertificate};
@@ -32,6 +33,7 @@ use crate::history::Histories;
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::link::{NodeLink, within};
+use crate::promises::Promises;
 use crate::settlement::Settlement;
 
 mod affinity;
@@ -100,6 +102,7 @@ pub(crate) struct Parts {
     pub(crate) entropy: Entropy,
     pub(crate) limits: Arc<Limits>,
     pub(crate) members: Arc<Accounts>,
+    pub(crate) promises: Promises,
 }
 
 /// What all tasks and links of a coordinator share.
@@ -112,6 +115,7 @@ pub(crate) struct Dispatch {
     pub(crate) settings: DispatchSettings,
     pub(crate) entropy: Entropy,
     pub(crate) limits: Arc<Limits>,
+    pub(crate) promises: Promises,
     members: Arc<Accounts>,
     scheduler: Arc<dyn Scheduler>,
     seeds: AtomicU64,
@@ -202,6 +206,7 @@ impl Dispatch {
             seeds: AtomicU64::new(entropy.seed()),
             entropy,
             limits: parts.limits,
+            promises: parts.promises,
             changes: AtomicU64::new(0),
             floor: Mutex::new(Floor {
                 registry,
@@ -423,6 +428,21 @@ impl Dispatch {
         self.record_models(&news);
     }
 
+    /// Takes in what a node's owner has settled about it.
+    pub(crate) fn take_terms(self: &Arc<Self>, link: &NodeLink, terms: Terms) {
+        let mut floor = self.floor();
+        // A session that was replaced does not speak for its node any more.
+        if floor.registry.node(link.seat).is_none() {
+            return;
+        }
+        floor.registry.set_terms(link.seat, terms.clone());
+        self.note_change();
+        self.serve_node(&mut floor, link.seat, self.clock.now());
+        drop(floor);
+        let now = self.clock.calendar();
+        self.promises.declare(now, link.node, link.owner, terms.hours.as_deref());
+    }
+
     /// Sets whether a node takes work.
     pub(crate) fn set_state(self: &Arc<Self>, seat: Seat, state: NodeState) {
         let mut floor = self.floor();
@@ -471,6 +491,16 @@ impl Dispatch {
     /// Takes no new task any more.
     pub(crate) fn begin_drain(&self) {
         self.floor().draining = true;
+    }
+
+    /// Returns whether no new task is taken any more.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.floor().draining
+    }
+
+    /// Shows the registry, under the lock.
+    pub(crate) fn with_registry<T>(&self, show: impl FnOnce(&Registry) -> T) -> T {
+        show(&self.floor().registry)
     }
 
     /// Writes a settlement's consequences into the ledger and the registry.

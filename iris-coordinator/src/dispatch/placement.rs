@@ -6,6 +6,7 @@ use iris_core::{AccountId, NodeId};
 use iris_protocol::openai::Preferences;
 
 use super::{Apart, Conversation};
+use crate::accounts::NOBODY;
 
 /// Which nodes a task may go to, beside what it needs of them. By default any, the caller's own
 /// first.
@@ -40,6 +41,7 @@ impl Placement {
 
     /// Adds to the demand of a task of `account` what does not change while it runs.
     pub(crate) fn apply(&self, demand: &mut Demand, account: AccountId) {
+        demand.asker = (account != NOBODY).then_some(account);
         demand.min_tier = self.min_tier;
         demand.only.clone_from(&self.nodes);
         demand.denied.clone_from(&self.denied);

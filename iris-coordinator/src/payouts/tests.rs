@@ -455,3 +455,34 @@ async fn convictions_are_read_once_and_none_is_missed() {
     net.event(day(31), 3, "convicted", What::Convicted).await;
     assert_eq!(since(day(30)).await.len(), 3);
 }
+
+#[tokio::test]
+async fn kept_and_broken_promises_weigh_and_the_export_holds() {
+    let mut net = Network::new(PayPolicy::default(), Arc::new(Manual)).await;
+    for number in [1, 2] {
+        net.prove(number).await;
+        net.work(20, number, 100).await;
+        for hour in 0..72 {
+            let at = Timestamp::from_millis(day(10).as_millis() + (hour + 1) * 3_600_000 - 1);
+            net.event(at, number, "promise", What::Promised { kept: number == 1 }).await;
+        }
+    }
+    net.payouts.top_up(Money::micros(1_000_000), "gift").await.unwrap();
+    net.set(day(38));
+    net.payouts.close(epoch()).await.unwrap();
+    let shares = net.payouts.shares(epoch()).await.unwrap();
+    let parts = |number: u8| {
+        let share = shares.iter().find(|share| share.owner == account(number)).unwrap();
+        (share.weight.parts["promises_thousandths"], share.amount.as_micros())
+    };
+    // A tenth of the month's 720 hours were kept by one, and all of the other's were broken.
+    let ((kept, more), (broken, less)) = (parts(1), parts(2));
+    assert_eq!((kept, broken, more + less), (1010, 900, 1_000_000));
+    assert!(more > less, "{more} {less}");
+    let mut audit = Audit::default();
+    let lines = net.export().await;
+    lines.iter().try_for_each(|line| audit.line(line)).unwrap();
+    let points = audit.finish().unwrap().outcome.points;
+    // What was broken brought one of them to the floor before it worked.
+    assert_eq!((points[&node(1)], points[&node(2)]), (277, 188));
+}

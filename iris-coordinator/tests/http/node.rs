@@ -345,7 +345,7 @@ impl Agent {
                 let _ = self.cancelled.send(id);
             }
             NodeEvent::HeartbeatDue => {
-                let heartbeat = NodeHeartbeat { running: 0, models: None, slots: None };
+                let heartbeat = NodeHeartbeat::default();
                 self.connection.heartbeat(heartbeat).unwrap();
             }
             _ => {}
@@ -398,6 +398,7 @@ impl Agent {
             models: vec![offer],
             datasets: Vec::new(),
             hardware: iris_protocol::message::Hardware::default(),
+            terms: iris_core::terms::Terms::default(),
             resume: None,
         }
     }

@@ -33,6 +33,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use iris_core::backend::Backend;
@@ -48,6 +49,7 @@ mod assignment;
 mod backoff;
 mod catalogue;
 mod classify;
+mod conduct;
 mod connector;
 mod driver;
 mod error;
@@ -60,6 +62,7 @@ mod sealing;
 mod websocket;
 mod worker;
 
+pub use conduct::{Conduct, ModelFilter};
 pub use connector::{ConnectError, Connector, Link};
 pub use error::AgentError;
 #[cfg(feature = "openai")]
@@ -67,9 +70,10 @@ pub(crate) use websocket::platform_trust;
 pub use websocket::{CoordinatorUrl, UrlError, WebSocketConnector};
 
 use catalogue::Catalogue;
-use driver::Driver;
+use driver::{Driver, Signal};
 
 use crate::datasets::{Datasets, Informed};
+use crate::slots::Slots;
 
 /// How often the models of the backends are listed, unless set.
 const LIST_INTERVAL: Duration = Duration::from_secs(30);
@@ -114,6 +118,7 @@ impl Agent {
             slots: 1,
             datasets: Datasets::default(),
             hardware: Hardware::default(),
+            conduct: watch::channel(Conduct::default()).1,
             coordinator: None,
             limits: Limits::default(),
             list_interval: LIST_INTERVAL,
@@ -127,6 +132,17 @@ impl Agent {
     /// Returns the id by which the network knows the node.
     pub fn node_id(&self) -> NodeId {
         self.core.identity.node_id()
+    }
+
+    /// Returns the node's places for work, of which some are taken.
+    pub fn places(&self) -> Slots {
+        self.core.places.clone()
+    }
+
+    /// Returns how many bytes the node has carried since it was made, both ways, without what TCP
+    /// and TLS add to them; it grows.
+    pub fn carried(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.core.carried)
     }
 
     /// Returns how the agent stands, now and later.
@@ -144,6 +160,9 @@ impl Agent {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), AgentError> {
         let catalogue = Arc::clone(&self.core.catalogue);
+        // Nothing that changes from now on is missed.
+        let mut conduct = self.core.conduct.clone();
+        catalogue.allow(conduct.borrow_and_update().models.clone());
         let mut shutdown = std::pin::pin!(shutdown);
         let prepared = async {
             catalogue.refresh().await;
@@ -164,6 +183,14 @@ impl Agent {
         let _lister = AbortOnDropHandle::new(tokio::spawn(async move {
             catalogue.keep_fresh(signals).await;
         }));
+        let signals = driver.signals();
+        let _owner = AbortOnDropHandle::new(tokio::spawn(async move {
+            while conduct.changed().await.is_ok() {
+                if signals.send(Signal::Conduct).await.is_err() {
+                    return;
+                }
+            }
+        }));
         driver.run(shutdown).await
     }
 }
@@ -174,8 +201,11 @@ struct Core {
     catalogue: Arc<Catalogue>,
     name: Option<Label<MAX_NAME_LEN>>,
     slots: u32,
+    places: Slots,
+    carried: Arc<AtomicU64>,
     datasets: Arc<Datasets>,
     hardware: Hardware,
+    conduct: watch::Receiver<Conduct>,
     coordinator: Option<PublicIdentity>,
     limits: Limits,
     drain_limit: Duration,
@@ -203,6 +233,7 @@ pub struct AgentBuilder {
     slots: u32,
     datasets: Datasets,
     hardware: Hardware,
+    conduct: watch::Receiver<Conduct>,
     coordinator: Option<PublicIdentity>,
     limits: Limits,
     list_interval: Duration,
@@ -240,6 +271,13 @@ impl AgentBuilder {
     /// Sets what the node says about its machine. Default: nothing.
     pub fn with_hardware(mut self, hardware: Hardware) -> Self {
         self.hardware = hardware;
+        self
+    }
+
+    /// Lets the owner say what the node does, from the start and whenever `conduct` changes.
+    /// Default: whatever it can.
+    pub fn with_conduct(mut self, conduct: watch::Receiver<Conduct>) -> Self {
+        self.conduct = conduct;
         self
     }
 
@@ -301,7 +339,10 @@ impl AgentBuilder {
             datasets,
             name: self.name,
             slots: self.slots,
+            places: Slots::new(self.conduct.borrow().slots(self.slots)),
+            carried: Arc::default(),
             hardware: self.hardware,
+            conduct: self.conduct,
             coordinator: self.coordinator,
             limits: self.limits,
             drain_limit: self.drain_limit,

@@ -70,8 +70,8 @@ pub use money::{
     BalanceList, MonthList, MonthSummary, PaidRequest, Payout, PayoutPage, Statement, TopUpRequest,
 };
 pub use network::{
-    Hindrance, HistoryEntry, HistoryPage, NetworkStats, NodeWhy, ReasonCount, ReputationEntry,
-    ReputationPage, WantedModel,
+    Hindrance, HistoryEntry, HistoryPage, NetworkStats, NodePromise, NodeWhy, ReasonCount,
+    ReputationEntry, ReputationPage, WantedModel,
 };
 pub use node::{
     Choice, Explanation, Health, NodeList, NodeReason, NodeSummary, Outline, SkipCount,
