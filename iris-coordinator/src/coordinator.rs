@@ -18,6 +18,7 @@ use iris_core::store::{Batch, Document, Key, Store, StoreError};
 use iris_core::task::{Attempt, RetryPolicy, TaskError};
 use iris_core::tier::TierPolicy;
 use iris_core::traffic::OwnerShare;
+use iris_core::verify::Stage;
 use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use iris_crypto::certificate::CertificateHash;
 use iris_crypto::{Identity, PublicIdentity, RecordKey, Secret, SignedCertificate};
@@ -45,6 +46,7 @@ use crate::payouts::{self, PayPolicy, Payouts};
 use crate::ranking::{Rank, Ranking};
 use crate::settlement::{SETTLEMENT, Settlement};
 use crate::transparency::{StartError, Transparency};
+use crate::verify::{Cases, Verification};
 
 /// How far back a start looks for what nodes did: after so many half-lives nothing is left of it.
 const REMEMBERED: Duration = Duration::from_hours(24 * 7 * 40);
@@ -67,6 +69,8 @@ struct Inner {
     inference: Inference,
     transparency: Arc<Transparency>,
     payouts: Payouts,
+    verification: Arc<Verification>,
+    cases: Cases,
     classifiers: ClassifierChain,
     tasks: TaskTracker,
     housekeeping: CancellationToken,
@@ -140,7 +144,9 @@ impl Builder {
         self
     }
 
-    /// Counts all nodes of `owners` as trusted, for requests that ask for it. Default: nobody's.
+    /// Counts all nodes of `owners` as trusted, for requests that ask for it, and has those that
+    /// score texts say whether others run the models that they offer. Default: nobody's, so that
+    /// nothing is verified.
     pub fn with_trusted_owners(mut self, owners: impl IntoIterator<Item = AccountId>) -> Self {
         self.trusted.extend(owners);
         self
@@ -254,6 +260,7 @@ impl Builder {
         let mut ledger = self.ledger;
         let mut standings = Standings::new(self.standing);
         restore(&*self.store, &mut *ledger, &mut standings, self.clock.calendar()).await?;
+        let verifies = !self.trusted.is_empty();
         let registry = Registry::with_tier_policy(self.tiers)
             .with_share(self.share)
             .with_trusted_owners(self.trusted);
@@ -297,6 +304,18 @@ impl Builder {
             Arc::clone(&dispatch.clock),
         );
         let tasks = TaskTracker::new();
+        let verification = Verification::load(
+            Arc::clone(&dispatch),
+            &*self.store,
+            RecordKey::new(&self.secret),
+            tasks.clone(),
+        );
+        let verification = Arc::new(verification.await?);
+        if verifies {
+            verification.start();
+        }
+        let cases =
+            Cases::new(Arc::clone(&dispatch), Arc::clone(&self.store), Arc::clone(&verification));
         let inference = Inference::new(
             Arc::clone(&dispatch),
             Arc::clone(&self.store),
@@ -314,6 +333,8 @@ impl Builder {
             inference,
             transparency,
             payouts,
+            verification,
+            cases,
             classifiers,
             tasks,
             housekeeping,
@@ -455,6 +476,16 @@ impl Coordinator {
         &self.inner.payouts
     }
 
+    /// Returns the verdicts on nodes, and what became of them.
+    pub fn cases(&self) -> &Cases {
+        &self.inner.cases
+    }
+
+    /// Returns how far a node has come in showing that it runs a model that it offers.
+    pub fn stage(&self, node: &NodeId, model: &ModelName) -> Stage {
+        self.inner.verification.stage(node, model)
+    }
+
     /// Returns the models that some node offers now, in the order of their names.
     pub fn models(&self) -> Vec<ModelSummary> {
         self.inner.dispatch.models()
@@ -587,6 +618,7 @@ impl Coordinator {
     pub async fn shutdown(&self) {
         self.begin_shutdown();
         self.inner.inference.suspend();
+        self.inner.verification.suspend();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
         self.inner.housekeeping.cancel();
@@ -681,6 +713,7 @@ async fn keep_house(coordinator: std::sync::Weak<Inner>, stop: CancellationToken
             inner.dispatch.refresh_standings();
         }
         if minute % 60 == 1 {
+            inner.cases.keep_house().await;
             inner.payouts.keep_house(&inner.accounts).await;
         }
         inner.dispatch.keep_usage().await;

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use iris_core::admission::{Admission, AdmissionPolicy, Situation};
@@ -23,7 +23,7 @@ use iris_crypto::certificate::CertificateHash;
 use iris_crypto::{SignedCertificate, VerifiedCertificate};
 use iris_protocol::openai::Turns;
 use iris_protocol::rest::MembershipState;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::accounts::{Accounts, NOBODY};
 use crate::clock::Clock;
@@ -35,6 +35,7 @@ use crate::settlement::Settlement;
 
 mod affinity;
 mod apart;
+mod audits;
 mod certificates;
 mod explanations;
 mod judges;
@@ -54,6 +55,7 @@ mod why;
 use affinity::Affinity;
 pub use affinity::Conversation;
 pub use apart::Apart;
+pub(crate) use audits::{Offers, Worked};
 use certificates::{Certificates, Standing};
 use explanations::Explanations;
 use judges::Judges;
@@ -118,6 +120,8 @@ pub(crate) struct Dispatch {
     ledger: Mutex<Box<dyn ReputationLedger>>,
     explanations: Mutex<Explanations>,
     affinity: Affinity,
+    /// Who is told of completed tasks.
+    worked: OnceLock<mpsc::Sender<Worked>>,
 }
 
 #[derive(Debug)]
@@ -215,6 +219,7 @@ impl Dispatch {
             ledger: Mutex::new(parts.ledger),
             explanations: Mutex::default(),
             affinity: Affinity::default(),
+            worked: OnceLock::new(),
         }
     }
 
@@ -472,6 +477,7 @@ impl Dispatch {
     /// Writes a settlement's consequences into the ledger and the registry.
     pub(crate) fn settled(&self, settlement: &Settlement) {
         self.counters.settled(settlement);
+        self.tell_settled(settlement);
         if let Some(key) = &settlement.key {
             let usage = settlement.usage;
             let tokens = u64::from(usage.prompt_tokens) + u64::from(usage.completion_tokens);

@@ -216,6 +216,8 @@ pub(crate) enum Books {
     Journal,
     /// Whoever drives the task, together with what else must become durable.
     Caller,
+    /// Nobody: what the network asks for itself is not counted and says nothing of anybody.
+    Nobody,
 }
 
 #[expect(clippy::large_enum_variant, reason = "the usual stage is the large one")]
@@ -277,7 +279,7 @@ impl TaskHandle {
         submitted: Instant,
         books: Books,
     ) -> Self {
-        let is_lapsed = dispatch.is_lapsed(&request.account);
+        let is_lapsed = books != Books::Nobody && dispatch.is_lapsed(&request.account);
         let mut demand = request.demand(None, is_lapsed);
         let conversation = request.placement.conversation;
         demand.affinity = conversation.and_then(|c| dispatch.affinity.node(c, submitted));
@@ -716,6 +718,9 @@ impl TaskHandle {
 
     /// Has attempts that are over count in the standing of their nodes, each of them at once.
     fn note_attempts(&mut self) {
+        if self.books == Books::Nobody {
+            return;
+        }
         let attempts = self.run.attempts();
         self.dispatch.note_attempts(self.request.account, &attempts[self.noted..]);
         self.noted = attempts.len();
@@ -755,8 +760,11 @@ impl TaskHandle {
             sealed: self.sealing.is_some(),
             difficulty: self.request.routing.difficulty,
         };
-        self.dispatch.counters.chunks(self.run.chunks());
+        if self.books != Books::Nobody {
+            self.dispatch.counters.chunks(self.run.chunks());
+        }
         match self.books {
+            Books::Nobody => {}
             Books::Journal => {
                 self.dispatch.settled(&settlement);
                 let receipt = self.receipt_record();
