@@ -39,6 +39,9 @@
 //! | `POST /months/{month}/payouts/{account}` | [`PaidRequest`] | [`Payout`] |
 //! | `POST /pool` | [`TopUpRequest`] | [`BalanceList`] |
 //! | `GET /balances` | | [`BalanceList`] |
+//! | `GET /verdicts?limit=&after=` | | [`VerdictPage`] |
+//! | `POST /verdicts/{id}/appeal` | [`AppealRequest`] | [`VerdictSummary`] |
+//! | `POST /verdicts/{id}/decision` | [`DecisionRequest`] | [`VerdictSummary`] |
 //! | `GET /roster` | | [`SignedRoster`] |
 //! | `GET /log/checkpoint` | | the log's signed checkpoint, as text |
 //! | `GET /log/inclusion?index=&size=` | | [`InclusionProof`] |
@@ -58,6 +61,7 @@ mod roster;
 mod sealed;
 mod secret;
 mod session;
+mod verdict;
 
 pub use account::{
     AccountCreated, AccountRequest, KeyCreated, KeyId, KeyIdError, KeyList, KeyRequest, KeyScope,
@@ -87,6 +91,7 @@ pub use session::{
     LoginRequest, Me, Membership, MembershipState, PasswordRequest, RefreshRequest,
     RegisterRequest, Session,
 };
+pub use verdict::{AppealRequest, DecisionRequest, VerdictPage, VerdictState, VerdictSummary};
 
 pub use iris_core::task::TaskState;
 
