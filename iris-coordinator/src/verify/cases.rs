@@ -194,6 +194,9 @@ impl Cases {
     /// Carries out what nobody has objected to in time. Called every hour.
     pub(crate) async fn keep_house(&self) {
         self.verification.forget_absent();
+        if let Err(error) = self.verification.sweep(&*self.store).await {
+            tracing::error!(%error, "old checks cannot be swept");
+        }
         if let Err(error) = self.carry_out_all().await {
             tracing::error!(%error, "verdicts cannot be carried out");
         }

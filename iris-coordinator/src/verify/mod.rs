@@ -24,6 +24,7 @@
 mod asking;
 mod cases;
 mod presence;
+mod rests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -33,8 +34,8 @@ use iris_core::id::VerdictId;
 use iris_core::reward::{RewardEvent, What};
 use iris_core::store::{Batch, Document, Key, Store, StoreError};
 use iris_core::verify::{
-    Audit, AuditResult, Auditor, Canary, Check, Conviction, NodeRecord, Outcome, Phrases, Rules,
-    Seed, Stage, Traffic,
+    Audit, AuditResult, Auditor, Canary, Check, Commitment, Conviction, NodeRecord, Outcome,
+    Phrases, Rules, Seed, Stage, Traffic,
 };
 use iris_core::{AccountId, ModelName, NodeId, Timestamp};
 use iris_crypto::RecordKey;
@@ -45,6 +46,7 @@ use tokio_util::task::TaskTracker;
 use crate::dispatch::{Dispatch, Worked};
 use crate::inference::Sealed;
 use presence::Presence;
+use rests::Rests;
 
 pub(crate) use cases::accused;
 pub use cases::{CaseRecord, Cases, VerdictError};
@@ -52,6 +54,12 @@ pub use cases::{CaseRecord, Cases, VerdictError};
 /// The record type of what is known of a node's honesty; sealed, since it holds seeds of prompts
 /// that are still secret.
 const AUDITED: &str = "audited";
+/// The record type of what binds to prompts that were sent, in the order of their times.
+const CANARY: &str = "canary";
+/// How long that is kept: longer than it takes from the first of a verdict's prompts to its end.
+const KEPT: Duration = Duration::from_hours(24 * 60);
+/// How many of these records are deleted at a time.
+const DELETED_TOGETHER: usize = 256;
 /// How many nodes are checked at a time.
 const UNDER_WAY: usize = 8;
 /// How many completed tasks may wait to be looked at; further ones are not.
@@ -75,6 +83,7 @@ pub(crate) struct Verification {
 struct State {
     auditor: Auditor,
     presence: Presence,
+    rests: Rests,
 }
 
 impl Verification {
@@ -110,7 +119,11 @@ impl Verification {
             dispatch,
             key,
             phrases: Phrases::default(),
-            state: Mutex::new(State { auditor, presence: Presence::default() }),
+            state: Mutex::new(State {
+                auditor,
+                presence: Presence::default(),
+                rests: Rests::default(),
+            }),
             under_way: Arc::new(Semaphore::new(UNDER_WAY)),
             tasks,
             suspended: CancellationToken::new(),
@@ -149,12 +162,30 @@ impl Verification {
         }
     }
 
+    /// Deletes what is too old to count for any verdict.
+    pub(crate) async fn sweep(&self, store: &dyn Store) -> Result<(), StoreError> {
+        let now = self.dispatch.clock.calendar().as_millis();
+        let kept = u64::try_from(KEPT.as_millis()).unwrap_or(u64::MAX);
+        let end = Key::new(CANARY, format!("{:013}", now.saturating_sub(kept)));
+        let end = end.expect("a number is a key segment");
+        let mut old = store.scan(Key::all(CANARY).start..end).chunks(DELETED_TOGETHER);
+        while let Some(records) = old.next().await {
+            let mut batch = Batch::new();
+            for record in records {
+                batch = batch.delete(record?.key);
+            }
+            store.commit(batch).await?;
+        }
+        Ok(())
+    }
+
     /// Looks at who is there, and starts the checks that are due.
     fn tick(self: &Arc<Self>) {
         let (now, offers) = (self.dispatch.clock.calendar(), self.dispatch.offers());
         let mut state = self.state();
-        let State { auditor, presence } = &mut *state;
+        let State { auditor, presence, rests } = &mut *state;
         presence.see(&offers, auditor, now);
+        rests.forget(now);
         drop(state);
         while let Ok(turn) = Arc::clone(&self.under_way).try_acquire_owned() {
             let seed = self.seed();
@@ -168,7 +199,12 @@ impl Verification {
         let Ok(turn) = Arc::clone(&self.under_way).try_acquire_owned() else { return };
         let (now, seed) = (self.dispatch.clock.calendar(), self.seed());
         let Worked { node, model } = worked;
-        let audit = self.state().auditor.handle_task(node, model, Traffic::Private, now, seed);
+        let mut state = self.state();
+        if state.rests.holds(node, model, now) {
+            return;
+        }
+        let audit = state.auditor.handle_task(node, model, Traffic::Private, now, seed);
+        drop(state);
         if let Some(audit) = audit {
             self.begin(audit, turn);
         }
@@ -177,9 +213,7 @@ impl Verification {
     fn begin(self: &Arc<Self>, audit: Audit, turn: OwnedSemaphorePermit) {
         let this = Arc::clone(self);
         self.tasks.spawn(async move {
-            let node = audit.id.node;
-            this.write_down(&node);
-            let owner = this.dispatch.owner_of_offer(&node, &audit.id.model);
+            let owner = this.dispatch.owner_of_offer(&audit.id.node, &audit.id.model);
             let carried = this.suspended.run_until_cancelled(this.carry_out(&audit)).await;
             let result = carried.unwrap_or(AuditResult::ReferenceFailed);
             this.conclude(&audit, owner, &result);
@@ -189,9 +223,14 @@ impl Verification {
 
     async fn carry_out(&self, audit: &Audit) -> AuditResult {
         // Nothing keeps what callers ask, so nothing can be asked a second time.
-        let Check::Canary { seed, .. } = audit.check else { return AuditResult::ReferenceFailed };
+        let Check::Canary { seed, commitment } = audit.check else {
+            return AuditResult::ReferenceFailed;
+        };
         let (model, reference) = (&audit.id.model, &audit.reference);
         if self.dispatch.owner_of_offer(&reference.node, model) != Some(reference.owner) {
+            return AuditResult::ReferenceFailed;
+        }
+        if !self.commit(audit, commitment).await {
             return AuditResult::ReferenceFailed;
         }
         let canary = Canary::draw(&self.phrases, seed);
@@ -202,10 +241,27 @@ impl Verification {
         scored.map_or(AuditResult::ReferenceFailed, AuditResult::Scored)
     }
 
+    /// Writes down what binds to a prompt before it is sent, so that nobody can say that it was made
+    /// up for a verdict.
+    async fn commit(&self, audit: &Audit, commitment: Commitment) -> bool {
+        let now = self.dispatch.clock.calendar();
+        let id = format!("{:013}-{}-{}", now.as_millis(), audit.id.node, audit.id.number);
+        let key = Key::new(CANARY, id).expect("numbers and ids are a key segment");
+        let batch = Batch::new().put(key, Document::encode(&commitment));
+        let batch = match self.record(&audit.id.node) {
+            Some((key, record)) => batch.put(key, record),
+            None => batch,
+        };
+        self.dispatch.journal.commit(batch).await.is_ok()
+    }
+
     /// Takes in what came of a check of a node of `owner`.
     fn conclude(&self, audit: &Audit, owner: Option<AccountId>, result: &AuditResult) {
         let (now, node) = (self.dispatch.clock.calendar(), audit.id.node);
-        let outcome = self.state().auditor.handle_result(&audit.id, result, now);
+        let mut state = self.state();
+        let outcome = state.auditor.handle_result(&audit.id, result, now);
+        state.rests.see(node, &audit.id.model, result, now);
+        drop(state);
         tracing::debug!(%node, model = %audit.id.model, ?outcome, "a node was checked");
         match outcome {
             Ok(Outcome::Convicted(conviction)) => return self.convict(*conviction),
