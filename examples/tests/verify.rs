@@ -409,7 +409,8 @@ async fn shares_of_the_convicted_are_forfeited_and_those_of_the_accused_wait() {
     let epoch = epoch.parse().unwrap();
     let states = async || {
         let shares = net.coordinator.payouts().shares(epoch).await.unwrap();
-        let state = |owner| shares.iter().find(|share| share.owner == owner).unwrap().state;
+        let state =
+            |owner: AccountId| shares.iter().find(|share| share.owner == owner).unwrap().state;
         [accused, convicted, honest].map(state)
     };
     tokio::time::sleep(10 * DAY).await;

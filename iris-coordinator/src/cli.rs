@@ -325,8 +325,9 @@ struct SettingFlags {
     /// would wait longer is told at once when to come back [default: 2]
     #[arg(long, global = true, value_name = "TIMES")]
     patience: Option<String>,
-    /// An account, by its id, whose nodes count as trusted for requests that ask for it; several
-    /// with commas [default: none]
+    /// An account, by its id, whose nodes count as trusted for requests that ask for it, and, where
+    /// they score texts, say whether others run the models that they offer; several with commas
+    /// [default: none]
     #[arg(long = "trusted-owner", global = true, value_name = "ID")]
     trusted_owners: Option<String>,
     /// The most that one owner's nodes may have of a model's work while others could do it, in
