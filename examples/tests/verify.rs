@@ -5,21 +5,25 @@
 
 mod net;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::TryStreamExt;
 use iris_coordinator::payouts::{PayPolicy, ShareState};
-use iris_coordinator::{CaseRecord, Clock, VerdictError};
+use iris_coordinator::{CaseRecord, Clock, TaskRequest, VerdictError};
 use iris_core::backend::{
     BackendError, Chunk, Finish, GenerateRequest, Script, ScriptedBackend, Step, Usage,
 };
+use iris_core::demand::Own;
 use iris_core::model::{Abilities, ModelOffer};
 use iris_core::reward::{RewardEvent, What};
 use iris_core::store::{Batch, Document, Key, MemoryStore, Store};
 use iris_core::verify::{Appeal, Canary, Commitment, Phrases, Ruling, Stage};
-use iris_core::{AccountId, NodeId};
+use iris_core::{AccountId, Epoch, NodeId, Timestamp};
 use iris_crypto::{Identity, Secret};
+use iris_node::agent::AgentBuilder;
+use iris_protocol::openai::{ChatRequest, Message};
 use net::{Net, Node, OWNER, VirtualClock};
 use serde_json::{Value, json};
 
@@ -235,7 +239,7 @@ async fn liar_is_convicted_by_a_second_test_of_another_owner_and_honest_nodes_pa
 }
 
 #[tokio::test(start_paused = true)]
-async fn smaller_model_canned_text_echo_and_old_answers_are_caught() {
+async fn attack_32_smaller_model_canned_text_echo_and_old_answers_are_caught() {
     let (net, _references) = referenced().await;
     let first = Arc::new(Mutex::new(None));
     let old =
@@ -284,9 +288,9 @@ async fn reference_that_fails_convicts_nobody_and_vouches_for_nobody() {
     }
     let (lies, lied) = lying();
     let bad = join(&net, LIAR, 2, lies).await;
-    tokio::time::sleep(4 * DAY).await;
+    tokio::time::sleep(6 * DAY).await;
     assert!(lied.lock().unwrap().len() > 10, "{}", lied.lock().unwrap().len());
-    assert!(scored.iter().all(|asked| asked.lock().unwrap().len() > 2), "all were asked");
+    assert!(scored.iter().all(|asked| !asked.lock().unwrap().is_empty()), "all were asked");
     assert!(verdicts(&net).await.is_empty());
     let events = events(&net.store).await;
     assert_eq!((convicted(&events), checked(&events, bad.id)), (vec![], 0));
@@ -418,4 +422,197 @@ async fn shares_of_the_convicted_are_forfeited_and_those_of_the_accused_wait() {
     cases.decide(id, Ruling::Overturn, None).await.unwrap();
     tokio::time::sleep(2 * HOUR).await;
     assert_eq!(states().await, [ShareState::Owed, ShareState::Forfeited, ShareState::Owed]);
+}
+
+/// A chat at temperature zero of a caller who lets any node read it.
+fn comparable(net: &Net, caller: u8, prompt: &str) -> TaskRequest {
+    let body = json!({
+        "model": MODEL, "stream": true, "temperature": 0,
+        "messages": [{"role": "user", "content": prompt}],
+    });
+    let account = AccountId::from_bytes([caller; 16]);
+    let request = net.request(MODEL, prompt, true);
+    TaskRequest { account, body: body.to_string().into(), ..request }
+}
+
+/// Has `node` answer a task.
+async fn work(net: &Net, node: &Node, mut request: TaskRequest) -> String {
+    request.placement.nodes = vec![node.id];
+    net::answer(net.coordinator.submit(request)).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn honest_node_passes_fifty_tests_and_is_paid_by_evidence() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let net = network(&store).await;
+    let started = VirtualClock.calendar();
+    let join_all = async |net: &Net| {
+        [
+            join(net, TRUSTED[0], 80, reference()).await,
+            join(net, TRUSTED[1], 81, reference()).await,
+            join(net, OWNER, 1, honest().0).await,
+            join(net, LIAR, 2, lying().0).await,
+        ]
+    };
+    let nodes = join_all(&net).await;
+    let (good, bad) = (nodes[2].id, nodes[3].id);
+    tokio::time::sleep(4 * DAY).await;
+    let model = MODEL.parse().unwrap();
+    assert_eq!(net.coordinator.stage(&good, &model), Stage::Probation);
+    let before = checked(&events(&store).await, good);
+    assert!((20..40).contains(&before), "{before} in four days");
+    for node in nodes {
+        node.stop().await;
+    }
+    net.coordinator.shutdown().await;
+
+    // What was shown is known to the next coordinator on these books.
+    let net = network(&store).await;
+    let nodes = join_all(&net).await;
+    while net.coordinator.stage(&good, &model) != Stage::Watched {
+        let waited = VirtualClock.calendar().saturating_since(started);
+        assert!(waited < 9 * DAY, "{} tests", checked(&events(&store).await, good));
+        tokio::time::sleep(HOUR).await;
+    }
+    assert!(checked(&events(&store).await, good) >= 50);
+    assert_eq!(net.coordinator.stage(&bad, &model), Stage::Convicted);
+    for number in 0..60 {
+        let prompt = format!("question {number}");
+        for node in &nodes[2..] {
+            work(&net, node, comparable(&net, 100 + number % 20, &prompt)).await;
+        }
+    }
+    let month = Epoch::of(VirtualClock.calendar());
+    assert_eq!(month, Epoch::of(started), "the story fits into a month");
+    let payouts = net.coordinator.payouts();
+    payouts.top_up("12".parse().unwrap(), "gift").await.unwrap();
+    let left = month.end().saturating_since(VirtualClock.calendar());
+    tokio::time::sleep(left + 9 * DAY).await;
+    let shares = payouts.shares(month).await.unwrap();
+    let owners: Vec<_> = shares.iter().map(|share| share.owner).collect();
+    assert_eq!(owners, [OWNER], "whoever did nothing, or was found lying, has none");
+    assert_eq!(shares[0].amount, "12".parse().unwrap());
+    assert_eq!(shares[0].state, ShareState::Held);
+}
+
+/// What is left of a request when what is asked is taken out.
+fn form(body: &str) -> String {
+    let value: Value = serde_json::from_str(body).unwrap();
+    let prompt = value["messages"][0]["content"].as_str().unwrap();
+    let plain = Value::from(prompt).to_string();
+    let start = body.find("\"content\":").unwrap() + 10;
+    let text = body[start..].trim_start();
+    let is_plain = text.starts_with(&plain);
+    let end = if is_plain { plain.len() } else { text.find("\"}").unwrap() + 1 };
+    format!("{}{}", &body[..start], &text[end..])
+}
+
+#[tokio::test(start_paused = true)]
+async fn attack_33_canaries_come_as_other_requests_do() {
+    let (net, _references) = referenced().await;
+    let bodies: Arc<Mutex<Vec<(String, bool, Timestamp)>>> = Arc::default();
+    let noted = Arc::clone(&bodies);
+    let (watching, _) = backend(Abilities::NONE, move |request| {
+        let body = String::from_utf8(request.body.to_vec()).unwrap();
+        noted.lock().unwrap().push((body, request.stream, VirtualClock.calendar()));
+        Script::saying(words("", &messages(request)[0]))
+    });
+    let _node = join(&net, OWNER, 1, watching).await;
+    tokio::time::sleep(6 * DAY).await;
+    let bodies = bodies.lock().unwrap().clone();
+    assert!(bodies.len() > 30, "{}", bodies.len());
+    let mut forms = BTreeMap::new();
+    for (body, stream, _) in &bodies {
+        let read: Value = serde_json::from_str(body).unwrap();
+        assert_eq!(read.get("stream").is_some(), *stream, "{body}");
+        *forms.entry(form(body)).or_insert(0) += 1;
+    }
+    // As our own client writes it.
+    let mut ours = ChatRequest::new(MODEL, vec![Message::user("")]);
+    (ours.stream, ours.temperature, ours.max_tokens) = (Some(true), Some(0.0), Some(0));
+    let ours = serde_json::to_string(&ours).unwrap().replace("\"content\":\"\"", "\"content\":");
+    let ours: Vec<_> = ours.split("\"max_tokens\":0").collect();
+    let is_ours = |form: &&String| form.starts_with(ours[0]) && form.ends_with(ours[1]);
+    assert!(forms.keys().find(is_ours).is_some(), "{ours:?} in {forms:?}");
+    let sorted = |form: &&String| form.find("\"max_tokens\"") < form.find("\"messages\"");
+    assert!(forms.keys().find(sorted).is_none(), "{forms:?}");
+    assert!(forms.len() >= 8, "{forms:?}");
+    let seconds: BTreeSet<_> = bodies.iter().map(|(.., at)| at.as_secs() % 60).collect();
+    assert!(seconds.len() >= 10, "they come at any moment: {seconds:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn attack_34_liars_that_agree_are_caught_by_a_reference() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let net = Net::set_up(Arc::clone(&store), |builder| {
+        builder.with_trusted_owners(TRUSTED).with_comparisons(true)
+    })
+    .await;
+    let _references = [
+        join(&net, TRUSTED[0], 80, reference()).await,
+        join(&net, TRUSTED[1], 81, reference()).await,
+    ];
+    let (one, two) = (lying(), lying());
+    let liars = [
+        join(&net, LIAR, 2, one.0).await,
+        join(&net, AccountId::from_bytes([6; 16]), 3, two.0).await,
+    ];
+    tokio::time::sleep(HOUR / 2).await;
+    for number in 0..40 {
+        // Its own node comes first, and vouches for the other's.
+        let owner = if number % 2 == 0 { 5 } else { 6 };
+        let request = comparable(&net, owner, &format!("question {number}"));
+        net::answer(net.coordinator.submit(request)).await;
+        tokio::time::sleep(HOUR / 4).await;
+    }
+    tokio::time::sleep(2 * DAY).await;
+    let found: Vec<_> = verdicts(&net).await.iter().map(|case| case.verdict().node).collect();
+    assert!(liars.iter().all(|liar| found.contains(&liar.id)), "{found:?}");
+    let events = events(&store).await;
+    assert!(liars.iter().all(|liar| checked(&events, liar.id) == 0), "agreement counts for nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chat_is_given_to_a_second_owner_only_where_all_agree_to_that() {
+    for compares in [false, true] {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let net = Net::set_up(Arc::clone(&store), |builder| {
+            builder.with_trusted_owners(TRUSTED).with_comparisons(compares)
+        })
+        .await;
+        let _reference = join(&net, TRUSTED[0], 80, reference()).await;
+        let identity = Identity::from_seed(&Secret::from_bytes([1; 32]));
+        let slots = |agent: AgentBuilder| agent.with_slots(4);
+        let _first = net.join_of(OWNER, identity, honest().0, slots).await;
+        let (second, asked) = honest();
+        let _second = join(&net, LIAR, 2, second).await;
+        // Until they are known.
+        tokio::time::sleep(HOUR / 12).await;
+        // A caller's own node comes first, so others are asked for nothing but to compare.
+        let ask = async |prompt: &str, change: fn(&mut TaskRequest)| {
+            let mut request = comparable(&net, 1, prompt);
+            change(&mut request);
+            net::answer(net.coordinator.submit(request)).await;
+            tokio::time::sleep(HOUR / 12).await;
+        };
+        for number in 0..20 {
+            ask(&format!("question {number}"), |_| ()).await;
+            ask("private: own nodes", |request| request.placement.own = Own::Only).await;
+            ask("private: not that one", |request| {
+                request.placement.denied = vec!["b".repeat(26).parse().unwrap()];
+            })
+            .await;
+            ask("private: drawn", |request| {
+                let body = String::from_utf8(request.body.to_vec()).unwrap();
+                let body = body.replace(""temperature":0", ""temperature":1");
+                request.body = body.into();
+            })
+            .await;
+        }
+        let asked = asked.lock().unwrap().clone();
+        let compared = asked.iter().filter(|prompt| prompt.starts_with("question")).count();
+        assert_eq!(compared > 0, compares, "{asked:?}");
+        assert!(!asked.iter().any(|prompt| prompt.starts_with("private")), "{asked:?}");
+        assert_eq!(net.coordinator.stats().finished, 80, "comparisons are in nobody's books");
+    }
 }

@@ -18,7 +18,7 @@ use iris_core::store::{Batch, Document, Key, Store, StoreError};
 use iris_core::task::{Attempt, RetryPolicy, TaskError};
 use iris_core::tier::TierPolicy;
 use iris_core::traffic::OwnerShare;
-use iris_core::verify::Stage;
+use iris_core::verify::{Phrases, Stage};
 use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use iris_crypto::certificate::CertificateHash;
 use iris_crypto::{Identity, PublicIdentity, RecordKey, Secret, SignedCertificate};
@@ -46,7 +46,7 @@ use crate::payouts::{self, PayPolicy, Payouts};
 use crate::ranking::{Rank, Ranking};
 use crate::settlement::{SETTLEMENT, Settlement};
 use crate::transparency::{StartError, Transparency};
-use crate::verify::{Cases, Verification};
+use crate::verify::{Cases, Manner, Sign, Verification};
 
 /// How far back a start looks for what nodes did: after so many half-lives nothing is left of it.
 const REMEMBERED: Duration = Duration::from_hours(24 * 7 * 40);
@@ -69,7 +69,6 @@ struct Inner {
     inference: Inference,
     transparency: Arc<Transparency>,
     payouts: Payouts,
-    verification: Arc<Verification>,
     cases: Cases,
     classifiers: ClassifierChain,
     tasks: TaskTracker,
@@ -91,6 +90,7 @@ pub struct Builder {
     standing: StandingPolicy,
     share: OwnerShare,
     trusted: Vec<AccountId>,
+    verifying: Manner,
     retry: RetryPolicy,
     limits: LinkLimits,
     per_minute: u32,
@@ -149,6 +149,29 @@ impl Builder {
     /// nothing is verified.
     pub fn with_trusted_owners(mut self, owners: impl IntoIterator<Item = AccountId>) -> Self {
         self.trusted.extend(owners);
+        self
+    }
+
+    /// Makes the prompts of checks from `phrases`. Default: the built-in ones, which a node can know,
+    /// since everybody can read them.
+    pub fn with_phrases(mut self, phrases: Phrases) -> Self {
+        self.verifying.phrases = phrases;
+        self
+    }
+
+    /// Lets chats at temperature zero that the coordinator can read, and whose callers name no nodes,
+    /// be given to a node of a second owner, and where its answer differs to a trusted owner's.
+    /// Default: no, so that no more than one owner reads them.
+    pub const fn with_comparisons(mut self, compares: bool) -> Self {
+        self.verifying.compares = compares;
+        self
+    }
+
+    /// Looks every `tick` for checks that are due, and sends each within `within` after that, at a
+    /// moment that nothing foretells. Default: a minute, and two and a half; less is for tests whose
+    /// calendar runs ahead.
+    pub const fn with_check_times(mut self, tick: Duration, within: Duration) -> Self {
+        (self.verifying.tick, self.verifying.within) = (tick, within);
         self
     }
 
@@ -304,18 +327,14 @@ impl Builder {
             Arc::clone(&dispatch.clock),
         );
         let tasks = TaskTracker::new();
-        let verification = Verification::load(
+        let cases = Cases::load(
+            Arc::clone(&self.store),
             Arc::clone(&dispatch),
-            &*self.store,
             RecordKey::new(&self.secret),
+            Manner { verifies, ..self.verifying },
             tasks.clone(),
         );
-        let verification = Arc::new(verification.await?);
-        if verifies {
-            verification.start();
-        }
-        let cases =
-            Cases::new(Arc::clone(&dispatch), Arc::clone(&self.store), Arc::clone(&verification));
+        let cases = cases.await?;
         let inference = Inference::new(
             Arc::clone(&dispatch),
             Arc::clone(&self.store),
@@ -333,7 +352,6 @@ impl Builder {
             inference,
             transparency,
             payouts,
-            verification,
             cases,
             classifiers,
             tasks,
@@ -368,6 +386,7 @@ impl Coordinator {
             standing: StandingPolicy::default(),
             share: OwnerShare::default(),
             trusted: Vec::new(),
+            verifying: Manner::default(),
             retry: RetryPolicy::default(),
             limits: LinkLimits::default(),
             per_minute: PER_MINUTE,
@@ -416,7 +435,7 @@ impl Coordinator {
     /// That node is asked once. Nothing of the request or the answer is kept, but the node's
     /// receipt, when the answer has one.
     pub fn submit_sealed(&self, task: SealedTask) -> TaskHandle {
-        TaskHandle::sealed(Arc::clone(&self.inner.dispatch), task)
+        TaskHandle::sealed(Arc::clone(&self.inner.dispatch), task, Books::Journal)
     }
 
     /// Says how hard a question is, as far as its `readers` may help with that.
@@ -476,6 +495,20 @@ impl Coordinator {
         &self.inner.payouts
     }
 
+    /// Returns what was odd about nodes of late, the latest last: for a person to look at, and the
+    /// reason for nothing. Empty where nothing is verified.
+    pub fn signs(&self) -> Vec<Sign> {
+        self.inner.cases.verification().map(Verification::signs).unwrap_or_default()
+    }
+
+    /// Sets how long callers' requests may take, where that is not ten minutes: checks look like
+    /// them.
+    pub fn set_usual_time_limit(&self, limit: Duration) {
+        if let Some(verification) = self.inner.cases.verification() {
+            verification.set_time_limit(limit);
+        }
+    }
+
     /// Returns the verdicts on nodes, and what became of them.
     pub fn cases(&self) -> &Cases {
         &self.inner.cases
@@ -483,7 +516,8 @@ impl Coordinator {
 
     /// Returns how far a node has come in showing that it runs a model that it offers.
     pub fn stage(&self, node: &NodeId, model: &ModelName) -> Stage {
-        self.inner.verification.stage(node, model)
+        let verification = self.inner.cases.verification();
+        verification.map_or(Stage::Probation, |verification| verification.stage(node, model))
     }
 
     /// Returns the models that some node offers now, in the order of their names.
@@ -618,7 +652,9 @@ impl Coordinator {
     pub async fn shutdown(&self) {
         self.begin_shutdown();
         self.inner.inference.suspend();
-        self.inner.verification.suspend();
+        if let Some(verification) = self.inner.cases.verification() {
+            verification.suspend();
+        }
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
         self.inner.housekeeping.cancel();
@@ -709,6 +745,7 @@ async fn keep_house(coordinator: std::sync::Weak<Inner>, stop: CancellationToken
         }
         let Some(inner) = coordinator.upgrade() else { return };
         inner.dispatch.keep_models(false);
+        inner.cases.carry_out_all().await;
         if minute.is_multiple_of(60) {
             inner.dispatch.refresh_standings();
         }

@@ -45,4 +45,4 @@ pub use link::LinkError;
 pub use ranking::{Rank, RankError};
 pub use settlement::Settlement;
 pub use transparency::{StartError, Transparency, TransparencyError};
-pub use verify::{CaseRecord, Cases, VerdictError};
+pub use verify::{CaseRecord, Cases, Sign, VerdictError};

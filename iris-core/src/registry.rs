@@ -360,6 +360,11 @@ impl Registry {
         Self { policy, ..Self::default() }
     }
 
+    /// Returns the borders between tiers.
+    pub const fn tier_policy(&self) -> &TierPolicy {
+        &self.policy
+    }
+
     /// Lets no owner have more than `share` of a model's work while others could do it. Default:
     /// a fifth, or twice an equal part where that is more.
     #[must_use]

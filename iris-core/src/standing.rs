@@ -237,6 +237,11 @@ impl Standings {
         self.convicted.insert(node);
     }
 
+    /// Returns whether `node` was found lying.
+    pub fn is_convicted(&self, node: &NodeId) -> bool {
+        self.convicted.contains(node)
+    }
+
     /// Gives `node` back the standing that it has by its work.
     pub fn absolve(&mut self, node: &NodeId) {
         self.convicted.remove(node);

@@ -1,9 +1,14 @@
 //! What checks of nodes need to know of the floor, and what they change there.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
 use iris_core::demand::Trust;
 use iris_core::model::Abilities;
-use iris_core::task::AttemptEnd;
+use iris_core::task::{Attempt, AttemptEnd};
 use iris_core::{AccountId, ModelName, NodeId};
+use iris_crypto::VerifiedCertificate;
 use tokio::sync::mpsc;
 
 use super::Dispatch;
@@ -21,27 +26,94 @@ pub(crate) struct Offers {
 }
 
 /// A task that a node has completed.
-#[derive(Clone, Debug)]
 pub(crate) struct Worked {
     pub(crate) node: NodeId,
     pub(crate) model: ModelName,
+    /// Whether the coordinator could not read it.
+    pub(crate) sealed: bool,
+    /// How fast it was, where that can be said.
+    pub(crate) pace: Option<Pace>,
+    /// What was asked and answered, where another node may be asked the same.
+    pub(crate) exchange: Option<Exchange>,
+}
+
+/// How fast an answer was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pace {
+    pub(crate) tokens: u32,
+    pub(crate) within: Duration,
+}
+
+/// What was asked, by a caller who lets any node read it, and what a node answered.
+pub(crate) struct Exchange {
+    pub(crate) body: Bytes,
+    pub(crate) answer: String,
+}
+
+/// Who is told of completed tasks.
+#[derive(Debug)]
+pub(super) struct Listener {
+    worked: mpsc::Sender<Worked>,
+    /// Whether it wants to know what was asked and answered.
+    compares: bool,
 }
 
 impl Dispatch {
     /// Has `listener` told of completed tasks, as long as it keeps up.
-    pub(crate) fn tell_of_work(&self, listener: mpsc::Sender<Worked>) {
+    pub(crate) fn tell_of_work(&self, listener: mpsc::Sender<Worked>, compares: bool) {
         // Whoever listens first is the only one.
-        let _ = self.worked.set(listener);
+        let _ = self.worked.set(Listener { worked: listener, compares });
     }
 
-    pub(super) fn tell_settled(&self, settlement: &Settlement) {
-        let Some(listener) = self.worked.get() else { return };
-        let done = settlement.attempts.iter().filter(|attempt| attempt.end == AttemptEnd::Done);
-        for attempt in done {
-            // One that is missed is only looked at a little later.
-            let worked = Worked { node: attempt.node, model: settlement.model.clone() };
-            let _ = listener.try_send(worked);
-        }
+    /// Tells of a task that is over; `exchange` is called where it matters.
+    pub(super) fn tell_of(
+        &self,
+        settlement: &Settlement,
+        exchange: impl FnOnce() -> Option<Exchange>,
+    ) {
+        let Some(Listener { worked, compares }) = self.worked.get() else { return };
+        let is_done = |attempt: &&Attempt| attempt.end == AttemptEnd::Done;
+        let mut done = settlement.attempts.iter().filter(is_done);
+        let Some(Attempt { node, .. }) = done.next_back().copied() else { return };
+        let is_alone = settlement.attempts.len() == 1;
+        let told = Worked {
+            node,
+            model: settlement.model.clone(),
+            sealed: settlement.sealed,
+            pace: if is_alone { pace(settlement) } else { None },
+            exchange: if is_alone && *compares { exchange() } else { None },
+        };
+        // One that is missed is only looked at a little later.
+        let _ = worked.try_send(told);
+    }
+
+    /// Returns how many bytes the weights of a model of a node take, if it says how large it is.
+    pub(crate) fn weights_of(&self, node: &NodeId, model: &ModelName) -> Option<u64> {
+        let floor = self.floor();
+        let profile = floor.registry.node(floor.registry.seat(node)?)?.profile();
+        let offer = profile.models.iter().find(|offer| offer.name == *model)?;
+        let bytes = floor.registry.tier_policy().weight_bytes(offer);
+        (bytes > 0).then_some(bytes)
+    }
+
+    /// Returns the key to seal to a node, if it is connected and takes sealed requests.
+    pub(crate) fn certificate_of(&self, node: &NodeId) -> Option<Arc<VerifiedCertificate>> {
+        let floor = self.floor();
+        let seat = floor.registry.seat(node)?;
+        floor.links.get(&seat).filter(|link| link.seals)?;
+        floor.certificates.of(node)
+    }
+
+    /// Returns the nodes that offer `model` and belong to other owners than `node` does.
+    pub(crate) fn offers_of_others(&self, node: &NodeId, model: &ModelName) -> Vec<NodeId> {
+        let offers = self.offers();
+        let offers_it = |offer: &&Offers| offer.models.iter().any(|(name, _)| name == model);
+        let Some(owner) = offers.iter().find(|offer| offer.node == *node).map(|known| known.owner)
+        else {
+            return Vec::new();
+        };
+        let others = offers.iter().filter(offers_it).filter(|offer| offer.owner != owner);
+        others.map(|offer| offer.node).collect()
     }
 
     /// Returns every connected node with what it offers.
@@ -73,6 +145,9 @@ impl Dispatch {
     pub(crate) fn set_convicted(&self, node: NodeId, is_convicted: bool) {
         let now = self.clock.calendar();
         let mut floor = self.floor();
+        if floor.standings.is_convicted(&node) == is_convicted {
+            return;
+        }
         if is_convicted {
             floor.standings.convict(node);
         } else {
@@ -83,4 +158,10 @@ impl Dispatch {
             floor.registry.set_standing(seat, standing);
         }
     }
+}
+
+/// Returns how fast an answer was; the length of a sealed one is rounded, and its time by the clock.
+fn pace(settlement: &Settlement) -> Option<Pace> {
+    let (tokens, within) = (settlement.usage.completion_tokens, settlement.took_ms);
+    (!settlement.sealed).then_some(Pace { tokens, within: Duration::from_millis(within) })
 }

@@ -23,7 +23,7 @@ use iris_crypto::certificate::CertificateHash;
 use iris_crypto::{SignedCertificate, VerifiedCertificate};
 use iris_protocol::openai::Turns;
 use iris_protocol::rest::MembershipState;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::accounts::{Accounts, NOBODY};
 use crate::clock::Clock;
@@ -55,7 +55,8 @@ mod why;
 use affinity::Affinity;
 pub use affinity::Conversation;
 pub use apart::Apart;
-pub(crate) use audits::{Offers, Worked};
+use audits::Listener;
+pub(crate) use audits::{Exchange, Offers, Pace, Worked};
 use certificates::{Certificates, Standing};
 use explanations::Explanations;
 use judges::Judges;
@@ -121,7 +122,7 @@ pub(crate) struct Dispatch {
     explanations: Mutex<Explanations>,
     affinity: Affinity,
     /// Who is told of completed tasks.
-    worked: OnceLock<mpsc::Sender<Worked>>,
+    worked: OnceLock<Listener>,
 }
 
 #[derive(Debug)]
@@ -477,7 +478,6 @@ impl Dispatch {
     /// Writes a settlement's consequences into the ledger and the registry.
     pub(crate) fn settled(&self, settlement: &Settlement) {
         self.counters.settled(settlement);
-        self.tell_settled(settlement);
         if let Some(key) = &settlement.key {
             let usage = settlement.usage;
             let tokens = u64::from(usage.prompt_tokens) + u64::from(usage.completion_tokens);

@@ -117,8 +117,10 @@ fn routes(api: Arc<Api>) -> Router {
         .route("/pool", post(money::top_up))
         .route("/balances", get(money::balances))
         .route("/verdicts", get(verdicts::verdicts))
+        .route("/verdicts/{id}", get(verdicts::verdict))
         .route("/verdicts/{id}/appeal", post(verdicts::appeal))
         .route("/verdicts/{id}/decision", post(verdicts::decide))
+        .route("/signs", get(verdicts::signs))
         .route("/roster", get(transparency::roster))
         .route("/log/checkpoint", get(transparency::checkpoint))
         .route("/log/inclusion", get(transparency::inclusion))
@@ -166,6 +168,7 @@ impl Api {
         let bodies = Bodies::new(&settings);
         let chats = Chats::new(coordinator.clock());
         let stopping = CancellationToken::new();
+        coordinator.set_usual_time_limit(settings.time_limit);
         Arc::new(Self { coordinator, settings, metrics, bodies, chats, stopping })
     }
 }

@@ -8,9 +8,10 @@ use http::HeaderMap;
 use iris_core::Timestamp;
 use iris_core::id::VerdictId;
 use iris_core::store::StoreError;
-use iris_core::verify::Appeal;
+use iris_core::verify::{Appeal, Flag};
 use iris_protocol::rest::{
-    AppealRequest, DecisionRequest, VerdictPage, VerdictState, VerdictSummary,
+    AppealRequest, DecisionRequest, OddSign, SignList, SignSummary, VerdictPage, VerdictState,
+    VerdictSummary,
 };
 
 use super::auth::{ASK, Caller, LOOK, OPERATE, RUN};
@@ -41,6 +42,36 @@ pub(super) async fn verdicts(
     let next = cases.last().filter(|_| more).map(|case| case.verdict().id);
     let verdicts = cases.iter().map(|case| summary(&api, case)).collect();
     Ok(json_response(&VerdictPage { verdicts, next }))
+}
+
+/// `GET /verdicts/{id}`: with the prompts that it follows from.
+pub(super) async fn verdict(
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Reply {
+    let Caller { account, key } = api.key(&headers, LOOK).await?;
+    let operates = key.is_some_and(|key| OPERATE.contains(&key.scope));
+    let cases = api.coordinator.cases();
+    let case = cases.case((!operates).then_some(&account), verdict_id(&id)?).await?;
+    let prompts = cases.prompts(&case);
+    Ok(json_response(&VerdictSummary { prompts, ..summary(&api, &case) }))
+}
+
+/// `GET /signs`.
+pub(super) async fn signs(State(api): State<Arc<Api>>, headers: HeaderMap) -> Reply {
+    api.key(&headers, OPERATE).await?;
+    let signs = api.coordinator.signs().into_iter().map(|sign| SignSummary {
+        node: sign.node,
+        at: sign.at.as_secs(),
+        sign: match sign.flag {
+            Flag::TooFast { tokens_per_second } => OddSign::TooFast { tokens_per_second },
+            Flag::SameAnswer { owner } => OddSign::SameAnswer { owner },
+            Flag::ManyNewNodes { count } => OddSign::ManyNewNodes { count },
+            _ => OddSign::Other,
+        },
+    });
+    Ok(json_response(&SignList { signs: signs.collect() }))
 }
 
 /// `POST /verdicts/{id}/appeal`.
@@ -84,6 +115,7 @@ fn summary(api: &Api, case: &CaseRecord) -> VerdictSummary {
         objection: case.objection().map(str::to_owned),
         reason: case.reason().map(str::to_owned),
         seeds: case.seeds().to_vec(),
+        prompts: Vec::new(),
     }
 }
 

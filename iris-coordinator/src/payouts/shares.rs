@@ -222,8 +222,7 @@ impl Judge {
             return Some(ShareState::Forfeited);
         }
         // Nothing is released that an appeal may decide about.
-        let may_release =
-            !self.accused.contains(&share.owner) && self.rules.may_release(pseudonym);
+        let may_release = !self.accused.contains(&share.owner) && self.rules.may_release(pseudonym);
         may_release.then_some(ShareState::Owed)
     }
 }

@@ -1,28 +1,42 @@
 //! The two tasks of a check: one for the node, one for the reference.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use iris_core::backend::{Chunk, Operation};
 use iris_core::model::Abilities;
 use iris_core::queue::Priority;
-use iris_core::task::Outcome;
+use iris_core::task::{Outcome, TaskError};
 use iris_core::verify::{Canary, Scored};
 use iris_core::{ModelName, NodeId};
+use iris_crypto::seal::{
+    AnswerEvent, AnswerOpener, MAX_TTL, Prompt, RecordReader, SealedRequest, Terms,
+};
 use iris_protocol::openai::{Asked, PromptScores};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Verification;
 use crate::accounts::NETWORK;
-use crate::dispatch::{Books, Placement, Routing, TaskEvent, TaskHandle, TaskRequest};
+use crate::dispatch::{Books, Placement, Routing, SealedTask, TaskEvent, TaskHandle, TaskRequest};
 
 /// Longest answer that is scored, in bytes: more than 256 tokens take.
 const MAX_ANSWER: usize = 64 << 10;
 /// Longest answer of a reference, in bytes.
 const MAX_SCORES: usize = 4 << 20;
-/// How long a task of a check may take: as long as a caller's that names no time.
-const TIME_LIMIT: std::time::Duration = std::time::Duration::from_mins(10);
+/// How often a request is sealed to a node that is busy, as clients do that know no other.
+const TRIES: u32 = 6;
+
+/// How a request reaches the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// As from a caller of the coordinator's own endpoint.
+    Open,
+    /// As from a client whose prompts the coordinator cannot read.
+    Sealed,
+}
 
 impl Verification {
     /// Asks the node that is checked; `None` where there is no answer that can be scored.
@@ -31,14 +45,23 @@ impl Verification {
         canary: &Canary,
         model: &ModelName,
         node: NodeId,
+        mode: Mode,
     ) -> Option<String> {
-        let mut body = canary.body(model);
-        // Most callers read along, and some do not.
-        let stream = !self.dispatch.entropy.seed().is_multiple_of(4);
-        if stream {
-            body["stream"] = true.into();
+        let body = Bytes::from(canary.body(model));
+        match mode {
+            Mode::Sealed => self.ask_sealed(body, model, node).await,
+            Mode::Open => self.ask_open(body, model, node).await,
         }
-        let request = self.request(&body, model, node, Priority::Interactive)?;
+    }
+
+    /// Asks as a caller does whom the coordinator can read.
+    pub(super) async fn ask_open(
+        &self,
+        body: Bytes,
+        model: &ModelName,
+        node: NodeId,
+    ) -> Option<String> {
+        let request = self.request(body, model, node, Priority::Interactive)?;
         let mut handle = TaskHandle::new(Arc::clone(&self.dispatch), request, Books::Nobody);
         let mut answer = Answer::default();
         while let Some(event) = handle.next().await {
@@ -52,27 +75,67 @@ impl Verification {
         None
     }
 
-    /// Has an answer scored by a reference; `None` where it fails.
+    /// Asks as a client does that seals to the node; one without a key for that is asked openly.
+    async fn ask_sealed(&self, body: Bytes, model: &ModelName, node: NodeId) -> Option<String> {
+        let asked = Asked::read(Operation::Chat, &body).ok()?;
+        for _ in 0..TRIES {
+            let Some(certificate) = self.dispatch.certificate_of(&node) else {
+                return self.ask_open(body, model, node).await;
+            };
+            // Who waits for a whole answer has taken some time until it seals.
+            let spent = if asked.stream { 0 } else { self.draw(1..30) };
+            let terms = Terms {
+                ttl: MAX_TTL.saturating_sub(Duration::from_millis(spent)),
+                max_tokens: asked.max_tokens,
+                ..Terms::new(model.clone(), self.dispatch.clock.calendar())
+            };
+            let (operation, stream) = (Operation::Chat, asked.stream);
+            let prompt = Prompt { operation, stream, body: body.clone() };
+            let (request, opener) = SealedRequest::seal(&certificate, terms, &prompt).ok()?;
+            let task = SealedTask {
+                id: self.dispatch.entropy.task_id(),
+                account: NETWORK,
+                key: None,
+                request,
+                time_limit: self.time_limit(),
+            };
+            let mut handle = TaskHandle::sealed(Arc::clone(&self.dispatch), task, Books::Nobody);
+            let mut answer =
+                Opening { opener, reader: RecordReader::new(), answer: Answer::default() };
+            loop {
+                match handle.next().await? {
+                    TaskEvent::Accepted { .. } => {}
+                    TaskEvent::Sealed(records) => answer.take_in(&records)?,
+                    TaskEvent::Ended(Outcome::Finished(_)) => return answer.answer.text(),
+                    TaskEvent::Ended(Outcome::Failed(TaskError::Busy { .. })) => break,
+                    TaskEvent::Ended(_) | TaskEvent::Chunk(_) => return None,
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(self.draw(1000..3000))).await;
+        }
+        None
+    }
+
+    /// Has an answer to `messages` scored by a reference; `None` where it fails.
     pub(super) async fn score(
         &self,
-        canary: &Canary,
+        mut messages: Vec<Value>,
         model: &ModelName,
         answer: &str,
         reference: NodeId,
     ) -> Option<Vec<Scored>> {
+        messages.push(json!({ "role": "assistant", "content": answer }));
         let body = json!({
             "model": model,
-            "messages": [
-                { "role": "user", "content": canary.prompt },
-                { "role": "assistant", "content": answer },
-            ],
+            "messages": messages,
             "add_generation_prompt": false,
             "continue_final_message": true,
             "max_tokens": 1,
             "prompt_logprobs": 1,
             "temperature": 0,
         });
-        let request = self.request(&body, model, reference, Priority::High)?;
+        let body = Bytes::from(body.to_string());
+        let request = self.request(body, model, reference, Priority::High)?;
         let request =
             TaskRequest { abilities: request.abilities.union(Abilities::SCORE), ..request };
         let mut handle = TaskHandle::new(Arc::clone(&self.dispatch), request, Books::Nobody);
@@ -98,12 +161,11 @@ impl Verification {
     /// Makes the task that a caller's request with this body would be, for one node.
     fn request(
         &self,
-        body: &Value,
+        body: Bytes,
         model: &ModelName,
         node: NodeId,
         priority: Priority,
     ) -> Option<TaskRequest> {
-        let body = Bytes::from(body.to_string());
         let asked = Asked::read(Operation::Chat, &body).ok()?;
         Some(TaskRequest {
             id: self.dispatch.entropy.task_id(),
@@ -116,11 +178,42 @@ impl Verification {
             prompt_tokens: asked.prompt_tokens,
             max_tokens: asked.max_tokens,
             abilities: asked.abilities,
-            time_limit: TIME_LIMIT,
+            time_limit: self.time_limit(),
             priority,
             placement: Placement { nodes: vec![node], ..Placement::default() },
             routing: Routing::default(),
         })
+    }
+
+    /// Returns how long callers' requests may take, which nodes are told.
+    fn time_limit(&self) -> Duration {
+        Duration::from_millis(self.time_limit_ms.load(Ordering::Relaxed))
+    }
+}
+
+/// A sealed answer that is being opened.
+struct Opening {
+    opener: AnswerOpener,
+    reader: RecordReader,
+    answer: Answer,
+}
+
+impl Opening {
+    /// Takes records in; `None` where the answer cannot be scored.
+    fn take_in(&mut self, records: &[u8]) -> Option<()> {
+        self.reader.push(records);
+        while let Some(record) = self.reader.pop().ok()? {
+            for event in self.opener.handle_record(&record).ok()? {
+                match event {
+                    AnswerEvent::Text(text) => self.answer.take_in(&Chunk::Text(text))?,
+                    AnswerEvent::Json(json) => self.answer.take_in(&Chunk::Json(json.into()))?,
+                    AnswerEvent::Whole(json) => self.answer.take_in(&Chunk::Whole(json.into()))?,
+                    AnswerEvent::Failed(_) => return None,
+                    AnswerEvent::Opened | AnswerEvent::Finished(_) | AnswerEvent::Receipt(_) => {}
+                }
+            }
+        }
+        Some(())
     }
 }
 

@@ -9,9 +9,12 @@ use iris_core::reward::{RewardEvent, What};
 use iris_core::store::{Batch, Document, Key, Record, Store, StoreError, Version};
 use iris_core::verify::{Appeal, AppealError, Case, Conviction, Ruling, Seed, Verdict};
 use iris_core::{AccountId, Timestamp};
+use iris_crypto::RecordKey;
 use serde::{Deserialize, Serialize};
+use tokio_util::task::TaskTracker;
 
-use super::Verification;
+use super::{Manner, Verification};
+use crate::clock::Clock;
 use crate::dispatch::Dispatch;
 use crate::payouts;
 
@@ -59,9 +62,10 @@ pub enum VerdictError {
 
 /// The verdicts of a network.
 pub struct Cases {
-    dispatch: Arc<Dispatch>,
     store: Arc<dyn Store>,
-    verification: Arc<Verification>,
+    clock: Arc<dyn Clock>,
+    /// The coordinator that is at work on them, if it is this one.
+    at_work: Option<(Arc<Dispatch>, Arc<Verification>)>,
 }
 
 impl CaseRecord {
@@ -120,12 +124,53 @@ impl CaseRecord {
 }
 
 impl Cases {
-    pub(crate) fn new(
-        dispatch: Arc<Dispatch>,
+    /// Reads and decides the verdicts in `store` beside the coordinator that is at work on them: it
+    /// carries out what is decided here within a minute.
+    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
+        Self { store, clock, at_work: None }
+    }
+
+    /// Takes up what the store knows of nodes and verdicts, and begins to check nodes if that is
+    /// wanted.
+    pub(crate) async fn load(
         store: Arc<dyn Store>,
-        verification: Arc<Verification>,
-    ) -> Self {
-        Self { dispatch, store, verification }
+        dispatch: Arc<Dispatch>,
+        key: RecordKey,
+        manner: Manner,
+        tasks: TaskTracker,
+    ) -> Result<Self, StoreError> {
+        let verifies = manner.verifies;
+        let verification = Verification::load(Arc::clone(&dispatch), &*store, key, manner, tasks);
+        let verification = Arc::new(verification.await?);
+        if verifies {
+            verification.start();
+        }
+        let clock = Arc::clone(&dispatch.clock);
+        Ok(Self { store, clock, at_work: Some((dispatch, verification)) })
+    }
+
+    /// Returns who checks nodes, where that is the coordinator at work.
+    pub(crate) fn verification(&self) -> Option<&Verification> {
+        self.at_work.as_ref().map(|(_, verification)| &**verification)
+    }
+
+    /// Returns the verdict `id`; `owner` sees those on its own nodes alone.
+    pub async fn case(
+        &self,
+        owner: Option<&AccountId>,
+        id: VerdictId,
+    ) -> Result<CaseRecord, VerdictError> {
+        let (_, case) = self.find(id).await?;
+        let is_seen = owner.is_none_or(|owner| case.verdict().owner == *owner);
+        if is_seen { Ok(case) } else { Err(VerdictError::NotFound) }
+    }
+
+    /// Returns the prompts from which a verdict follows, in order.
+    pub fn prompts(&self, case: &CaseRecord) -> Vec<String> {
+        match &self.at_work {
+            Some((_, verification)) => verification.prompts(case),
+            None => Vec::new(),
+        }
     }
 
     /// Returns at most `limit` verdicts on nodes of `owner`, or of everybody, in the order of their
@@ -163,7 +208,7 @@ impl Cases {
         if case.carried_out && case.appeal().is_none() {
             return Err(AppealError::TooLate.into());
         }
-        case.case.appeal(self.dispatch.clock.calendar())?;
+        case.case.appeal(self.clock.calendar())?;
         case.objection = Some(text.to_owned());
         self.replace(version, &case, Batch::new()).await?;
         Ok(case)
@@ -178,54 +223,48 @@ impl Cases {
     ) -> Result<CaseRecord, VerdictError> {
         reason.map(check_text).transpose()?;
         let (version, mut case) = self.find(id).await?;
-        let now = self.dispatch.clock.calendar();
-        case.case.decide(ruling, now)?;
+        case.case.decide(ruling, self.clock.calendar())?;
         case.reason = reason.map(str::to_owned);
-        match ruling {
-            Ruling::Uphold => self.carry_out(version, &mut case, now).await?,
-            Ruling::Overturn => {
-                self.replace(version, &case, Batch::new()).await?;
-                self.verification.overturn(case.verdict().node, id);
-            }
-        }
+        self.replace(version, &case, Batch::new()).await?;
+        self.carry_out().await?;
         Ok(case)
     }
 
-    /// Carries out what nobody has objected to in time. Called every hour.
+    /// Forgets what is too old to matter. Called every hour.
     pub(crate) async fn keep_house(&self) {
-        self.verification.forget_absent();
-        if let Err(error) = self.verification.sweep(&*self.store).await {
+        let Some((_, verification)) = &self.at_work else { return };
+        verification.forget_absent();
+        if let Err(error) = verification.sweep(&*self.store).await {
             tracing::error!(%error, "old checks cannot be swept");
         }
-        if let Err(error) = self.carry_out_all().await {
+    }
+
+    /// Carries out what was decided, wherever that was, and what nobody has objected to in time.
+    /// Called every minute.
+    pub(crate) async fn carry_out_all(&self) {
+        if let Err(error) = self.carry_out().await {
             tracing::error!(%error, "verdicts cannot be carried out");
         }
     }
 
-    async fn carry_out_all(&self) -> Result<(), VerdictError> {
-        let now = self.dispatch.clock.calendar();
-        let cases = self.store.scan(Key::all(VERDICT)).map(|record| decode(&record?));
-        let is_due = |(_, case): &(_, CaseRecord)| case.is_pending() && case.case.is_final(now);
-        let due = cases.try_filter(|found| std::future::ready(is_due(found)));
-        for (version, mut case) in due.try_collect::<Vec<_>>().await? {
-            match self.carry_out(version, &mut case, now).await {
+    async fn carry_out(&self) -> Result<(), VerdictError> {
+        let Some((dispatch, verification)) = &self.at_work else { return Ok(()) };
+        let now = self.clock.calendar();
+        let found = self.store.scan(Key::all(VERDICT)).map(|record| decode(&record?));
+        let found: Vec<(Version, CaseRecord)> = found.try_collect().await?;
+        verification.agree(found.iter().map(|(_, case)| case));
+        for (version, mut case) in found {
+            if !case.is_pending() || !case.case.is_final(now) {
+                continue;
+            }
+            let (batch, event) = case.carry_out(now, Batch::new());
+            match self.replace(version, &case, batch).await {
+                Ok(()) => dispatch.apply(event.deed().as_slice()),
                 // Whoever was faster did it, or an appeal came in.
-                Ok(()) | Err(VerdictError::Changed) => {}
+                Err(VerdictError::Changed) => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
-    }
-
-    async fn carry_out(
-        &self,
-        version: Version,
-        case: &mut CaseRecord,
-        now: Timestamp,
-    ) -> Result<(), VerdictError> {
-        let (batch, event) = case.carry_out(now, Batch::new());
-        self.replace(version, case, batch).await?;
-        self.dispatch.apply(event.deed().as_slice());
         Ok(())
     }
 

@@ -6,6 +6,13 @@
 //! connected node of an owner whom the operator trusts, and not of the node's own, that offers the
 //! same model and scores given texts. Where no operator trusts anybody nothing is checked.
 //!
+//! # What a node can tell a check by
+//!
+//! Its prompt, if it knows the phrases that prompts are made of, and its temperature, which is zero.
+//! Nothing else: a check is written as programs write their requests, streamed or not, comes open or
+//! sealed as the task did that it goes with, at some moment within the next minutes, and takes the way
+//! of every other task to the node.
+//!
 //! What the network asks for itself is in nobody's books: it is not counted, not limited, brings no
 //! points and no pay, and does not show in the standing of nodes. Whatever goes wrong on the way (no
 //! reference, a refusal, an answer that cannot be scored, time that runs out) ends the check with
@@ -23,33 +30,43 @@
 
 mod asking;
 mod cases;
+mod compared;
 mod presence;
 mod rests;
+mod signs;
 
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures::StreamExt;
-use iris_core::id::VerdictId;
 use iris_core::reward::{RewardEvent, What};
 use iris_core::store::{Batch, Document, Key, Store, StoreError};
 use iris_core::verify::{
-    Audit, AuditResult, Auditor, Canary, Check, Commitment, Conviction, NodeRecord, Outcome,
-    Phrases, Rules, Seed, Stage, Traffic,
+    Audit, AuditId, AuditResult, Auditor, Canary, Check, Commitment, Conviction, NodeRecord,
+    Outcome, Phrases, Rules, Seed, Stage, Traffic, Verdict,
 };
 use iris_core::{AccountId, ModelName, NodeId, Timestamp};
 use iris_crypto::RecordKey;
+use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Interval, MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::dispatch::{Dispatch, Worked};
 use crate::inference::Sealed;
+use asking::Mode;
+use compared::Compared;
 use presence::Presence;
 use rests::Rests;
+use signs::Signs;
 
 pub(crate) use cases::accused;
 pub use cases::{CaseRecord, Cases, VerdictError};
+pub use signs::Sign;
 
 /// The record type of what is known of a node's honesty; sealed, since it holds seeds of prompts
 /// that are still secret.
@@ -60,12 +77,18 @@ const CANARY: &str = "canary";
 const KEPT: Duration = Duration::from_hours(24 * 60);
 /// How many of these records are deleted at a time.
 const DELETED_TOGETHER: usize = 256;
-/// How many nodes are checked at a time.
-const UNDER_WAY: usize = 8;
+/// How many nodes are checked at a time: many, since whoever says nothing holds a place.
+const UNDER_WAY: usize = 64;
+/// Within how many milliseconds whoever asks gives up: some sooner, as people do.
+const PATIENCE: Range<u64> = 240_000..480_000;
+/// How long a reference may take.
+const SCORING: Duration = Duration::from_mins(5);
+/// How many checks may wait for their moment.
+const WAITING: usize = 1024;
 /// How many completed tasks may wait to be looked at; further ones are not.
-const WORKED: usize = 1024;
-/// How often nodes are looked at that get no work.
-const TICK: Duration = Duration::from_mins(1);
+const WORKED: usize = 256;
+/// How long callers' requests may take where nobody says otherwise.
+const TIME_LIMIT: Duration = Duration::from_mins(10);
 /// How long a node may be away before it is forgotten: longer than any error counts.
 const FORGOTTEN: Duration = Duration::from_hours(24 * 400);
 
@@ -73,17 +96,56 @@ const FORGOTTEN: Duration = Duration::from_hours(24 * 400);
 pub(crate) struct Verification {
     dispatch: Arc<Dispatch>,
     key: RecordKey,
-    phrases: Phrases,
+    manner: Manner,
     state: Mutex<State>,
-    under_way: Arc<Semaphore>,
+    /// How long callers' requests may take, in milliseconds.
+    time_limit_ms: AtomicU64,
+    waiting: Arc<Semaphore>,
+    under_way: Semaphore,
     tasks: TaskTracker,
     suspended: CancellationToken,
+}
+
+/// How a coordinator checks.
+#[derive(Debug)]
+pub(crate) struct Manner {
+    /// Whether it does.
+    pub(crate) verifies: bool,
+    /// What prompts are made of.
+    pub(crate) phrases: Phrases,
+    /// Whether open chats may be given to a second node.
+    pub(crate) compares: bool,
+    /// How often nodes are looked at that get no work.
+    pub(crate) tick: Duration,
+    /// Within which time a check is sent, so that nothing tells it by its moment.
+    pub(crate) within: Duration,
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self {
+            verifies: false,
+            phrases: Phrases::default(),
+            compares: false,
+            tick: Duration::from_mins(1),
+            within: Duration::from_secs(150),
+        }
+    }
 }
 
 struct State {
     auditor: Auditor,
     presence: Presence,
     rests: Rests,
+    signs: Signs,
+}
+
+/// A check that is to be made.
+struct Due {
+    audit: Audit,
+    mode: Mode,
+    /// What was asked and answered, where that is compared.
+    compared: Option<Compared>,
 }
 
 impl Verification {
@@ -92,6 +154,7 @@ impl Verification {
         dispatch: Arc<Dispatch>,
         store: &dyn Store,
         key: RecordKey,
+        manner: Manner,
         tasks: TaskTracker,
     ) -> Result<Self, StoreError> {
         let mut auditor = Auditor::new(Rules::default());
@@ -106,35 +169,34 @@ impl Verification {
                 tracing::warn!(%node, "what is known of a node's honesty does not open");
             }
         }
-        let now = dispatch.clock.calendar();
-        for case in cases::all(store).await? {
-            let verdict = case.verdict();
-            if case.is_overturned() {
-                auditor.handle_overturned(&verdict.node, verdict.id, now);
-            } else {
-                dispatch.set_convicted(verdict.node, true);
-            }
-        }
-        Ok(Self {
+        let verification = Self {
             dispatch,
             key,
-            phrases: Phrases::default(),
+            manner,
             state: Mutex::new(State {
                 auditor,
                 presence: Presence::default(),
                 rests: Rests::default(),
+                signs: Signs::default(),
             }),
-            under_way: Arc::new(Semaphore::new(UNDER_WAY)),
+            time_limit_ms: AtomicU64::new(
+                u64::try_from(TIME_LIMIT.as_millis()).unwrap_or(u64::MAX),
+            ),
+            waiting: Arc::new(Semaphore::new(WAITING)),
+            under_way: Semaphore::new(UNDER_WAY),
             tasks,
             suspended: CancellationToken::new(),
-        })
+        };
+        verification.agree(&cases::all(store).await?);
+        Ok(verification)
     }
 
     /// Begins to check nodes.
     pub(crate) fn start(self: &Arc<Self>) {
         let (listener, worked) = mpsc::channel(WORKED);
-        self.dispatch.tell_of_work(listener);
-        tokio::spawn(drive(Arc::downgrade(self), worked, self.suspended.clone()));
+        self.dispatch.tell_of_work(listener, self.manner.compares);
+        let tick = tokio::time::interval(self.manner.tick);
+        tokio::spawn(drive(Arc::downgrade(self), tick, worked, self.suspended.clone()));
     }
 
     /// Ends what is under way; it is made up for later.
@@ -142,12 +204,37 @@ impl Verification {
         self.suspended.cancel();
     }
 
-    /// Makes a verdict void.
-    pub(crate) fn overturn(&self, node: NodeId, verdict: VerdictId) {
-        let now = self.dispatch.clock.calendar();
-        self.state().auditor.handle_overturned(&node, verdict, now);
-        self.dispatch.set_convicted(node, false);
-        self.write_down(&node);
+    /// Sets how long callers' requests may take; those of checks take as long.
+    pub(crate) fn set_time_limit(&self, limit: Duration) {
+        let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        self.time_limit_ms.store(limit, Ordering::Relaxed);
+    }
+
+    /// Takes in what the books say of all verdicts, whoever wrote it there.
+    fn agree<'a>(&self, cases: impl IntoIterator<Item = &'a CaseRecord>) {
+        let cases = cases.into_iter();
+        let (void, standing): (Vec<_>, Vec<_>) = cases.partition(|case| case.is_overturned());
+        let standing: BTreeSet<_> = standing.iter().map(|case| case.verdict().node).collect();
+        for node in &standing {
+            self.dispatch.set_convicted(*node, true);
+        }
+        for Verdict { node, id, .. } in void.iter().map(|case| case.verdict()) {
+            let now = self.dispatch.clock.calendar();
+            let mut state = self.state();
+            let is_convicted =
+                |auditor: &Auditor| auditor.record(node).is_some_and(NodeRecord::is_convicted);
+            let was = is_convicted(&state.auditor);
+            state.auditor.handle_overturned(node, *id, now);
+            let is = is_convicted(&state.auditor);
+            drop(state);
+            if was && !is {
+                self.write_down(node);
+            }
+            // A verdict of this moment may not be in the books yet.
+            if !is && !standing.contains(node) {
+                self.dispatch.set_convicted(*node, false);
+            }
+        }
     }
 
     /// Forgets nodes that have been away for more than a year.
@@ -183,62 +270,107 @@ impl Verification {
     fn tick(self: &Arc<Self>) {
         let (now, offers) = (self.dispatch.clock.calendar(), self.dispatch.offers());
         let mut state = self.state();
-        let State { auditor, presence, rests } = &mut *state;
-        presence.see(&offers, auditor, now);
+        let State { auditor, presence, rests, signs } = &mut *state;
+        for (node, owner) in presence.see(&offers, auditor, now) {
+            signs.see_new_node(node, owner, now);
+        }
         rests.forget(now);
         drop(state);
-        while let Ok(turn) = Arc::clone(&self.under_way).try_acquire_owned() {
+        while let Ok(turn) = Arc::clone(&self.waiting).try_acquire_owned() {
             let seed = self.seed();
             let Some(audit) = self.state().auditor.poll_audit(now, seed) else { return };
-            self.begin(audit, turn);
+            let mode = if self.draw(0..2) == 0 { Mode::Open } else { Mode::Sealed };
+            self.begin(Due { audit, mode, compared: None }, turn);
         }
     }
 
     /// Looks at a node that has just completed a task.
-    fn handle_worked(self: &Arc<Self>, worked: &Worked) {
-        let Ok(turn) = Arc::clone(&self.under_way).try_acquire_owned() else { return };
+    fn handle_worked(self: &Arc<Self>, worked: Worked) {
+        let Worked { node, model, sealed, pace, exchange } = worked;
         let (now, seed) = (self.dispatch.clock.calendar(), self.seed());
-        let Worked { node, model } = worked;
+        if let Some((pace, bytes)) = pace.zip(self.dispatch.weights_of(&node, &model)) {
+            self.state().signs.see_speed(node, pace, bytes, now);
+        }
+        let Ok(turn) = Arc::clone(&self.waiting).try_acquire_owned() else { return };
+        let compared = exchange.and_then(Compared::read);
+        let traffic = if compared.is_some() { Traffic::Comparable } else { Traffic::Private };
         let mut state = self.state();
-        if state.rests.holds(node, model, now) {
+        if state.rests.holds(&node, &model, now) {
             return;
         }
-        let audit = state.auditor.handle_task(node, model, Traffic::Private, now, seed);
+        let audit = state.auditor.handle_task(&node, &model, traffic, now, seed);
         drop(state);
         if let Some(audit) = audit {
-            self.begin(audit, turn);
+            let mode = if sealed { Mode::Sealed } else { Mode::Open };
+            self.begin(Due { audit, mode, compared }, turn);
         }
     }
 
-    fn begin(self: &Arc<Self>, audit: Audit, turn: OwnedSemaphorePermit) {
+    fn begin(self: &Arc<Self>, due: Due, turn: OwnedSemaphorePermit) {
         let this = Arc::clone(self);
         self.tasks.spawn(async move {
+            let audit = &due.audit;
             let owner = this.dispatch.owner_of_offer(&audit.id.node, &audit.id.model);
-            let carried = this.suspended.run_until_cancelled(this.carry_out(&audit)).await;
+            let carried = this.suspended.run_until_cancelled(this.carry_out(&due)).await;
             let result = carried.unwrap_or(AuditResult::ReferenceFailed);
-            this.conclude(&audit, owner, &result);
+            this.conclude(audit, owner, &result);
             drop(turn);
         });
     }
 
-    async fn carry_out(&self, audit: &Audit) -> AuditResult {
-        // Nothing keeps what callers ask, so nothing can be asked a second time.
-        let Check::Canary { seed, commitment } = audit.check else {
-            return AuditResult::ReferenceFailed;
-        };
-        let (model, reference) = (&audit.id.model, &audit.reference);
-        if self.dispatch.owner_of_offer(&reference.node, model) != Some(reference.owner) {
+    async fn carry_out(&self, due: &Due) -> AuditResult {
+        let Audit { id, check, reference } = &due.audit;
+        let within = u64::try_from(self.manner.within.as_millis()).unwrap_or(u64::MAX);
+        tokio::time::sleep(Duration::from_millis(self.draw(0..within))).await;
+        let Ok(_turn) = self.under_way.acquire().await else { return AuditResult::ReferenceFailed };
+        if self.dispatch.owner_of_offer(&reference.node, &id.model) != Some(reference.owner) {
             return AuditResult::ReferenceFailed;
         }
+        match (check, &due.compared) {
+            (Check::Canary { seed, commitment }, _) => {
+                self.send(&due.audit, due.mode, *seed, *commitment).await
+            }
+            (Check::Duplicate, Some(compared)) => self.compare(&due.audit, compared).await,
+            (Check::Duplicate, None) => AuditResult::ReferenceFailed,
+        }
+    }
+
+    /// Sends a canary, and has the answer scored.
+    async fn send(
+        &self,
+        audit: &Audit,
+        mode: Mode,
+        seed: Seed,
+        commitment: Commitment,
+    ) -> AuditResult {
         if !self.commit(audit, commitment).await {
             return AuditResult::ReferenceFailed;
         }
-        let canary = Canary::draw(&self.phrases, seed);
-        let Some(answer) = self.ask(&canary, model, audit.id.node).await else {
-            return AuditResult::NoAnswer;
-        };
-        let scored = self.score(&canary, model, &answer, reference.node).await;
-        scored.map_or(AuditResult::ReferenceFailed, AuditResult::Scored)
+        let AuditId { node, model, .. } = &audit.id;
+        let canary = Canary::draw(&self.manner.phrases, seed);
+        let patience = Duration::from_millis(self.draw(PATIENCE));
+        let asked = timeout(patience, self.ask(&canary, model, *node, mode)).await;
+        let Ok(Some(answer)) = asked else { return AuditResult::NoAnswer };
+        let now = self.dispatch.clock.calendar();
+        if let Some(owner) = self.dispatch.owner_of_offer(node, model) {
+            self.state().signs.see_answer(*node, owner, &canary.prompt, &answer, now);
+        }
+        let messages = vec![json!({ "role": "user", "content": canary.prompt })];
+        self.scored(messages, model, &answer, audit.reference.node).await
+    }
+
+    /// Has an answer to `messages` scored by a reference.
+    async fn scored(
+        &self,
+        messages: Vec<Value>,
+        model: &ModelName,
+        answer: &str,
+        reference: NodeId,
+    ) -> AuditResult {
+        match timeout(SCORING, self.score(messages, model, answer, reference)).await {
+            Ok(Some(scored)) => AuditResult::Scored(scored),
+            Ok(None) | Err(_) => AuditResult::ReferenceFailed,
+        }
     }
 
     /// Writes down what binds to a prompt before it is sent, so that nobody can say that it was made
@@ -313,8 +445,26 @@ impl Verification {
         Seed::from_bytes(self.dispatch.entropy.bytes())
     }
 
+    /// Returns a number of the range, by chance.
+    fn draw(&self, range: Range<u64>) -> u64 {
+        let width = u128::from(range.end.saturating_sub(range.start));
+        let drawn = (u128::from(self.dispatch.entropy.seed()) * width) >> 64;
+        range.start + u64::try_from(drawn).expect("it is below the width")
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns what of late was odd about nodes.
+    pub(crate) fn signs(&self) -> Vec<Sign> {
+        self.state().signs.latest()
+    }
+
+    /// Returns the prompts that `case` opens.
+    pub(crate) fn prompts(&self, case: &CaseRecord) -> Vec<String> {
+        let seeds = case.seeds().iter();
+        seeds.map(|seed| Canary::draw(&self.manner.phrases, *seed).prompt).collect()
     }
 
     /// Returns how far a node has come with a model.
@@ -326,11 +476,11 @@ impl Verification {
 /// Asks the auditor whenever there is something to ask.
 async fn drive(
     verification: Weak<Verification>,
+    mut tick: Interval,
     mut worked: mpsc::Receiver<Worked>,
     stop: CancellationToken,
 ) {
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let worked = tokio::select! {
             () = stop.cancelled() => return,
@@ -342,7 +492,7 @@ async fn drive(
         };
         let Some(verification) = verification.upgrade() else { return };
         match worked {
-            Some(worked) => verification.handle_worked(&worked),
+            Some(worked) => verification.handle_worked(worked),
             None => verification.tick(),
         }
     }

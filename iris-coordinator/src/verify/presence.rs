@@ -22,8 +22,15 @@ pub(super) struct Presence {
 }
 
 impl Presence {
-    /// Tells `auditor` what has changed.
-    pub(super) fn see(&mut self, offers: &[Offers], auditor: &mut Auditor, now: Timestamp) {
+    /// Tells `auditor` what has changed; returns the nodes that were never there before, and whose
+    /// they are.
+    pub(super) fn see(
+        &mut self,
+        offers: &[Offers],
+        auditor: &mut Auditor,
+        now: Timestamp,
+    ) -> Vec<(NodeId, AccountId)> {
+        let mut new = Vec::new();
         let here: BTreeSet<_> = offers.iter().map(|offers| offers.node).collect();
         let gone: Vec<_> = self.nodes.keys().filter(|node| !here.contains(node)).copied().collect();
         for node in gone {
@@ -31,6 +38,9 @@ impl Presence {
             self.nodes.remove(&node);
         }
         for Offers { node, owner, models, .. } in offers {
+            if auditor.record(node).is_none() {
+                new.push((*node, *owner));
+            }
             let names: BTreeSet<_> = models.iter().map(|(name, _)| name.clone()).collect();
             let before = self.nodes.insert(*node, (*owner, names.clone()));
             let before = before.filter(|(before, _)| before == owner).map(|(_, names)| names);
@@ -40,6 +50,7 @@ impl Presence {
             }
         }
         self.see_references(offers, auditor, now);
+        new
     }
 
     fn see_references(&mut self, offers: &[Offers], auditor: &mut Auditor, now: Timestamp) {

@@ -93,15 +93,28 @@ async fn verdicts_are_seen_by_their_owners_and_operators_alone() {
     let others = key(&net.coordinator, other, KeyScope::Inference).await;
     let nodes = key(&net.coordinator, net.account, KeyScope::Node).await;
     let (mine, theirs) = (convict(&net, net.account, 7).await, convict(&net, other, 8).await);
-    assert_eq!(ids(&net, "/verdicts", &net.user).await, [mine.clone()]);
-    assert_eq!(ids(&net, "/verdicts", &others).await, [theirs.clone()]);
+    assert_eq!(ids(&net, "/verdicts", &net.user).await, std::slice::from_ref(&mine));
+    assert_eq!(ids(&net, "/verdicts", &others).await, std::slice::from_ref(&theirs));
     assert_eq!(ids(&net, "/verdicts", &net.operator).await, [mine.clone(), theirs.clone()]);
     let first = ask(&net, "GET", "/verdicts?limit=1", &net.operator, &Value::Null).await.json();
     assert_eq!(first["next"], json!(mine));
     assert_eq!(
         ids(&net, &format!("/verdicts?after={mine}"), &net.operator).await,
-        [theirs.clone()]
+        std::slice::from_ref(&theirs)
     );
+    let shown = ask(&net, "GET", &format!("/verdicts/{mine}"), &net.user, &Value::Null).await;
+    assert_eq!((shown.status, &shown.json()["id"]), (200, &json!(mine)));
+    assert_eq!(shown.json()["prompts"].as_array().unwrap().len(), 1);
+    let hidden = format!("/verdicts/{theirs}");
+    for (token, status) in [(&net.user, 404), (&others, 200), (&net.operator, 200), (&nodes, 403)] {
+        let shown = ask(&net, "GET", &hidden, token, &Value::Null).await;
+        assert_eq!(shown.status, status, "{}", shown.text());
+    }
+    for (token, status) in [(&net.user, 403), (&net.operator, 200)] {
+        let signs = ask(&net, "GET", "/signs", token, &Value::Null).await;
+        assert_eq!(signs.status, status);
+        assert!(status != 200 || signs.json() == json!({"signs": []}));
+    }
     let appeal = format!("/verdicts/{theirs}/appeal");
     let text = json!({"text": "no"});
     let none = ask(&net, "POST", &appeal, &net.user, &text).await;

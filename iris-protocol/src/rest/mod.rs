@@ -40,6 +40,8 @@
 //! | `POST /pool` | [`TopUpRequest`] | [`BalanceList`] |
 //! | `GET /balances` | | [`BalanceList`] |
 //! | `GET /verdicts?limit=&after=` | | [`VerdictPage`] |
+//! | `GET /verdicts/{id}` | | [`VerdictSummary`] |
+//! | `GET /signs` | | [`SignList`] |
 //! | `POST /verdicts/{id}/appeal` | [`AppealRequest`] | [`VerdictSummary`] |
 //! | `POST /verdicts/{id}/decision` | [`DecisionRequest`] | [`VerdictSummary`] |
 //! | `GET /roster` | | [`SignedRoster`] |
@@ -91,7 +93,10 @@ pub use session::{
     LoginRequest, Me, Membership, MembershipState, PasswordRequest, RefreshRequest,
     RegisterRequest, Session,
 };
-pub use verdict::{AppealRequest, DecisionRequest, VerdictPage, VerdictState, VerdictSummary};
+pub use verdict::{
+    AppealRequest, DecisionRequest, OddSign, SignList, SignSummary, VerdictPage, VerdictState,
+    VerdictSummary,
+};
 
 pub use iris_core::task::TaskState;
 

@@ -43,6 +43,9 @@ pub struct VerdictSummary {
     /// From which the prompts can be made again that confirmed it; see
     /// [`Canary::draw`](iris_core::verify::Canary::draw).
     pub seeds: Vec<Seed>,
+    /// These prompts, in order; only where one verdict is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prompts: Vec<String>,
 }
 
 /// What has become of a verdict.
@@ -74,4 +77,49 @@ pub struct DecisionRequest {
     /// Why; 1 to 4096 bytes, for the owner to read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// What was odd about nodes of late, the latest last.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignList {
+    /// What was seen: signs, no proofs.
+    pub signs: Vec<SignSummary>,
+}
+
+/// Something odd about a node, for a person to look at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignSummary {
+    /// The node.
+    pub node: NodeId,
+    /// When it was seen.
+    pub at: u64,
+    /// What it is.
+    #[serde(flatten)]
+    pub sign: OddSign,
+}
+
+/// What may be odd about a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "sign", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum OddSign {
+    /// It writes faster than memory can be read.
+    TooFast {
+        /// Tokens in a second.
+        tokens_per_second: u64,
+    },
+    /// It gave word for word the answer that a node of this owner, or of its own, gave to another
+    /// question.
+    SameAnswer {
+        /// Whose node gave it first.
+        owner: AccountId,
+    },
+    /// Its owner has registered many nodes that are new.
+    ManyNewNodes {
+        /// How many within thirty days.
+        count: usize,
+    },
+    /// Something that this version has no word for.
+    #[serde(other)]
+    Other,
 }
