@@ -599,10 +599,10 @@ async fn verdicts_are_listed_explained_and_objected_to() {
         &coordinator.url,
         &["verdicts"],
         "
-VERDICT                           STATE            FOUND      NODE                        MODEL
-000102030405060708090a0b0c0d0e0f  final in 6 days  1 day ago  aaaaaaaaaaaaaaaaaaaaaaaaaa  m
-000102030405060708090a0b0c0d0e0f  appealed         1 day ago  aaaaaaaaaaaaaaaaaaaaaaaaaa  m
-000102030405060708090a0b0c0d0e0f  final            1 day ago  aaaaaaaaaaaaaaaaaaaaaaaaaa  m",
+VERDICT   STATE            FOUND      NODE      MODEL
+01234567  final in 6 days  1 day ago  aaaaaaaa  m
+01234567  appealed         1 day ago  aaaaaaaa  m
+01234567  final            1 day ago  aaaaaaaa  m",
     )
     .await;
     prints_json(&coordinator.url, &["verdicts", "list"], &verdicts).await;
@@ -613,7 +613,7 @@ VERDICT                           STATE            FOUND      NODE              
     let mut case = verdict("appealed");
     case["objection"] = "It was\u{1b}[31m the file.".into();
     case["prompts"] = value!(["Tell me a story.", "Y otra."]);
-    let coordinator = with(&format!("GET /verdicts/{TASK}"), case.clone()).await;
+    let coordinator = with("GET /verdicts/0123456789abcdef0123456789abcdef", case.clone()).await;
     let ran = run(&coordinator.url, &["verdicts", "show", TASK]).await;
     assert_eq!(ran.code, Some(0), "{}", ran.err);
     for said in ["30 of 90 tokens", "Tell me a story.", "Y otra.", "It was [31m the file."] {
@@ -621,11 +621,15 @@ VERDICT                           STATE            FOUND      NODE              
     }
     prints_json(&coordinator.url, &["verdicts", "show", TASK], &case).await;
 
-    let coordinator = with(&format!("POST /verdicts/{TASK}/appeal"), verdict("appealed")).await;
+    let call = "POST /verdicts/0123456789abcdef0123456789abcdef/appeal";
+    let coordinator = with(call, verdict("appealed")).await;
     let ran = run(&coordinator.url, &["verdicts", "appeal", TASK, "--reason", "The file."]).await;
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), ""), "{}", ran.err);
     assert!(ran.err.contains("your appeal is written down"), "{}", ran.err);
-    for wrong in [&["verdicts", "appeal", TASK][..], &["verdicts", "show", "x"]] {
+    let coordinator = with("GET /verdicts", verdicts).await;
+    for wrong in
+        [&["verdicts", "appeal", TASK][..], &["verdicts", "show", "ffff"], &["verdicts", "show", "0123"]]
+    {
         assert_eq!(run(&coordinator.url, wrong).await.code, Some(2), "{wrong:?}");
     }
 }

@@ -640,6 +640,28 @@ mod tests {
     }
 
     #[test]
+    fn phrases_of_a_file_are_used_or_it_is_said_why_not() {
+        let letters: Vec<_> = (b'a'..=b'z').map(|letter| char::from(letter).to_string()).collect();
+        let phrases = |template: &str| {
+            serde_json::json!({"templates": [template], "words": {"letter": letters}}).to_string()
+        };
+        let read = |text: &str| {
+            let (_folder, path) = file("phrases.json", text);
+            let path = path.to_str().unwrap();
+            load(&[], &[("IRIS_CHECK_PHRASES", path)], None).phrases()
+        };
+        assert!(read(&phrases(&"{letter}".repeat(11))).is_ok());
+        for (text, said) in [("{", "EOF"), (&phrases("{letter}"), "ways"), (&phrases("{x}"), "gap")]
+        {
+            let refused = read(text).unwrap_err().to_string();
+            assert!(refused.contains(said) && refused.contains("check_phrases"), "{refused}");
+        }
+        let missing = load(&[], &[("IRIS_CHECK_PHRASES", "/none")], None).phrases().unwrap_err();
+        assert!(missing.to_string().contains("/none"), "{missing}");
+        assert_eq!(load(&[], &[], None).phrases().unwrap(), Phrases::default());
+    }
+
+    #[test]
     fn files_are_toml_yaml_or_json_by_extension() {
         for (name, text) in [
             ("a.toml", "retention_secs = 7\ntrusted_proxies = ['10.0.0.0/8']"),

@@ -313,12 +313,13 @@ mod tests {
     fn convicted_node_is_not_trusted_whatever_it_does_until_it_is_absolved() {
         let mut standings = Standings::default();
         let work = |standings: &mut Standings| {
-            (0..100).map(|_| standings.note(node(), AttemptEnd::Done, hour(0))).next_back()
+            let noted = (0..100).map(|_| standings.note(node(), AttemptEnd::Done, hour(0)));
+            noted.fold(None, |_, latest| latest)
         };
         work(&mut standings);
         standings.convict(node());
         assert_eq!(standings.of(&node(), hour(0)).mean(), 0);
-        assert_eq!(work(&mut standings), Some(Some(Standing::CONVICTED)));
+        assert_eq!(work(&mut standings), Some(Standing::CONVICTED));
         assert!(!standings.of(&node(), hour(9000)).is_proven());
         standings.absolve(&node());
         assert_eq!(standings.of(&node(), hour(0)).good, 200_000);

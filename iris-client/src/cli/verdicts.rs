@@ -1,6 +1,7 @@
 //! `iris verdicts`.
 
 use clap::{Args, Subcommand};
+use futures::TryStreamExt;
 use iris_core::id::VerdictId;
 use iris_protocol::rest::{VerdictPage, VerdictState, VerdictSummary};
 
@@ -9,7 +10,7 @@ use super::failure::Failure;
 use super::figures::{ago, until};
 use super::network::Listing;
 use super::now;
-use super::table::{Column, Table, paragraph};
+use super::table::{Column, Table, distinct, paragraph};
 use super::terminal::{Output, remark};
 use crate::client::Client;
 
@@ -37,9 +38,9 @@ enum VerdictsCommand {
 
 #[derive(Debug, Args)]
 struct One {
-    /// The verdict's id, as `iris verdicts` shows it
+    /// The verdict's id, or its beginning as `iris verdicts` shows it
     #[arg(value_name = "VERDICT")]
-    id: VerdictId,
+    id: String,
     #[command(flatten)]
     output: Json,
 }
@@ -55,8 +56,8 @@ struct Appeal {
 
 pub(super) enum Job {
     List(Listing),
-    Show { id: VerdictId, format: Json },
-    Appeal { id: VerdictId, reason: String, format: Json },
+    Show { id: String, format: Json },
+    Appeal { id: String, reason: String, format: Json },
 }
 
 impl Job {
@@ -65,10 +66,10 @@ impl Job {
             None => Self::List(args.listing.clone()),
             Some(VerdictsCommand::List(listing)) => Self::List(listing.clone()),
             Some(VerdictsCommand::Show(One { id, output })) => {
-                Self::Show { id: *id, format: output.clone() }
+                Self::Show { id: id.clone(), format: output.clone() }
             }
             Some(VerdictsCommand::Appeal(Appeal { verdict: One { id, output }, reason })) => {
-                Self::Appeal { id: *id, reason: reason.clone(), format: output.clone() }
+                Self::Appeal { id: id.clone(), reason: reason.clone(), format: output.clone() }
             }
         }
     }
@@ -83,13 +84,14 @@ impl Job {
                 listing.print(&verdicts, "no node of yours was found lying", table, output)
             }
             Self::Show { id, format } => {
-                let verdict = client.verdicts().get(id).await?;
+                let verdict = client.verdicts().get(find(client, &id).await?).await?;
                 if format.json {
                     return Ok(output.json(&verdict)?);
                 }
                 print(&verdict, now(), output)
             }
             Self::Appeal { id, reason, format } => {
+                let id = find(client, &id).await?;
                 let verdict = client.verdicts().appeal(id, &reason).await?;
                 if format.json {
                     return Ok(output.json(&verdict)?);
@@ -103,20 +105,43 @@ impl Job {
     }
 }
 
-fn table(verdicts: &[VerdictSummary], now: u64, _: bool) -> Table {
+/// Returns the verdict of this id, or of an id that begins so.
+async fn find(client: &Client, name: &str) -> Result<VerdictId, Failure> {
+    /// Less of an id could be a slip.
+    const FEWEST: usize = 4;
+    if let Ok(id) = name.parse() {
+        return Ok(id);
+    }
+    let (mut verdicts, mut found) = (client.verdicts().list(), None);
+    while let Some(verdict) = verdicts.try_next().await? {
+        let is_meant = name.len() >= FEWEST && verdict.id.to_string().starts_with(name);
+        if is_meant && found.replace(verdict.id).is_some() {
+            return Err(Failure::usage(format!(
+                "{name} may mean more than one verdict; give the whole id, from `iris verdicts --wide`"
+            )));
+        }
+    }
+    found.ok_or_else(|| Failure::usage(format!("there is no verdict {name}; see `iris verdicts`")))
+}
+
+fn table(verdicts: &[VerdictSummary], now: u64, wide: bool) -> Table {
+    let short = |ids: Vec<String>| if wide { usize::MAX } else { distinct(&ids) };
+    let shown = short(verdicts.iter().map(|verdict| verdict.id.to_string()).collect());
+    let nodes = short(verdicts.iter().map(|verdict| verdict.node.to_string()).collect());
+    let cut = |id: String, shown: usize| id.chars().take(shown).collect::<String>();
     let mut table = Table::new(&[
         Column::new("VERDICT", 0),
         Column::new("STATE", 0),
         Column::new("FOUND", 1),
-        Column::new("NODE", 2).cut(),
+        Column::new("NODE", 2),
         Column::new("MODEL", 3).cut(),
     ]);
     for verdict in verdicts {
         table.row([
-            verdict.id.to_string(),
+            cut(verdict.id.to_string(), shown),
             state(verdict, now),
             ago(now, verdict.at),
-            verdict.node.to_string(),
+            cut(verdict.node.to_string(), nodes),
             verdict.model.to_string(),
         ]);
     }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use iris_core::demand::Trust;
 use iris_core::model::Abilities;
 use iris_core::task::{Attempt, AttemptEnd};
+use iris_core::verify::Flags;
 use iris_core::{AccountId, ModelName, NodeId};
 use iris_crypto::VerifiedCertificate;
 use tokio::sync::mpsc;
@@ -163,5 +164,6 @@ impl Dispatch {
 /// Returns how fast an answer was; the length of a sealed one is rounded, and its time by the clock.
 fn pace(settlement: &Settlement) -> Option<Pace> {
     let (tokens, within) = (settlement.usage.completion_tokens, settlement.took_ms);
-    (!settlement.sealed).then_some(Pace { tokens, within: Duration::from_millis(within) })
+    let is_known = !settlement.sealed && tokens >= Flags::LEAST_TOKENS;
+    is_known.then_some(Pace { tokens, within: Duration::from_millis(within) })
 }

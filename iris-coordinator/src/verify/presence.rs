@@ -38,7 +38,7 @@ impl Presence {
             self.nodes.remove(&node);
         }
         for Offers { node, owner, models, .. } in offers {
-            if auditor.record(node).is_none() {
+            if auditor.record(node).is_none() && !self.nodes.contains_key(node) {
                 new.push((*node, *owner));
             }
             let names: BTreeSet<_> = models.iter().map(|(name, _)| name.clone()).collect();
