@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use config::Value;
+use iris_core::id::VerdictId;
 use iris_core::ledger::Money;
 use iris_core::{AccountId, Epoch};
 use iris_protocol::rest::{KeyId, KeyScope};
@@ -28,6 +29,7 @@ In a file (TOML, YAML or JSON) settings have the names that --print-config shows
   IRIS_OPEN_REGISTRATION, IRIS_MEMBER_INVITATIONS, IRIS_MEMBERSHIP_FEE, IRIS_TRIAL_DAYS,
   IRIS_GRACE_DAYS, IRIS_OPERATOR_PERCENT, IRIS_PAY_BY, IRIS_RATE_PER_MINUTE, IRIS_PUBLIC_CHAT, IRIS_UNLIMITED_ACCOUNTS,
   IRIS_QUEUE_CAPACITY, IRIS_MAX_WAIT_SECS, IRIS_TRUSTED_OWNERS, IRIS_OWNER_SHARE_PERCENT,
+  IRIS_COMPARE_ANSWERS, IRIS_CHECK_PHRASES,
   IRIS_HEDGE_AFTER_MS, IRIS_CLASSIFIER, IRIS_OPENROUTER_URL, IRIS_OPENROUTER_MODEL,
   IRIS_RETENTION_SECS, IRIS_LOG_FORMAT, RUST_LOG
                                 as the flags; lists have commas
@@ -46,7 +48,8 @@ Exit codes:
   3  the key files or the database cannot be used
   4  the address or the TLS files cannot be used
   5  the account does not exist, or may not have this key
-  6  the month, the share or the payment is not such that this can be done";
+  6  the month, the share or the payment is not such that this can be done
+  7  there is no such verdict, or nothing to decide about it";
 
 /// The coordinator of an Iris network: matches requests with nodes and keeps the books.
 #[derive(Debug, Parser)]
@@ -103,6 +106,11 @@ pub(crate) enum Command {
     /// See what the books hold, and put money into the running month's pool
     #[command(subcommand)]
     Pool(PoolCommand),
+    /// See which nodes were found lying, and decide what their owners say against it
+    ///
+    /// Works whether or not the coordinator is running, which carries decisions out within a minute.
+    #[command(subcommand)]
+    Verdict(VerdictCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -228,6 +236,32 @@ pub(crate) enum PayoutCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum VerdictCommand {
+    /// List the verdicts, and what has become of each
+    List,
+    /// Print what was found, and what was said of it
+    Show {
+        /// The verdict's id, as `verdict list` prints it
+        #[arg(value_name = "VERDICT")]
+        id: VerdictId,
+    },
+    /// Let a verdict stand that its owner objects to: its points and shares are lost
+    Uphold(Decision),
+    /// Make a verdict void that its owner objects to: nothing of it remains
+    Overturn(Decision),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Decision {
+    /// The verdict's id, as `verdict list` prints it
+    #[arg(value_name = "VERDICT")]
+    pub(crate) id: VerdictId,
+    /// Why, for the owner to read
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum PoolCommand {
     /// Put money into the pool of the running month
     ///
@@ -329,10 +363,21 @@ struct SettingFlags {
     /// would wait longer is told at once when to come back [default: 2]
     #[arg(long, global = true, value_name = "TIMES")]
     patience: Option<String>,
-    /// An account, by its id, whose nodes count as trusted for requests that ask for it; several
-    /// with commas [default: none]
+    /// An account, by its id, whose nodes count as trusted for requests that ask for it, and, where
+    /// they score texts, say whether others run the models that they offer; several with commas
+    /// [default: none]
     #[arg(long = "trusted-owner", global = true, value_name = "ID")]
     trusted_owners: Option<String>,
+    /// Give some of the chats that ask for the likeliest words, that you can read, and that name no
+    /// nodes, to a node of a second owner too, and to a trusted owner's where the two differ, to find
+    /// out who lies [default: no]
+    #[arg(long, global = true)]
+    compare_answers: bool,
+    /// Make the prompts by which nodes are checked from this file: JSON with \"templates\", whose gaps
+    /// are {name} or {10-99}, and the lists of \"words\" for the names [default: phrases that everybody
+    /// can read, so nodes can know them]
+    #[arg(long, global = true, value_name = "FILE")]
+    check_phrases: Option<String>,
     /// The most that one owner's nodes may have of a model's work while others could do it, in
     /// percent; twice an equal part where that is more [default: 20]
     #[arg(long, global = true, value_name = "PERCENT")]
@@ -406,6 +451,8 @@ impl SettingFlags {
             ("max_wait_secs", text(&self.max_wait)),
             ("patience", text(&self.patience)),
             ("trusted_owners", texts(&self.trusted_owners)),
+            ("compare_answers", self.compare_answers.then(|| true.into())),
+            ("check_phrases", text(&self.check_phrases)),
             ("owner_share_percent", text(&self.owner_share)),
             ("hedge_after_ms", text(&self.hedge_after)),
             ("classifiers", texts(&self.classifiers)),

@@ -18,6 +18,7 @@ use iris_core::store::{Batch, Document, Key, Store, StoreError};
 use iris_core::task::{RetryPolicy, TaskError};
 use iris_core::tier::TierPolicy;
 use iris_core::traffic::OwnerShare;
+use iris_core::verify::{Phrases, Stage};
 use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use iris_crypto::certificate::CertificateHash;
 use iris_crypto::{Identity, PublicIdentity, RecordKey, Secret, SignedCertificate};
@@ -48,6 +49,7 @@ use crate::promises::{self, Promises};
 use crate::ranking::{Rank, Ranking};
 use crate::settlement::Settlement;
 use crate::transparency::{StartError, Transparency};
+use crate::verify::{Cases, Manner, Sign, Verification};
 
 /// How often what changes slowly is written down, and what is too old is deleted.
 const HOUSEKEEPING: Duration = Duration::from_mins(1);
@@ -70,6 +72,7 @@ struct Inner {
     inference: Inference,
     transparency: Arc<Transparency>,
     payouts: Payouts,
+    cases: Cases,
     classifiers: ClassifierChain,
     tasks: TaskTracker,
     housekeeping: CancellationToken,
@@ -107,6 +110,7 @@ pub struct Builder {
     standing: StandingPolicy,
     share: OwnerShare,
     trusted: Vec<AccountId>,
+    verifying: Manner,
     retry: RetryPolicy,
     limits: LinkLimits,
     per_minute: u32,
@@ -160,9 +164,34 @@ impl Builder {
         self
     }
 
-    /// Counts all nodes of `owners` as trusted, for requests that ask for it. Default: nobody's.
+    /// Counts all nodes of `owners` as trusted, for requests that ask for it, and has those that
+    /// score texts say whether others run the models that they offer. Default: nobody's, so that
+    /// nothing is verified.
     pub fn with_trusted_owners(mut self, owners: impl IntoIterator<Item = AccountId>) -> Self {
         self.trusted.extend(owners);
+        self
+    }
+
+    /// Makes the prompts of checks from `phrases`. Default: the built-in ones, which a node can know,
+    /// since everybody can read them.
+    pub fn with_phrases(mut self, phrases: Phrases) -> Self {
+        self.verifying.phrases = phrases;
+        self
+    }
+
+    /// Lets chats at temperature zero that the coordinator can read, and whose callers name no nodes,
+    /// be given to a node of a second owner, and where its answer differs to a trusted owner's.
+    /// Default: no, so that no more than one owner reads them.
+    pub const fn with_comparisons(mut self, compares: bool) -> Self {
+        self.verifying.compares = compares;
+        self
+    }
+
+    /// Looks every `tick` for checks that are due, and sends each within `within` after that, at a
+    /// moment that nothing foretells. Default: a minute, and two and a half; less is for tests whose
+    /// calendar runs ahead.
+    pub const fn with_check_times(mut self, tick: Duration, within: Duration) -> Self {
+        (self.verifying.tick, self.verifying.within) = (tick, within);
         self
     }
 
@@ -274,6 +303,7 @@ impl Builder {
         let (ledger, policy) = (self.ledger, self.standing);
         let empty = ledger.resumed(None);
         let deeds = Deeds::read(&*self.store, ledger, policy, self.clock.calendar()).await?;
+        let verifies = !self.trusted.is_empty();
         let registry = Registry::with_tier_policy(self.tiers)
             .with_share(self.share)
             .with_trusted_owners(self.trusted);
@@ -322,6 +352,14 @@ impl Builder {
         );
         payouts.declare().await?;
         let tasks = TaskTracker::new();
+        let cases = Cases::load(
+            Arc::clone(&self.store),
+            Arc::clone(&dispatch),
+            RecordKey::new(&self.secret),
+            Manner { verifies, ..self.verifying },
+            tasks.clone(),
+        );
+        let cases = cases.await?;
         let inference = Inference::new(
             Arc::clone(&dispatch),
             Arc::clone(&self.store),
@@ -338,6 +376,7 @@ impl Builder {
             inference,
             transparency,
             payouts,
+            cases,
             classifiers,
             tasks,
             housekeeping,
@@ -377,6 +416,7 @@ impl Coordinator {
             standing: StandingPolicy::default(),
             share: OwnerShare::default(),
             trusted: Vec::new(),
+            verifying: Manner::default(),
             retry: RetryPolicy::default(),
             limits: LinkLimits::default(),
             per_minute: PER_MINUTE,
@@ -425,7 +465,7 @@ impl Coordinator {
     /// That node is asked once. Nothing of the request or the answer is kept, but the node's
     /// receipt, when the answer has one.
     pub fn submit_sealed(&self, task: SealedTask) -> TaskHandle {
-        TaskHandle::sealed(Arc::clone(&self.inner.dispatch), task)
+        TaskHandle::sealed(Arc::clone(&self.inner.dispatch), task, Books::Journal)
     }
 
     /// Says how hard a question is, as far as its `readers` may help with that.
@@ -483,6 +523,31 @@ impl Coordinator {
     /// Returns the network's money.
     pub fn payouts(&self) -> &Payouts {
         &self.inner.payouts
+    }
+
+    /// Returns what was odd about nodes of late, the latest last: for a person to look at, and the
+    /// reason for nothing. Empty where nothing is verified.
+    pub fn signs(&self) -> Vec<Sign> {
+        self.inner.cases.verification().map(Verification::signs).unwrap_or_default()
+    }
+
+    /// Sets how long callers' requests may take, where that is not ten minutes: checks look like
+    /// them.
+    pub fn set_usual_time_limit(&self, limit: Duration) {
+        if let Some(verification) = self.inner.cases.verification() {
+            verification.set_time_limit(limit);
+        }
+    }
+
+    /// Returns the verdicts on nodes, and what became of them.
+    pub fn cases(&self) -> &Cases {
+        &self.inner.cases
+    }
+
+    /// Returns how far a node has come in showing that it runs a model that it offers.
+    pub fn stage(&self, node: &NodeId, model: &ModelName) -> Stage {
+        let verification = self.inner.cases.verification();
+        verification.map_or(Stage::Probation, |verification| verification.stage(node, model))
     }
 
     /// Returns the models that some node offers now, in the order of their names.
@@ -619,6 +684,9 @@ impl Coordinator {
     pub async fn shutdown(&self) {
         self.begin_shutdown();
         self.inner.inference.suspend();
+        if let Some(verification) = self.inner.cases.verification() {
+            verification.suspend();
+        }
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
         self.inner.housekeeping.cancel();
@@ -676,6 +744,7 @@ async fn keep_house(coordinator: Weak<Inner>, stop: CancellationToken) {
         let Some(inner) = coordinator.upgrade() else { return };
         inner.dispatch.keep_models(false);
         inner.dispatch.keep_promises();
+        inner.cases.carry_out_all().await;
         if minute.is_multiple_of(60) {
             inner.dispatch.refresh_standings();
         }
@@ -683,6 +752,7 @@ async fn keep_house(coordinator: Weak<Inner>, stop: CancellationToken) {
             inner.write_deeds().await;
         }
         if minute % 60 == 1 {
+            inner.cases.keep_house().await;
             inner.payouts.keep_house(&inner.accounts).await;
         }
         inner.dispatch.keep_usage().await;

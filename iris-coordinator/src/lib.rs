@@ -27,6 +27,7 @@ pub mod simulation;
 pub mod store;
 mod transparency;
 mod turns;
+mod verify;
 
 pub use accounts::{
     AccountError, AccountPolicy, Accounts, ApiKey, Giver, MembershipPolicy, NewKey, Registration,
@@ -46,3 +47,4 @@ pub use link::LinkError;
 pub use ranking::{Rank, RankError};
 pub use settlement::Settlement;
 pub use transparency::{StartError, Transparency, TransparencyError};
+pub use verify::{CaseRecord, Cases, Sign, VerdictError};

@@ -20,6 +20,7 @@ use iris_coordinator::{AccountPolicy, MembershipPolicy};
 use iris_core::classify::Rules;
 use iris_core::task::{Hedge, RetryPolicy};
 use iris_core::traffic::OwnerShare;
+use iris_core::verify::Phrases;
 use iris_core::{AccountId, ModelName};
 use iris_protocol::rest::Secret;
 use serde::de::{Deserialize, Deserializer, Error};
@@ -43,6 +44,8 @@ const ENVIRONMENT: &[(&str, &str, bool)] = &[
     ("max_wait_secs", "IRIS_MAX_WAIT_SECS", false),
     ("patience", "IRIS_PATIENCE", false),
     ("trusted_owners", "IRIS_TRUSTED_OWNERS", true),
+    ("compare_answers", "IRIS_COMPARE_ANSWERS", false),
+    ("check_phrases", "IRIS_CHECK_PHRASES", false),
     ("owner_share_percent", "IRIS_OWNER_SHARE_PERCENT", false),
     ("hedge_after_ms", "IRIS_HEDGE_AFTER_MS", false),
     ("classifiers", "IRIS_CLASSIFIER", true),
@@ -101,6 +104,8 @@ pub(crate) struct Settings {
     pub(crate) patience: u32,
     #[serde(deserialize_with = "parsed")]
     pub(crate) trusted_owners: Vec<AccountId>,
+    pub(crate) compare_answers: bool,
+    check_phrases: Option<PathBuf>,
     owner_share_percent: u8,
     hedge_after_ms: Option<u64>,
     #[serde(deserialize_with = "parsed")]
@@ -181,6 +186,7 @@ impl Settings {
             .set_default("max_wait_secs", 10)?
             .set_default("patience", 2)?
             .set_default("trusted_owners", Vec::<String>::new())?
+            .set_default("compare_answers", false)?
             .set_default("owner_share_percent", 20)?
             .set_default("classifiers", vec![Judge::Rules.as_str()])?
             .set_default("openrouter_url", "https://openrouter.ai/api/v1")?
@@ -397,6 +403,16 @@ impl Settings {
         }
     }
 
+    /// Reads what the prompts of checks are made of.
+    pub(crate) fn phrases(&self) -> Result<Phrases, SettingsError> {
+        let Some(path) = &self.check_phrases else { return Ok(Phrases::default()) };
+        let refused = |why: String| {
+            SettingsError(format!("check_phrases: {} cannot be used: {why}", path.display()))
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
+        serde_json::from_str(&text).map_err(|error| refused(error.to_string()))
+    }
+
     /// Returns the scheme of the server's address.
     pub(crate) const fn scheme(&self) -> &'static str {
         if self.tls_cert.is_some() { "https" } else { "http" }
@@ -443,6 +459,8 @@ impl fmt::Display for Settings {
         writeln!(f, "max_wait_secs = {}", self.max_wait_secs)?;
         writeln!(f, "patience = {}", self.patience)?;
         writeln!(f, "trusted_owners = {}", list(trusted))?;
+        writeln!(f, "compare_answers = {}", self.compare_answers)?;
+        writeln!(f, "{}", optional("check_phrases", &self.check_phrases))?;
         writeln!(f, "owner_share_percent = {}", self.owner_share_percent)?;
         match self.hedge_after_ms {
             Some(after) => writeln!(f, "hedge_after_ms = {after}")?,
@@ -619,6 +637,28 @@ mod tests {
             let refused = asked.unwrap_err().to_string();
             assert!(refused.contains("built without openrouter"), "{refused}");
         }
+    }
+
+    #[test]
+    fn phrases_of_a_file_are_used_or_it_is_said_why_not() {
+        let letters: Vec<_> = (b'a'..=b'z').map(|letter| char::from(letter).to_string()).collect();
+        let phrases = |template: &str| {
+            serde_json::json!({"templates": [template], "words": {"letter": letters}}).to_string()
+        };
+        let read = |text: &str| {
+            let (_folder, path) = file("phrases.json", text);
+            let path = path.to_str().unwrap();
+            load(&[], &[("IRIS_CHECK_PHRASES", path)], None).phrases()
+        };
+        assert!(read(&phrases(&"{letter}".repeat(11))).is_ok());
+        for (text, said) in [("{", "EOF"), (&phrases("{letter}"), "ways"), (&phrases("{x}"), "gap")]
+        {
+            let refused = read(text).unwrap_err().to_string();
+            assert!(refused.contains(said) && refused.contains("check_phrases"), "{refused}");
+        }
+        let missing = load(&[], &[("IRIS_CHECK_PHRASES", "/none")], None).phrases().unwrap_err();
+        assert!(missing.to_string().contains("/none"), "{missing}");
+        assert_eq!(load(&[], &[], None).phrases().unwrap(), Phrases::default());
     }
 
     #[test]

@@ -436,6 +436,11 @@ impl Registry {
         Self { policy, ..Self::default() }
     }
 
+    /// Returns the borders between tiers.
+    pub const fn tier_policy(&self) -> &TierPolicy {
+        &self.policy
+    }
+
     /// Lets no owner have more than `share` of a model's work while others could do it. Default:
     /// a fifth, or twice an equal part where that is more.
     #[must_use]
@@ -530,12 +535,12 @@ impl Registry {
     /// Sets how sure the network is of a node. A node starts as one of which nothing is known.
     pub fn set_standing(&mut self, seat: Seat, standing: Standing) {
         let Some(node) = self.node(seat) else { return };
-        let proven = node.standing.is_proven() != standing.is_proven();
+        let moves = self.trust(node) != self.trust_of(&node.profile.owner, standing);
         let judge = |node: &mut Node| {
             node.standing = standing;
             node.chance = standing.chance();
         };
-        if proven {
+        if moves {
             // It moves to the buckets of another trust.
             self.unindex_offers(seat.index);
             judge(self.node_mut(seat).expect("the seat is taken"));
@@ -546,9 +551,15 @@ impl Registry {
 
     /// Returns how far a node is trusted.
     pub fn trust(&self, node: &Node) -> Trust {
-        if self.trusted.contains(&node.profile.owner) {
+        self.trust_of(&node.profile.owner, node.standing)
+    }
+
+    fn trust_of(&self, owner: &AccountId, standing: Standing) -> Trust {
+        if standing == Standing::CONVICTED {
+            Trust::Any
+        } else if self.trusted.contains(owner) {
             Trust::Trusted
-        } else if node.standing.is_proven() {
+        } else if standing.is_proven() {
             Trust::Proven
         } else {
             Trust::Any

@@ -97,11 +97,17 @@ impl TierPolicy {
         u64::try_from(size).unwrap_or(u64::MAX)
     }
 
-    /// Returns whether the weights are larger than all the memory.
-    fn exceeds(&self, offer: &ModelOffer, memory_gb: Option<u32>) -> bool {
+    /// Returns how many bytes a model's weights take; 0 where it does not say how large it is.
+    pub fn weight_bytes(&self, offer: &ModelOffer) -> u64 {
         let bits = u128::from(self.quantization(offer).hundredths_of_bits);
         let bytes = u128::from(offer.parameters.unwrap_or(0)) * bits / 800;
-        memory_gb.is_some_and(|gigabytes| bytes > u128::from(gigabytes) << 30)
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+
+    /// Returns whether the weights are larger than all the memory.
+    fn exceeds(&self, offer: &ModelOffer, memory_gb: Option<u32>) -> bool {
+        let bytes = self.weight_bytes(offer);
+        memory_gb.is_some_and(|gigabytes| bytes > u64::from(gigabytes) << 30)
     }
 
     fn quantization(&self, offer: &ModelOffer) -> Quantization {

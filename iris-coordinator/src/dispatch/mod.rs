@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use iris_core::admission::{Admission, AdmissionPolicy, Situation};
@@ -38,6 +38,7 @@ use crate::settlement::Settlement;
 
 mod affinity;
 mod apart;
+mod audits;
 mod certificates;
 mod explanations;
 mod judges;
@@ -57,6 +58,8 @@ mod why;
 use affinity::Affinity;
 pub use affinity::Conversation;
 pub use apart::Apart;
+use audits::Listener;
+pub(crate) use audits::{Exchange, Offers, Pace, Worked};
 use certificates::{Certificates, Standing};
 use explanations::Explanations;
 use judges::Judges;
@@ -125,6 +128,8 @@ pub(crate) struct Dispatch {
     ledger: Mutex<Box<dyn ReputationLedger>>,
     explanations: Mutex<Explanations>,
     affinity: Affinity,
+    /// Who is told of completed tasks.
+    worked: OnceLock<Listener>,
 }
 
 #[derive(Debug)]
@@ -224,6 +229,7 @@ impl Dispatch {
             ledger: Mutex::new(parts.ledger),
             explanations: Mutex::default(),
             affinity: Affinity::default(),
+            worked: OnceLock::new(),
         }
     }
 

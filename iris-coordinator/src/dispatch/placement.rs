@@ -39,6 +39,12 @@ impl Placement {
         Self { nodes: allow, denied: deny, own, min_tier: tier, trust, dataset, ..Self::default() }
     }
 
+    /// Returns whether its caller leaves it to the coordinator who reads it.
+    pub(crate) fn is_anybodys(&self) -> bool {
+        let is_named = !self.nodes.is_empty() || !self.denied.is_empty() || self.dataset.is_some();
+        !is_named && self.own != Own::Only && self.trust == Trust::Any && self.apart.is_none()
+    }
+
     /// Adds to the demand of a task of `account` what does not change while it runs.
     pub(crate) fn apply(&self, demand: &mut Demand, account: AccountId) {
         demand.asker = (account != NOBODY).then_some(account);

@@ -55,6 +55,7 @@ mod submission;
 mod tls;
 mod transparency;
 mod upgrade;
+mod verdicts;
 
 pub use descriptors::raise_file_limit;
 pub use listener::Listener;
@@ -115,6 +116,11 @@ fn routes(api: Arc<Api>) -> Router {
         .route("/months/{month}/payouts/{account}", post(money::mark_paid))
         .route("/pool", post(money::top_up))
         .route("/balances", get(money::balances))
+        .route("/verdicts", get(verdicts::verdicts))
+        .route("/verdicts/{id}", get(verdicts::verdict))
+        .route("/verdicts/{id}/appeal", post(verdicts::appeal))
+        .route("/verdicts/{id}/decision", post(verdicts::decide))
+        .route("/signs", get(verdicts::signs))
         .route("/roster", get(transparency::roster))
         .route("/log/checkpoint", get(transparency::checkpoint))
         .route("/log/inclusion", get(transparency::inclusion))
@@ -162,6 +168,7 @@ impl Api {
         let bodies = Bodies::new(&settings);
         let chats = Chats::new(coordinator.clock());
         let stopping = CancellationToken::new();
+        coordinator.set_usual_time_limit(settings.time_limit);
         Arc::new(Self { coordinator, settings, metrics, bodies, chats, stopping })
     }
 }

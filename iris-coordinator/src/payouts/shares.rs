@@ -1,6 +1,6 @@
 //! What becomes of shares: held, owed, paid or forfeited.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use futures::TryStreamExt;
 use iris_core::ledger::{Book, Cause, Movement, PaidIn, Payout, PayoutState, SettlementError};
@@ -14,6 +14,7 @@ use super::record::{
 };
 use super::{PayoutError, Payouts, check_reference};
 use crate::accounts::Accounts;
+use crate::verify;
 
 impl Payouts {
     /// Returns an account's share of a month, if it has one.
@@ -114,7 +115,8 @@ impl Payouts {
         let opening = self.opening(next).await?;
         let rules = (self.policy.make)(Some(&opening.state.rules));
         let rules = rules.ok_or_else(|| PayoutError::Rules(self.policy.name.clone()))?;
-        Ok(Judge { rules, convicted: self.convicted_since(earliest.end()).await? })
+        let convicted = self.convicted_since(earliest.end()).await?;
+        Ok(Judge { rules, convicted, accused: verify::accused(&*self.store).await? })
     }
 
     /// Asks the rail to pay a share.
@@ -192,6 +194,8 @@ struct Judge {
     rules: Box<dyn RewardRules>,
     /// When owners were last found lying.
     convicted: HashMap<AccountId, Timestamp>,
+    /// Of whose nodes verdicts can still be appealed against, or decided.
+    accused: HashSet<AccountId>,
 }
 
 impl Judge {
@@ -201,6 +205,8 @@ impl Judge {
         if lied {
             return Some(ShareState::Forfeited);
         }
-        self.rules.may_release(pseudonym).then_some(ShareState::Owed)
+        // Nothing is released that an appeal may decide about.
+        let may_release = !self.accused.contains(&share.owner) && self.rules.may_release(pseudonym);
+        may_release.then_some(ShareState::Owed)
     }
 }

@@ -41,6 +41,7 @@ mod routing;
 mod sealed;
 mod secure;
 mod transparency;
+mod verdicts;
 
 /// A coordinator behind a server on a free port, with one account.
 struct Net {

@@ -22,7 +22,7 @@ use tokio::time::Sleep;
 use super::apart::Member;
 use super::passed::PassedOn;
 use super::sealing::{ReceiptRecord, Sealing};
-use super::{Acquired, Asker, Dispatch, Lease, Placement, Routing, Ticketed};
+use super::{Acquired, Asker, Dispatch, Exchange, Lease, Placement, Routing, Ticketed};
 use crate::link::{News, NodeLink, Receipt, Work, fits};
 use crate::settlement::Settlement;
 
@@ -30,6 +30,8 @@ mod race;
 
 use race::Rival;
 
+/// Longest request and longest answer that may be compared with another node's, in bytes.
+const MAX_COMPARED: usize = 16 << 10;
 /// The longest time that a task may take, whatever its caller allows.
 const LONGEST: Duration = Duration::from_hours(24);
 
@@ -218,6 +220,8 @@ pub(crate) enum Books {
     Journal,
     /// Whoever drives the task, together with what else must become durable.
     Caller,
+    /// Nobody: what the network asks for itself is not counted and says nothing of anybody.
+    Nobody,
 }
 
 #[expect(clippy::large_enum_variant, reason = "the usual stage is the large one")]
@@ -240,7 +244,7 @@ impl TaskHandle {
     }
 
     /// Makes a task that only one node can read.
-    pub(crate) fn sealed(dispatch: Arc<Dispatch>, task: SealedTask) -> Self {
+    pub(crate) fn sealed(dispatch: Arc<Dispatch>, task: SealedTask, books: Books) -> Self {
         let submitted = dispatch.clock.now();
         let SealedTask { id, account, key, request: sealed, time_limit } = task;
         let terms = &sealed.header().terms;
@@ -267,7 +271,7 @@ impl TaskHandle {
         let retry = dispatch.settings.retry;
         let run = TaskRun::for_one_node(submitted, deadline, request.prompt_tokens, retry);
         let sealing = Some(Box::new(Sealing::new(&sealed)));
-        let mut handle = Self::with_run(dispatch, request, run, submitted, Books::Journal);
+        let mut handle = Self::with_run(dispatch, request, run, submitted, books);
         (handle.demand.context_tokens, handle.sealing) = (0, sealing);
         handle
     }
@@ -279,7 +283,7 @@ impl TaskHandle {
         submitted: Instant,
         books: Books,
     ) -> Self {
-        let is_lapsed = dispatch.is_lapsed(&request.account);
+        let is_lapsed = books != Books::Nobody && dispatch.is_lapsed(&request.account);
         let mut demand = request.demand(None, is_lapsed);
         let conversation = request.placement.conversation;
         demand.affinity = conversation.and_then(|c| dispatch.affinity.node(c, submitted));
@@ -721,6 +725,9 @@ impl TaskHandle {
 
     /// Has attempts that are over count in the standing of their nodes, each of them at once.
     fn note_attempts(&mut self) {
+        if self.books == Books::Nobody {
+            return;
+        }
         let attempts = self.run.attempts();
         self.dispatch.note_attempts(self.request.account, &attempts[self.noted..]);
         self.noted = attempts.len();
@@ -762,8 +769,12 @@ impl TaskHandle {
             sealed: self.sealing.is_some(),
             difficulty: self.request.routing.difficulty,
         };
-        self.dispatch.counters.chunks(self.run.chunks());
+        if self.books != Books::Nobody {
+            self.dispatch.counters.chunks(self.run.chunks());
+            self.dispatch.tell_of(&settlement, || self.exchange());
+        }
         match self.books {
+            Books::Nobody => {}
             Books::Journal => {
                 self.dispatch.settled(&settlement);
                 let receipt = self.receipt_record();
@@ -771,6 +782,17 @@ impl TaskHandle {
             }
             Books::Caller => self.settlement = Some(settlement),
         }
+    }
+
+    /// Returns what was asked and answered, if any node might have been asked, and may yet be.
+    fn exchange(&self) -> Option<Exchange> {
+        let TaskRequest { operation, body, placement, .. } = &self.request;
+        let is_anybodys = self.sealing.is_none() && !self.is_lapsed && placement.is_anybodys();
+        if !is_anybodys || *operation != Operation::Chat || body.len() > MAX_COMPARED {
+            return None;
+        }
+        let answer = self.passed.answer().filter(|answer| answer.len() <= MAX_COMPARED)?;
+        Some(Exchange { body: body.clone(), answer })
     }
 
     fn receipt_record(&self) -> Option<ReceiptRecord> {
