@@ -30,6 +30,7 @@ use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::journal::Journal;
 use crate::limits::Limits;
+use crate::live::Live;
 use crate::link::{NodeLink, within};
 use crate::settlement::Settlement;
 
@@ -109,6 +110,7 @@ pub(crate) struct Dispatch {
     pub(crate) settings: DispatchSettings,
     pub(crate) entropy: Entropy,
     pub(crate) limits: Arc<Limits>,
+    pub(crate) live: Live,
     members: Arc<Accounts>,
     scheduler: Arc<dyn Scheduler>,
     seeds: AtomicU64,
@@ -198,6 +200,7 @@ impl Dispatch {
             seeds: AtomicU64::new(entropy.seed()),
             entropy,
             limits: parts.limits,
+            live: Live::default(),
             changes: AtomicU64::new(0),
             floor: Mutex::new(Floor {
                 registry,
@@ -472,6 +475,7 @@ impl Dispatch {
     /// Writes a settlement's consequences into the ledger and the registry.
     pub(crate) fn settled(&self, settlement: &Settlement) {
         self.counters.settled(settlement);
+        self.live.over(settlement);
         if let Some(key) = &settlement.key {
             let usage = settlement.usage;
             let tokens = u64::from(usage.prompt_tokens) + u64::from(usage.completion_tokens);
