@@ -3,7 +3,7 @@
 import { h, svg } from "./dom.js";
 import { clock, text } from "./i18n.js";
 
-const [WIDTH, HEIGHT] = [360, 150];
+const HEIGHT = 150;
 const [LEFT, RIGHT, TOP, BOTTOM] = [44, 6, 8, 20];
 
 /** Returns a round number at or above `most`. */
@@ -18,16 +18,17 @@ function ceiling(most) {
  * lines' texts, and `write` writes a value.
  */
 export function draw(element, { points, names, write, label }) {
+  const width = Math.max(200, element.clientWidth);
   const most = ceiling(Math.max(0, ...points.flatMap((p) => p.values.filter((v) => v !== undefined))));
   const [from, to] = [points[0]?.at ?? 0, points.at(-1)?.at ?? 1];
-  const x = (at) => LEFT + ((at - from) / Math.max(1, to - from)) * (WIDTH - LEFT - RIGHT);
+  const x = (at) => LEFT + ((at - from) / Math.max(1, to - from)) * (width - LEFT - RIGHT);
   const y = (value) => HEIGHT - BOTTOM - (value / most) * (HEIGHT - TOP - BOTTOM);
-  const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" });
+  const picture = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img" });
   picture.dataset.tLabel = label;
   for (const part of [0, 0.5, 1]) {
     const value = most * part;
     picture.append(
-      svg("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value) }),
+      svg("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value) }),
       svg("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end", translate: "no" }, write(value)),
     );
   }
@@ -49,7 +50,7 @@ export function draw(element, { points, names, write, label }) {
       const [first, last] = [points.find((p) => p.values[0] !== undefined), points.findLast((p) => p.values[0] !== undefined)];
       picture.append(svg("path", { class: "area", d: `${segments.join("")}L${x(last.at)} ${y(0)}L${x(first.at)} ${y(0)}Z` }));
     }
-    picture.append(svg("path", { class: `series s${line}`, d: segments.join(""), "vector-effect": "non-scaling-stroke" }));
+    picture.append(svg("path", { class: `series s${line}`, d: segments.join("") }));
   });
   const latest = points.findLast((point) => point.values.some((value) => value !== undefined));
   const key = names.map((name, line) => {

@@ -329,7 +329,7 @@ function showPrivacy() {
   const label = chosen === "sealed" ? "sealed" : "open";
   $("privacy").replaceChildren(
     h("span", { class: `badge ${label}` }, icon(label === "open" ? "open" : "lock"), h("span", { t: `privacy.${label}` })),
-    h("span", { t: `privacy.${["single", "sealed", "anonymous"].includes(chosen) ? chosen : "divided"}` }),
+    h("span", { t: `privacy.of.${["single", "sealed", "anonymous"].includes(chosen) ? chosen : "divided"}` }),
   );
   $("document").hidden = !document_;
 }

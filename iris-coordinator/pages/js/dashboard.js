@@ -351,6 +351,9 @@ document.addEventListener("session", begin);
 document.addEventListener("language", () => {
   if (state.stats) show("tiles", "nodes", "charts", "recent");
 });
+new ResizeObserver(() => {
+  if (state.stats) show("charts");
+}).observe($("chart-tasks"));
 setInterval(() => {
   if (state.stats && !document.hidden) show("tiles");
 }, 2000);
