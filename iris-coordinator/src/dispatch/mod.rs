@@ -30,8 +30,8 @@ use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::journal::Journal;
 use crate::limits::Limits;
-use crate::live::Live;
 use crate::link::{NodeLink, within};
+use crate::live::Live;
 use crate::settlement::Settlement;
 
 mod affinity;

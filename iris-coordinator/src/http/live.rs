@@ -304,8 +304,7 @@ impl Board {
             let Changes { nodes, pulses, gone } = changes;
             let minute = minute.map(Minute::without_times);
             let (at, ready, stats) = (now(api), latest.ready, &latest.stats);
-            frame.network =
-                Said::Network { at, ready, stats, minute, nodes, pulses, gone }.event();
+            frame.network = Said::Network { at, ready, stats, minute, nodes, pulses, gone }.event();
         }
         *self = latest;
         frame

@@ -91,8 +91,7 @@ fn routes(api: Arc<Api>) -> Router {
     let router = Router::new();
     #[cfg(feature = "pages")]
     let router = if api.settings.pages {
-        let router = router.merge(crate::pages::routes());
-        router.route("/pages/strangers.json", get(strangers::strangers))
+        router.merge(crate::pages::routes()).merge(strangers::routes())
     } else {
         router
     };

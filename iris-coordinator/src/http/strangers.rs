@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::State;
 use axum::response::Response;
+use axum::routing::get;
 use serde::Serialize;
 
 use super::{Api, json_response};
@@ -16,8 +18,13 @@ struct Strangers {
     public_chat: bool,
 }
 
+/// Serves it beside the pages.
+pub(super) fn routes() -> Router<Arc<Api>> {
+    Router::new().route("/pages/strangers.json", get(strangers))
+}
+
 /// `GET /pages/strangers.json`: what anybody finds out who tries.
-pub(super) async fn strangers(State(api): State<Arc<Api>>) -> Response {
+async fn strangers(State(api): State<Arc<Api>>) -> Response {
     let (open_registration, public_chat) =
         (api.settings.open_registration, api.settings.public_chat);
     json_response(&Strangers { open_registration, public_chat })

@@ -86,8 +86,9 @@ static SITE: LazyLock<Site> = LazyLock::new(Site::new);
 
 /// Serves the pages; the rest is for others.
 pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    let pages = PAGES.iter().fold(Router::new(), |router, (path, _)| {
-        router.route(path, get(|headers: HeaderMap| async { SITE.page(path, &headers) }))
+    let pages = PAGES.into_iter().fold(Router::new(), |router, (path, _)| {
+        let page = move |headers: HeaderMap| async move { SITE.page(path, &headers) };
+        router.route(path, get(page))
     });
     pages
         .route("/", get(|| async { Redirect::to("/chat") }))
@@ -125,9 +126,9 @@ impl Site {
             all.update(Sha256::digest(contents));
         }
         let version = hexadecimal(&all.finalize());
-        let files = FILES.iter().map(|(name, contents)| {
-            (*name, File::new(Bytes::from_static(contents), kind(name)))
-        });
+        let files = FILES
+            .iter()
+            .map(|(name, contents)| (*name, File::new(Bytes::from_static(contents), kind(name))));
         let pages = PAGES.iter().map(|(path, part)| {
             let page = FRAME.replace(PART_MARK, part).replace(VERSION_MARK, &version);
             (*path, File::new(page.into(), "text/html; charset=utf-8"))
