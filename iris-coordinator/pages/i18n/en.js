@@ -5,7 +5,7 @@ export default {
   "nav.chat": "Chat",
   "nav.dashboard": "Network",
   "nav.account": "Account",
-  "nav.language": "Cambiar a español",
+  "nav.language": "ES: cambiar a español",
   "nav.theme": "Light or dark",
   "copy.failed": "This browser does not let the page copy.",
   "time.ms": "{n} ms",

@@ -5,7 +5,7 @@ export default {
   "nav.chat": "Chat",
   "nav.dashboard": "Red",
   "nav.account": "Cuenta",
-  "nav.language": "Switch to English",
+  "nav.language": "EN: switch to English",
   "nav.theme": "Claro u oscuro",
   "copy.failed": "Este navegador no deja copiar a la página.",
   "time.ms": "{n} ms",
