@@ -123,30 +123,47 @@ async function* divided({ mode, model, messages, document, signal }) {
 
 const TRUST = "iris-trust";
 
+/** Waits for a lock that all tabs share, and returns what releases it. */
+const lock = (name, signal) =>
+  new Promise((resolve, reject) => {
+    navigator.locks.request(name, { signal }, () => new Promise(resolve)).catch(reject);
+  });
+
+/** Reads what is remembered of the coordinator and its nodes. */
+function remembered(createTrust) {
+  try {
+    return JSON.parse(localStorage.getItem(TRUST)) ?? createTrust();
+  } catch {
+    return createTrust();
+  }
+}
+
+function remember(trust) {
+  try {
+    localStorage.setItem(TRUST, JSON.stringify(trust));
+  } catch {
+    // The next visit is the first one then.
+  }
+}
+
 /** A question that only the node can read that answers it. */
 async function* sealed({ model, messages, signal }) {
   const { chat, createTrust } = await import("../vendor/iris-seal.mjs");
-  const load = () => {
-    try {
-      return JSON.parse(localStorage.getItem(TRUST)) ?? createTrust();
-    } catch {
-      return createTrust();
-    }
+  const key = await token();
+  // What is remembered changes until an answer has begun; tabs take turns in that.
+  let release = await lock(TRUST, signal);
+  const trust = remembered(createTrust);
+  const settle = () => {
+    if (!release) return;
+    remember(trust);
+    release();
+    release = null;
   };
-  const trust = load();
-  const save = () => {
-    try {
-      localStorage.setItem(TRUST, JSON.stringify(trust));
-    } catch {
-      // The next visit is the first one then.
-    }
-  };
-  const request = { model, messages, stream: true };
-  const asked = chat({ baseUrl: location.origin, key: await token(), trust, request, signal });
   try {
-    for await (const event of asked) {
+    const request = { model, messages, stream: true };
+    for await (const event of chat({ baseUrl: location.origin, key, trust, request, signal })) {
+      if (event.type !== "opened") settle();
       if (event.type === "opened") {
-        save();
         yield { type: "node", node: event.node, model };
         yield { type: "privacy", privacy: event.privacy };
       }
@@ -156,7 +173,7 @@ async function* sealed({ model, messages, signal }) {
       if (event.type === "unreceipted") yield { type: "unproven", message: event.error?.message };
     }
   } finally {
-    save();
+    settle();
   }
 }
 
