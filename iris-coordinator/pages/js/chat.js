@@ -167,6 +167,12 @@ function stepsElement(steps, isOver) {
 
 // ------------------------------------------------------------------------------------------ asking
 
+/** Returns the model to ask; for one node alone it may be left open. */
+function chosenModel() {
+  const [first] = [...$("model").options].map((option) => option.value).filter(Boolean);
+  return $("model").value || (mode() === "single" ? undefined : first);
+}
+
 const mode = () => (who() ? $("mode").value : "anonymous");
 
 async function send(content, document) {
@@ -196,7 +202,7 @@ async function answer(asked, document) {
   const began = performance.now();
   const draw = painter(parts.body, () => message.content);
   try {
-    const model = $("model").value || undefined;
+    const model = chosenModel();
     const events = ask({ mode: mode(), model, messages: asked, document: document?.text, signal: controller.signal });
     let isDone = false;
     for await (const event of events) {
@@ -413,7 +419,7 @@ async function showModels() {
   // A way of working has its own place to be chosen.
   const names = data.map((model) => model.id).filter((id) => !id.startsWith("iris/"));
   select.replaceChildren(...names.map((name) => h("option", { value: name, raw: true }, name)));
-  if (names.length === 0) select.append(h("option", { value: "", t: "chat.model.none" }));
+  select.append(h("option", { value: "", t: names.length === 0 ? "chat.model.none" : "chat.model.any" }));
   if (names.includes(before)) select.value = before;
 }
 

@@ -51,7 +51,7 @@ export function show(element, markdown, isWhole) {
     heading.replaceWith(lower);
   }
   element.replaceChildren(fragment);
-  if (isWhole && element.querySelector("pre code")) colour(element);
+  if (isWhole && element.querySelector("pre code")) colour(element).catch(() => {});
 }
 
 function frame(code) {

@@ -126,6 +126,8 @@ const TRUST = "iris-trust";
 /** Waits for a lock that all tabs share, and returns what releases it. */
 const lock = (name, signal) =>
   new Promise((resolve, reject) => {
+    // Where there are no locks there is no sealing either, and that says so itself.
+    if (!navigator.locks) return resolve(() => {});
     navigator.locks.request(name, { signal }, () => new Promise(resolve)).catch(reject);
   });
 

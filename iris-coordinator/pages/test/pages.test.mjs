@@ -378,3 +378,58 @@ test("a page is small, paints without shifting, and needs little script", async 
     await context.close();
   }
 });
+
+/** A network of so many nodes, as the stream tells it, and how it changes `times` times. */
+function crowd(count, times) {
+  const nodes = Array.from({ length: count }, (_, n) => ({
+    id: n.toString(32).padStart(26, "a").replaceAll(/[0189]/g, "z"),
+    name: `node-${n}`,
+    tier: ["BASIC", "MID", "PRO"][n % 3],
+    points: n,
+    standing: 900,
+    models: [{ name: `model-${n % 7}`, context_length: 8192, abilities: [] }],
+    slots: 4,
+    running: 0,
+    connected: 1,
+    version: "0.1.0",
+  }));
+  const stats = { nodes: count, slots: 4 * count, running: 0, waiting: 0, models: 7, finished: 0, failed: 0, tokens: 0, since: 1 };
+  const said = [{ type: "hello", at: 1, sees_times: true, ready: true, stats, minutes: [], nodes }];
+  for (let time = 1; time <= times; time += 1) {
+    const pulses = nodes.filter((_, n) => n % 2 === time % 2).map(({ id, points }) => [id, 1 + (time % 3), points, 900]);
+    said.push({ type: "network", at: 1 + time, ready: true, stats: { ...stats, finished: time * 50 }, pulses });
+  }
+  return said.map((event) => `data: ${JSON.stringify(event)}\n\n`);
+}
+
+test("a network of 1,000 nodes is drawn smoothly", async () => {
+  const { page, complaints, context } = await member();
+  const [hello, ...changes] = crowd(1000, 12);
+  await page.addInitScript(([hello, changes]) => {
+    const real = globalThis.fetch;
+    globalThis.fetch = (address, ...more) => {
+      if (address !== "/live") return real(address, ...more);
+      const encoder = new TextEncoder();
+      const body = new ReadableStream({
+        start(controller) {
+          controller.enqueue(encoder.encode(hello));
+          changes.forEach((change, n) => setTimeout(() => controller.enqueue(encoder.encode(change)), 300 + n * 250));
+        },
+      });
+      return Promise.resolve(new Response(body, { headers: { "content-type": "text/event-stream" } }));
+    };
+  }, [hello, changes]);
+  await page.goto(`${facts.url}/dashboard`);
+  await page.waitForFunction(() => document.querySelector("#tiles")?.textContent.includes("1,000"));
+  await page.locator("#flow").scrollIntoViewIfNeeded();
+  await page.waitForFunction(() => globalThis.irisFlow.costs.length > 60);
+  const costs = await page.evaluate(() => globalThis.irisFlow.costs.toSorted((a, b) => a - b));
+  const at = (part) => costs[Math.floor((costs.length - 1) * part)];
+  console.log(`${costs.length} frames: half within ${at(0.5).toFixed(1)} ms, 95 % within ${at(0.95).toFixed(1)} ms`);
+  assert.ok(at(0.5) < 16, `half of the frames take longer than ${at(0.5)} ms to draw`);
+  assert.equal(await page.locator("#nodes tr").count(), 50);
+  await page.fill("#search", "node-999");
+  await page.waitForFunction(() => document.querySelectorAll("#nodes tr").length === 1);
+  assert.deepEqual(complaints, []);
+  await context.close();
+});
