@@ -349,6 +349,9 @@ struct SettingFlags {
     /// alone]
     #[arg(long, global = true)]
     public_chat: bool,
+    /// Serve the API alone, without the pages for people [default: both]
+    #[arg(long, global = true)]
+    no_pages: bool,
     /// An account or key, by its id, that may send any number of messages there, where others send
     /// three a day; several with commas
     #[arg(long = "unlimited-account", global = true, value_name = "ID")]
@@ -446,6 +449,7 @@ impl SettingFlags {
             ("open_registration", self.open_registration.then(|| true.into())),
             ("rate_per_minute", text(&self.rate_per_minute)),
             ("public_chat", self.public_chat.then(|| true.into())),
+            ("no_pages", self.no_pages.then(|| true.into())),
             ("unlimited_accounts", texts(&self.unlimited_accounts)),
             ("queue_capacity", text(&self.queue_capacity)),
             ("max_wait_secs", text(&self.max_wait)),

@@ -625,6 +625,11 @@ impl Coordinator {
     }
 
     #[cfg(feature = "http")]
+    pub(crate) fn dispatch(&self) -> &Arc<Dispatch> {
+        &self.inner.dispatch
+    }
+
+    #[cfg(feature = "http")]
     pub(crate) fn limits(&self) -> &Limits {
         &self.inner.dispatch.limits
     }
@@ -745,6 +750,7 @@ async fn keep_house(coordinator: Weak<Inner>, stop: CancellationToken) {
         inner.dispatch.keep_models(false);
         inner.dispatch.keep_promises();
         inner.cases.carry_out_all().await;
+        inner.dispatch.end_minute();
         if minute.is_multiple_of(60) {
             inner.dispatch.refresh_standings();
         }
@@ -803,6 +809,14 @@ impl Dispatch {
         let key = payouts::event_key(event.at, &event.node, kind);
         self.record(Batch::new().put(key, Document::encode(event)));
         self.apply(event.deed().as_slice());
+    }
+
+    /// Ends a minute of the figures that are shown over time.
+    fn end_minute(&self) {
+        let Stats { finished, failed, expired, completion_tokens, .. } = self.counters.stats();
+        let counts = (finished, failed + expired, completion_tokens);
+        let at = self.clock.calendar().as_secs();
+        self.live.minutes().end(at, counts, &self.counters.took);
     }
 
     /// Writes down what keys have used.

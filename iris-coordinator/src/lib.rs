@@ -18,6 +18,13 @@ pub mod journal;
 #[cfg_attr(not(feature = "http"), allow(dead_code, reason = "requests are let in over HTTP alone"))]
 mod limits;
 mod link;
+#[cfg_attr(
+    not(feature = "http"),
+    allow(dead_code, reason = "the network is watched over HTTP alone")
+)]
+mod live;
+#[cfg(feature = "pages")]
+mod pages;
 pub mod payouts;
 mod promises;
 mod ranking;

@@ -39,6 +39,7 @@ const ENVIRONMENT: &[(&str, &str, bool)] = &[
     ("open_registration", "IRIS_OPEN_REGISTRATION", false),
     ("rate_per_minute", "IRIS_RATE_PER_MINUTE", false),
     ("public_chat", "IRIS_PUBLIC_CHAT", false),
+    ("no_pages", "IRIS_NO_PAGES", false),
     ("unlimited_accounts", "IRIS_UNLIMITED_ACCOUNTS", true),
     ("queue_capacity", "IRIS_QUEUE_CAPACITY", false),
     ("max_wait_secs", "IRIS_MAX_WAIT_SECS", false),
@@ -97,6 +98,7 @@ pub(crate) struct Settings {
     open_registration: bool,
     pub(crate) rate_per_minute: u32,
     public_chat: bool,
+    no_pages: bool,
     #[serde(deserialize_with = "parsed")]
     unlimited_accounts: Vec<Unlimited>,
     pub(crate) queue_capacity: usize,
@@ -181,6 +183,7 @@ impl Settings {
             .set_default("open_registration", false)?
             .set_default("rate_per_minute", 600)?
             .set_default("public_chat", false)?
+            .set_default("no_pages", false)?
             .set_default("unlimited_accounts", Vec::<String>::new())?
             .set_default("queue_capacity", 1024)?
             .set_default("max_wait_secs", 10)?
@@ -390,6 +393,7 @@ impl Settings {
         let api = ApiSettings::default()
             .with_open_registration(self.open_registration)
             .with_public_chat(self.public_chat)
+            .with_pages(!self.no_pages)
             .with_unlimited_chat(self.unlimited_accounts.clone())
             .with_cors_origins(origins.collect())
             .with_trusted_proxies(self.trusted_proxies.clone());
@@ -454,6 +458,7 @@ impl fmt::Display for Settings {
         writeln!(f, "open_registration = {}", self.open_registration)?;
         writeln!(f, "rate_per_minute = {}", self.rate_per_minute)?;
         writeln!(f, "public_chat = {}", self.public_chat)?;
+        writeln!(f, "no_pages = {}", self.no_pages)?;
         writeln!(f, "unlimited_accounts = {}", list(unlimited))?;
         writeln!(f, "queue_capacity = {}", self.queue_capacity)?;
         writeln!(f, "max_wait_secs = {}", self.max_wait_secs)?;

@@ -33,6 +33,7 @@ use crate::history::Histories;
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::link::{NodeLink, within};
+use crate::live::Live;
 use crate::promises::Promises;
 use crate::settlement::Settlement;
 
@@ -119,6 +120,7 @@ pub(crate) struct Dispatch {
     pub(crate) entropy: Entropy,
     pub(crate) limits: Arc<Limits>,
     pub(crate) promises: Promises,
+    pub(crate) live: Live,
     members: Arc<Accounts>,
     scheduler: Arc<dyn Scheduler>,
     seeds: AtomicU64,
@@ -212,6 +214,7 @@ impl Dispatch {
             entropy,
             limits: parts.limits,
             promises: parts.promises,
+            live: Live::default(),
             changes: AtomicU64::new(0),
             floor: Mutex::new(Floor {
                 registry,
@@ -512,6 +515,7 @@ impl Dispatch {
     /// Writes a settlement's consequences into the ledger and the registry.
     pub(crate) fn settled(&self, settlement: &Settlement) {
         self.counters.settled(settlement);
+        self.live.over(settlement);
         if let Some(key) = &settlement.key {
             let usage = settlement.usage;
             let tokens = u64::from(usage.prompt_tokens) + u64::from(usage.completion_tokens);

@@ -479,9 +479,11 @@ impl TaskHandle {
     /// Offers the task to the node of `lease`.
     fn start(&mut self, mut lease: Lease) {
         let now = self.dispatch.clock.now();
-        if self.sealing.is_none() {
-            let explanation = self.explained(&mut lease);
-            self.dispatch.explain(self.request.id, self.request.account, explanation);
+        let why = self.sealing.is_none().then(|| self.explained(&mut lease));
+        let TaskRequest { id, account, model, .. } = &self.request;
+        self.dispatch.live.assigned(*account, *id, model, lease.node, why.as_ref());
+        if let Some(explanation) = why {
+            self.dispatch.explain(*id, *account, explanation);
         }
         self.waiting = None;
         self.run.handle_offered(now, lease.node);
