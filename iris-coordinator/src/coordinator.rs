@@ -336,7 +336,6 @@ impl Builder {
         );
         let transparency = Arc::new(transparency.await?);
         let (housekeeping, store) = (CancellationToken::new(), Arc::clone(&self.store));
-        tokio::spawn(promises::watch(Arc::downgrade(&dispatch), housekeeping.clone()));
         let door = Door::new(
             Arc::clone(&dispatch),
             Arc::clone(&self.store),
@@ -387,17 +386,20 @@ impl Builder {
             standing: policy,
         };
         let coordinator = Coordinator { inner: Arc::new(inner) };
-        let stop = coordinator.inner.housekeeping.clone();
-        let inner = Arc::downgrade(&coordinator.inner);
-        tokio::spawn(keep_house(inner, stop.clone()));
-        let (dispatch, many) =
-            (&coordinator.inner.dispatch, coordinator.inner.dispatch.histories.many());
-        tokio::spawn(fold_histories(Arc::downgrade(dispatch), many, stop));
+        coordinator.begin_housekeeping();
         Ok(coordinator)
     }
 }
 
 impl Coordinator {
+    fn begin_housekeeping(&self) {
+        let (inner, stop) = (&self.inner, &self.inner.housekeeping);
+        let dispatch = || Arc::downgrade(&inner.dispatch);
+        tokio::spawn(keep_house(Arc::downgrade(inner), stop.clone()));
+        tokio::spawn(promises::watch(dispatch(), stop.clone()));
+        tokio::spawn(fold_histories(dispatch(), inner.dispatch.histories.many(), stop.clone()));
+    }
+
     /// Begins a coordinator that keeps its records in `store` and proves itself to nodes by
     /// `identity`.
     ///

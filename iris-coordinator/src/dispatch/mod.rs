@@ -444,12 +444,13 @@ impl Dispatch {
         if floor.registry.node(link.seat).is_none() {
             return;
         }
-        floor.registry.set_terms(link.seat, terms.clone());
+        let hours = terms.hours.clone();
+        floor.registry.set_terms(link.seat, terms);
         self.note_change();
         self.serve_node(&mut floor, link.seat, self.clock.now());
         drop(floor);
         let now = self.clock.calendar();
-        self.promises.declare(now, link.node, link.owner, terms.hours.as_deref());
+        self.promises.declare(now, link.node, link.owner, hours.as_deref());
     }
 
     /// Sets whether a node takes work.
