@@ -176,6 +176,10 @@ fn heads_that_cannot_be_divided_deal_the_layers() {
     // Issue 11797: Qwen2 7B, with 28 heads and 4 for keys and values.
     let plan = decide(&model(15_231_233_024, 28, 28, 4), 32_768, 1000, &[machine(RTX_4090, 8)]);
     assert!(plan.passed_over.contains(&(shape(8, 1, 1), Reason::HeadsNotDivisible)));
+    // The same issue: the heads for keys and values count, too. Phi-3 medium has 40 and 10 of them.
+    let plan = decide(&model(27_920_476_160, 40, 40, 10), 4096, 1000, &[machine(RTX_4090, 4)]);
+    assert!(plan.passed_over.contains(&(shape(2, 1, 1), Reason::TooFewRequests)));
+    assert!(plan.passed_over.contains(&(shape(4, 1, 1), Reason::HeadsNotDivisible)));
 }
 
 #[test]
@@ -298,7 +302,7 @@ proptest! {
         for stage in &layout.stages {
             let width = u64::try_from(stage.gpus.len()).unwrap();
             prop_assert!(width == 1 || u64::from(heads) % width == 0);
-            let weights = (gib << 30) as u128 * u128::from(stage.layers)
+            let weights = u128::from(gib << 30) * u128::from(stage.layers)
                 / (u128::from(layers.max(1)) * u128::from(width));
             for gpu in &stage.gpus {
                 prop_assert!(used.insert((stage.machine, *gpu)), "used twice");
