@@ -116,16 +116,13 @@ pub(crate) fn cause(error: &reqwest::Error) -> String {
 }
 
 /// Returns whether a question failed for want of a secure connection.
-pub(crate) fn is_tls(error: &reqwest::Error) -> bool {
-    let mut error: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(current) = error {
-        // What an error of the system wraps is not among its sources.
-        let wrapped = current.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if current.is::<rustls::Error>() || wrapped.is_some_and(|inner| inner.is::<rustls::Error>())
-        {
-            return true;
-        }
-        error = current.source();
+pub(crate) fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    if error.is::<rustls::Error>() {
+        return true;
     }
-    false
+    // What an error of the system wraps, once or twice, is not among its sources.
+    match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        Some(inner) => is_tls(inner),
+        None => error.source().is_some_and(is_tls),
+    }
 }

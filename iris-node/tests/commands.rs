@@ -40,8 +40,8 @@ fn words() -> Option<Response> {
     let end = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]});
     let usage = json!({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 9}});
     let events = (0..9).map(|_| word("one ")).chain([end, usage]);
-    let events: String = events.map(|event| format!("data: {event}\n\n")).collect();
-    let body = events + "data: [DONE]\n\n";
+    let body = events.fold(String::new(), |body, event| body + &format!("data: {event}\n\n"));
+    let body = body + "data: [DONE]\n\n";
     Some(([("content-type", "text/event-stream")], body).into_response())
 }
 

@@ -146,7 +146,9 @@ pub(crate) async fn run(
     }
     let folder = settings.key_path.parent().map(Path::to_owned).unwrap_or_default();
     let found = tokio::task::spawn_blocking(move || machine::checks(&Probe::new(), &folder)).await;
-    found.unwrap_or_default().into_iter().for_each(|check| report.add(check));
+    for check in found.unwrap_or_default() {
+        report.add(check);
+    }
     report.end()
 }
 

@@ -66,8 +66,9 @@ impl Gauges {
             readings.add(card.reading);
         }
         if *system == System::Linux {
-            amd::readings(root, tools).into_iter().for_each(|card| readings.add(card));
-            intel::readings(root).into_iter().for_each(|card| readings.add(card));
+            for card in amd::readings(root, tools).into_iter().chain(intel::readings(root)) {
+                readings.add(card);
+            }
         }
         readings
     }

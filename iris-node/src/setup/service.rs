@@ -108,7 +108,9 @@ impl Installation {
             let arguments: Vec<_> = step[1..].iter().map(String::as_str).collect();
             if !tools.succeeds(&step[0], &arguments) {
                 println!("It could not be started from here. What is left to do:");
-                self.steps[at..].iter().for_each(|step| println!("  {}", shown(step)));
+                for step in &self.steps[at..] {
+                    println!("  {}", shown(step));
+                }
                 return Ok(());
             }
         }
