@@ -1,7 +1,7 @@
 //! The `iris-node` command: offers the models on this machine to a network.
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 

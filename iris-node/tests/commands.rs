@@ -30,11 +30,14 @@ async fn serve(address: &str, answer: fn(&str, &Request) -> Option<Response>) ->
     format!("http://127.0.0.1:{port}")
 }
 
+// As the functions that answer return it.
+#[allow(clippy::unnecessary_wraps)]
 fn reply(body: &Value) -> Option<Response> {
     Some(axum::Json(body.clone()).into_response())
 }
 
 /// Nine words, and how many there were.
+#[allow(clippy::unnecessary_wraps)]
 fn words() -> Option<Response> {
     let word = |text: &str| json!({"choices": [{"index": 0, "delta": {"content": text}}]});
     let end = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]});
