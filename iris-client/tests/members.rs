@@ -627,9 +627,11 @@ VERDICT   STATE            FOUND      NODE      MODEL
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), ""), "{}", ran.err);
     assert!(ran.err.contains("your appeal is written down"), "{}", ran.err);
     let coordinator = with("GET /verdicts", verdicts).await;
-    for wrong in
-        [&["verdicts", "appeal", TASK][..], &["verdicts", "show", "ffff"], &["verdicts", "show", "0123"]]
-    {
+    for wrong in [
+        &["verdicts", "appeal", TASK][..],
+        &["verdicts", "show", "ffff"],
+        &["verdicts", "show", "0123"],
+    ] {
         assert_eq!(run(&coordinator.url, wrong).await.code, Some(2), "{wrong:?}");
     }
 }
