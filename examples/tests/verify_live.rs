@@ -175,7 +175,7 @@ async fn liar_over_real_sockets_is_found_by_a_real_model_and_heard() {
     let upheld = network.ask(Request::post(&path, ruling).bearer(&trusted.asks)).await;
     assert_eq!((&upheld["state"], &upheld["reason"]), (&json!("final"), &json!("It was made up.")));
 
-    let begun = Instant::now();
+    let heard = Instant::now();
     let passed = loop {
         let events = network.events().await;
         let passed =
@@ -185,7 +185,7 @@ async fn liar_over_real_sockets_is_found_by_a_real_model_and_heard() {
             assert!(events.iter().any(|event| event.node == bad && event.what == What::Convicted));
             break passed;
         }
-        assert!(begun.elapsed() < PATIENCE, "no honest node passed");
+        assert!(heard.elapsed() < PATIENCE, "no honest node passed");
         network.wait().await;
     };
     assert!(passed.iter().all(|node| *node == good), "only one runs what it says");
