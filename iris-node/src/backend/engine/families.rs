@@ -22,7 +22,7 @@ const TOLERANCE: f32 = 0.03;
 /// way of its own.
 const QUANTISED_TOLERANCE: f32 = 0.4;
 /// How far they may lie on average.
-const USUAL: f32 = 0.03;
+const USUAL: f32 = 0.02;
 
 /// What llama.cpp made of one file.
 #[derive(Deserialize)]
