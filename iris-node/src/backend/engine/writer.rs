@@ -23,6 +23,7 @@ pub(super) struct Writer<'a> {
 }
 
 /// How an answer ends.
+#[derive(Clone, Copy)]
 pub(super) struct End<'a> {
     pub(super) reason: &'a str,
     pub(super) usage: Usage,
