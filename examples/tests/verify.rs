@@ -216,7 +216,8 @@ async fn liar_is_convicted_by_a_second_test_of_another_owner_and_honest_nodes_pa
     let again: Vec<_> =
         case.seeds().iter().map(|seed| Canary::draw(&phrases, *seed).prompt).collect();
     assert_eq!(again, told.lock().unwrap()[1..]);
-    let commitments: Vec<_> = case.seeds().iter().map(iris_core::verify::Seed::commitment).collect();
+    let commitments: Vec<_> =
+        case.seeds().iter().map(iris_core::verify::Seed::commitment).collect();
     assert_eq!(commitments, evidence.prompts);
     let written: Vec<_> = net.store.scan(Key::all("canary")).try_collect().await.unwrap();
     let written: Vec<Commitment> = written.iter().map(|w| w.value.decode().unwrap()).collect();

@@ -88,6 +88,7 @@ pub(crate) struct Cli {
 }
 
 /// What to do instead of running the node.
+#[allow(clippy::doc_markdown, reason = "these texts are printed as they are")]
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Command {
     /// Find model servers, ask for the account's key, write the settings file, install a service

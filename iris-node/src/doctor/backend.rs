@@ -17,7 +17,7 @@ use crate::servers::{self, Look};
 use crate::settings::Settings;
 
 /// How long the first token may take; a server may load its model first.
-const FIRST_TOKEN: Duration = Duration::from_secs(60);
+const FIRST_TOKEN: Duration = Duration::from_mins(1);
 /// How long the trial of a model may take.
 const TRIAL: Duration = Duration::from_secs(15);
 

@@ -13,7 +13,7 @@ use crate::settings::Settings;
 
 /// How far the clocks may be apart before certificates and keys seem to have run out.
 const SKEW_WARN: Duration = Duration::from_secs(30);
-const SKEW_FAIL: Duration = Duration::from_secs(300);
+const SKEW_FAIL: Duration = Duration::from_mins(5);
 /// How often the way is measured.
 const ROUNDS: usize = 5;
 /// How long it is read as fast as it goes.
@@ -233,12 +233,10 @@ async fn way(http: &Http, url: &CoordinatorUrl) -> Check {
             _ => break,
         }
     }
-    let mut found = format!("{:.1} ms", median.as_secs_f64() * 1e3);
-    if bytes > 0 {
-        #[expect(clippy::cast_precision_loss, reason = "it is shown with two digits")]
-        let pace = bytes as f64 / 1e6 / begun.elapsed().as_secs_f64();
-        found += &format!("; reads {pace:.2} MB/s");
-    }
+    let round = format!("{:.1} ms", median.as_secs_f64() * 1e3);
+    #[expect(clippy::cast_precision_loss, reason = "it is shown with two digits")]
+    let pace = bytes as f64 / 1e6 / begun.elapsed().as_secs_f64();
+    let found = if bytes > 0 { format!("{round}; reads {pace:.2} MB/s") } else { round };
     if median > SLOW_ROUND {
         return Check::warn(LINK, found, "a coordinator nearer by would serve callers faster");
     }

@@ -77,27 +77,23 @@ pub(crate) fn lines(machine: &Machine) -> Vec<String> {
 }
 
 fn card(card: &Card) -> String {
-    let mut text = card.name.clone().unwrap_or_else(|| format!("a card by {:?}", card.vendor));
-    if let Some(memory) = card.memory {
-        text += &format!(", {}", gigabytes(memory));
-        if let Some(free) = card.reading.free {
-            text += &format!(" ({} free)", gigabytes(free));
+    let name = card.name.clone().unwrap_or_else(|| format!("a card by {:?}", card.vendor));
+    let memory = match (card.memory, card.reading.free) {
+        (Some(memory), Some(free)) => {
+            Some(format!("{} ({} free)", gigabytes(memory), gigabytes(free)))
         }
-    } else if card.is_unified {
-        text += ", in the machine's memory";
-    }
-    if let Some(driver) = &card.driver {
-        text += &format!(", driver {driver}");
-    }
+        (Some(memory), None) => Some(gigabytes(memory)),
+        (None, _) => card.is_unified.then(|| "in the machine's memory".to_owned()),
+    };
     let parts = [
+        Some(name),
+        memory,
+        card.driver.as_ref().map(|driver| format!("driver {driver}")),
         card.reading.load.map(|load| format!("{load} % busy")),
         card.reading.celsius.map(|celsius| format!("{celsius} °C")),
         card.reading.watts.map(|watts| format!("{watts} W")),
     ];
-    for part in parts.into_iter().flatten() {
-        text += &format!(", {part}");
-    }
-    text
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 fn disk(tools: &Tools, folder: &Path) -> Check {
