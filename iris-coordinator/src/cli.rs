@@ -312,6 +312,7 @@ pub(crate) struct Owner {
 const SETTINGS: &str = "Settings";
 
 #[allow(clippy::doc_markdown, reason = "these texts are printed as they are")]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[derive(Debug, Args)]
 #[command(next_help_heading = SETTINGS)]
 struct SettingFlags {

@@ -82,6 +82,7 @@ const MAX_DAYS: u64 = 3650;
 const MAX_PATIENCE: u32 = 1000;
 
 /// The settings in force.
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[derive(Clone, Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Settings {

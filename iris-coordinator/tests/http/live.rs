@@ -144,8 +144,8 @@ async fn watching_takes_a_key_that_may_look() {
     let net = Net::start().await;
     let none = send(net.address, request("GET", "/live", &[], "")).await;
     assert_eq!((none.status, none.error_code()), (401, json!("invalid_api_key")));
-    let node = key(&net.coordinator, net.account, KeyScope::Node).await;
-    let bearer = format!("Bearer {node}");
+    let key = key(&net.coordinator, net.account, KeyScope::Node).await;
+    let bearer = format!("Bearer {key}");
     let refused =
         send(net.address, request("GET", "/live", &[("authorization", &bearer)], "")).await;
     assert_eq!(refused.status, 403);
