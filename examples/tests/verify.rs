@@ -20,7 +20,7 @@ use iris_core::demand::Own;
 use iris_core::model::{Abilities, ModelOffer};
 use iris_core::reward::{RewardEvent, What};
 use iris_core::store::{Batch, Document, Key, MemoryStore, Store};
-use iris_core::verify::{Appeal, Canary, Commitment, Phrases, Ruling, Stage};
+use iris_core::verify::{Appeal, Canary, Commitment, Phrases, Ruling, Seed, Stage};
 use iris_core::{AccountId, Epoch, NodeId, Timestamp};
 use iris_crypto::{Identity, Secret};
 use iris_node::agent::AgentBuilder;
@@ -197,13 +197,13 @@ async fn liar_is_convicted_by_a_second_test_of_another_owner_and_honest_nodes_pa
     let (net, references) = referenced().await;
     let (answers, asked) = honest();
     let good = join(&net, OWNER, 1, answers).await;
-    let (lies, told) = lying();
+    let (lies, heard) = lying();
     let bad = join(&net, LIAR, 2, lies).await;
     let mut suspected = false;
     while verdicts(&net).await.is_empty() {
         tokio::time::sleep(HOUR / 12).await;
-        suspected |= told.lock().unwrap().len() == 1;
-        assert!(told.lock().unwrap().len() < 4, "a liar in every word is found at once");
+        suspected |= heard.lock().unwrap().len() == 1;
+        assert!(heard.lock().unwrap().len() < 4, "a liar in every word is found at once");
     }
     assert!(suspected, "one bad answer is no verdict");
     let case = conviction(&net).await;
@@ -215,9 +215,8 @@ async fn liar_is_convicted_by_a_second_test_of_another_owner_and_honest_nodes_pa
     let phrases = Phrases::default();
     let again: Vec<_> =
         case.seeds().iter().map(|seed| Canary::draw(&phrases, *seed).prompt).collect();
-    assert_eq!(again, told.lock().unwrap()[1..]);
-    let commitments: Vec<_> =
-        case.seeds().iter().map(iris_core::verify::Seed::commitment).collect();
+    assert_eq!(again, heard.lock().unwrap()[1..]);
+    let commitments: Vec<_> = case.seeds().iter().map(Seed::commitment).collect();
     assert_eq!(commitments, evidence.prompts);
     let written: Vec<_> = net.store.scan(Key::all("canary")).try_collect().await.unwrap();
     let written: Vec<Commitment> = written.iter().map(|w| w.value.decode().unwrap()).collect();
@@ -235,7 +234,7 @@ async fn liar_is_convicted_by_a_second_test_of_another_owner_and_honest_nodes_pa
     let once: std::collections::BTreeSet<_> = asked.iter().collect();
     assert_eq!(once.len(), asked.len(), "no prompt comes twice");
     assert_eq!(verdicts(&net).await.len(), 1);
-    assert_eq!(told.lock().unwrap().len(), evidence.prompts.len() + 1, "nothing is left to check");
+    assert_eq!(heard.lock().unwrap().len(), evidence.prompts.len() + 1, "nothing is left to check");
     let stats = net.coordinator.stats();
     assert_eq!((stats.finished, stats.chunks, stats.completion_tokens), (0, 0, 0));
     assert!(net::settlements(net).await.is_empty(), "checks are in nobody's books");
@@ -289,10 +288,10 @@ async fn reference_that_fails_convicts_nobody_and_vouches_for_nobody() {
         references.push(join(&net, TRUSTED[0], number, failing).await);
         scored.push(asked);
     }
-    let (lies, told) = lying();
+    let (lies, heard) = lying();
     let bad = join(&net, LIAR, 2, lies).await;
     tokio::time::sleep(6 * DAY).await;
-    assert!(told.lock().unwrap().len() > 10, "{}", told.lock().unwrap().len());
+    assert!(heard.lock().unwrap().len() > 10, "{}", heard.lock().unwrap().len());
     assert!(scored.iter().all(|asked| !asked.lock().unwrap().is_empty()), "all were asked");
     assert!(verdicts(&net).await.is_empty());
     let events = events(&net.store).await;
@@ -305,7 +304,7 @@ async fn reference_that_fails_convicts_nobody_and_vouches_for_nobody() {
 #[tokio::test(start_paused = true)]
 async fn verdict_that_is_overturned_leaves_nothing_behind() {
     let (net, _references) = referenced().await;
-    let (lies, told) = lying();
+    let (lies, heard) = lying();
     let bad = join(&net, LIAR, 2, lies).await;
     let case = conviction(&net).await;
     let (id, cases) = (case.verdict().id, net.coordinator.cases());
@@ -322,7 +321,7 @@ async fn verdict_that_is_overturned_leaves_nothing_behind() {
     tokio::time::sleep(9 * DAY).await;
     assert_eq!(convicted(&events(&net.store).await), []);
     assert_eq!(standing(&net, bad.id), 0);
-    let checks = told.lock().unwrap().len();
+    let checks = heard.lock().unwrap().len();
 
     let case = cases.decide(id, Ruling::Overturn, Some("It was the file.")).await.unwrap();
     assert!(matches!(case.appeal(), Some(Appeal::Overturned { .. })));
@@ -331,7 +330,7 @@ async fn verdict_that_is_overturned_leaves_nothing_behind() {
     let model = MODEL.parse().unwrap();
     assert_eq!(net.coordinator.stage(&bad.id, &model), Stage::Probation);
     tokio::time::sleep(HOUR * 5).await;
-    assert!(told.lock().unwrap().len() > checks, "it is checked again");
+    assert!(heard.lock().unwrap().len() > checks, "it is checked again");
     assert_eq!(convicted(&events(&net.store).await), []);
 }
 
@@ -360,13 +359,13 @@ async fn verdict_to_which_nobody_objects_is_final_after_seven_days_and_outlives_
     let store = Arc::clone(&net.store);
     net.coordinator.shutdown().await;
     let again = network(&store).await;
-    let (lies, told) = lying();
+    let (lies, heard) = lying();
     let bad = join(&again, LIAR, 2, lies).await;
     let _reference = join(&again, TRUSTED[0], 80, reference()).await;
     tokio::time::sleep(DAY).await;
     assert_eq!(standing(&again, bad.id), 0);
     assert_eq!(again.coordinator.stage(&bad.id, &MODEL.parse().unwrap()), Stage::Convicted);
-    assert!(told.lock().unwrap().is_empty());
+    assert!(heard.lock().unwrap().is_empty());
     assert_eq!(convicted(&events(&store).await), [bad.id], "once and no more");
 }
 

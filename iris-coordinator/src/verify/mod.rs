@@ -81,6 +81,8 @@ const DELETED_TOGETHER: usize = 256;
 const UNDER_WAY: usize = 64;
 /// Within how many milliseconds whoever asks gives up: some sooner, as people do.
 const PATIENCE: Range<u64> = 240_000..480_000;
+/// How much of an answer is scored where all of it is too much, in bytes.
+const BEGINNING: usize = 256;
 /// How long a reference may take.
 const SCORING: Duration = Duration::from_mins(5);
 /// How many checks may wait for their moment.
@@ -359,7 +361,8 @@ impl Verification {
         self.scored(messages, model, &answer, audit.reference.node).await
     }
 
-    /// Has an answer to `messages` scored by a reference.
+    /// Has an answer to `messages` scored by a reference; one that is more than it can take, by its
+    /// beginning, so that nobody gets out of this by saying too much.
     async fn scored(
         &self,
         messages: Vec<Value>,
@@ -367,7 +370,16 @@ impl Verification {
         answer: &str,
         reference: NodeId,
     ) -> AuditResult {
-        match timeout(SCORING, self.score(messages, model, answer, reference)).await {
+        let beginning = &answer[..answer.floor_char_boundary(BEGINNING)];
+        let scored = async {
+            match self.score(messages.clone(), model, answer, reference).await {
+                None if answer.len() > BEGINNING => {
+                    self.score(messages, model, beginning, reference).await
+                }
+                scored => scored,
+            }
+        };
+        match timeout(SCORING, scored).await {
             Ok(Some(scored)) => AuditResult::Scored(scored),
             Ok(None) | Err(_) => AuditResult::ReferenceFailed,
         }
