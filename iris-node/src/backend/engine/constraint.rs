@@ -61,13 +61,11 @@ impl Grammars {
         }
         let parser = self.factory.create_parser(TopLevelGrammar::from_json_schema(schema));
         let mut matcher = Matcher::new(parser);
-        match matcher.get_error() {
-            Some(reason) => Err(unkept(&reason)),
-            None => {
-                let allowed = matcher.compute_mask().map_err(|error| unkept(&error.to_string()))?;
-                Ok(Constraint { matcher, allowed, may_end: false })
-            }
+        if let Some(reason) = matcher.get_error() {
+            return Err(unkept(&reason));
         }
+        let allowed = matcher.compute_mask().map_err(|error| unkept(&error.to_string()))?;
+        Ok(Constraint { matcher, allowed, may_end: false })
     }
 }
 
