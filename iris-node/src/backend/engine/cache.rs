@@ -163,11 +163,12 @@ mod tests {
         // A strong query takes the token with the greatest key, as far as it may see.
         for (head, seen, expected) in [(0, 300, 200.0), (0, 150, 100.0), (1, 300, 0.0)] {
             cache.attend(0, head, &[100.0, 100.0], seen, &mut found);
-            assert_eq!(found, [expected, expected], "head {head}, {seen} tokens");
+            let near = found.iter().all(|value| (value - expected).abs() < 1e-3);
+            assert!(near, "head {head}, {seen} tokens: {found:?}");
         }
         cache.truncate(10);
         cache.append(0, &[900.0; 4], &[900.0; 4]);
         cache.attend(0, 1, &[1.0, 1.0], 11, &mut found);
-        assert_eq!((cache.len(), found), (10, [900.0, 900.0]));
+        assert!(cache.len() == 10 && found.iter().all(|value| (value - 900.0).abs() < 1e-3));
     }
 }

@@ -173,7 +173,7 @@ fn answer(
     let usage = Usage { prompt_tokens: count(prompt.len()), completion_tokens: count(written) };
     let elapsed = started.elapsed();
     let cached = count(cached.min(prompt.len()));
-    writer.finish(End { reason, usage, cached, stopped }, scoring.as_ref())?;
+    writer.finish(&End { reason, usage, cached, stopped }, scoring.as_ref())?;
     Ok((count(written - read), elapsed))
 }
 

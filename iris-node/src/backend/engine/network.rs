@@ -187,9 +187,9 @@ impl Layer {
         let mut rest = &mut *found;
         for part in parts {
             let tokens = part.tokens.len();
-            let (key, later) = keys.split_at(tokens * kv_row);
-            let (value, after) = values.split_at(tokens * kv_row);
-            part.cache.append(index, key, value);
+            let (own_keys, later) = keys.split_at(tokens * kv_row);
+            let (own_values, after) = values.split_at(tokens * kv_row);
+            part.cache.append(index, own_keys, own_values);
             let (query, next) = queries.split_at(tokens * row);
             let (found, following) = rest.split_at_mut(tokens * row);
             self.look(index, part.cache, query, found);

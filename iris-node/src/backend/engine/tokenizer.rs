@@ -176,7 +176,7 @@ impl Tokenizer {
     }
 }
 
-/// Returns whether the vocabulary is of `SentencePiece`'s kind.
+/// Returns whether the vocabulary puts a space before each text.
 fn has_sentences(inner: &shimmytok::Tokenizer) -> bool {
     matches!(inner.model_type(), "llama" | "mistral" | "gemma")
 }

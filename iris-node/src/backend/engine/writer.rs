@@ -88,7 +88,7 @@ impl<'a> Writer<'a> {
     /// Ends the answer.
     pub(super) fn finish(
         mut self,
-        end: End<'_>,
+        end: &End<'_>,
         scoring: Option<&Scoring<'_>>,
     ) -> Result<(), Gone> {
         if !end.stopped {
@@ -96,10 +96,10 @@ impl<'a> Writer<'a> {
             self.hand_out(String::new(), rest)?;
         }
         if !self.request.stream {
-            let whole = self.whole(&end, scoring);
+            let whole = self.whole(end, scoring);
             self.outgoing.send(Ok(Chunk::Whole(whole)))?;
         }
-        let End { reason, usage, .. } = end;
+        let End { reason, usage, .. } = *end;
         self.outgoing.send(Ok(Chunk::Finished(Finish { reason: reason.to_owned(), usage })))
     }
 
