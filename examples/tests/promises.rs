@@ -52,8 +52,8 @@ impl Clock for MonthsEnd {
 }
 
 fn at_months_end(builder: Builder) -> Builder {
-    let policy = PayPolicy::named("seed").unwrap();
-    let policy = PayPolicy { close_after: Duration::ZERO, ..policy };
+    let mut policy = PayPolicy::named("seed").unwrap();
+    policy.close_after = Duration::ZERO;
     builder.with_clock(Arc::new(MonthsEnd)).with_pay_policy(policy)
 }
 
@@ -85,8 +85,8 @@ fn backend() -> ScriptedBackend {
 
 /// Lives until so many minutes into the next hour.
 async fn until_next_hour(minutes: u32) {
-    let into = MonthsEnd.calendar().as_millis() % 3_600_000;
-    tokio::time::sleep(HOUR - Duration::from_millis(into) + MINUTE * minutes).await;
+    let left = 3_600_000 - MonthsEnd.calendar().as_millis() % 3_600_000;
+    tokio::time::sleep(Duration::from_millis(left) + MINUTE * minutes).await;
 }
 
 async fn hours(count: u32) {
