@@ -136,8 +136,8 @@ async fn hear(socket: UnixStream, owner: Arc<Owner>) {
         tracing::info!(order = order.name(), "told by its owner");
         order.carry_out(&owner)
     });
-    let said = writer.write_all(format!("{answer}\n").as_bytes());
-    if timeout(PATIENCE, said).await.is_ok_and(|said| said.is_ok()) {
+    let answer = format!("{answer}\n");
+    if timeout(PATIENCE, writer.write_all(answer.as_bytes())).await.is_ok_and(|said| said.is_ok()) {
         while lines.next_line().await.is_ok_and(|line| line.is_some()) {}
     }
 }

@@ -333,13 +333,14 @@ impl AgentBuilder {
             Arc::new(Informed::new(backend, Arc::clone(&datasets)))
         };
         let backends = self.backends.into_iter().map(informed).collect();
+        let slots = self.conduct.borrow().slots(self.slots);
         let core = Core {
             identity: self.identity,
             catalogue: Arc::new(Catalogue::new(backends, self.list_interval)),
             datasets,
             name: self.name,
             slots: self.slots,
-            places: Slots::new(self.conduct.borrow().slots(self.slots)),
+            places: Slots::new(slots),
             carried: Arc::default(),
             hardware: self.hardware,
             conduct: self.conduct,
