@@ -52,8 +52,8 @@ impl Clock for MonthsEnd {
 }
 
 fn at_months_end(builder: Builder) -> Builder {
-    let policy = PayPolicy::named("seed").unwrap();
-    let policy = PayPolicy { close_after: Duration::ZERO, ..policy };
+    let mut policy = PayPolicy::named("seed").unwrap();
+    policy.close_after = Duration::ZERO;
     builder.with_clock(Arc::new(MonthsEnd)).with_pay_policy(policy)
 }
 
