@@ -76,7 +76,8 @@ mod tests {
         drop(held.0);
         assert!(slots.take().is_none());
         drop(held.1);
-        assert!(slots.take().is_some() && slots.take().is_none());
+        let last = slots.take();
+        assert!(last.is_some() && slots.take().is_none());
     }
 
     #[test]
