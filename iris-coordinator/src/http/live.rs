@@ -78,7 +78,7 @@ async fn next(
         match received {
             Ok(Ok(frame)) => match frame.of(watcher.account, watcher.sees_times) {
                 Some(bytes) => break bytes,
-                None => continue,
+                None => {}
             },
             // Who has fallen behind begins anew.
             Ok(Err(RecvError::Lagged(_) | RecvError::Closed)) => return None,
