@@ -76,10 +76,11 @@ async fn next(
         let heartbeat = Instant::now() + keep_alive;
         let received = tokio::time::timeout_at(heartbeat.min(ends), watcher.frames.recv()).await;
         match received {
-            Ok(Ok(frame)) => match frame.of(watcher.account, watcher.sees_times) {
-                Some(bytes) => break bytes,
-                None => {}
-            },
+            Ok(Ok(frame)) => {
+                if let Some(bytes) = frame.of(watcher.account, watcher.sees_times) {
+                    break bytes;
+                }
+            }
             // Who has fallen behind begins anew.
             Ok(Err(RecvError::Lagged(_) | RecvError::Closed)) => return None,
             Err(_) if Instant::now() >= ends => return None,
