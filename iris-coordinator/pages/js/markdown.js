@@ -9,7 +9,14 @@ import "../vendor/purify.min.js";
 import { h, icon } from "./dom.js";
 import { copy } from "./shell.js";
 
-const marked = new Marked({ gfm: true, breaks: true, async: false });
+const escape = (text) => text.replace(/[&<>"']/g, (sign) => `&#${sign.charCodeAt(0)};`);
+const marked = new Marked({
+  gfm: true,
+  breaks: true,
+  async: false,
+  // Markup within markdown is shown as it was written; what is left goes through the sieve below.
+  renderer: { html: ({ text }) => escape(text), image: ({ text }) => escape(text) },
+});
 const purify = globalThis.DOMPurify(globalThis);
 
 const ALLOWED = {

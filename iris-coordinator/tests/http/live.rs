@@ -142,10 +142,10 @@ async fn nodes_are_told_when_they_come_change_and_go() {
 #[tokio::test]
 async fn watching_takes_a_key_that_may_look() {
     let net = Net::start().await;
-    let none = send(net.address, request("GET", "/live", &[], "")).await;
-    assert_eq!((none.status, none.error_code()), (401, json!("invalid_api_key")));
-    let key = key(&net.coordinator, net.account, KeyScope::Node).await;
-    let bearer = format!("Bearer {key}");
+    let stranger = send(net.address, request("GET", "/live", &[], "")).await;
+    assert_eq!((stranger.status, stranger.error_code()), (401, json!("invalid_api_key")));
+    let nodes = key(&net.coordinator, net.account, KeyScope::Node).await;
+    let bearer = format!("Bearer {nodes}");
     let refused =
         send(net.address, request("GET", "/live", &[("authorization", &bearer)], "")).await;
     assert_eq!(refused.status, 403);
