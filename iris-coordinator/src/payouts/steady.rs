@@ -46,8 +46,12 @@ struct RulesRecord {
 impl Payouts {
     /// Writes down by which rules the network pays, for those who close a month beside it.
     pub(crate) async fn declare(&self) -> Result<(), StoreError> {
-        let rules = RulesRecord { policy: self.policy.name.clone() };
-        self.store.commit(Batch::new().put(rules_key(), Document::encode(&rules))).await
+        let rules = Document::encode(&RulesRecord { policy: self.policy.name.clone() });
+        let found = self.store.get(rules_key()).await?;
+        if found.is_some_and(|found| found.value == rules) {
+            return Ok(());
+        }
+        self.store.commit(Batch::new().put(rules_key(), rules)).await
     }
 
     /// Fails where the first month would be closed by other rules than the coordinator's.

@@ -26,6 +26,8 @@ use crate::http::ApiSettings;
 use crate::settlement::{SETTLEMENT, Settlement};
 use crate::{Builder as CoordinatorBuilder, Coordinator};
 
+/// How many steps the first start may take.
+const FIRST_START: u32 = 1000;
 /// How much virtual time passes at a time; messages travel for at least as long.
 const TICK: Duration = Duration::from_millis(10);
 /// How often the promises that hold at any time are checked.
@@ -92,7 +94,7 @@ impl Builder {
         self
     }
 
-    /// Builds the network, in which the coordinator starts with the first step.
+    /// Builds the network, and lets the coordinator start for the first time.
     pub fn build(self) -> Simulation {
         let mut dice = Dice::new(self.seed);
         let trace = Trace::new();
@@ -122,6 +124,13 @@ impl Builder {
             suspects: BTreeMap::new(),
         };
         simulation.sim.host(COORDINATOR, move || Rc::clone(&host).run());
+        // Nobody asks before there is a server, however many commits its first start takes.
+        for _ in 0..FIRST_START {
+            if simulation.coordinator().is_some() {
+                break;
+            }
+            simulation.step();
+        }
         simulation
     }
 }

@@ -177,7 +177,7 @@ fn with_answer(messages: &RawValue, answer: &str) -> Result<Vec<u8>, BackendErro
     if answer.is_empty() {
         return Ok(messages.get().into());
     }
-    let message = serde_json::json!({ "role": "assistant", "content": answer });
+    let message = serde_json::json!({ "content": answer, "role": "assistant" });
     Ok(format!("{open},{message}]").into())
 }
 
