@@ -14,7 +14,7 @@ use bytes::Bytes;
 use iris_core::backend::{BackendError, Operation, Usage};
 use iris_core::demand::Difficulty;
 use iris_core::model::{Abilities, ModelOffer, TokenRate};
-use iris_core::terms::{Rest, Terms};
+use iris_core::terms::{Callers, Rest, Terms};
 use iris_core::{AssignmentId, TaskId};
 use iris_protocol::frame::{Acks, BinaryFrame, Content, DataFrame, Frame, Header};
 use iris_protocol::message::*;
@@ -67,6 +67,7 @@ fn node_messages() -> Vec<NodeMessage> {
             slots: Some(3),
             terms: Some(Terms {
                 hours: Some(Box::new("mon-fri 18:00-23:00, sat-sun UTC+01:00".parse().unwrap())),
+                callers: Callers::Members,
                 rest: Some(Rest::OffHours),
             }),
         }),
