@@ -85,8 +85,8 @@ fn backend() -> ScriptedBackend {
 
 /// Lives until so many minutes into the next hour.
 async fn until_next_hour(minutes: u32) {
-    let left = 3_600_000 - MonthsEnd.calendar().as_millis() % 3_600_000;
-    tokio::time::sleep(Duration::from_millis(left) + MINUTE * minutes).await;
+    let into = MonthsEnd.calendar().as_millis() % 3_600_000;
+    tokio::time::sleep(Duration::from_millis(3_600_000 - into) + MINUTE * minutes).await;
 }
 
 async fn hours(count: u32) {

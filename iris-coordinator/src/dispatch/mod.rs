@@ -438,7 +438,7 @@ impl Dispatch {
     }
 
     /// Takes in what a node's owner has settled about it.
-    pub(crate) fn take_terms(self: &Arc<Self>, link: &NodeLink, terms: Terms) {
+    pub(crate) fn take_terms(self: &Arc<Self>, link: &NodeLink, terms: &Terms) {
         let mut floor = self.floor();
         // A session that was replaced does not speak for its node any more.
         if floor.registry.node(link.seat).is_none() {

@@ -65,13 +65,13 @@ impl Watch {
         // A machine that slept, or whose calendar was set, has not watched.
         self.whole &= passed <= GAP && passed.abs_diff(by_calendar) <= GAP && calendar >= dated;
         let hour = self.hour;
-        let due = promises.filter(|(_, promise)| promise.holds_in(hour));
+        let owing = promises.filter(|(_, promise)| promise.holds_in(hour));
         if !anybody {
-            let mut owners = due.clone().map(|(_, promise)| promise.owner);
+            let mut owners = owing.clone().map(|(_, promise)| promise.owner);
             let first = owners.next();
             self.whole &= owners.all(|owner| Some(owner) == first);
         }
-        for (node, _) in due.clone().filter(|(node, _)| !is_there(node)) {
+        for (node, _) in owing.clone().filter(|(node, _)| !is_there(node)) {
             *self.away.entry(*node).or_default() += passed;
         }
         if Hour::of(calendar) == hour {
@@ -83,7 +83,7 @@ impl Watch {
             Verdict { node: *node, hour, kept }
         };
         let judges = self.whole && self.judged.is_none_or(|judged| judged < hour);
-        let verdicts = if judges { due.map(verdict).collect() } else { Vec::new() };
+        let verdicts = if judges { owing.map(verdict).collect() } else { Vec::new() };
         self.judged = if judges { Some(hour) } else { self.judged };
         self.hour = Hour::of(calendar);
         let late = calendar.saturating_since(self.hour.start());
