@@ -48,6 +48,7 @@ pub fn registry(nodes: u32) -> Registry {
             models: vec![offer],
             datasets: Vec::new(),
             memory_gb: None,
+            terms: iris_core::terms::Terms::default(),
         };
         registry.join(profile, Points::START);
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use criterion::{Criterion, Throughput};
+use criterion::{Criterion, SamplingMode, Throughput};
 use iris_benches::rows::{Rows, SAMPLE};
 use tokio::runtime::Runtime;
 
@@ -14,11 +14,9 @@ fn main() {
         .configure_from_args();
     let runtime = Runtime::new().expect("the system gives threads");
     let folder = tempfile::tempdir().expect("the system gives a folder");
-    let mut rows = {
-        let _entered = runtime.enter();
-        Rows::open(folder.path()).expect("the folder is new")
-    };
+    let mut rows = runtime.block_on(Rows::open(folder.path())).expect("the folder is new");
     let mut group = criterion.benchmark_group("group commit");
+    group.sampling_mode(SamplingMode::Flat);
     group.throughput(Throughput::Elements(u64::from(SAMPLE)));
     group.bench_function("settlements", |bencher| {
         bencher.iter_custom(|samples| (0..samples).map(|_| runtime.block_on(rows.write())).sum());

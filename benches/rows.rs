@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use iris_coordinator::Settlement;
 use iris_coordinator::journal::{Journal, JournalLimits};
 use iris_coordinator::store::{OpenError, SqliteStore};
+use iris_coordinator::{Histories, Settlement};
 use iris_core::backend::Usage;
 use iris_core::store::Batch;
 use iris_core::task::{Attempt, AttemptEnd, TaskState};
@@ -15,13 +15,14 @@ use iris_core::{AccountId, NodeId, TaskId, Timestamp};
 /// Accounts that ask in turns, each with a history of its own.
 const ACCOUNTS: u64 = 1_000;
 
-/// Rows of one sample: many groups, so that the last one's wait for company does not count.
-pub const SAMPLE: u32 = 5_000;
+/// Rows of one sample: as many as a coordinator lets gather before it writes their lines.
+pub const SAMPLE: u32 = 32_768;
 
 /// A journal over a file, and the number of the last row.
 #[derive(Debug)]
 pub struct Rows {
     journal: Journal,
+    histories: Histories,
     number: u64,
 }
 
@@ -31,21 +32,22 @@ impl Rows {
     /// # Panics
     ///
     /// Outside a tokio runtime.
-    pub fn open(folder: &Path) -> Result<Self, OpenError> {
-        let store = SqliteStore::open(folder.join("rows.db"), &[])?;
-        Ok(Self { journal: Journal::start(Arc::new(store), JournalLimits::default()), number: 0 })
+    pub async fn open(folder: &Path) -> Result<Self, OpenError> {
+        let store = Arc::new(SqliteStore::open(folder.join("rows.db"), &[])?);
+        let histories = Histories::open(&*store).await.expect("a new file can be read");
+        Ok(Self { journal: Journal::start(store, JournalLimits::default()), histories, number: 0 })
     }
 
-    /// Hands [`SAMPLE`] rows over as finished tasks do, and returns how long it took until all
-    /// were durable.
+    /// Hands [`SAMPLE`] rows over as finished tasks do, and returns how long it took until all of
+    /// them, and their lines, were durable.
     pub async fn write(&mut self) -> Duration {
         let begun = Instant::now();
         for _ in 0..SAMPLE {
             self.number += 1;
-            let row = settlement(self.number);
+            let row = self.histories.write(&settlement(self.number), Batch::new());
             self.journal.record_when_free(row).await.expect("the journal is open");
         }
-        self.journal.flush().await;
+        self.histories.fold(&self.journal).await.expect("the journal is open");
         assert_eq!(self.journal.stats().refused(), 0, "every row is new");
         begun.elapsed()
     }
@@ -56,12 +58,11 @@ impl Rows {
     }
 }
 
-/// What the books hold of one task: its row, and its line in the account's history.
-fn settlement(number: u64) -> Batch {
+fn settlement(number: u64) -> Settlement {
     // Ids are random, so that of one moment they lie in any order.
     let id = |seed: u64| (u128::from(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)) << 64).to_be_bytes();
     let node: NodeId = "abcdefghijklmnopqrstuvwxyz".parse().expect("26 letters are an id");
-    let row = Settlement {
+    Settlement {
         task: TaskId::from_bytes(id(number)),
         account: AccountId::from_bytes(id(number % ACCOUNTS)),
         key: Some("0123456789abcdef01234567".parse().expect("24 digits are an id")),
@@ -75,6 +76,5 @@ fn settlement(number: u64) -> Batch {
         limit_ms: 600_000,
         sealed: false,
         difficulty: None,
-    };
-    row.write(Batch::new())
+    }
 }

@@ -40,7 +40,7 @@ def node(cache):
 
 
 def browser(cache):
-    """Returns the folder of what drives a browser from Node."""
+    """Returns the folder whose `node_modules` has what drives and examines a browser from Node."""
     source = os.path.join(HERE, "browser")
     lock = os.path.join(source, "package-lock.json")
     version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True)
@@ -51,7 +51,7 @@ def browser(cache):
         flags = ["--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
         _run(["npm", "ci", *flags], cwd=folder)
         _set_done(folder)
-    return os.path.join(folder, "node_modules", "playwright-core")
+    return folder
 
 
 def _folder(cache, kind, pins, version):

@@ -10,6 +10,8 @@ whoever asks `/recorded?marker=...` afterwards, and the action is one of
     cut         writes CUT_AFTER words, or half of an answer that is not streamed, and closes
                 the connection without an end
     too-long    refuses the prompt as longer than the context
+
+A message that begins with `echo ` is answered with what comes after that.
 """
 
 import json
@@ -87,9 +89,12 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/v1/chat/completions":
             self._error(404, "there is nothing here", None)
             return
-        words = _last_user_text(body).split()
+        text = _last_user_text(body)
+        words = text.split()
         # Speed measurements and the like bring no script; they get the greeting.
         marker, action = words if len(words) == 2 else ("", "hello")
+        if text.startswith("echo "):
+            marker, action = text.removeprefix("echo "), "echo"
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.scripted.record(marker, body=body, headers=headers)
         if action == "too-long":
@@ -103,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         if action == "hold":
             self._hold(marker, lambda: None)
             return
-        message = {"role": "assistant", "content": GREETING}
+        message = {"role": "assistant", "content": marker if action == "echo" else GREETING}
         reason = "stop"
         if action == "tool":
             calls = [{"id": "call_1", "type": "function", "function": _call(body)}]
@@ -137,6 +142,9 @@ class _Handler(BaseHTTPRequestHandler):
                 reason = "tool_calls"
                 self._delta({"tool_calls": _call_deltas(body)[0]})
                 self._delta({"tool_calls": _call_deltas(body)[1]})
+            elif action == "echo":
+                for start in range(0, len(marker), 7):
+                    self._delta({"content": marker[start : start + 7]})
             else:
                 for word in GREETING.split(" "):
                     self._delta({"content": word if word == "Hello" else f" {word}"})

@@ -27,7 +27,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 def main(binaries, cache):
     os.makedirs(cache, exist_ok=True)
-    playwright = packages.browser(cache)
+    playwright = os.path.join(packages.browser(cache), "node_modules", "playwright-core")
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         print(f"none of {', '.join(BROWSERS)} is installed", file=sys.stderr)

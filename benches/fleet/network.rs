@@ -177,6 +177,7 @@ impl Network {
                 models: vec![offer],
                 datasets: Vec::new(),
                 memory_gb: None,
+                terms: iris_core::terms::Terms::default(),
             };
             let seat = self.registry.join(profile, Points::START);
             self.nodes.push(Node { kind, seat, id, owner, in_use: 0, measured: !kind.new });

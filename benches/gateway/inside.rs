@@ -22,7 +22,7 @@ pub(crate) struct Choices {
 pub(crate) async fn rows_per_second() -> Result<f64, Failure> {
     eprintln!("durable rows ...");
     let folder = tempdir()?;
-    let mut rows = rows::Rows::open(folder.path())?;
+    let mut rows = rows::Rows::open(folder.path()).await?;
     let mut rates = Vec::new();
     for _ in 0..SAMPLES {
         rates.push(f64::from(rows::SAMPLE) / rows.write().await.as_secs_f64());

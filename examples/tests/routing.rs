@@ -285,6 +285,7 @@ fn registration(models: Vec<ModelOffer>) -> NodeMessage {
         models,
         datasets: Vec::new(),
         hardware: Hardware::default(),
+        terms: iris_core::terms::Terms::default(),
         resume: None,
     }))
 }

@@ -36,6 +36,7 @@ use crate::session::{Keeper, Kept, Sessions};
 use crate::stream::ChatStream;
 use crate::tasks::Tasks;
 use crate::trust::{Trust, TrustError};
+use crate::verdicts::Verdicts;
 
 /// The longest answer that is read, in bytes.
 pub(crate) const MAX_ANSWER: usize = 64 << 20;
@@ -241,6 +242,11 @@ impl Client {
     /// Returns what the account was paid for the work of its nodes.
     pub fn payouts(&self) -> Payouts<'_> {
         Payouts::new(self)
+    }
+
+    /// Returns what was found against the account's nodes.
+    pub fn verdicts(&self) -> Verdicts<'_> {
+        Verdicts::new(self)
     }
 
     pub(crate) fn settings(&self) -> &Inner {

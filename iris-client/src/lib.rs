@@ -115,6 +115,7 @@ mod sse;
 mod stream;
 mod tasks;
 pub mod trust;
+mod verdicts;
 
 pub use accounts::Accounts;
 pub use answer::Answer;
@@ -136,6 +137,7 @@ pub use session::Sessions;
 pub use sse::{EventTooLong, SseParser};
 pub use stream::ChatStream;
 pub use tasks::Tasks;
+pub use verdicts::Verdicts;
 
 pub use iris_crypto::seal::{AnswerError, Shape, SignedReceipt};
 pub use iris_protocol::{openai, rest};

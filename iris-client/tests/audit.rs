@@ -37,8 +37,44 @@ fn fresh(before: Epoch) -> State {
         .state
 }
 
+/// Writes the books of a month in which nobody worked, whose pool of 2.5 therefore is carried over.
+fn idle_books(epoch: Epoch, state: State) -> (Vec<String>, State) {
+    let (rates, policy) = (WorkRates::default(), EvidenceRules::NAME.to_owned());
+    let made = rules(&policy, Some(&state.rules)).expect("the rules go on");
+    let month = Month::begin(epoch, rates.clone(), state.points.clone(), made);
+    let pool = Money::micros(2_500_000);
+    let cause = Cause::ToppedUp { payment: "cd".to_owned() };
+    let filled = Movement::between(cause, epoch.start(), Book::Outside, Book::Pool(epoch), pool);
+    let outcome = month.close(pool);
+    assert_eq!(outcome.closing.carried, pool);
+    let left = outcome.state.clone();
+    let lines = [
+        Line::Opening(Opening { format: FORMAT, epoch, policy, rates, state }),
+        Line::Movement(filled.expect("it is balanced")),
+        Line::Outcome(outcome),
+    ];
+    (texts(&lines), left)
+}
+
+/// What a month takes over from the one before it.
+fn carried(epoch: Epoch, from: Epoch, micros: i64) -> Movement {
+    let (from, into) = ((Cause::Closed { epoch: from }, Book::Pool(from)), Book::Pool(epoch));
+    let moved = Movement::between(from.0, epoch.start(), from.1, into, Money::micros(micros));
+    moved.expect("it is balanced")
+}
+
+fn texts(lines: &[Line]) -> Vec<String> {
+    let text = |line| serde_json::to_string(line).expect("a line has a JSON form");
+    lines.iter().map(text).collect()
+}
+
 /// Writes a month's books as a coordinator does, and returns what it leaves behind.
 fn books(epoch: Epoch, state: State) -> (Vec<String>, State) {
+    books_after(epoch, state, None)
+}
+
+/// The same, of a month that took something over.
+fn books_after(epoch: Epoch, state: State, brought: Option<Movement>) -> (Vec<String>, State) {
     let at = |hour: u64| Timestamp::from_millis(epoch.start().as_millis() + hour * 3_600_000);
     let node: NodeId = "a".repeat(26).parse().expect("it is an id");
     let (rates, policy) = (WorkRates::default(), EvidenceRules::NAME.to_owned());
@@ -47,6 +83,7 @@ fn books(epoch: Epoch, state: State) -> (Vec<String>, State) {
     let checked = What::Checked { passed: true, weight: 1000 };
     let event = RewardEvent { at: at(1), node, owner: OWNER, what: checked };
     month.event(&event);
+    let more = brought.as_ref().map_or(Money::ZERO, |moved| moved.adds_to(Book::Pool(epoch)));
     let pool = Money::micros(1_000_001);
     let cause = Cause::ToppedUp { payment: "ab".to_owned() };
     let filled = Movement::between(cause, at(0), Book::Outside, Book::Pool(epoch), pool);
@@ -55,6 +92,7 @@ fn books(epoch: Epoch, state: State) -> (Vec<String>, State) {
         Line::Movement(filled.expect("it is balanced")),
         Line::Event(event),
     ];
+    lines.extend(brought.map(Line::Movement));
     for hour in 2..9_u8 {
         let task = TaskFact {
             at: at(hour.into()),
@@ -68,11 +106,10 @@ fn books(epoch: Epoch, state: State) -> (Vec<String>, State) {
         month.task(&task);
         lines.push(Line::Task(task));
     }
-    let outcome = month.close(pool);
+    let outcome = month.close(pool.checked_add(more).expect("it is little"));
     let left = outcome.state.clone();
     lines.push(Line::Outcome(outcome));
-    let text = |line| serde_json::to_string(line).expect("a line has a JSON form");
-    (lines.iter().map(text).collect(), left)
+    (texts(&lines), left)
 }
 
 /// The books of a network's first two months.
@@ -175,7 +212,7 @@ async fn a_month_must_go_on_where_the_one_before_it_ended() {
     };
     let ran = check(second.clone(), first.clone()).await;
     assert_eq!(ran.code, Some(0), "{}", ran.err);
-    assert!(ran.out.contains("begins     as 2026-10 ended\n"), "{}", ran.out);
+    assert!(ran.out.contains("begins     as 2026-10 ended, with what it carried\n"), "{}", ran.out);
     // Right in itself, but what was known of the node is gone.
     let (forgetful, _) = self::books(epoch("2026-11"), fresh(epoch("2026-10")));
     let forgetful = books.file("forgetful", &forgetful);
@@ -188,6 +225,40 @@ async fn a_month_must_go_on_where_the_one_before_it_ended() {
     assert_eq!(ran.code, Some(2), "{}", ran.err);
     assert!(ran.err.contains("does not come before 2026-10"), "{}", ran.err);
     assert_eq!(run(NOWHERE, &["audit", "-", "--after", "-"]).await.code, Some(2));
+}
+
+#[tokio::test]
+async fn what_one_month_carries_the_next_takes_in_to_the_last_millionth() {
+    let books = Books::new();
+    let (october, november) = (epoch("2026-10"), epoch("2026-11"));
+    let (idle, left) = idle_books(october, fresh(epoch("2026-09")));
+    let before = books.file("idle", &idle).display().to_string();
+    let check = |name: &str, brought: Option<Movement>| {
+        let (lines, _) = books_after(november, left.clone(), brought);
+        books.file(name, &lines)
+    };
+    let right = check("right", Some(carried(november, october, 2_500_000)));
+    let ran = audit(&right, &["--after", &before]).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert!(ran.out.contains("brought    2.500000 from 2026-10, within the pool\n"), "{}", ran.out);
+    let found = audit(&right, &["--after", &before, "--json"]).await.json();
+    assert_eq!(value!([found["brought"], found["after"]]), value!([2_500_000, "2026-10"]));
+    for (name, micros, taken) in [
+        ("less", Some(2_499_999), "2.499999"),
+        ("more", Some(2_500_001), "2.500001"),
+        ("none", None, "0.000000"),
+    ] {
+        let file = check(name, micros.map(|micros| carried(november, october, micros)));
+        assert_eq!(audit(&file, &[]).await.code, Some(0), "right in itself");
+        let ran = audit(&file, &["--after", &before]).await;
+        assert_eq!((ran.code, ran.out.as_str()), (Some(10), ""), "{}", ran.err);
+        let said = format!("2026-10 carried 2.500000 to 2026-11, whose books take in {taken}");
+        assert!(ran.err.contains(&said), "{}", ran.err);
+    }
+    let skipped = check("skipped", Some(carried(november, epoch("2026-09"), 1)));
+    let ran = audit(&skipped, &[]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (Some(10), ""), "{}", ran.err);
+    assert!(ran.err.contains("carries money over from another month"), "{}", ran.err);
 }
 
 #[tokio::test]

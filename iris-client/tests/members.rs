@@ -584,6 +584,58 @@ MONTH         AMOUNT  STATE      RELEASE/PAID  REFERENCE
     prints_json(&coordinator.url, &["payouts"], &none).await;
 }
 
+/// A verdict on a node of the caller's.
+fn verdict(state: &str) -> Value {
+    value!({ "id": TASK, "node": "a".repeat(26), "account": TASK, "model": "m", "at": ago(90_000),
+        "appeal_until": within(6 * 86_400), "state": state, "seeds": [],
+        "text": "30 of 90 tokens in the latest answers (1) were not what m would write" })
+}
+
+#[tokio::test]
+async fn verdicts_are_listed_explained_and_objected_to() {
+    let verdicts = value!({ "verdicts": [verdict("open"), verdict("appealed"), verdict("final")] });
+    let coordinator = with("GET /verdicts", verdicts.clone()).await;
+    prints(
+        &coordinator.url,
+        &["verdicts"],
+        "
+VERDICT   STATE            FOUND      NODE      MODEL
+01234567  final in 6 days  1 day ago  aaaaaaaa  m
+01234567  appealed         1 day ago  aaaaaaaa  m
+01234567  final            1 day ago  aaaaaaaa  m",
+    )
+    .await;
+    prints_json(&coordinator.url, &["verdicts", "list"], &verdicts).await;
+    let none = with("GET /verdicts", value!({ "verdicts": [] })).await;
+    let ran = run(&none.url, &["verdicts"]).await;
+    assert_eq!(ran.err, "iris: no node of yours was found lying\n");
+
+    let mut case = verdict("appealed");
+    case["objection"] = "It was\u{1b}[31m the file.".into();
+    case["prompts"] = value!(["Tell me a story.", "Y otra."]);
+    let coordinator = with("GET /verdicts/0123456789abcdef0123456789abcdef", case.clone()).await;
+    let ran = run(&coordinator.url, &["verdicts", "show", TASK]).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    for said in ["30 of 90 tokens", "Tell me a story.", "Y otra.", "It was [31m the file."] {
+        assert!(ran.out.contains(said), "{}", ran.out);
+    }
+    prints_json(&coordinator.url, &["verdicts", "show", TASK], &case).await;
+
+    let call = "POST /verdicts/0123456789abcdef0123456789abcdef/appeal";
+    let coordinator = with(call, verdict("appealed")).await;
+    let ran = run(&coordinator.url, &["verdicts", "appeal", TASK, "--reason", "The file."]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), ""), "{}", ran.err);
+    assert!(ran.err.contains("your appeal is written down"), "{}", ran.err);
+    let coordinator = with("GET /verdicts", verdicts).await;
+    for wrong in [
+        &["verdicts", "appeal", TASK][..],
+        &["verdicts", "show", "ffff"],
+        &["verdicts", "show", "0123"],
+    ] {
+        assert_eq!(run(&coordinator.url, wrong).await.code, Some(2), "{wrong:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_statement_says_what_a_share_was_computed_from() {
     let month = value!({ "epoch": "2026-11", "policy": "evidence", "pool": 1_200_000_000,

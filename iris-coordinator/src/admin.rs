@@ -189,6 +189,10 @@ pub(crate) async fn check(settings: &Settings) -> Result<(), Failure> {
             }
         }
     }
+    if let Err(error) = settings.phrases() {
+        say(&format!("WRONG  phrases: {error}"))?;
+        worst = worst.or(Some(Exit::Settings));
+    }
     for name in settings.unused() {
         say(&format!("note   {name} is set and has no effect in this version"))?;
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use config::Value;
+use iris_core::id::VerdictId;
 use iris_core::ledger::Money;
 use iris_core::{AccountId, Epoch};
 use iris_protocol::rest::{KeyId, KeyScope};
@@ -28,6 +29,7 @@ In a file (TOML, YAML or JSON) settings have the names that --print-config shows
   IRIS_OPEN_REGISTRATION, IRIS_MEMBER_INVITATIONS, IRIS_MEMBERSHIP_FEE, IRIS_TRIAL_DAYS,
   IRIS_GRACE_DAYS, IRIS_OPERATOR_PERCENT, IRIS_PAY_BY, IRIS_RATE_PER_MINUTE, IRIS_PUBLIC_CHAT, IRIS_UNLIMITED_ACCOUNTS,
   IRIS_QUEUE_CAPACITY, IRIS_MAX_WAIT_SECS, IRIS_TRUSTED_OWNERS, IRIS_OWNER_SHARE_PERCENT,
+  IRIS_COMPARE_ANSWERS, IRIS_CHECK_PHRASES,
   IRIS_HEDGE_AFTER_MS, IRIS_CLASSIFIER, IRIS_OPENROUTER_URL, IRIS_OPENROUTER_MODEL,
   IRIS_RETENTION_SECS, IRIS_LOG_FORMAT, RUST_LOG
                                 as the flags; lists have commas
@@ -46,7 +48,8 @@ Exit codes:
   3  the key files or the database cannot be used
   4  the address or the TLS files cannot be used
   5  the account does not exist, or may not have this key
-  6  the month, the share or the payment is not such that this can be done";
+  6  the month, the share or the payment is not such that this can be done
+  7  there is no such verdict, or nothing to decide about it";
 
 /// The coordinator of an Iris network: matches requests with nodes and keeps the books.
 #[derive(Debug, Parser)]
@@ -103,6 +106,11 @@ pub(crate) enum Command {
     /// See what the books hold, and put money into the running month's pool
     #[command(subcommand)]
     Pool(PoolCommand),
+    /// See which nodes were found lying, and decide what their owners say against it
+    ///
+    /// Works whether or not the coordinator is running, which carries decisions out within a minute.
+    #[command(subcommand)]
+    Verdict(VerdictCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -174,11 +182,15 @@ pub(crate) enum MonthCommand {
     List,
     /// Share the pool of a month that has been over for eight days
     ///
-    /// Of a month that is closed already, says how.
+    /// Of a month that is closed already, says how. A month is closed once and for ever, so the first
+    /// one must be closed by the rules that the coordinator runs with.
     Close {
         /// The month, such as 2026-11
         #[arg(value_name = "MONTH")]
         month: Epoch,
+        /// Close it although the coordinator was off or its clock was set in the last two days
+        #[arg(long)]
+        clock_is_right: bool,
     },
     /// Print the books of a closed month, with which anybody can check it by `iris audit`
     Export {
@@ -221,6 +233,32 @@ pub(crate) enum PayoutCommand {
         #[arg(long, value_name = "TEXT")]
         reference: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VerdictCommand {
+    /// List the verdicts, and what has become of each
+    List,
+    /// Print what was found, and what was said of it
+    Show {
+        /// The verdict's id, as `verdict list` prints it
+        #[arg(value_name = "VERDICT")]
+        id: VerdictId,
+    },
+    /// Let a verdict stand that its owner objects to: its points and shares are lost
+    Uphold(Decision),
+    /// Make a verdict void that its owner objects to: nothing of it remains
+    Overturn(Decision),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Decision {
+    /// The verdict's id, as `verdict list` prints it
+    #[arg(value_name = "VERDICT")]
+    pub(crate) id: VerdictId,
+    /// Why, for the owner to read
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -274,6 +312,7 @@ pub(crate) struct Owner {
 const SETTINGS: &str = "Settings";
 
 #[allow(clippy::doc_markdown, reason = "these texts are printed as they are")]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[derive(Debug, Args)]
 #[command(next_help_heading = SETTINGS)]
 struct SettingFlags {
@@ -311,6 +350,9 @@ struct SettingFlags {
     /// alone]
     #[arg(long, global = true)]
     public_chat: bool,
+    /// Serve the API alone, without the pages for people [default: both]
+    #[arg(long, global = true)]
+    no_pages: bool,
     /// An account or key, by its id, that may send any number of messages there, where others send
     /// three a day; several with commas
     #[arg(long = "unlimited-account", global = true, value_name = "ID")]
@@ -325,10 +367,21 @@ struct SettingFlags {
     /// would wait longer is told at once when to come back [default: 2]
     #[arg(long, global = true, value_name = "TIMES")]
     patience: Option<String>,
-    /// An account, by its id, whose nodes count as trusted for requests that ask for it; several
-    /// with commas [default: none]
+    /// An account, by its id, whose nodes count as trusted for requests that ask for it, and, where
+    /// they score texts, say whether others run the models that they offer; several with commas
+    /// [default: none]
     #[arg(long = "trusted-owner", global = true, value_name = "ID")]
     trusted_owners: Option<String>,
+    /// Give some of the chats that ask for the likeliest words, that you can read, and that name no
+    /// nodes, to a node of a second owner too, and to a trusted owner's where the two differ, to find
+    /// out who lies [default: no]
+    #[arg(long, global = true)]
+    compare_answers: bool,
+    /// Make the prompts by which nodes are checked from this file: JSON with \"templates\", whose gaps
+    /// are {name} or {10-99}, and the lists of \"words\" for the names [default: phrases that everybody
+    /// can read, so nodes can know them]
+    #[arg(long, global = true, value_name = "FILE")]
+    check_phrases: Option<String>,
     /// The most that one owner's nodes may have of a model's work while others could do it, in
     /// percent; twice an equal part where that is more [default: 20]
     #[arg(long, global = true, value_name = "PERCENT")]
@@ -397,11 +450,14 @@ impl SettingFlags {
             ("open_registration", self.open_registration.then(|| true.into())),
             ("rate_per_minute", text(&self.rate_per_minute)),
             ("public_chat", self.public_chat.then(|| true.into())),
+            ("no_pages", self.no_pages.then(|| true.into())),
             ("unlimited_accounts", texts(&self.unlimited_accounts)),
             ("queue_capacity", text(&self.queue_capacity)),
             ("max_wait_secs", text(&self.max_wait)),
             ("patience", text(&self.patience)),
             ("trusted_owners", texts(&self.trusted_owners)),
+            ("compare_answers", self.compare_answers.then(|| true.into())),
+            ("check_phrases", text(&self.check_phrases)),
             ("owner_share_percent", text(&self.owner_share)),
             ("hedge_after_ms", text(&self.hedge_after)),
             ("classifiers", texts(&self.classifiers)),

@@ -1,23 +1,24 @@
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use iris_core::admission::AdmissionPolicy;
 use iris_core::classify::Question;
 use iris_core::demand::Difficulty;
 use iris_core::ledger::Manual;
 use iris_core::plan::PlanRun;
 use iris_core::registry::{Node, Registry};
-use iris_core::reputation::{MemoryLedger, ReputationEvent, ReputationLedger};
+use iris_core::reputation::{MemoryLedger, ReputationLedger};
 use iris_core::reward::RewardEvent;
 use iris_core::routing::{Route, Wanted};
 use iris_core::scheduler::{Balanced, Scheduler};
-use iris_core::standing::{StandingPolicy, Standings};
+use iris_core::standing::StandingPolicy;
 use iris_core::store::{Batch, Document, Key, Store, StoreError};
-use iris_core::task::{Attempt, RetryPolicy, TaskError};
+use iris_core::task::{RetryPolicy, TaskError};
 use iris_core::tier::TierPolicy;
 use iris_core::traffic::OwnerShare;
+use iris_core::verify::{Phrases, Stage};
 use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use iris_crypto::certificate::CertificateHash;
 use iris_crypto::{Identity, PublicIdentity, RecordKey, Secret, SignedCertificate};
@@ -25,31 +26,35 @@ use iris_protocol::limits::Limits as LinkLimits;
 use iris_protocol::openai::{Asked, Preferences};
 use iris_protocol::rest;
 use iris_protocol::transport::Transport;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accounts::{AccountPolicy, Accounts, ApiKey};
 use crate::classify::{ClassifierChain, Readers};
 use crate::clock::{Clock, SystemClock};
+use crate::deeds::Deeds;
 use crate::dispatch::{
     Books, Conversation, Dispatch, DispatchSettings, MODEL, ModelRecord, ModelSummary, Parts,
     Payer, ReceiptRecord, SealedTask, Stats, TaskHandle, TaskRequest,
 };
 use crate::entropy::Entropy;
-use crate::history::{self, HistoryCursor};
+use crate::history::{self, Histories, HistoryCursor};
 use crate::inference::{Inference, PlanHandle};
 use crate::journal::{Journal, JournalLimits};
 use crate::limits::{Allowance, Exceeded, Limits, PER_MINUTE};
 use crate::link::{self, Door, LinkError, NodeLink};
 use crate::payouts::{self, PayPolicy, Payouts};
+use crate::promises::{self, Promises};
 use crate::ranking::{Rank, Ranking};
-use crate::settlement::{SETTLEMENT, Settlement};
+use crate::settlement::Settlement;
 use crate::transparency::{StartError, Transparency};
+use crate::verify::{Cases, Manner, Sign, Verification};
 
-/// How far back a start looks for what nodes did: after so many half-lives nothing is left of it.
-const REMEMBERED: Duration = Duration::from_hours(24 * 7 * 40);
 /// How often what changes slowly is written down, and what is too old is deleted.
 const HOUSEKEEPING: Duration = Duration::from_mins(1);
+/// How often what nodes did is folded for the next start, in minutes.
+const DAY: u64 = 24 * 60;
 /// How many of such records are written in one commit.
 const WRITTEN_TOGETHER: usize = 256;
 
@@ -67,12 +72,30 @@ struct Inner {
     inference: Inference,
     transparency: Arc<Transparency>,
     payouts: Payouts,
+    cases: Cases,
     classifiers: ClassifierChain,
     tasks: TaskTracker,
     housekeeping: CancellationToken,
     store: Arc<dyn Store>,
     since: Timestamp,
     ranking: Ranking,
+    /// A ledger of no deeds, where such ledgers can be gone on from.
+    empty: Option<Mutex<Box<dyn ReputationLedger>>>,
+    standing: StandingPolicy,
+}
+
+impl Inner {
+    /// Writes down what follows from what nodes did, so that the next start is a short one.
+    async fn write_deeds(&self) {
+        let empty = self.empty.as_ref();
+        let empty = empty
+            .and_then(|empty| empty.lock().unwrap_or_else(PoisonError::into_inner).resumed(None));
+        let Some(empty) = empty else { return };
+        let now = self.dispatch.clock.calendar();
+        if let Err(error) = Deeds::write(&*self.store, empty, self.standing, now).await {
+            tracing::error!(%error, "what nodes did is not folded");
+        }
+    }
 }
 
 /// Puts a coordinator together. Every policy has a default and can be replaced.
@@ -87,6 +110,7 @@ pub struct Builder {
     standing: StandingPolicy,
     share: OwnerShare,
     trusted: Vec<AccountId>,
+    verifying: Manner,
     retry: RetryPolicy,
     limits: LinkLimits,
     per_minute: u32,
@@ -140,9 +164,34 @@ impl Builder {
         self
     }
 
-    /// Counts all nodes of `owners` as trusted, for requests that ask for it. Default: nobody's.
+    /// Counts all nodes of `owners` as trusted, for requests that ask for it, and has those that
+    /// score texts say whether others run the models that they offer. Default: nobody's, so that
+    /// nothing is verified.
     pub fn with_trusted_owners(mut self, owners: impl IntoIterator<Item = AccountId>) -> Self {
         self.trusted.extend(owners);
+        self
+    }
+
+    /// Makes the prompts of checks from `phrases`. Default: the built-in ones, which a node can know,
+    /// since everybody can read them.
+    pub fn with_phrases(mut self, phrases: Phrases) -> Self {
+        self.verifying.phrases = phrases;
+        self
+    }
+
+    /// Lets chats at temperature zero that the coordinator can read, and whose callers name no nodes,
+    /// be given to a node of a second owner, and where its answer differs to a trusted owner's.
+    /// Default: no, so that no more than one owner reads them.
+    pub const fn with_comparisons(mut self, compares: bool) -> Self {
+        self.verifying.compares = compares;
+        self
+    }
+
+    /// Looks every `tick` for checks that are due, and sends each within `within` after that, at a
+    /// moment that nothing foretells. Default: a minute, and two and a half; less is for tests whose
+    /// calendar runs ahead.
+    pub const fn with_check_times(mut self, tick: Duration, within: Duration) -> Self {
+        (self.verifying.tick, self.verifying.within) = (tick, within);
         self
     }
 
@@ -251,28 +300,31 @@ impl Builder {
             admission: self.admission,
         };
         let clock = Arc::clone(&self.clock);
-        let mut ledger = self.ledger;
-        let mut standings = Standings::new(self.standing);
-        restore(&*self.store, &mut *ledger, &mut standings, self.clock.calendar()).await?;
+        let (ledger, policy) = (self.ledger, self.standing);
+        let empty = ledger.resumed(None);
+        let deeds = Deeds::read(&*self.store, ledger, policy, self.clock.calendar()).await?;
+        let verifies = !self.trusted.is_empty();
         let registry = Registry::with_tier_policy(self.tiers)
             .with_share(self.share)
             .with_trusted_owners(self.trusted);
         let limits = Limits::load(&*self.store, Arc::clone(&self.clock), self.per_minute).await?;
         let since = self.clock.calendar();
-        let (secret, policy) = (self.secret.clone(), self.accounts);
-        let accounts = Accounts::load_with(Arc::clone(&self.store), secret, policy).await?;
+        let secret = self.secret.clone();
+        let accounts = Accounts::load_with(Arc::clone(&self.store), secret, self.accounts).await?;
         let accounts = Arc::new(accounts.with_clock(clock));
         let dispatch = Arc::new(Dispatch::new(Parts {
             clock: self.clock,
             scheduler: self.scheduler,
-            ledger,
+            ledger: deeds.points,
             registry,
-            standings,
+            standings: deeds.standings,
             journal,
+            histories: Histories::open(&*self.store).await?,
             settings,
             entropy: self.entropy,
             limits: Arc::new(limits),
             members: Arc::clone(&accounts),
+            promises: Promises::load(&*self.store).await?,
         }));
         dispatch.restore_models(load_models(&*self.store).await?);
         let classifiers = self.classifiers.over(&dispatch);
@@ -283,6 +335,7 @@ impl Builder {
             &self.secret,
         );
         let transparency = Arc::new(transparency.await?);
+        let (housekeeping, store) = (CancellationToken::new(), Arc::clone(&self.store));
         let door = Door::new(
             Arc::clone(&dispatch),
             Arc::clone(&self.store),
@@ -296,7 +349,16 @@ impl Builder {
             self.rail,
             Arc::clone(&dispatch.clock),
         );
+        payouts.declare().await?;
         let tasks = TaskTracker::new();
+        let cases = Cases::load(
+            Arc::clone(&self.store),
+            Arc::clone(&dispatch),
+            RecordKey::new(&self.secret),
+            Manner { verifies, ..self.verifying },
+            tasks.clone(),
+        );
+        let cases = cases.await?;
         let inference = Inference::new(
             Arc::clone(&dispatch),
             Arc::clone(&self.store),
@@ -305,7 +367,6 @@ impl Builder {
             tasks.clone(),
         );
         inference.resume().await?;
-        let (housekeeping, store) = (CancellationToken::new(), self.store);
         let inner = Inner {
             identity,
             dispatch,
@@ -314,21 +375,31 @@ impl Builder {
             inference,
             transparency,
             payouts,
+            cases,
             classifiers,
             tasks,
             housekeeping,
             store,
             since,
             ranking: Ranking::default(),
+            empty: empty.map(Mutex::new),
+            standing: policy,
         };
         let coordinator = Coordinator { inner: Arc::new(inner) };
-        let stop = coordinator.inner.housekeeping.clone();
-        tokio::spawn(keep_house(Arc::downgrade(&coordinator.inner), stop));
+        coordinator.begin_housekeeping();
         Ok(coordinator)
     }
 }
 
 impl Coordinator {
+    fn begin_housekeeping(&self) {
+        let (inner, stop) = (&self.inner, &self.inner.housekeeping);
+        let dispatch = || Arc::downgrade(&inner.dispatch);
+        tokio::spawn(keep_house(Arc::downgrade(inner), stop.clone()));
+        tokio::spawn(promises::watch(dispatch(), stop.clone()));
+        tokio::spawn(fold_histories(dispatch(), inner.dispatch.histories.many(), stop.clone()));
+    }
+
     /// Begins a coordinator that keeps its records in `store` and proves itself to nodes by
     /// `identity`.
     ///
@@ -347,6 +418,7 @@ impl Coordinator {
             standing: StandingPolicy::default(),
             share: OwnerShare::default(),
             trusted: Vec::new(),
+            verifying: Manner::default(),
             retry: RetryPolicy::default(),
             limits: LinkLimits::default(),
             per_minute: PER_MINUTE,
@@ -395,7 +467,7 @@ impl Coordinator {
     /// That node is asked once. Nothing of the request or the answer is kept, but the node's
     /// receipt, when the answer has one.
     pub fn submit_sealed(&self, task: SealedTask) -> TaskHandle {
-        TaskHandle::sealed(Arc::clone(&self.inner.dispatch), task)
+        TaskHandle::sealed(Arc::clone(&self.inner.dispatch), task, Books::Journal)
     }
 
     /// Says how hard a question is, as far as its `readers` may help with that.
@@ -455,6 +527,31 @@ impl Coordinator {
         &self.inner.payouts
     }
 
+    /// Returns what was odd about nodes of late, the latest last: for a person to look at, and the
+    /// reason for nothing. Empty where nothing is verified.
+    pub fn signs(&self) -> Vec<Sign> {
+        self.inner.cases.verification().map(Verification::signs).unwrap_or_default()
+    }
+
+    /// Sets how long callers' requests may take, where that is not ten minutes: checks look like
+    /// them.
+    pub fn set_usual_time_limit(&self, limit: Duration) {
+        if let Some(verification) = self.inner.cases.verification() {
+            verification.set_time_limit(limit);
+        }
+    }
+
+    /// Returns the verdicts on nodes, and what became of them.
+    pub fn cases(&self) -> &Cases {
+        &self.inner.cases
+    }
+
+    /// Returns how far a node has come in showing that it runs a model that it offers.
+    pub fn stage(&self, node: &NodeId, model: &ModelName) -> Stage {
+        let verification = self.inner.cases.verification();
+        verification.map_or(Stage::Probation, |verification| verification.stage(node, model))
+    }
+
     /// Returns the models that some node offers now, in the order of their names.
     pub fn models(&self) -> Vec<ModelSummary> {
         self.inner.dispatch.models()
@@ -473,7 +570,8 @@ impl Coordinator {
             return Ok(Some(why));
         }
         let known = link::is_known(&*self.inner.store, node).await?;
-        Ok(known.then(|| Dispatch::why_away(*node)))
+        let promise = dispatch.promises.of(node);
+        Ok(known.then(|| rest::NodeWhy { promise, ..Dispatch::why_away(*node) }))
     }
 
     /// Names the conversation that `account` goes on with in a chat, for
@@ -507,7 +605,8 @@ impl Coordinator {
         after: Option<&HistoryCursor>,
         limit: usize,
     ) -> Result<rest::HistoryPage, StoreError> {
-        history::page(&*self.inner.store, account, after, limit).await
+        let histories = &self.inner.dispatch.histories;
+        history::page(&*self.inner.store, histories, account, after, limit).await
     }
 
     /// Counts a request of `account` that came with `key`, or says which limit it reached: its
@@ -525,6 +624,11 @@ impl Coordinator {
     /// Returns since when the coordinator is at work.
     pub fn since(&self) -> Timestamp {
         self.inner.since
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn dispatch(&self) -> &Arc<Dispatch> {
+        &self.inner.dispatch
     }
 
     #[cfg(feature = "http")]
@@ -587,12 +691,17 @@ impl Coordinator {
     pub async fn shutdown(&self) {
         self.begin_shutdown();
         self.inner.inference.suspend();
+        if let Some(verification) = self.inner.cases.verification() {
+            verification.suspend();
+        }
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
         self.inner.housekeeping.cancel();
         self.inner.dispatch.keep_models(true);
+        self.inner.dispatch.keep_promises();
         self.inner.accounts.keep_house().await;
         self.inner.dispatch.keep_usage().await;
+        self.inner.dispatch.fold_histories().await;
         if let Err(lost) = self.inner.dispatch.journal.shutdown().await {
             tracing::error!(rows = lost.rows, "records could not be written before the end");
         }
@@ -621,6 +730,8 @@ fn summarise(node: &Node, link: Option<&NodeLink>) -> rest::NodeSummary {
         datasets: profile.datasets.clone(),
         slots: profile.slots,
         running: node.in_use(),
+        hours: profile.terms.hours.as_deref().cloned(),
+        callers: profile.terms.callers,
         connected: link.map_or(0, |link| link.connected.as_secs()),
         version: link.map(|link| link.agent_version.clone()).unwrap_or_default(),
     }
@@ -631,56 +742,25 @@ async fn load_models(store: &dyn Store) -> Result<Vec<ModelRecord>, StoreError> 
     records.and_then(|record| async move { record.value.decode() }).try_collect().await
 }
 
-/// Folds every deed that was ever written down, and every attempt of the last months, in the order
-/// of their times.
-async fn restore(
-    store: &dyn Store,
-    ledger: &mut dyn ReputationLedger,
-    standings: &mut Standings,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let owners = link::owners(store).await?;
-    let mut events: Vec<ReputationEvent> = Vec::new();
-    let mut attempts: Vec<(Timestamp, Attempt)> = Vec::new();
-    let mut settlements = store.scan(Key::all(SETTLEMENT));
-    while let Some(record) = settlements.next().await {
-        let settlement = record?.value.decode::<Settlement>()?;
-        events.extend(settlement.deeds());
-        let at = settlement.ended();
-        if now.saturating_since(at) < REMEMBERED {
-            let tried = settlement.attempts.iter();
-            let for_others =
-                tried.filter(|attempt| owners.get(&attempt.node) != Some(&settlement.account));
-            attempts.extend(for_others.map(|attempt| (at, *attempt)));
-        }
-    }
-    attempts.sort_by_key(|(at, _)| *at);
-    for (at, Attempt { node, end }) in attempts {
-        standings.note(node, end, at);
-    }
-    let mut others = store.scan(Key::all(payouts::EVENT));
-    while let Some(record) = others.next().await {
-        events.extend(record?.value.decode::<RewardEvent>()?.deed());
-    }
-    events.sort_by_key(|event| event.at);
-    for event in &events {
-        ledger.apply(event);
-    }
-    Ok(())
-}
-
 /// Writes and deletes what is due, for as long as the coordinator lives.
-async fn keep_house(coordinator: std::sync::Weak<Inner>, stop: CancellationToken) {
+async fn keep_house(coordinator: Weak<Inner>, stop: CancellationToken) {
     for minute in 1_u64.. {
         if stop.run_until_cancelled(tokio::time::sleep(HOUSEKEEPING)).await.is_none() {
             return;
         }
         let Some(inner) = coordinator.upgrade() else { return };
         inner.dispatch.keep_models(false);
+        inner.dispatch.keep_promises();
+        inner.cases.carry_out_all().await;
+        inner.dispatch.end_minute();
         if minute.is_multiple_of(60) {
             inner.dispatch.refresh_standings();
         }
+        if minute.is_multiple_of(DAY) {
+            inner.write_deeds().await;
+        }
         if minute % 60 == 1 {
+            inner.cases.keep_house().await;
             inner.payouts.keep_house(&inner.accounts).await;
         }
         inner.dispatch.keep_usage().await;
@@ -689,7 +769,25 @@ async fn keep_house(coordinator: std::sync::Weak<Inner>, stop: CancellationToken
     }
 }
 
+/// Writes the lines of histories whenever many have gathered, and now and then.
+async fn fold_histories(dispatch: Weak<Dispatch>, many: Arc<Notify>, stop: CancellationToken) {
+    loop {
+        let gathered = tokio::time::timeout(HOUSEKEEPING, many.notified());
+        if stop.run_until_cancelled(gathered).await.is_none() {
+            return;
+        }
+        let Some(dispatch) = dispatch.upgrade() else { return };
+        dispatch.fold_histories().await;
+    }
+}
+
 impl Dispatch {
+    async fn fold_histories(&self) {
+        if let Err(error) = self.histories.fold(&self.journal).await {
+            tracing::error!(%error, "lines of histories are not written yet");
+        }
+    }
+
     /// Writes a settlement down, with the receipt of a sealed task; they may lag by one group
     /// commit.
     ///
@@ -699,7 +797,7 @@ impl Dispatch {
         if settlement.attempts.is_empty() && self.journal.is_behind() {
             return;
         }
-        let mut row = settlement.write(Batch::new());
+        let mut row = self.histories.write(settlement, Batch::new());
         if let Some(receipt) = receipt {
             row = row.put(ReceiptRecord::key(&settlement.task), receipt.document());
         }
@@ -713,6 +811,14 @@ impl Dispatch {
         let key = payouts::event_key(event.at, &event.node, kind);
         self.record(Batch::new().put(key, Document::encode(event)));
         self.apply(event.deed().as_slice());
+    }
+
+    /// Ends a minute of the figures that are shown over time.
+    fn end_minute(&self) {
+        let Stats { finished, failed, expired, completion_tokens, .. } = self.counters.stats();
+        let counts = (finished, failed + expired, completion_tokens);
+        let at = self.clock.calendar().as_secs();
+        self.live.minutes().end(at, counts, &self.counters.took);
     }
 
     /// Writes down what keys have used.

@@ -20,7 +20,7 @@ impl Entropy {
         u64::from_le_bytes(self.bytes())
     }
 
-    fn bytes<const N: usize>(&self) -> [u8; N] {
+    pub(crate) fn bytes<const N: usize>(&self) -> [u8; N] {
         match self {
             Self::System => iris_crypto::random_bytes(),
             #[cfg(feature = "simulation")]

@@ -12,6 +12,7 @@ pub(crate) enum Exit {
     Listen = 4,
     Account = 5,
     Money = 6,
+    Verdict = 7,
 }
 
 /// A failure and what to do about it.

@@ -7,6 +7,7 @@ mod accounts;
 pub mod classify;
 mod clock;
 mod coordinator;
+mod deeds;
 mod dispatch;
 mod entropy;
 mod history;
@@ -17,7 +18,15 @@ pub mod journal;
 #[cfg_attr(not(feature = "http"), allow(dead_code, reason = "requests are let in over HTTP alone"))]
 mod limits;
 mod link;
+#[cfg_attr(
+    not(feature = "http"),
+    allow(dead_code, reason = "the network is watched over HTTP alone")
+)]
+mod live;
+#[cfg(feature = "pages")]
+mod pages;
 pub mod payouts;
+mod promises;
 mod ranking;
 mod settlement;
 #[cfg(feature = "simulation")]
@@ -25,6 +34,7 @@ pub mod simulation;
 pub mod store;
 mod transparency;
 mod turns;
+mod verify;
 
 pub use accounts::{
     AccountError, AccountPolicy, Accounts, ApiKey, Giver, MembershipPolicy, NewKey, Registration,
@@ -35,7 +45,7 @@ pub use dispatch::{
     Apart, Conversation, ModelSummary, Payer, Placement, Routing, SealedTask, Stats, TaskEvent,
     TaskHandle, TaskRequest,
 };
-pub use history::{HistoryCursor, HistoryCursorError};
+pub use history::{Histories, HistoryCursor, HistoryCursorError};
 pub use inference::{
     Chosen, Events, Evidence, Followed, Inference, InferenceError, Once, PlanHandle,
 };
@@ -44,3 +54,4 @@ pub use link::LinkError;
 pub use ranking::{Rank, RankError};
 pub use settlement::Settlement;
 pub use transparency::{StartError, Transparency, TransparencyError};
+pub use verify::{CaseRecord, Cases, Sign, VerdictError};

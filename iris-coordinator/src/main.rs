@@ -22,6 +22,7 @@ mod failure;
 mod money;
 mod settings;
 mod signals;
+mod verdicts;
 
 /// A coordinator's work is many small messages, which the system's allocator takes twice as long
 /// for.
@@ -73,6 +74,7 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Month(command) => money::month(&settings, command).await,
         Command::Payout(command) => money::payout(&settings, command).await,
         Command::Pool(command) => money::pool(&settings, command).await,
+        Command::Verdict(command) => verdicts::verdict(&settings, command).await,
         Command::Key(KeyCommand::New(key)) => admin::new_key(&settings, key).await,
     }
 }
@@ -88,6 +90,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     }
     let classifiers =
         settings.classifiers().map_err(|error| Failure::new(Exit::Settings, error))?;
+    let phrases = settings.phrases().map_err(|error| Failure::new(Exit::Settings, error))?;
     let identity = books::identity(settings)?;
     let Books { store, secret } = Books::open(settings)?;
     let _lock = books::lock_alone(settings)?;
@@ -97,6 +100,8 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         .with_max_wait(settings.max_wait())
         .with_patience(settings.patience)
         .with_trusted_owners(settings.trusted_owners.iter().copied())
+        .with_comparisons(settings.compare_answers)
+        .with_phrases(phrases)
         .with_share(settings.owner_share())
         .with_retry_policy(settings.retry())
         .with_classifiers(classifiers)

@@ -27,7 +27,10 @@ pub(crate) async fn month(settings: &Settings, command: &MonthCommand) -> Result
             }
             months.iter().try_for_each(|month| say(&summary(month)))
         }
-        MonthCommand::Close { month } => {
+        MonthCommand::Close { month, clock_is_right } => {
+            if !clock_is_right && payouts.month(*month).await.is_err() {
+                payouts.check_clock().await.map_err(refused)?;
+            }
             say(&summary(&payouts.close(*month).await.map_err(refused)?))
         }
         MonthCommand::Export { month, format: ExportFormat::Jsonl } => {
@@ -130,7 +133,7 @@ fn quoted(text: &str) -> String {
 fn refused(error: PayoutError) -> Failure {
     let said = error.to_string();
     let money = |advice: &str| Failure::new(Exit::Money, format!("{said}{advice}"));
-    match error {
+    match &error {
         PayoutError::TooEarly(..) | PayoutError::Order(_) => money(""),
         PayoutError::NotClosed(_) => money("; `month list` names the months that are"),
         PayoutError::NoShare(_) => money("; `payout list` names those that have"),
@@ -140,9 +143,19 @@ fn refused(error: PayoutError) -> Failure {
         PayoutError::NotOwed(_) => money("; `payout list` tells what became of each"),
         PayoutError::Reused => money("; give each payment a reference of its own"),
         PayoutError::Reference | PayoutError::Amount => Failure::new(Exit::Settings, said),
+        PayoutError::Clock { .. } | PayoutError::ClockSet { .. } => {
+            money("; if it is right, close the month with --clock-is-right")
+        }
+        PayoutError::OtherRules { network, .. } => Failure::new(
+            Exit::Settings,
+            format!(
+                "{said}. Close it with --pay-by {network}, or start the coordinator with the rules \
+                 that you mean"
+            ),
+        ),
         PayoutError::Rules(_) => Failure::new(Exit::Settings, format!("{said} (--pay-by)")),
         PayoutError::Changed(_) => Failure::books(format!("{said}; what was printed is not whole")),
-        error => Failure::books(error),
+        _ => Failure::books(error),
     }
 }
 

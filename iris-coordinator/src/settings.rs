@@ -20,6 +20,7 @@ use iris_coordinator::{AccountPolicy, MembershipPolicy};
 use iris_core::classify::Rules;
 use iris_core::task::{Hedge, RetryPolicy};
 use iris_core::traffic::OwnerShare;
+use iris_core::verify::Phrases;
 use iris_core::{AccountId, ModelName};
 use iris_protocol::rest::Secret;
 use serde::de::{Deserialize, Deserializer, Error};
@@ -38,11 +39,14 @@ const ENVIRONMENT: &[(&str, &str, bool)] = &[
     ("open_registration", "IRIS_OPEN_REGISTRATION", false),
     ("rate_per_minute", "IRIS_RATE_PER_MINUTE", false),
     ("public_chat", "IRIS_PUBLIC_CHAT", false),
+    ("no_pages", "IRIS_NO_PAGES", false),
     ("unlimited_accounts", "IRIS_UNLIMITED_ACCOUNTS", true),
     ("queue_capacity", "IRIS_QUEUE_CAPACITY", false),
     ("max_wait_secs", "IRIS_MAX_WAIT_SECS", false),
     ("patience", "IRIS_PATIENCE", false),
     ("trusted_owners", "IRIS_TRUSTED_OWNERS", true),
+    ("compare_answers", "IRIS_COMPARE_ANSWERS", false),
+    ("check_phrases", "IRIS_CHECK_PHRASES", false),
     ("owner_share_percent", "IRIS_OWNER_SHARE_PERCENT", false),
     ("hedge_after_ms", "IRIS_HEDGE_AFTER_MS", false),
     ("classifiers", "IRIS_CLASSIFIER", true),
@@ -78,6 +82,7 @@ const MAX_DAYS: u64 = 3650;
 const MAX_PATIENCE: u32 = 1000;
 
 /// The settings in force.
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[derive(Clone, Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Settings {
@@ -94,6 +99,7 @@ pub(crate) struct Settings {
     open_registration: bool,
     pub(crate) rate_per_minute: u32,
     public_chat: bool,
+    no_pages: bool,
     #[serde(deserialize_with = "parsed")]
     unlimited_accounts: Vec<Unlimited>,
     pub(crate) queue_capacity: usize,
@@ -101,6 +107,8 @@ pub(crate) struct Settings {
     pub(crate) patience: u32,
     #[serde(deserialize_with = "parsed")]
     pub(crate) trusted_owners: Vec<AccountId>,
+    pub(crate) compare_answers: bool,
+    check_phrases: Option<PathBuf>,
     owner_share_percent: u8,
     hedge_after_ms: Option<u64>,
     #[serde(deserialize_with = "parsed")]
@@ -176,11 +184,13 @@ impl Settings {
             .set_default("open_registration", false)?
             .set_default("rate_per_minute", 600)?
             .set_default("public_chat", false)?
+            .set_default("no_pages", false)?
             .set_default("unlimited_accounts", Vec::<String>::new())?
             .set_default("queue_capacity", 1024)?
             .set_default("max_wait_secs", 10)?
             .set_default("patience", 2)?
             .set_default("trusted_owners", Vec::<String>::new())?
+            .set_default("compare_answers", false)?
             .set_default("owner_share_percent", 20)?
             .set_default("classifiers", vec![Judge::Rules.as_str()])?
             .set_default("openrouter_url", "https://openrouter.ai/api/v1")?
@@ -384,6 +394,7 @@ impl Settings {
         let api = ApiSettings::default()
             .with_open_registration(self.open_registration)
             .with_public_chat(self.public_chat)
+            .with_pages(!self.no_pages)
             .with_unlimited_chat(self.unlimited_accounts.clone())
             .with_cors_origins(origins.collect())
             .with_trusted_proxies(self.trusted_proxies.clone());
@@ -395,6 +406,16 @@ impl Settings {
             }
             _ => server,
         }
+    }
+
+    /// Reads what the prompts of checks are made of.
+    pub(crate) fn phrases(&self) -> Result<Phrases, SettingsError> {
+        let Some(path) = &self.check_phrases else { return Ok(Phrases::default()) };
+        let refused = |why: String| {
+            SettingsError(format!("check_phrases: {} cannot be used: {why}", path.display()))
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
+        serde_json::from_str(&text).map_err(|error| refused(error.to_string()))
     }
 
     /// Returns the scheme of the server's address.
@@ -438,11 +459,14 @@ impl fmt::Display for Settings {
         writeln!(f, "open_registration = {}", self.open_registration)?;
         writeln!(f, "rate_per_minute = {}", self.rate_per_minute)?;
         writeln!(f, "public_chat = {}", self.public_chat)?;
+        writeln!(f, "no_pages = {}", self.no_pages)?;
         writeln!(f, "unlimited_accounts = {}", list(unlimited))?;
         writeln!(f, "queue_capacity = {}", self.queue_capacity)?;
         writeln!(f, "max_wait_secs = {}", self.max_wait_secs)?;
         writeln!(f, "patience = {}", self.patience)?;
         writeln!(f, "trusted_owners = {}", list(trusted))?;
+        writeln!(f, "compare_answers = {}", self.compare_answers)?;
+        writeln!(f, "{}", optional("check_phrases", &self.check_phrases))?;
         writeln!(f, "owner_share_percent = {}", self.owner_share_percent)?;
         match self.hedge_after_ms {
             Some(after) => writeln!(f, "hedge_after_ms = {after}")?,
@@ -619,6 +643,28 @@ mod tests {
             let refused = asked.unwrap_err().to_string();
             assert!(refused.contains("built without openrouter"), "{refused}");
         }
+    }
+
+    #[test]
+    fn phrases_of_a_file_are_used_or_it_is_said_why_not() {
+        let letters: Vec<_> = (b'a'..=b'z').map(|letter| char::from(letter).to_string()).collect();
+        let phrases = |template: &str| {
+            serde_json::json!({"templates": [template], "words": {"letter": letters}}).to_string()
+        };
+        let read = |text: &str| {
+            let (_folder, path) = file("phrases.json", text);
+            let path = path.to_str().unwrap();
+            load(&[], &[("IRIS_CHECK_PHRASES", path)], None).phrases()
+        };
+        assert!(read(&phrases(&"{letter}".repeat(11))).is_ok());
+        for (text, said) in [("{", "EOF"), (&phrases("{letter}"), "ways"), (&phrases("{x}"), "gap")]
+        {
+            let refused = read(text).unwrap_err().to_string();
+            assert!(refused.contains(said) && refused.contains("check_phrases"), "{refused}");
+        }
+        let missing = load(&[], &[("IRIS_CHECK_PHRASES", "/none")], None).phrases().unwrap_err();
+        assert!(missing.to_string().contains("/none"), "{missing}");
+        assert_eq!(load(&[], &[], None).phrases().unwrap(), Phrases::default());
     }
 
     #[test]

@@ -11,8 +11,6 @@ use iris_core::{AccountId, ModelName, TaskId, Timestamp};
 use iris_protocol::rest::KeyId;
 use serde::{Deserialize, Serialize};
 
-use crate::history;
-
 /// The record type of settlements.
 pub(crate) const SETTLEMENT: &str = "settlement";
 
@@ -33,7 +31,8 @@ pub struct Settlement {
     pub state: TaskState,
     /// Which nodes tried, in order, and how that ended.
     pub attempts: Vec<Attempt>,
-    /// Tokens read and written; zero unless the answer is complete.
+    /// Tokens read and written, as far as so many [can have been](Usage::carried_by); zero unless
+    /// the answer is complete.
     pub usage: Usage,
     /// When it was submitted.
     pub submitted: Timestamp,
@@ -66,10 +65,15 @@ impl Settlement {
         Key::new(SETTLEMENT, id).expect("a number and a task id are a key segment")
     }
 
-    /// Adds the row to `batch`, and a line to the account's history that leads to it.
+    /// Returns when the task of a row's key was submitted.
+    pub(crate) fn submitted_of(key: &Key) -> Option<Timestamp> {
+        key.id().split('-').next()?.parse().ok().map(Timestamp::from_millis)
+    }
+
+    /// Adds the row to `batch`. A coordinator that is at work shows it in its account's history
+    /// where it wrote it itself; any other is found when the next one starts.
     pub fn write(&self, batch: Batch) -> Batch {
-        let batch = batch.put(self.key(), Document::encode(self));
-        batch.put(history::line(&self.account, self.submitted, &self.task), Document::encode(&()))
+        batch.put(self.key(), Document::encode(self))
     }
 
     /// Returns when the task ended.

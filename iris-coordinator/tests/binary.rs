@@ -540,6 +540,30 @@ fn work_in_january(folder: &TempDir) {
 }
 
 #[test]
+fn first_month_is_closed_by_the_rules_and_the_clock_of_the_coordinator() {
+    let folder = TempDir::new().unwrap();
+    assert_eq!(Serving::start(&folder).stop().code(), Some(0));
+    work_in_january(&folder);
+    let refused = run(&folder, "month close 2025-01 --pay-by seed");
+    assert_eq!((refused.code, refused.stdout.as_str()), (Some(2), ""), "{}", refused.stderr);
+    assert!(refused.stderr.contains("Close it with --pay-by evidence"), "{}", refused.stderr);
+
+    let clock = serde_json::json!({ "seen": 1_740_000_000_000_u64, "steady": 0 });
+    let note = Batch::new().put(Key::new("steady", "clock").unwrap(), Document::encode(&clock));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let books = store(&folder);
+    runtime.block_on(books.commit(note)).unwrap();
+    drop(books);
+    let refused = run(&folder, "month close 2025-01");
+    assert_eq!((refused.code, refused.stdout.as_str()), (Some(6), ""), "{}", refused.stderr);
+    assert!(refused.stderr.contains("--clock-is-right"), "{}", refused.stderr);
+    let closed = run(&folder, "month close 2025-01 --clock-is-right");
+    assert_eq!(closed.code, Some(0), "{}", closed.stderr);
+    // What is closed is told, whatever the clock says.
+    assert_eq!(run(&folder, "month close 2025-01").stdout, closed.stdout);
+}
+
+#[test]
 fn a_month_is_closed_exported_and_its_shares_listed() {
     let folder = TempDir::new().unwrap();
     let told = |line: &str| {
@@ -642,4 +666,58 @@ fn money_is_added_to_the_running_month_once_for_each_reference() {
     let early = run(&folder, &format!("month close {month}"));
     assert_eq!(early.code, Some(6), "{}", early.stderr);
     assert!(early.stderr.contains("from 1") && early.stderr.contains("on (seconds"));
+}
+
+/// Writes down that a node of `owner` was found lying a day ago; says what its owner says to it.
+async fn convict(folder: &TempDir, id: &str, objection: Option<&str>) {
+    let trial = serde_json::json!({"tokens": 90, "mismatches": 30, "likelihood": 13_000_000});
+    let now = SystemClock.calendar().as_millis();
+    let verdict = serde_json::json!({
+        "id": id, "node": "a".repeat(26), "owner": WORKER, "model": "m",
+        "offence": "another_model", "at": now - 86_400_000, "appeal_until": now + 86_400_000,
+        "evidence": {
+            "suspicion": trial, "suspecting": WORKER, "confirmation": trial, "answers": 1,
+            "confirming": [], "error": 100, "prompts": [],
+        },
+    });
+    let appeal = objection.map(|_| serde_json::json!({"state": "open", "at": now}));
+    let mut case = serde_json::json!({"verdict": verdict, "appeal": appeal, "seeds": []});
+    if let Some(text) = objection {
+        case["objection"] = text.into();
+    }
+    let batch = Batch::new().put(Key::new("verdict", id).unwrap(), Document::encode(&case));
+    store(folder).commit(batch).await.unwrap();
+}
+
+#[tokio::test]
+async fn operator_reads_verdicts_and_decides_what_their_owners_object_to() {
+    let folder = TempDir::new().unwrap();
+    assert_eq!(run(&folder, "account new").code, Some(0));
+    let before = run(&folder, "verdict list");
+    assert_eq!((before.code, before.stderr.as_str()), (Some(0), "no node was found lying\n"));
+    let (open, appealed) = ("01".repeat(16), "02".repeat(16));
+    convict(&folder, &open, None).await;
+    convict(&folder, &appealed, Some("It was the file.")).await;
+    let node = "a".repeat(26);
+    let list = run(&folder, "verdict list");
+    let line = |id: &str, state: &str| format!("{id}  {state:<10}  {node}  {WORKER}  m\n");
+    assert_eq!(list.stdout, line(&open, "open") + &line(&appealed, "appealed"));
+    let shown = run(&folder, &format!("verdict show {appealed}"));
+    assert!(shown.stdout.contains("30 of 90 tokens"), "{}", shown.stdout);
+    assert!(shown.stdout.contains("owner     It was the file.\n"), "{}", shown.stdout);
+    for (command, exit, said) in [
+        (format!("verdict show {}", "03".repeat(16)), 7, "no such verdict; `verdict list` names"),
+        (format!("verdict overturn {open}"), 7, "no open appeal"),
+        ("verdict show x".to_owned(), 2, "VERDICT"),
+    ] {
+        let refused = run(&folder, &command);
+        assert_eq!(refused.code, Some(exit), "{command}: {}", refused.stderr);
+        assert!(refused.stderr.contains(said), "{command}: {}", refused.stderr);
+    }
+    let decided = run(&folder, &format!("verdict overturn {appealed} --reason mended"));
+    assert_eq!((decided.code, decided.stdout), (Some(0), line(&appealed, "overturned")));
+    let shown = run(&folder, &format!("verdict show {appealed}"));
+    assert!(shown.stdout.contains("operator  mended\n"), "{}", shown.stdout);
+    let again = run(&folder, &format!("verdict uphold {appealed}"));
+    assert_eq!(again.code, Some(7), "{}", again.stderr);
 }

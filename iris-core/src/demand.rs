@@ -64,6 +64,8 @@ pub struct Demand {
     pub owner_only: Option<AccountId>,
     /// The owner whose nodes come before all others, as long as one of them is free.
     pub own_first: Option<AccountId>,
+    /// The account that asks, where one does: some nodes serve none but these.
+    pub asker: Option<AccountId>,
     /// How far its node has to be trusted.
     pub trust: Trust,
     /// The node that has read the beginning of the conversation already.
@@ -87,6 +89,7 @@ impl Demand {
             denied_owners: Vec::new(),
             owner_only: None,
             own_first: None,
+            asker: None,
             trust: Trust::Any,
             affinity: None,
             dataset: None,

@@ -39,6 +39,8 @@ pub enum Reason {
     NotOwn,
     /// The caller has a free node of its own, and that comes first.
     OwnFirst,
+    /// Its owner lets it answer others only.
+    NotForCaller,
     /// It is not trusted as far as the caller asks.
     TrustTooLow,
     /// Its owner has more than a fair share of the model's work already.
@@ -71,6 +73,7 @@ impl Reason {
             Self::Denied => "denied",
             Self::NotOwn => "not_own",
             Self::OwnFirst => "own_first",
+            Self::NotForCaller => "not_for_caller",
             Self::TrustTooLow => "trust_too_low",
             Self::OwnerShare => "owner_share",
             Self::TierLowered => "tier_lowered",
@@ -97,6 +100,7 @@ impl Reason {
             Self::Denied => "The caller asked not to be sent to it.",
             Self::NotOwn => "The task is for the caller's own nodes.",
             Self::OwnFirst => "The caller has a free node of its own, and that comes first.",
+            Self::NotForCaller => "Its owner does not let it answer this caller.",
             Self::TrustTooLow => "It is not trusted as far as the caller asks.",
             Self::OwnerShare => "Its owner has more than a fair share of the model's work already.",
             Self::TierLowered => {

@@ -7,6 +7,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+mod facts;
+mod family;
+mod sizes;
+mod words;
+
+pub use facts::{NameFacts, Traits};
+
 /// The name by which callers ask for a model, as its server reports it.
 ///
 /// At most 200 bytes, without control characters, invisible formatting or surrounding space.

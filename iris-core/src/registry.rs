@@ -12,6 +12,7 @@ use crate::id::{AccountId, NodeId};
 use crate::model::{Abilities, ModelName, ModelOffer, TokenRate};
 use crate::reputation::Points;
 use crate::standing::{Chance, Standing};
+use crate::terms::{Callers, Terms};
 use crate::tier::{Tier, TierPolicy};
 use crate::traffic::{OwnerShare, Traffic};
 
@@ -35,6 +36,8 @@ pub struct NodeProfile {
     pub datasets: Vec<String>,
     /// What it says of all its memory together, in GB; `None` where it leaves some out.
     pub memory_gb: Option<u32>,
+    /// What its owner has settled about it.
+    pub terms: Terms,
 }
 
 /// Whether a node takes work.
@@ -193,9 +196,45 @@ struct Place {
     position: Option<usize>,
 }
 
+/// Who may ask a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Access {
+    Public,
+    Members,
+    Owner(AccountId),
+}
+
+impl Access {
+    fn of(profile: &NodeProfile) -> Self {
+        match profile.terms.callers {
+            Callers::Public => Self::Public,
+            Callers::Members => Self::Members,
+            Callers::Own => Self::Owner(profile.owner),
+        }
+    }
+
+    /// Returns the only account that may ask, where it is one.
+    const fn owner(self) -> Option<AccountId> {
+        match self {
+            Self::Owner(owner) => Some(owner),
+            Self::Public | Self::Members => None,
+        }
+    }
+
+    fn admits(self, asker: Option<AccountId>) -> bool {
+        match self {
+            Self::Public => true,
+            Self::Members => asker.is_some(),
+            Self::Owner(owner) => asker == Some(owner),
+        }
+    }
+}
+
 /// Nodes that are alike for a demand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct BucketKey {
+    /// Comes first, so that the nodes of one owner alone lie side by side, behind all others.
+    access: Access,
     trust: Trust,
     tier: Tier,
     context: u32,
@@ -203,17 +242,26 @@ struct BucketKey {
 }
 
 impl BucketKey {
-    fn of(policy: &TierPolicy, trust: Trust, offer: &ModelOffer, memory_gb: Option<u32>) -> Self {
+    fn of(policy: &TierPolicy, trust: Trust, profile: &NodeProfile, offer: &ModelOffer) -> Self {
         Self {
+            access: Access::of(profile),
             trust,
-            tier: policy.tier(offer, memory_gb),
+            tier: policy.tier(offer, profile.memory_gb),
             context: context_class(offer.context_length),
             abilities: offer.abilities,
         }
     }
 
+    /// Returns the key before all those of nodes that `owner` alone may ask.
+    const fn first_of(owner: AccountId) -> Self {
+        let (access, trust, tier) = (Access::Owner(owner), Trust::Any, Tier::Basic);
+        Self { access, trust, tier, context: 0, abilities: Abilities::NONE }
+    }
+
     fn judge(self, demand: &Demand) -> Option<Reason> {
-        if self.trust < demand.trust {
+        if !self.access.admits(demand.asker) {
+            Some(Reason::NotForCaller)
+        } else if self.trust < demand.trust {
             Some(Reason::TrustTooLow)
         } else if self.tier < demand.min_tier {
             Some(Reason::TierTooLow)
@@ -239,12 +287,40 @@ struct ModelIndex {
     buckets: BTreeMap<BucketKey, Bucket>,
     /// How many of the nodes that offer the model belong to whom.
     owners: BTreeMap<AccountId, u32>,
+    /// How many of them only their owners may ask.
+    closed: u32,
     traffic: Traffic,
 }
 
 impl ModelIndex {
     fn members(&self) -> u32 {
-        self.buckets.values().map(|bucket| bucket.members).sum()
+        self.closed.saturating_add(self.open().map(|(_, bucket)| bucket.members).sum())
+    }
+
+    /// Iterates over the nodes that more than their owners may ask.
+    fn open(&self) -> impl Iterator<Item = (&BucketKey, &Bucket)> {
+        self.buckets.iter().take_while(|(key, _)| key.access.owner().is_none())
+    }
+
+    /// Iterates over the nodes that `owner` alone may ask.
+    fn closed_of(&self, owner: AccountId) -> impl Iterator<Item = (&BucketKey, &Bucket)> {
+        let from = self.buckets.range(BucketKey::first_of(owner)..);
+        from.take_while(move |(key, _)| key.access.owner() == Some(owner))
+    }
+
+    /// Sorts the nodes by why they do not meet `demand`. Those that others alone may ask are
+    /// counted, however many owners keep theirs to themselves.
+    fn judged<'a>(
+        &'a self,
+        demand: &'a Demand,
+    ) -> impl Iterator<Item = (Option<Reason>, Cow<'a, Bucket>)> {
+        let own = || demand.asker.into_iter().flat_map(|asker| self.closed_of(asker));
+        let members: u32 = own().map(|(_, bucket)| bucket.members).sum();
+        let members = self.closed.saturating_sub(members);
+        let others = Bucket { members, ..Bucket::default() };
+        let others = (members > 0).then_some((Some(Reason::NotForCaller), Cow::Owned(others)));
+        let known = self.open().chain(own());
+        known.map(|(key, bucket)| (key.judge(demand), Cow::Borrowed(bucket))).chain(others)
     }
 }
 
@@ -360,6 +436,11 @@ impl Registry {
         Self { policy, ..Self::default() }
     }
 
+    /// Returns the borders between tiers.
+    pub const fn tier_policy(&self) -> &TierPolicy {
+        &self.policy
+    }
+
     /// Lets no owner have more than `share` of a model's work while others could do it. Default:
     /// a fifth, or twice an equal part where that is more.
     #[must_use]
@@ -428,6 +509,19 @@ impl Registry {
         self.index_offers(seat.index);
     }
 
+    /// Replaces what a node's owner has settled about it.
+    pub fn set_terms(&mut self, seat: Seat, terms: Terms) {
+        let Some(node) = self.node_mut(seat) else { return };
+        if node.profile.terms.callers == terms.callers {
+            node.profile.terms = terms;
+            return;
+        }
+        // It moves to the buckets of other callers.
+        self.unindex_offers(seat.index);
+        self.node_mut(seat).expect("the seat is taken").profile.terms = terms;
+        self.index_offers(seat.index);
+    }
+
     /// Sets whether a node takes work.
     pub fn set_state(&mut self, seat: Seat, state: NodeState) {
         self.change(seat, |node| node.state = state);
@@ -441,12 +535,12 @@ impl Registry {
     /// Sets how sure the network is of a node. A node starts as one of which nothing is known.
     pub fn set_standing(&mut self, seat: Seat, standing: Standing) {
         let Some(node) = self.node(seat) else { return };
-        let proven = node.standing.is_proven() != standing.is_proven();
+        let moves = self.trust(node) != self.trust_of(&node.profile.owner, standing);
         let judge = |node: &mut Node| {
             node.standing = standing;
             node.chance = standing.chance();
         };
-        if proven {
+        if moves {
             // It moves to the buckets of another trust.
             self.unindex_offers(seat.index);
             judge(self.node_mut(seat).expect("the seat is taken"));
@@ -457,9 +551,15 @@ impl Registry {
 
     /// Returns how far a node is trusted.
     pub fn trust(&self, node: &Node) -> Trust {
-        if self.trusted.contains(&node.profile.owner) {
+        self.trust_of(&node.profile.owner, node.standing)
+    }
+
+    fn trust_of(&self, owner: &AccountId, standing: Standing) -> Trust {
+        if standing == Standing::CONVICTED {
+            Trust::Any
+        } else if self.trusted.contains(owner) {
             Trust::Trusted
-        } else if node.standing.is_proven() {
+        } else if standing.is_proven() {
             Trust::Proven
         } else {
             Trust::Any
@@ -547,8 +647,7 @@ impl Registry {
             (Some(index), None) if demand.is_narrow() => (None, self.narrow(index, demand)),
             (index, None) => (index, BTreeMap::new()),
         };
-        let all = all.into_iter().flat_map(|index| &index.buckets);
-        let all = all.map(|(key, bucket)| (key.judge(demand), Cow::Borrowed(bucket)));
+        let all = all.into_iter().flat_map(|index| index.judged(demand));
         let few = few.into_iter().map(|(refusal, bucket)| (refusal, Cow::Owned(bucket)));
         all.chain(few).map(|(refusal, bucket)| Group { registry: self, bucket, refusal })
     }
@@ -739,15 +838,16 @@ impl Registry {
 
     fn index_offers(&mut self, index: u32) {
         let node = self.seats[index as usize].node.as_ref().expect("the seat is taken");
-        let (trust, memory) = (self.trust(node), node.profile.memory_gb);
+        let trust = self.trust(node);
         let node = self.seats[index as usize].node.as_mut().expect("the seat is taken");
-        let bucket = |offer| BucketKey::of(&self.policy, trust, offer, memory);
+        let bucket = |offer| BucketKey::of(&self.policy, trust, &node.profile, offer);
         let place = |offer| Place { bucket: bucket(offer), position: None };
         node.places = node.profile.models.iter().map(place).collect();
         for (offer, place) in node.profile.models.iter().zip(&node.places) {
             let model = self.by_model.entry(offer.name.clone()).or_default();
             model.buckets.entry(place.bucket).or_default().enter(node);
             *model.owners.entry(node.profile.owner).or_default() += 1;
+            model.closed += u32::from(place.bucket.access.owner().is_some());
         }
         if node.is_free() {
             self.list(index);
@@ -764,6 +864,7 @@ impl Registry {
             let bucket = model.buckets.get_mut(&place.bucket).expect("an offer has a bucket");
             bucket.leave(node);
             count_off(&mut model.owners, &node.profile.owner);
+            model.closed -= u32::from(place.bucket.access.owner().is_some());
             if bucket.members == 0 {
                 model.buckets.remove(&place.bucket);
             }
@@ -866,6 +967,7 @@ mod tests {
             models: offers(models),
             datasets: if number.is_multiple_of(2) { vec!["d".to_owned()] } else { Vec::new() },
             memory_gb: None,
+            terms: Terms::default(),
         }
     }
 
@@ -1086,5 +1188,60 @@ mod tests {
         }
         assert_eq!(context_class(4097), 4096);
         assert_eq!(context_class(0), 0);
+    }
+
+    /// Returns how many nodes may be asked, and how many are not for the one who asks.
+    fn asked_by(registry: &Registry, asker: Option<AccountId>) -> (usize, u32) {
+        let demand = Demand { asker, ..Demand::new("m0".parse().unwrap()) };
+        let (mut may, mut not) = (0, 0);
+        for group in registry.groups(&demand) {
+            match group.refusal {
+                None => may += group.free(),
+                Some(reason) => {
+                    assert_eq!(reason, Reason::NotForCaller);
+                    not += group.bucket.members;
+                }
+            }
+        }
+        (may, not)
+    }
+
+    #[test]
+    fn nodes_answer_those_whom_their_owners_let_ask() {
+        let mut registry = Registry::default();
+        let mut seats = Vec::new();
+        for number in 0..4 {
+            seats.push(registry.join(profile(number, 1, &[0]), Points::START));
+        }
+        assert_eq!(asked_by(&registry, None), (4, 0));
+        let set = |registry: &mut Registry, seat: usize, callers| {
+            registry.set_terms(seats[seat], Terms { callers, ..Terms::default() });
+        };
+        set(&mut registry, 0, Callers::Members);
+        set(&mut registry, 1, Callers::Own);
+        set(&mut registry, 2, Callers::Own);
+        let owner_of = |seat: usize| registry.node(seats[seat]).unwrap().profile().owner;
+        let (mine, theirs) = (owner_of(1), owner_of(2));
+        assert_ne!(mine, theirs, "the story needs two owners");
+        assert_eq!(asked_by(&registry, None), (1, 3));
+        assert_eq!(asked_by(&registry, Some(AccountId::from_bytes([200; 16]))), (2, 2));
+        assert_eq!(asked_by(&registry, Some(mine)), (3, 1));
+        let id = registry.node(seats[2]).unwrap().profile().id;
+        let demand = |asker| Demand { asker, ..Demand::new("m0".parse().unwrap()) };
+        assert_eq!(registry.refusal(&id, &demand(Some(mine))), Some(Reason::NotForCaller));
+        assert_eq!(registry.refusal(&id, &demand(Some(theirs))), None);
+        // A busy node of one's own is worth waiting for, and no other is counted.
+        registry.reserve(seats[1]);
+        let waits = demand(Some(mine));
+        let able = registry.groups(&waits).filter(|group| group.refusal.is_none());
+        assert_eq!(able.map(|group| group.occupied()).sum::<u32>(), 1);
+        set(&mut registry, 1, Callers::Public);
+        set(&mut registry, 2, Callers::Public);
+        registry.release(seats[1]);
+        assert_eq!(asked_by(&registry, None), (3, 1));
+        for seat in seats {
+            registry.leave(seat);
+        }
+        assert!(registry.by_model.is_empty());
     }
 }

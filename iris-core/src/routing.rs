@@ -306,6 +306,7 @@ mod tests {
                 models: vec![offer],
                 datasets: Vec::new(),
                 memory_gb: None,
+                terms: crate::terms::Terms::default(),
             };
             self.0.join(profile, Points::START)
         }

@@ -7,7 +7,7 @@
 //! worth, and only then as much as it is worth (Thompson, "On the likelihood that one unknown
 //! probability exceeds another", 1933).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,9 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// That of a node which was found lying: nothing it does makes it any better.
+    pub const CONVICTED: Self = Self { good: 0, bad: 1 << 40 };
+
     /// Returns how many of a thousand tasks it is expected to complete; 500 where nothing is known.
     pub fn mean(self) -> u16 {
         let (good, bad) = self.parameters();
@@ -127,7 +130,7 @@ impl Default for Chance {
 }
 
 /// What each end of an attempt says about a node, in thousandths of a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StandingPolicy {
     /// For a complete answer. Default: 1000.
     pub done: u64,
@@ -169,13 +172,14 @@ impl StandingPolicy {
 /// The standings of all nodes of which something is known.
 ///
 /// The same attempts give the same standings, whenever they are read.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standings {
     policy: StandingPolicy,
     records: BTreeMap<NodeId, Record>,
+    convicted: BTreeSet<NodeId>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     standing: Standing,
     /// The start of the hour up to which its evidence has faded.
@@ -195,7 +199,12 @@ impl Record {
 impl Standings {
     /// Makes an empty list that weighs attempts by `policy`.
     pub const fn new(policy: StandingPolicy) -> Self {
-        Self { policy, records: BTreeMap::new() }
+        Self { policy, records: BTreeMap::new(), convicted: BTreeSet::new() }
+    }
+
+    /// Returns how attempts are weighed.
+    pub const fn policy(&self) -> StandingPolicy {
+        self.policy
     }
 
     /// Takes in how an attempt ended; returns the node's standing if that changed it.
@@ -216,12 +225,31 @@ impl Standings {
             good: good.saturating_add(evidence.good),
             bad: bad.saturating_add(evidence.bad),
         };
-        Some(record.standing)
+        let standing = record.standing;
+        Some(if self.convicted.contains(&node) { Standing::CONVICTED } else { standing })
     }
 
     /// Returns the standing of `node`.
     pub fn of(&self, node: &NodeId, now: Timestamp) -> Standing {
+        if self.convicted.contains(node) {
+            return Standing::CONVICTED;
+        }
         self.records.get(node).map(|record| record.at(now)).unwrap_or_default()
+    }
+
+    /// Records that `node` was found lying, until it is [absolved](Self::absolve).
+    pub fn convict(&mut self, node: NodeId) {
+        self.convicted.insert(node);
+    }
+
+    /// Returns whether `node` was found lying.
+    pub fn is_convicted(&self, node: &NodeId) -> bool {
+        self.convicted.contains(node)
+    }
+
+    /// Gives `node` back the standing that it has by its work.
+    pub fn absolve(&mut self, node: &NodeId) {
+        self.convicted.remove(node);
     }
 
     /// Drops what has faded away.
@@ -284,6 +312,22 @@ mod tests {
         let mut ends = vec![AttemptEnd::Done; 50];
         ends.push(AttemptEnd::Invalid);
         assert!(!after(&ends).is_proven());
+    }
+
+    #[test]
+    fn convicted_node_is_not_trusted_whatever_it_does_until_it_is_absolved() {
+        let mut standings = Standings::default();
+        let work = |standings: &mut Standings| {
+            let noted = (0..100).map(|_| standings.note(node(), AttemptEnd::Done, hour(0)));
+            noted.fold(None, |_, latest| latest)
+        };
+        work(&mut standings);
+        standings.convict(node());
+        assert_eq!(standings.of(&node(), hour(0)).mean(), 0);
+        assert_eq!(work(&mut standings), Some(Standing::CONVICTED));
+        assert!(!standings.of(&node(), hour(9000)).is_proven());
+        standings.absolve(&node());
+        assert_eq!(standings.of(&node(), hour(0)).good, 200_000);
     }
 
     #[test]

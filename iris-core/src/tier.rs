@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{ModelOffer, TokenRate};
+use crate::quantization::Quantization;
 
 /// What a node can do with a model; each tier takes what the lower ones take and more.
 #[derive(
@@ -28,71 +29,6 @@ impl fmt::Display for Tier {
             Self::Mid => "MID",
             Self::Pro => "PRO",
         })
-    }
-}
-
-/// What storing a model's weights in fewer bits leaves of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quantization {
-    /// How its name begins, in capitals and with `_` between the parts.
-    pub name: &'static str,
-    /// At how many of a thousand positions the likeliest token is that of the full weights.
-    pub agreement: u16,
-    /// How many bits a weight takes, in tenths.
-    pub tenths_of_bits: u16,
-}
-
-impl Quantization {
-    /// What a model counts as that does not say how its weights are stored: the files that local
-    /// model servers offer first, for which the seeds' borders were written.
-    pub const USUAL: Self = Self::new("Q4_K", 919, 48);
-
-    /// The ways that model servers name. Of two that fit a name the longer one counts.
-    ///
-    /// The agreement of `F16`, `Q8`, `Q6_K`, `Q4_K` and `Q2_K` is what llama.cpp published for
-    /// Llama 3 8B ("same top token"). Those of five and three bits lie between their neighbours
-    /// as the errors of the probabilities do in the same table. Four-bit forms of other projects
-    /// count as the usual one.
-    pub const KNOWN: &'static [Self] = &[
-        Self::new("F32", 1000, 320),
-        Self::new("FP32", 1000, 320),
-        Self::new("F16", 997, 160),
-        Self::new("FP16", 997, 160),
-        Self::new("BF16", 997, 160),
-        Self::new("Q8", 977, 85),
-        Self::new("FP8", 977, 80),
-        Self::new("F8", 977, 80),
-        Self::new("INT8", 977, 85),
-        Self::new("8BIT", 977, 85),
-        Self::new("8_BIT", 977, 85),
-        Self::new("Q6", 960, 66),
-        Self::new("6BIT", 960, 66),
-        Self::new("Q5", 948, 57),
-        Self::new("5BIT", 948, 57),
-        Self::USUAL,
-        Self::new("Q4", 919, 46),
-        Self::new("IQ4", 919, 44),
-        Self::new("MXFP4", 919, 43),
-        Self::new("NVFP4", 919, 45),
-        Self::new("INT4", 919, 45),
-        Self::new("4BIT", 919, 45),
-        Self::new("4_BIT", 919, 45),
-        Self::new("AWQ", 919, 45),
-        Self::new("GPTQ", 919, 45),
-        Self::new("Q3", 857, 39),
-        Self::new("IQ3", 857, 35),
-        Self::new("3BIT", 857, 35),
-        Self::new("Q2", 711, 33),
-        Self::new("IQ2", 711, 25),
-        Self::new("2BIT", 711, 25),
-        Self::new("Q1", 711, 20),
-        Self::new("IQ1", 711, 18),
-        Self::new("TQ", 711, 20),
-    ];
-
-    /// Names a way to store weights.
-    pub const fn new(name: &'static str, agreement: u16, tenths_of_bits: u16) -> Self {
-        Self { name, agreement, tenths_of_bits }
     }
 }
 
@@ -161,18 +97,22 @@ impl TierPolicy {
         u64::try_from(size).unwrap_or(u64::MAX)
     }
 
+    /// Returns how many bytes a model's weights take; 0 where it does not say how large it is.
+    pub fn weight_bytes(&self, offer: &ModelOffer) -> u64 {
+        let bits = u128::from(self.quantization(offer).hundredths_of_bits);
+        let bytes = u128::from(offer.parameters.unwrap_or(0)) * bits / 800;
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+
     /// Returns whether the weights are larger than all the memory.
     fn exceeds(&self, offer: &ModelOffer, memory_gb: Option<u32>) -> bool {
-        let bits = u128::from(self.quantization(offer).tenths_of_bits);
-        let bytes = u128::from(offer.parameters.unwrap_or(0)) * bits / 80;
-        memory_gb.is_some_and(|gigabytes| bytes > u128::from(gigabytes) << 30)
+        let bytes = self.weight_bytes(offer);
+        memory_gb.is_some_and(|gigabytes| bytes > u64::from(gigabytes) << 30)
     }
 
     fn quantization(&self, offer: &ModelOffer) -> Quantization {
-        let Some(name) = &offer.quantization else { return self.usual };
-        let name = name.to_ascii_uppercase().replace('-', "_");
-        let known = self.quantizations.iter().filter(|known| name.starts_with(known.name));
-        known.max_by_key(|known| known.name.len()).copied().unwrap_or(self.usual)
+        let name = offer.quantization.as_deref();
+        name.and_then(|name| Quantization::among(self.quantizations, name)).unwrap_or(self.usual)
     }
 }
 
@@ -262,7 +202,7 @@ mod tests {
 
     #[test]
     fn table_can_be_replaced() {
-        const TABLE: &[Quantization] = &[Quantization::new("Q4", 100, 40)];
+        const TABLE: &[Quantization] = &[Quantization::new("Q4", 100, 400)];
         let strict = TierPolicy { quantizations: TABLE, ..TierPolicy::default() };
         assert_eq!(strict.tier(&offer(60_000, "Q4_K_M"), None), Tier::Basic);
     }

@@ -2,20 +2,29 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser};
+use clap::{Args, Parser, Subcommand};
 use config::Value;
 
+use crate::doctor::DoctorArgs;
 use crate::settings::{Flags, list};
+use crate::setup::SetupArgs;
 
 const AFTER: &str = "\
 First steps:
+  iris-node setup                                 finds your model server, asks for your account's
+                                                  key, writes the settings file
+  iris-node                                       offers your models; --help tells what it can do
+  iris-node doctor                                tells what is wrong, and what to do
+
+Without a settings file:
   export IRIS_ACCOUNT_KEY=\"1234 5678 9012 3456\"   your account (`iris account new` opens one)
   export COORDINATOR_URL=https://iris.example     the network to join
   iris-node                                       offer what LM Studio has loaded
   iris-node --model-server http://localhost:11434 the same for Ollama
   iris-node --engine bundled                      no model server: run the small built-in model
 
-Settings: a flag wins over the environment, the environment over the file given with --config.
+Settings: a flag wins over the environment, the environment over the file given with --config, or
+~/.config/iris/node.toml, where setup writes it.
 In a file (TOML, YAML or JSON) settings have the names that --print-config shows.
   IRIS_ACCOUNT_KEY       your account's 16 digits; exchanged once for a key of this node, which is
                          kept beside the identity
@@ -23,8 +32,12 @@ In a file (TOML, YAML or JSON) settings have the names that --print-config shows
   IRIS_MODEL_SERVER_KEY  the key of the model server, if it wants one
   COORDINATOR_URL, IRIS_COORDINATOR_IDENTITY, IRIS_CA_FILE, NODE_ID (a display name),
   NODE_KEY_PATH, LMSTUDIO_URL, IRIS_ALLOW_REMOTE_BACKEND, IRIS_ENGINE, IRIS_SLOTS, NODE_VRAM_GB,
-  IRIS_MEASURE, IRIS_DRAIN_SECS, IRIS_LOG_FORMAT, RUST_LOG
+  IRIS_HOURS, IRIS_WORK_HOURS, IRIS_MODELS, IRIS_CALLERS, IRIS_BUSY_PERCENT, IRIS_MAX_CELSIUS,
+  IRIS_MAX_WATTS, IRIS_FREE_MEMORY_GB, IRIS_GB_PER_DAY, IRIS_GB_PER_MONTH, IRIS_MEASURE,
+  IRIS_DRAIN_SECS, IRIS_LOG_FORMAT, RUST_LOG
                          as the flags; lists have commas
+A running node takes in changes of the file that are about slots and what comes from IRIS_HOURS to
+IRIS_GB_PER_MONTH.
 
 Data sets: a file of settings can name JSON and CSV files that prompts may be about. The data stay
 here and are put before the prompt; the answer is what leaves the machine.
@@ -41,7 +54,12 @@ Exit codes:
   2  wrong usage or settings
   3  the account or node key is missing or not accepted
   4  the coordinator turned the node away, or speaks another version
-  5  the identity, a file or the model cannot be used";
+  5  the identity, a file or the model cannot be used
+doctor ends with the code of the first failure: 1 for the model server and the clock, 2 to 5 as above;
+0 when nothing failed, warnings or not. 130: a question was interrupted";
+
+/// Where flags stand in the help that settings have, too.
+const SETTINGS: &str = "Settings";
 
 const COORDINATOR_HELP: &str = "The network's coordinator; several, with commas, are tried in turn \
                                 [default: http://127.0.0.1:8080]";
@@ -56,14 +74,33 @@ const MODEL_SERVER_HELP: &str = "The OpenAI-compatible model server to offer \
 #[derive(Debug, Parser)]
 #[command(name = "iris-node", version, after_help = AFTER)]
 pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
     #[command(flatten)]
     settings: SettingFlags,
     /// Read settings from this file (TOML, YAML or JSON, by its extension)
-    #[arg(long, value_name = "FILE", env = "IRIS_CONFIG")]
+    /// [default: ~/.config/iris/node.toml, if it is there]
+    #[arg(long, value_name = "FILE", env = "IRIS_CONFIG", global = true, help_heading = SETTINGS)]
     pub(crate) config: Option<PathBuf>,
     /// Print the settings in force as TOML, without secrets, and exit
     #[arg(long)]
     pub(crate) print_config: bool,
+}
+
+/// What to do instead of running the node.
+#[allow(clippy::doc_markdown, reason = "these texts are printed as they are")]
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Find model servers, ask for the account's key, write the settings file, install a service
+    ///
+    /// The key is asked for without showing it, or read from IRIS_ACCOUNT_KEY, IRIS_NODE_KEY or a
+    /// line of standard input. Settings from before are kept, and a copy of their file.
+    Setup(SetupArgs),
+    /// Look at each link between models and network, and say what to do about those that fail
+    Doctor(DoctorArgs),
+    #[cfg(unix)]
+    #[command(flatten)]
+    Order(crate::control::Order),
 }
 
 impl Cli {
@@ -74,48 +111,81 @@ impl Cli {
 
 #[derive(Debug, Args)]
 struct SettingFlags {
-    #[arg(long, value_name = "URL", help = COORDINATOR_HELP)]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "URL", help = COORDINATOR_HELP)]
     coordinator: Option<String>,
     /// Accept the coordinator with this identity only: 64 hexadecimal digits
     /// [default: whoever answers first]
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "KEY")]
     coordinator_identity: Option<String>,
     /// Trust only the certificate authorities in this PEM file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "FILE")]
     ca_file: Option<String>,
     /// The file of the node's identity [default: ~/.local/share/iris/node.key]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "FILE")]
     key: Option<String>,
     /// Your own name for the node; everybody can see it
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "TEXT")]
     name: Option<String>,
-    #[arg(long, value_name = "URL", help = MODEL_SERVER_HELP)]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "URL", help = MODEL_SERVER_HELP)]
     model_server: Option<String>,
     /// Let the model server be on another machine, which then reads every prompt
-    #[arg(long)]
+    #[arg(long, global = true, help_heading = SETTINGS)]
     allow_remote_backend: bool,
     /// Run a model in this process: a GGUF file, or `bundled` for the small one inside
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "FILE")]
     engine: Option<String>,
     /// How many answers to work on at a time [default: what the model server says, else 1; 2 for
     /// --engine]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "COUNT")]
     slots: Option<String>,
-    /// Memory of the graphics card, 0 without one; what does not fit into it and the machine's
-    /// own counts as read from disk, and as BASIC
-    #[arg(long, value_name = "GB")]
+    /// Memory of the graphics card, 0 without one [default: what the card tells]; what does not
+    /// fit into it and the machine's own counts as read from disk, and as BASIC
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "GB")]
     vram_gb: Option<String>,
+    /// Hours in which you promise that the node is there, such as `mon-fri 18:00-23:00, sat-sun
+    /// UTC+1`; kept hours count for you, broken ones against you [default: no promise]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "HOURS")]
+    hours: Option<String>,
+    /// Hours in which the node works at all, written as --hours [default: always]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "HOURS")]
+    work_hours: Option<String>,
+    /// Offer only models of these names: a list with commas, in which * stands for any letters
+    /// and ! before a name leaves it out [default: all]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "NAMES")]
+    models: Option<String>,
+    /// Whose requests to answer: your `own`, those of all `members`, or also of the `public`
+    /// without an account; the coordinator sees to it [default: public]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "WHO")]
+    callers: Option<String>,
+    /// Rest while processors or graphics cards are so busy with something else, in percent
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "PERCENT")]
+    busy_percent: Option<String>,
+    /// Rest while a graphics card is so hot, as far as that can be read
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "DEGREES")]
+    max_celsius: Option<String>,
+    /// Rest while the graphics cards draw so much, as far as that can be read
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "WATTS")]
+    max_watts: Option<String>,
+    /// Rest while the machine has less memory free
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "GB")]
+    free_memory_gb: Option<String>,
+    /// Rest until the next day of UTC when so much was carried to and from the coordinator
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "GB")]
+    gb_per_day: Option<String>,
+    /// The same for months
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "GB")]
+    gb_per_month: Option<String>,
     /// Do not measure models before connecting; work will tell how fast they are
-    #[arg(long)]
+    #[arg(long, global = true, help_heading = SETTINGS)]
     no_measure: bool,
     /// How long running answers may take after a signal [default: 60]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "SECONDS")]
     drain: Option<String>,
     /// How log lines are written to standard error: text or json [default: text]
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "FORMAT")]
     log_format: Option<String>,
     /// What is logged: error, warn, info, debug, trace, or as `RUST_LOG` [default: info]
-    #[arg(long, value_name = "LEVEL")]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "LEVEL")]
     log_level: Option<String>,
 }
 
@@ -133,6 +203,16 @@ impl SettingFlags {
             ("engine", text(&self.engine)),
             ("slots", text(&self.slots)),
             ("vram_gb", text(&self.vram_gb)),
+            ("hours", text(&self.hours)),
+            ("work_hours", text(&self.work_hours)),
+            ("models", self.models.as_deref().map(list)),
+            ("callers", text(&self.callers)),
+            ("busy_percent", text(&self.busy_percent)),
+            ("max_celsius", text(&self.max_celsius)),
+            ("max_watts", text(&self.max_watts)),
+            ("free_memory_gb", text(&self.free_memory_gb)),
+            ("gb_per_day", text(&self.gb_per_day)),
+            ("gb_per_month", text(&self.gb_per_month)),
             ("measure", self.no_measure.then(|| false.into())),
             ("drain_secs", text(&self.drain)),
             ("log_format", text(&self.log_format)),
@@ -157,7 +237,9 @@ mod tests {
     fn every_flag_reaches_its_setting() {
         let line = "iris-node --coordinator http://localhost:1,http://localhost:2 \
                     --coordinator-identity x --ca-file x --key x --name x --model-server x \
-                    --allow-remote-backend --engine x --slots 1 --vram-gb 1 --no-measure \
+                    --allow-remote-backend --engine x --slots 1 --vram-gb 1 --hours sat --work-hours sat-sun --models x --callers members --busy-percent 50 \
+                    --max-celsius 80 --max-watts 200 --free-memory-gb 4 --gb-per-day 1 \
+                    --gb-per-month 9 --no-measure \
                     --drain 1 --log-format json --log-level warn";
         let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
         assert!(cli.flags().iter().all(|(_, value)| value.is_some()));

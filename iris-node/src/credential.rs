@@ -1,7 +1,7 @@
 //! The key with which the node's account lets it in: given, kept from before, or exchanged for the
 //! account's digits.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use iris_node::agent::CoordinatorUrl;
 use iris_protocol::rest::{KeyCreated, KeyRequest, KeyScope, KeyTerms, Secret};
 
 use crate::failure::{Exit, Failure};
+use crate::http::{Http, cause};
+use crate::private;
 use crate::settings::Settings;
 
 /// How long one exchange may take.
 const EXCHANGE_LIMIT: Duration = Duration::from_secs(20);
 /// How long to wait before trying again when no coordinator could be reached.
 const RETRY: Duration = Duration::from_secs(5);
-/// Longest answer that is read, in bytes.
-const MAX_ANSWER: usize = 16 << 10;
 
 /// The node's key, and where it is kept if this program keeps it.
 #[derive(Debug)]
@@ -33,9 +33,8 @@ impl Credential {
         if let Some(key) = &settings.node_key {
             return Ok(Self { key: key.clone(), file: None });
         }
-        let file = settings.key_path.with_extension("credential");
-        if let Some(key) = read(&file)? {
-            return Ok(Self { key, file: Some(file) });
+        if let Some(kept) = Self::kept(settings)? {
+            return Ok(kept);
         }
         let Some(account_key) = &settings.account_key else {
             return Err(Failure::new(
@@ -46,11 +45,39 @@ impl Credential {
         };
         let exchange = Exchange::new(settings, account_key)?;
         let key = exchange.run(&settings.coordinators().map_err(Failure::settings)?).await?;
-        write(&file, &key).map_err(|error| {
+        let kept = Self::keep(settings, key)?;
+        tracing::info!(file = %file(settings).display(), "this node has a key of its own now");
+        Ok(kept)
+    }
+
+    /// Returns the key that was kept, if there is one.
+    pub(crate) fn kept(settings: &Settings) -> Result<Option<Self>, Failure> {
+        let file = file(settings);
+        Ok(read(&file)?.map(|key| Self { key, file: Some(file) }))
+    }
+
+    /// Keeps a key where only this user can read it.
+    pub(crate) fn keep(settings: &Settings, key: Secret) -> Result<Self, Failure> {
+        let file = file(settings);
+        private::write(&file, &format!("{}\n", key.expose())).map_err(|error| {
             Failure::files(format!("{} cannot be written: {error}", file.display()))
         })?;
-        tracing::info!(file = %file.display(), "this node has a key of its own now");
         Ok(Self { key, file: Some(file) })
+    }
+
+    /// Exchanges an account's digits at a coordinator that has to answer now.
+    pub(crate) async fn exchange(
+        settings: &Settings,
+        account_key: &Secret,
+        coordinator: &CoordinatorUrl,
+    ) -> Result<Secret, Failure> {
+        match Exchange::new(settings, account_key)?.attempt(coordinator).await? {
+            Attempt::Key(key) => Ok(key),
+            Attempt::Later(cause) => Err(Failure::new(
+                Exit::Coordinator,
+                format!("{coordinator} gives no key now: {cause}; try again later"),
+            )),
+        }
     }
 
     /// Forgets a key that the coordinator does not accept, and says what to do.
@@ -68,7 +95,7 @@ impl Credential {
 
 /// One account's digits, to be exchanged.
 struct Exchange {
-    client: reqwest::Client,
+    http: Http,
     request: KeyRequest,
 }
 
@@ -81,29 +108,13 @@ enum Attempt {
 
 impl Exchange {
     fn new(settings: &Settings, account_key: &Secret) -> Result<Self, Failure> {
-        // The client takes no provider of its own; an earlier choice stands.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut client = reqwest::Client::builder()
-            .timeout(EXCHANGE_LIMIT)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy();
-        if let Some(file) = &settings.ca_file {
-            let unusable = |error: &dyn std::fmt::Display| {
-                Failure::files(format!("{}: {error}", file.display()))
-            };
-            let pem = std::fs::read(file).map_err(|error| unusable(&error))?;
-            let roots = reqwest::Certificate::from_pem_bundle(&pem);
-            client = client.tls_certs_only(roots.map_err(|error| unusable(&error))?);
-        }
-        let client = client.build();
         let request = KeyRequest {
             account_key: Some(account_key.clone()),
             scope: KeyScope::Node,
             label: settings.name.clone(),
             terms: KeyTerms::default(),
         };
-        let failed = |error| Failure::new(Exit::Work, format!("TLS cannot be set up: {error}"));
-        Ok(Self { client: client.map_err(failed)?, request })
+        Ok(Self { http: Http::new(settings, EXCHANGE_LIMIT)?, request })
     }
 
     async fn run(&self, coordinators: &[CoordinatorUrl]) -> Result<Secret, Failure> {
@@ -122,31 +133,21 @@ impl Exchange {
 
     async fn attempt(&self, url: &CoordinatorUrl) -> Result<Attempt, Failure> {
         let endpoint = format!("{}/accounts/keys", url.http_base());
-        let sent = self.client.post(endpoint).json(&self.request).send().await;
-        let mut answer = match sent {
+        let answer = match self.http.post(&endpoint, &self.request).await {
             Ok(answer) => answer,
-            Err(error) => return Ok(Attempt::Later(error.without_url().to_string())),
+            Err(error) => return Ok(Attempt::Later(cause(&error))),
         };
-        let status = answer.status();
-        if status.is_server_error() || status == reqwest::StatusCode::TOO_MANY_REQUESTS {
-            return Ok(Attempt::Later(format!("HTTP status {status}")));
-        }
-        if !status.is_success() {
-            return Err(Failure::new(
+        let status = answer.status;
+        match answer.json::<KeyCreated>() {
+            Some(created) => Ok(Attempt::Key(created.key)),
+            None if answer.is_success() => Ok(Attempt::Later("the answer is not a key".to_owned())),
+            None if status == 429 || status >= 500 => {
+                Ok(Attempt::Later(format!("HTTP status {status}")))
+            }
+            None => Err(Failure::new(
                 Exit::Credential,
                 format!("{url} does not accept IRIS_ACCOUNT_KEY (HTTP status {status})"),
-            ));
-        }
-        let mut body = Vec::new();
-        while let Ok(Some(part)) = answer.chunk().await {
-            body.extend_from_slice(&part);
-            if body.len() > MAX_ANSWER {
-                break;
-            }
-        }
-        match serde_json::from_slice::<KeyCreated>(&body) {
-            Ok(created) => Ok(Attempt::Key(created.key)),
-            Err(_) => Ok(Attempt::Later("the answer is not a key".to_owned())),
+            )),
         }
     }
 }
@@ -159,7 +160,7 @@ fn read(file: &Path) -> Result<Option<Secret>, Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unusable(error.to_string())),
     };
-    if is_exposed(file).map_err(|error| unusable(error.to_string()))? {
+    if private::is_exposed(file).map_err(|error| unusable(error.to_string()))? {
         return Err(unusable("others may read it: run `chmod 600` on it".to_owned()));
     }
     let key = text.trim();
@@ -169,40 +170,9 @@ fn read(file: &Path) -> Result<Option<Secret>, Failure> {
     Ok(Some(Secret::new(key)))
 }
 
-/// Keeps a key where only this user can read it, whole or not at all.
-fn write(file: &Path, key: &Secret) -> io::Result<()> {
-    let folder = file.parent().unwrap_or(Path::new("."));
-    let mut new = new_file(folder)?;
-    new.1.write_all(key.expose().as_bytes())?;
-    new.1.write_all(b"\n")?;
-    new.1.sync_all()?;
-    std::fs::rename(&new.0, file)
-}
-
-fn new_file(folder: &Path) -> io::Result<(PathBuf, std::fs::File)> {
-    let path = folder.join(format!(".credential.{}", std::process::id()));
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    // What a process of the same number left behind was never finished.
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let file = options.open(&path)?;
-    Ok((path, file))
-}
-
-#[cfg(unix)]
-fn is_exposed(file: &Path) -> io::Result<bool> {
-    use std::os::unix::fs::PermissionsExt;
-    Ok(std::fs::metadata(file)?.permissions().mode() & 0o077 != 0)
-}
-
-#[cfg(not(unix))]
-fn is_exposed(_: &Path) -> io::Result<bool> {
-    Ok(false)
+/// Returns where the key is kept: beside the identity.
+pub(crate) fn file(settings: &Settings) -> PathBuf {
+    settings.key_path.with_extension("credential")
 }
 
 #[cfg(test)]
@@ -242,7 +212,7 @@ mod tests {
         let first = Credential::obtain(&settings(folder.path(), &url)).await.unwrap();
         assert_eq!(first.key.expose(), "iris_key");
         let file = folder.path().join("node.credential");
-        assert!(!is_exposed(&file).unwrap());
+        assert!(!private::is_exposed(&file).unwrap());
 
         // Nobody listens there any more, and nobody needs to.
         let nowhere = settings(folder.path(), "http://127.0.0.1:9");
@@ -268,7 +238,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.credential");
-        write(&file, &Secret::new("iris_key")).unwrap();
+        private::write(&file, "iris_key\n").unwrap();
         assert!(read(&file).unwrap().is_some());
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
         assert_eq!(read(&file).unwrap_err().exit, Exit::Files);

@@ -11,6 +11,7 @@ pub(crate) enum Exit {
     Credential = 3,
     Coordinator = 4,
     Files = 5,
+    Interrupted = 130,
 }
 
 /// A failure and what to do about it.

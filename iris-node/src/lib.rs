@@ -9,6 +9,8 @@ pub mod agent;
 pub mod backend;
 mod backoff;
 pub mod datasets;
+pub mod limits;
+pub mod probe;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
 pub mod slots;

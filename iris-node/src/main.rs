@@ -1,7 +1,7 @@
 //! The `iris-node` command: offers the models on this machine to a network.
 
 use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -9,24 +9,41 @@ use clap::Parser;
 use iris_core::NodeId;
 use iris_core::backend::Backend;
 use iris_crypto::Identity;
-use iris_node::agent::{Agent, AgentError, ConnectError, Status, WebSocketConnector};
+use iris_node::agent::{
+    Agent, AgentBuilder, AgentError, ConnectError, CoordinatorUrl, Status, WebSocketConnector,
+};
 use iris_node::datasets::Datasets;
+use iris_node::probe::Probe;
 use iris_protocol::message::Hardware;
+use iris_protocol::rest::Secret;
 use tokio::sync::watch;
 
-use cli::Cli;
+use cli::{Cli, Command};
 use credential::Credential;
 use failure::{Exit, Failure};
 use models::Models;
+use owner::Owner;
+use reload::Reload;
 use settings::{DatasetFault, LogFormat, Settings};
+use spending::Spending;
 
+mod ask;
 mod cli;
+#[cfg(unix)]
+mod control;
 mod credential;
+mod doctor;
 mod failure;
-mod machine;
+mod http;
 mod models;
+mod owner;
+mod private;
+mod reload;
+mod servers;
 mod settings;
+mod setup;
 mod signals;
+mod spending;
 
 /// A node's work is many small answers, which the system's allocator takes twice as long for.
 #[global_allocator]
@@ -36,8 +53,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 // thread to thread costs more than a second one brings. Engines compute in threads of their own.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match run(&Cli::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(Cli::parse()).await {
+        Ok(code) => code,
         Err(failure) => {
             eprintln!("iris-node: {failure}");
             failure.exit.into()
@@ -45,16 +62,47 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: &Cli) -> Result<(), Failure> {
+async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let environment = |name: &str| std::env::var(name).ok();
-    let settings = Settings::load(cli.flags(), environment, cli.config.as_deref())
-        .map_err(Failure::settings)?;
+    let default = settings::default_file(environment);
+    let file = cli.config.clone().or_else(|| default.clone().filter(|file| file.exists()));
+    let load =
+        || Settings::load(cli.flags(), environment, file.as_deref()).map_err(Failure::settings);
+    match cli.command.clone() {
+        None => serve(&cli, load()?, file).await.map(|()| ExitCode::SUCCESS),
+        #[cfg(unix)]
+        Some(Command::Order(order)) => {
+            order.give(&load()?.key_path).await.map(|()| ExitCode::SUCCESS)
+        }
+        Some(Command::Doctor(args)) => {
+            let exit = doctor::run(args, load(), file.as_deref()).await;
+            Ok(exit.map_or(ExitCode::SUCCESS, ExitCode::from))
+        }
+        Some(Command::Setup(args)) => {
+            let file = file.or(default).unwrap_or_else(|| PathBuf::from("node.toml"));
+            let sources = setup::Sources { flags: cli.flags(), environment, file: &file };
+            tokio::select! {
+                // Heard from the first moment on: a prompt that hides what is typed must be able
+                // to set the terminal right.
+                biased;
+                _ = tokio::signal::ctrl_c() => {
+                    Err(Failure::new(Exit::Interrupted, "interrupted"))
+                }
+                done = setup::run(args, sources) => done.map(|()| ExitCode::SUCCESS),
+            }
+        }
+    }
+}
+
+async fn serve(cli: &Cli, settings: Settings, file: Option<PathBuf>) -> Result<(), Failure> {
     if cli.print_config {
         print!("{settings}");
         return Ok(());
     }
     start_log(&settings)?;
-    let stop = signals::stop()
+    let reload = Reload::new(cli.flags(), file, settings.clone());
+    let owner = Owner::new(settings.limits().map_err(Failure::settings)?);
+    let stop = signals::stop(owner.drained())
         .map_err(|error| Failure::new(Exit::Work, format!("signals cannot be heard: {error}")))?;
     let mut stop = std::pin::pin!(stop);
     let identity = Identity::load_or_create(&settings.key_path).map_err(Failure::files)?;
@@ -67,15 +115,30 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
         credential = Credential::obtain(&settings) => credential?,
         () = &mut stop => return Ok(()),
     };
+    #[cfg(unix)]
+    listen(&settings.key_path, &owner);
     let agent = compose(&settings, identity, models, datasets).await?;
-    let connector = connector(&settings, &credential)?;
+    let agent = agent.with_conduct(owner.conduct()).build();
+    let spending = Spending::load(&settings.key_path, agent.carried());
+    let coordinators = settings.coordinators().map_err(Failure::settings)?;
+    let connector = connector(&settings, coordinators, credential.key.clone())?;
     tokio::spawn(announce(agent.node_id(), agent.status()));
+    tokio::spawn(owner.look_after(reload, agent.places(), spending));
     match agent.run_on(connector, stop).await {
         Ok(()) => Ok(()),
         Err(AgentError::Connect(error @ ConnectError::Unauthorized { .. })) => {
             Err(credential.refused(error))
         }
         Err(error) => Err(Failure::new(Exit::Coordinator, error)),
+    }
+}
+
+/// Takes orders of the node's user. A node that cannot works all the same.
+#[cfg(unix)]
+fn listen(key: &Path, owner: &Arc<Owner>) {
+    match control::Control::open(key) {
+        Ok(control) => drop(tokio::spawn(control.serve(Arc::clone(owner)))),
+        Err(error) => tracing::warn!(%error, "`iris-node pause` and the like will not work"),
     }
 }
 
@@ -92,7 +155,7 @@ async fn compose(
     identity: Identity,
     models: Models,
     datasets: Datasets,
-) -> Result<Agent, Failure> {
+) -> Result<AgentBuilder, Failure> {
     let slots = models.slots(settings).await;
     let mut backends: Vec<Arc<dyn Backend>> = models.into_backends();
     let first = backends.pop().expect("there is a model server, an engine, or both");
@@ -101,7 +164,7 @@ async fn compose(
         .with_datasets(datasets)
         .with_measurement(settings.measure)
         .with_drain_limit(settings.drain_limit())
-        .with_hardware(hardware(settings));
+        .with_hardware(hardware(settings).await);
     for backend in backends {
         agent = agent.with_backend(backend);
     }
@@ -111,22 +174,27 @@ async fn compose(
     if let Some(identity) = settings.coordinator_identity().map_err(Failure::settings)? {
         agent = agent.with_coordinator(identity);
     }
-    Ok(agent.build())
+    Ok(agent)
 }
 
-/// Returns what is told of this machine; nothing of its memory where models may run on another.
-fn hardware(settings: &Settings) -> Hardware {
+/// Returns what is told of this machine; nothing where models may run on another.
+async fn hardware(settings: &Settings) -> Hardware {
+    let vram_gb = settings.vram_gb;
     if settings.allow_remote_backend {
-        return Hardware { vram_gb: settings.vram_gb, ..Hardware::default() };
+        return Hardware { vram_gb, ..Hardware::default() };
     }
-    machine::hardware(Path::new("/"), settings.vram_gb)
+    let machine = tokio::task::spawn_blocking(|| Probe::new().machine()).await;
+    machine.unwrap_or_default().told(vram_gb)
 }
 
-fn connector(settings: &Settings, credential: &Credential) -> Result<WebSocketConnector, Failure> {
-    let mut urls = settings.coordinators().map_err(Failure::settings)?.into_iter();
+fn connector(
+    settings: &Settings,
+    coordinators: Vec<CoordinatorUrl>,
+    key: Secret,
+) -> Result<WebSocketConnector, Failure> {
+    let mut urls = coordinators.into_iter();
     let first = urls.next().expect("settings name at least one coordinator");
-    let connector = WebSocketConnector::new(first, credential.key.clone());
-    let connector = urls.fold(connector, WebSocketConnector::or);
+    let connector = urls.fold(WebSocketConnector::new(first, key), WebSocketConnector::or);
     match &settings.ca_file {
         Some(file) => Ok(connector.with_roots(roots(file)?)),
         None => Ok(connector),

@@ -2,16 +2,22 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use iris_core::backend::{Backend, BackendError};
 use iris_node::backend::engine::{Engine, EngineSettings};
 use iris_node::backend::openai::{OpenAiBackend, OpenAiSetupError};
 
 use crate::failure::{Exit, Failure};
+use crate::http::Http;
+use crate::servers;
 use crate::settings::Settings;
 
 /// What `--engine` is called with for the model inside the program.
-const BUNDLED: &str = "bundled";
+pub(crate) const BUNDLED: &str = "bundled";
+
+/// How long it may take to see whether others reach the model server.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// The backends, at least one.
 #[derive(Debug)]
@@ -34,6 +40,7 @@ impl Models {
         let mut found = self.engine.as_ref().map_or(0, |(_, slots)| *slots);
         if let Some((url, server)) = &self.server {
             report(url, &server.models().await);
+            warn_if_open(settings, url).await;
             found += server.slots().unwrap_or(1);
         }
         settings.slots.unwrap_or(found)
@@ -61,7 +68,8 @@ fn load(settings: &Settings, model: &str) -> Result<(Engine, u32), Failure> {
     Ok((engine, slots))
 }
 
-fn server(settings: &Settings, url: &str) -> Result<(String, OpenAiBackend), Failure> {
+/// Prepares to ask the model server at `url`, if the settings allow that.
+pub(crate) fn server(settings: &Settings, url: &str) -> Result<(String, OpenAiBackend), Failure> {
     let mut server = OpenAiBackend::builder(url).with_remote_allowed(settings.allow_remote_backend);
     if let Some(key) = &settings.model_server_key {
         server = server.with_api_key(key.expose());
@@ -77,6 +85,19 @@ fn server(settings: &Settings, url: &str) -> Result<(String, OpenAiBackend), Fai
         Failure::new(Exit::Settings, format!("the model server: {error}{advice}"))
     })?;
     Ok((url.to_owned(), server))
+}
+
+/// Warns of a model server that others can use past this node.
+async fn warn_if_open(settings: &Settings, url: &str) {
+    let Ok(http) = Http::new(settings, LOOK) else { return };
+    if let Some(address) = servers::open_to_others(&http, url).await {
+        tracing::warn!(
+            url,
+            %address,
+            "the model server listens there, too, and wants no key: whoever reaches this machine \
+             can use it; `iris-node doctor` says how to change that"
+        );
+    }
 }
 
 /// Tells somebody who may never have run a model server what was found.

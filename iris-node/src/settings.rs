@@ -7,16 +7,19 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use config::{Config, ConfigError, File, Value};
+use iris_core::Hours;
+use iris_core::terms::Callers;
 use iris_crypto::PublicIdentity;
-use iris_node::agent::CoordinatorUrl;
+use iris_node::agent::{CoordinatorUrl, ModelFilter};
 use iris_node::datasets::{Access, DatasetError, Datasets};
+use iris_node::limits::{Allowance, Borders, Limits};
 use iris_protocol::limits::MAX_SLOTS;
 use iris_protocol::rest::Secret;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
 /// Environment variables, and whether their values are lists with commas.
-const ENVIRONMENT: [(&str, &str, bool); 17] = [
+const ENVIRONMENT: [(&str, &str, bool); 27] = [
     ("coordinator_url", "COORDINATOR_URL", true),
     ("coordinator_identity", "IRIS_COORDINATOR_IDENTITY", false),
     ("ca_file", "IRIS_CA_FILE", false),
@@ -30,6 +33,16 @@ const ENVIRONMENT: [(&str, &str, bool); 17] = [
     ("engine", "IRIS_ENGINE", false),
     ("slots", "IRIS_SLOTS", false),
     ("vram_gb", "NODE_VRAM_GB", false),
+    ("hours", "IRIS_HOURS", false),
+    ("work_hours", "IRIS_WORK_HOURS", false),
+    ("models", "IRIS_MODELS", true),
+    ("callers", "IRIS_CALLERS", false),
+    ("busy_percent", "IRIS_BUSY_PERCENT", false),
+    ("max_celsius", "IRIS_MAX_CELSIUS", false),
+    ("max_watts", "IRIS_MAX_WATTS", false),
+    ("free_memory_gb", "IRIS_FREE_MEMORY_GB", false),
+    ("gb_per_day", "IRIS_GB_PER_DAY", false),
+    ("gb_per_month", "IRIS_GB_PER_MONTH", false),
     ("measure", "IRIS_MEASURE", false),
     ("drain_secs", "IRIS_DRAIN_SECS", false),
     ("log_format", "IRIS_LOG_FORMAT", false),
@@ -56,6 +69,16 @@ pub(crate) struct Settings {
     pub(crate) engine: Option<String>,
     pub(crate) slots: Option<u32>,
     pub(crate) vram_gb: Option<u32>,
+    hours: Option<String>,
+    work_hours: Option<String>,
+    models: Vec<String>,
+    callers: Option<String>,
+    busy_percent: Option<u8>,
+    max_celsius: Option<i32>,
+    max_watts: Option<u32>,
+    free_memory_gb: Option<u32>,
+    gb_per_day: Option<u32>,
+    gb_per_month: Option<u32>,
     pub(crate) measure: bool,
     drain_secs: u64,
     pub(crate) log_format: LogFormat,
@@ -120,6 +143,7 @@ impl Settings {
             .set_default("coordinator_url", vec!["http://127.0.0.1:8080"])?
             .set_default("key_path", default_key_path(environment))?
             .set_default("allow_remote_backend", false)?
+            .set_default("models", Vec::<String>::new())?
             .set_default("measure", true)?
             .set_default("drain_secs", 60)?
             .set_default("log_format", "text")?
@@ -145,6 +169,7 @@ impl Settings {
         self.coordinators()?;
         self.coordinator_identity()?;
         self.log_filter()?;
+        self.limits()?;
         for (name, dataset) in &self.datasets {
             dataset.access(name)?;
         }
@@ -152,6 +177,11 @@ impl Settings {
             return Err(SettingsError(format!("slots must be 1 to {MAX_SLOTS}")));
         }
         Ok(())
+    }
+
+    /// Returns the coordinators as they were named.
+    pub(crate) fn coordinator_urls(&self) -> &[String] {
+        &self.coordinator_url
     }
 
     /// Returns the coordinators to try, in order; at least one.
@@ -174,10 +204,96 @@ impl Settings {
         parsed.map_err(|error| SettingsError(format!("coordinator_identity: {error}")))
     }
 
+    /// Returns what the owner lets the node do.
+    pub(crate) fn limits(&self) -> Result<Limits, SettingsError> {
+        let parse = |name: &str, text: &Option<String>| {
+            let parsed = text.as_ref().map(|text| text.parse::<Hours>()).transpose();
+            parsed.map_err(|error| SettingsError(format!("{name}: {error}")))
+        };
+        let promise = parse("hours (IRIS_HOURS)", &self.hours)?;
+        let work = parse("work_hours (IRIS_WORK_HOURS)", &self.work_hours)?;
+        if let (Some(promise), Some(work)) = (&promise, &work)
+            && !work.cover(promise)
+        {
+            return Err(SettingsError(
+                "hours (IRIS_HOURS) promise more than work_hours (IRIS_WORK_HOURS) let the node \
+                 keep"
+                    .to_owned(),
+            ));
+        }
+        let callers = match self.callers.as_deref() {
+            None | Some("public") => Callers::Public,
+            Some("members") => Callers::Members,
+            Some("own") => Callers::Own,
+            Some(_) => {
+                let words = "callers (IRIS_CALLERS) must be \"own\", \"members\" or \"public\"";
+                return Err(SettingsError(words.to_owned()));
+            }
+        };
+        if callers == Callers::Own && promise.is_some() {
+            return Err(SettingsError(
+                "hours (IRIS_HOURS) are a promise to others, whom callers = \"own\" keeps out"
+                    .to_owned(),
+            ));
+        }
+        if self.busy_percent.is_some_and(|percent| !(1..=100).contains(&percent)) {
+            return Err(SettingsError(
+                "busy_percent (IRIS_BUSY_PERCENT) must be 1 to 100".to_owned(),
+            ));
+        }
+        let borders = Borders {
+            load: self.busy_percent,
+            celsius: self.max_celsius,
+            watts: self.max_watts,
+            memory_free: self.free_memory_gb.map(|gigabytes| u64::from(gigabytes) << 30),
+        };
+        let bytes =
+            |gigabytes: Option<u32>| gigabytes.map(|count| u64::from(count) * 1_000_000_000);
+        let allowance = Allowance { day: bytes(self.gb_per_day), month: bytes(self.gb_per_month) };
+        let models = ModelFilter::new(&self.models);
+        Ok(Limits { promise, work, slots: self.slots, models, callers, borders, allowance })
+    }
+
+    /// Returns whether these and other settings differ in nothing but what a running node takes
+    /// in, as far as they are shown.
+    pub(crate) fn differ_in_limits_alone(&self, other: &Self) -> bool {
+        let limited = Self {
+            hours: other.hours.clone(),
+            work_hours: other.work_hours.clone(),
+            slots: other.slots,
+            models: other.models.clone(),
+            callers: other.callers.clone(),
+            busy_percent: other.busy_percent,
+            max_celsius: other.max_celsius,
+            max_watts: other.max_watts,
+            free_memory_gb: other.free_memory_gb,
+            gb_per_day: other.gb_per_day,
+            gb_per_month: other.gb_per_month,
+            ..self.clone()
+        };
+        limited.to_string() == other.to_string()
+    }
+
     /// Returns the model server to ask; `None` when only the engine is to run.
     pub(crate) fn model_server(&self) -> Option<&str> {
         let default = self.engine.is_none().then_some(MODEL_SERVER);
         self.model_server_url.as_deref().or(default)
+    }
+
+    /// Returns the model server that was named; `None` where there is none but the default.
+    pub(crate) fn named_model_server(&self) -> Option<&str> {
+        self.model_server_url.as_deref()
+    }
+
+    /// Returns the settings as a file holds them, with secrets.
+    pub(crate) fn to_file(&self) -> String {
+        struct WithSecrets<'a>(&'a Settings);
+        impl fmt::Display for WithSecrets<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.write(f, true)
+            }
+        }
+        WithSecrets(self).to_string()
     }
 
     /// Reads the data sets, to see that they can be.
@@ -207,17 +323,25 @@ impl Settings {
 impl fmt::Display for Settings {
     /// Writes the settings as TOML, without secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, false)
+    }
+}
+
+impl Settings {
+    /// Writes the settings as TOML.
+    fn write(&self, f: &mut fmt::Formatter<'_>, with_secrets: bool) -> fmt::Result {
         // TOML's and JSON's strings and lists of strings are written alike.
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
         let text = |name: &str, text: Option<String>| match text {
             Some(text) => format!("{name} = {}", quoted(&text)),
             None => format!("# {name} is not set"),
         };
-        let number = |name: &str, number: Option<u32>| match number {
+        let number = |name: &str, number: Option<i64>| match number {
             Some(number) => format!("{name} = {number}"),
             None => format!("# {name} is not set"),
         };
         let hidden = |name: &str, secret: &Option<Secret>| match secret {
+            Some(secret) if with_secrets => format!("{name} = {}", quoted(secret.expose())),
             Some(_) => format!("# {name} is set, and not shown"),
             None => format!("# {name} is not set"),
         };
@@ -238,8 +362,18 @@ impl fmt::Display for Settings {
         writeln!(f, "{}", hidden("model_server_key", &self.model_server_key))?;
         writeln!(f, "allow_remote_backend = {}", self.allow_remote_backend)?;
         writeln!(f, "{}", text("engine", self.engine.clone()))?;
-        writeln!(f, "{}", number("slots", self.slots))?;
-        writeln!(f, "{}", number("vram_gb", self.vram_gb))?;
+        writeln!(f, "{}", number("slots", self.slots.map(i64::from)))?;
+        writeln!(f, "{}", number("vram_gb", self.vram_gb.map(i64::from)))?;
+        writeln!(f, "{}", text("hours", self.hours.clone()))?;
+        writeln!(f, "{}", text("work_hours", self.work_hours.clone()))?;
+        writeln!(f, "models = {}", serde_json::Value::from(self.models.clone()))?;
+        writeln!(f, "{}", text("callers", self.callers.clone()))?;
+        writeln!(f, "{}", number("busy_percent", self.busy_percent.map(i64::from)))?;
+        writeln!(f, "{}", number("max_celsius", self.max_celsius.map(i64::from)))?;
+        writeln!(f, "{}", number("max_watts", self.max_watts.map(i64::from)))?;
+        writeln!(f, "{}", number("free_memory_gb", self.free_memory_gb.map(i64::from)))?;
+        writeln!(f, "{}", number("gb_per_day", self.gb_per_day.map(i64::from)))?;
+        writeln!(f, "{}", number("gb_per_month", self.gb_per_month.map(i64::from)))?;
         writeln!(f, "measure = {}", self.measure)?;
         writeln!(f, "drain_secs = {}", self.drain_secs)?;
         writeln!(f, "log_format = \"{format}\"")?;
@@ -258,6 +392,17 @@ impl fmt::Display for Settings {
 pub(crate) fn list(text: &str) -> Value {
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
     parts.map(str::to_owned).collect::<Vec<_>>().into()
+}
+
+/// Returns where settings are looked for when no file is named, and where `setup` writes them.
+pub(crate) fn default_file(environment: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let within = |name: &str, rest: &str| {
+        let folder = environment(name).filter(|folder| !folder.is_empty())?;
+        Some(Path::new(&folder).join(rest))
+    };
+    within("XDG_CONFIG_HOME", "iris/node.toml")
+        .or_else(|| within("HOME", ".config/iris/node.toml"))
+        .or_else(|| within("APPDATA", "iris/node.toml"))
 }
 
 /// Returns where the identity is kept: with the user's other data.
@@ -381,6 +526,13 @@ mod tests {
             ("coordinator_url = []", "COORDINATOR_URL"),
             ("coordinator_url = ['ws://iris.example']", "wss://"),
             ("coordinator_identity = 'hunter2'", "coordinator_identity"),
+            ("hours = 'mon-fri 9-17'", "IRIS_HOURS"),
+            ("work_hours = 'noon'", "IRIS_WORK_HOURS"),
+            ("callers = 'friends'", "IRIS_CALLERS"),
+            ("busy_percent = 101", "IRIS_BUSY_PERCENT"),
+            ("max_celsius = 'hot'", "max_celsius"),
+            ("callers = 'own'\nhours = 'sat'", "promise to others"),
+            ("hours = 'mon'\nwork_hours = 'mon 08:00-20:00'", "promise more"),
             ("log_level = 'a=b=c'", "RUST_LOG"),
             ("log_format = 'xml'", "log_format"),
         ] {
@@ -389,6 +541,30 @@ mod tests {
             assert!(error.contains(named), "{text}: {error}");
             assert!(!error.contains("hunter2"), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_running_node_takes_its_limits_in_and_nothing_else() {
+        let old = load(&[("slots", "4")], &[], None);
+        let flags = [
+            ("slots", "2"),
+            ("hours", "sat"),
+            ("work_hours", "sat-sun"),
+            ("callers", "members"),
+            ("busy_percent", "50"),
+            ("max_celsius", "80"),
+            ("max_watts", "200"),
+            ("free_memory_gb", "4"),
+            ("gb_per_day", "5"),
+            ("gb_per_month", "50"),
+        ];
+        let new = load(&flags, &[("IRIS_MODELS", "qwen*")], None);
+        assert!(old.differ_in_limits_alone(&new));
+        let Limits { borders, allowance, .. } = new.limits().unwrap();
+        assert_eq!((allowance.day, allowance.month), (Some(5_000_000_000), Some(50_000_000_000)));
+        assert_eq!((borders.load, borders.memory_free), (Some(50), Some(4 << 30)));
+        let renamed = load(&[("name", "attic")], &[], None);
+        assert!(!old.differ_in_limits_alone(&renamed));
     }
 
     #[test]
@@ -425,15 +601,44 @@ mod tests {
     }
 
     #[test]
+    fn what_a_file_held_is_held_by_the_one_that_is_written() {
+        let text = "node_key = 'hunter2'\nslots = 3\n[datasets.a]\npath = '/a.csv'\n\
+                    who = 'key'\nkey = '0123456789abcdef'";
+        let (_folder, path) = file("a.toml", text);
+        let settings = load(&[], &[], Some(&path));
+        let (_folder, path) = file("b.toml", &settings.to_file());
+        let again = load(&[], &[], Some(&path));
+        assert_eq!(again.to_file(), settings.to_file());
+        assert_eq!(again.node_key.unwrap().expose(), "hunter2");
+        assert!(settings.to_file().contains("0123456789abcdef"));
+        assert!(!settings.to_string().contains("hunter2"));
+    }
+
+    #[test]
+    fn settings_are_looked_for_with_the_users_others() {
+        let at = |env: &[(&str, &str)]| {
+            default_file(|name| {
+                env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+            })
+        };
+        let home = ("HOME", "/home/a");
+        assert_eq!(at(&[home]).unwrap(), Path::new("/home/a/.config/iris/node.toml"));
+        assert_eq!(at(&[home, ("XDG_CONFIG_HOME", "/x")]).unwrap(), Path::new("/x/iris/node.toml"));
+        assert_eq!(at(&[("HOME", "")]), None);
+    }
+
+    #[test]
     fn what_is_printed_can_be_read_again_and_holds_no_secret() {
         let env = [
             ("IRIS_ACCOUNT_KEY", "1234567890123456"),
             ("IRIS_NODE_KEY", "iris_hunter2"),
             ("IRIS_MODEL_SERVER_KEY", "hunter2"),
             ("NODE_ID", "a \"quoted\" name"),
+            ("IRIS_MODELS", "qwen*, !*70b*"),
             ("HOME", "/home/somebody"),
         ];
-        let settings = load(&[("slots", "4")], &env, None);
+        let flags = [("slots", "4"), ("hours", "Mon-Fri 9:00-17:00 UTC+1")];
+        let settings = load(&flags, &env, None);
         let printed = settings.to_string();
         assert!(!printed.contains("hunter2") && !printed.contains("12345678"), "{printed}");
         assert!(!format!("{settings:?}").contains("hunter2"));
@@ -442,5 +647,8 @@ mod tests {
         assert_eq!(again.name, settings.name);
         assert_eq!(again.key_path, Path::new("/home/somebody/.local/share/iris/node.key"));
         assert_eq!(again.slots, Some(4));
+        let limits = again.limits().unwrap();
+        assert_eq!(limits.promise.unwrap().to_string(), "mon-fri 09:00-17:00 UTC+01:00");
+        assert_eq!(limits.models, ModelFilter::new(["qwen*", "!*70b*"]));
     }
 }

@@ -7,11 +7,15 @@ use tokio::sync::mpsc;
 
 use crate::failure::Exit;
 
-/// Returns what resolves at the first signal to stop; a second one ends the process.
-pub(crate) fn stop() -> io::Result<impl Future<Output = ()>> {
+/// Returns what resolves at the first signal to stop, or when it was `told` to otherwise; a further
+/// signal ends the process.
+pub(crate) fn stop(told: impl Future<Output = ()>) -> io::Result<impl Future<Output = ()>> {
     let mut signals = listen()?;
     Ok(async move {
-        signals.recv().await;
+        tokio::select! {
+            _ = signals.recv() => {}
+            () = told => {}
+        }
         tokio::spawn(async move {
             signals.recv().await;
             std::process::exit(Exit::Work as i32);

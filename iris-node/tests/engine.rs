@@ -90,8 +90,8 @@ async fn the_offer_tells_what_the_file_is() {
     assert_eq!(offer.name.as_str(), BUNDLED_MODEL);
     assert_eq!((offer.context_length, offer.parameters), (512, Some(787_584)));
     assert_eq!(offer.quantization.as_deref(), Some("F16"));
-    let able = Abilities::CONTINUE.union(Abilities::LOGPROBS).union(Abilities::SCORE);
-    assert_eq!(offer.abilities, able);
+    let able = [Abilities::CONTINUE, Abilities::JSON_SCHEMA, Abilities::LOGPROBS, Abilities::SCORE];
+    assert_eq!(offer.abilities, able.into_iter().fold(Abilities::NONE, Abilities::union));
     assert_eq!(offer.speed, None);
 }
 
@@ -358,4 +358,105 @@ async fn tools_and_parts_and_unknown_members_do_no_harm() {
     body["tool_choice"] = json!("auto");
     body["ttl"] = json!(60);
     assert_eq!(chat(&engine(), &body).await.unwrap().0, "2 + 3 = 5");
+}
+
+/// Sends a chat that is not streamed; returns its text and how much of its prompt was known.
+async fn known(engine: &Engine, body: &Value, isolated: bool) -> (String, u64) {
+    let request = GenerateRequest { isolated, ..request(Operation::Chat, body, false) };
+    let answer = chunks(engine, request).await.unwrap();
+    let Some(Chunk::Whole(whole)) = answer.first() else { panic!("unexpected {answer:?}") };
+    let whole: Value = serde_json::from_slice(whole).unwrap();
+    let text = whole["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+    (text, whole["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap())
+}
+
+#[tokio::test]
+async fn a_conversation_is_known_to_whoever_brings_its_salt_and_to_nobody_else() {
+    let engine = engine();
+    let salted = |salt: &str, mut body: Value| {
+        body["cache_salt"] = json!(salt);
+        body
+    };
+    let (mine, theirs) = ("mine, drawn at random 01", "theirs, drawn at random 2");
+    let first = question("What is a node?");
+    let (answer, before) = known(&engine, &salted(mine, first.clone()), false).await;
+    let mut second = first.clone();
+    second["messages"].as_array_mut().unwrap().extend([
+        json!({"role": "assistant", "content": answer}),
+        json!({"role": "user", "content": "What is 2 + 3?"}),
+    ]);
+    let (alone, nothing) = known(&engine, &second, false).await;
+    assert_eq!((before, nothing), (0, 0), "no salt, nothing known");
+    assert_eq!(known(&engine, &salted(theirs, second.clone()), false).await.1, 0);
+    assert_eq!(known(&engine, &salted(mine, second.clone()), true).await.1, 0, "isolated");
+    let (text, known_tokens) = known(&engine, &salted(mine, second), false).await;
+    assert_eq!(text, alone);
+    assert!(known_tokens > 20, "{known_tokens} tokens of the first turn were known");
+}
+
+#[tokio::test]
+async fn an_answer_keeps_to_its_schema_whatever_the_model_would_say() {
+    let engine = engine();
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "maxLength": 12},
+            "tags": {"type": "array", "items": {"enum": ["x", "y"]}, "maxItems": 3},
+            "size": {"type": "integer", "minimum": 0, "maximum": 99},
+            "found": {"type": "boolean"},
+        },
+        "required": ["city", "tags", "size", "found"],
+        "additionalProperties": false,
+    });
+    let mut answers = Vec::new();
+    for (temperature, seed) in [(0.0, 0), (1.0, 1), (2.0, 2), (2.0, 3), (1.5, 4)] {
+        let mut body = question("What is the capital of France?");
+        body["response_format"] = json!({"type": "json_schema", "json_schema": {"schema": schema}});
+        (body["temperature"], body["seed"]) = (json!(temperature), json!(seed));
+        let (text, finish) = chat(&engine, &body).await.unwrap();
+        let found: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text:?}"));
+        assert_eq!(finish.reason, "stop");
+        assert_eq!(found.as_object().unwrap().len(), 4, "{text}");
+        assert!(found["city"].as_str().unwrap().chars().count() <= 12, "{text}");
+        let tags = found["tags"].as_array().unwrap();
+        assert!(tags.len() <= 3 && tags.iter().all(|tag| tag == "x" || tag == "y"), "{text}");
+        assert!(found["size"].as_u64().unwrap() <= 99 && found["found"].is_boolean(), "{text}");
+        answers.push(text);
+    }
+    answers.dedup();
+    assert!(answers.len() > 2, "chance has its part: {answers:?}");
+}
+
+#[tokio::test]
+async fn an_answer_by_a_schema_is_continued_inside_of_it() {
+    let engine = engine();
+    let mut body = question("What is a node?");
+    let schema = json!({"type": "object", "properties": {"a": {"type": "string", "maxLength": 20}},
+        "required": ["a"], "additionalProperties": false});
+    body["response_format"] = json!({"type": "json_schema", "json_schema": {"schema": schema}});
+    let (pieces, _) = pieces(&engine, &body).await;
+    for place in 1..=pieces.len() {
+        // What was chosen under a schema may be spelt again in other tokens, and go on otherwise.
+        let (text, finish) = rest(&engine, &body, &pieces[..place]).await.unwrap();
+        let whole = pieces[..place].concat() + &text;
+        let found: Value = serde_json::from_str(&whole).unwrap_or_else(|_| panic!("{whole:?}"));
+        assert!(found["a"].as_str().unwrap().chars().count() <= 20, "{whole}");
+        assert_eq!((found.as_object().unwrap().len(), finish.reason.as_str()), (1, "stop"));
+    }
+    let other = ["A node is a machine that joins the network".to_owned()];
+    let other = rest(&engine, &body, &other).await;
+    assert!(matches!(other, Err(BackendError::Rejected { status: 400, .. })));
+}
+
+#[tokio::test]
+async fn a_schema_that_cannot_be_kept_to_is_refused() {
+    let mut body = question("Hi");
+    let schema = json!({"type": "object", "unevaluatedProperties": false});
+    body["response_format"] = json!({"type": "json_schema", "json_schema": {"schema": schema}});
+    let refused = chat(&engine(), &body).await;
+    let Err(BackendError::Rejected { status: 400, param, message, .. }) = refused else {
+        panic!("not refused: {refused:?}");
+    };
+    assert_eq!(param.as_deref(), Some("response_format"));
+    assert!(message.contains("unevaluatedProperties"), "{message}");
 }

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use iris_core::backend::{BackendError, Operation, Usage};
 use iris_core::demand::Difficulty;
 use iris_core::model::{Abilities, ModelOffer, TokenRate};
+use iris_core::terms::{Callers, Rest, Terms};
 use iris_core::{AssignmentId, TaskId};
 use iris_protocol::frame::{Acks, BinaryFrame, Content, DataFrame, Frame, Header};
 use iris_protocol::message::*;
@@ -54,6 +55,7 @@ fn node_messages() -> Vec<NodeMessage> {
                 vram_gb: Some(24),
                 ram_gb: Some(64),
             },
+            terms: Terms::default(),
             resume: Some(Resume {
                 session: SessionId::from_bytes([5; 16]),
                 assignments: vec![Buffered { assignment: ID, buffered_from: 12 }],
@@ -63,6 +65,11 @@ fn node_messages() -> Vec<NodeMessage> {
             running: 2,
             models: Some(vec![offer()]),
             slots: Some(3),
+            terms: Some(Terms {
+                hours: Some(Box::new("mon-fri 18:00-23:00, sat-sun UTC+01:00".parse().unwrap())),
+                callers: Callers::Members,
+                rest: Some(Rest::OffHours),
+            }),
         }),
         NodeMessage::TaskAccept(ABOUT),
         NodeMessage::TaskRefuse(TaskRefuse { assignment: ID, reason: RefuseReason::StaleKey }),
@@ -262,6 +269,8 @@ fn every_bound_is_enforced() {
     refused("/datasets", json!(["x".repeat(65)]));
     refused("/datasets", json!((0..33).map(|number| number.to_string()).collect::<Vec<_>>()));
     refused("/hardware/gpu", json!("x".repeat(129)));
+    refused("/terms", json!({"hours": "mon-fri 18:00-25:00"}));
+    refused("/terms", json!({"hours": vec!["mon"; 17].join(",")}));
     refused("/identity", json!("AAAA"));
     refused("/certificate", json!("A".repeat(5464)));
     refused("/resume/session", json!("0".repeat(31)));

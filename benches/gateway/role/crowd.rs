@@ -101,7 +101,7 @@ impl Node {
                 return Ok(true);
             }
             Some(NodeEvent::HeartbeatDue) => {
-                let heartbeat = NodeHeartbeat { running: 0, models: None, slots: None };
+                let heartbeat = NodeHeartbeat::default();
                 self.connection.heartbeat(heartbeat)?;
             }
             Some(NodeEvent::Closing(error)) => return Err(format!("{error:?}").into()),
@@ -134,6 +134,7 @@ fn registration(challenge: &Challenge) -> Result<NodeRegister, Failure> {
         models: vec![ModelOffer::new(INSTANT.parse()?, 32_768)],
         datasets: Vec::new(),
         hardware: Hardware::default(),
+        terms: iris_core::terms::Terms::default(),
         resume: None,
     })
 }

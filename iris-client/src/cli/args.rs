@@ -17,6 +17,7 @@ use super::network::{Listing, Nodes};
 use super::payouts::PayoutsArgs;
 use super::run::Run;
 use super::session::{Login, Register};
+use super::verdicts::Verdicts;
 use crate::settings::Flags;
 
 const AFTER: &str = "\
@@ -193,6 +194,8 @@ pub(super) enum Command {
     History(Listing),
     /// List what your nodes earned, or tell how the share of one month was computed
     Payouts(PayoutsArgs),
+    /// List what was found against your nodes, tell of one verdict, or object to it
+    Verdicts(Verdicts),
     /// Compute a month's payments anew from its books, and say whether they are right
     ///
     /// The books are a file of JSON lines that the network's operator exports when a month is

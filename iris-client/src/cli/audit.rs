@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use iris_core::ledger::Money;
-use iris_core::reward::audit::{Audit, AuditError, Report};
+use iris_core::reward::audit::{Audit, AuditError, FollowError, Report};
 use serde_json::json;
 
 use super::args::Json;
@@ -97,19 +97,11 @@ fn refused(file: &Path, error: &AuditError) -> Failure {
 
 /// Checks that a month goes on where the one before it ended.
 fn follows(report: &Report, previous: &Report) -> Result<(), Failure> {
-    let (month, before) = (report.opening.epoch, previous.opening.epoch);
-    if before.next() != month {
-        return Err(Failure::usage(format!(
-            "--after holds {before}, which does not come before {month}"
-        )));
-    }
-    if previous.outcome.state.is(&report.opening.state) {
-        return Ok(());
-    }
-    Err(Failure::new(
-        Exit::Books,
-        format!("{month} does not begin with the state that {before} ended with"),
-    ))
+    report.follows(previous).map_err(|error| match error {
+        // Of these nobody can say yet whether they are right.
+        FollowError::Order { .. } => Failure::usage(format!("--after: {error}")),
+        error => Failure::new(Exit::Books, error.to_string()),
+    })
 }
 
 fn for_programs(report: &Report, previous: Option<&Report>) -> serde_json::Value {
@@ -121,6 +113,7 @@ fn for_programs(report: &Report, previous: Option<&Report>) -> serde_json::Value
         "events": report.events,
         "movements": report.movements,
         "pool": closing.pool,
+        "brought": report.brought,
         "carried": closing.carried,
         "shares": closing.shares,
         "after": previous.map(|previous| previous.opening.epoch),
@@ -137,11 +130,15 @@ fn print(report: &Report, previous: Option<&Report>, output: &mut Output) -> Res
     output.line(&format!("movements  {}", report.movements))?;
     let owners = count(closing.shares.len() as u64, "owner", "owners");
     output.line(&format!("pool       {}, shared among {owners}", closing.pool))?;
+    if report.brought != Money::ZERO {
+        let before = report.opening.epoch.previous();
+        output.line(&format!("brought    {} from {before}, within the pool", report.brought))?;
+    }
     if closing.carried > Money::ZERO {
         output.line(&format!("carried    {} to the next month", closing.carried))?;
     }
     let begins = match previous {
-        Some(previous) => format!("as {} ended", previous.opening.epoch),
+        Some(previous) => format!("as {} ended, with what it carried", previous.opening.epoch),
         None => "as the file says; --after checks that, too".to_owned(),
     };
     output.line(&format!("begins     {begins}"))?;

@@ -23,6 +23,7 @@ mod table;
 mod task;
 mod terminal;
 mod trust;
+mod verdicts;
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -77,6 +78,7 @@ enum Job {
     Invite(invite::Job),
     Network(network::Job),
     Payouts(payouts::Job),
+    Verdicts(verdicts::Job),
     Task(task::Job),
     #[cfg(feature = "proxy")]
     Proxy(proxy::Job),
@@ -118,6 +120,7 @@ fn prepare(cli: &Cli) -> Result<Option<Work>, Failure> {
         #[cfg(feature = "proxy")]
         Command::Proxy(args) => Job::Proxy(proxy::Job::prepare(args)),
         Command::Payouts(args) => Job::Payouts(payouts::Job::prepare(args)),
+        Command::Verdicts(args) => Job::Verdicts(verdicts::Job::prepare(args)),
         Command::Audit(args) => {
             audit::run(args, &mut Output::new())?;
             return Ok(None);
@@ -217,6 +220,7 @@ impl Job {
             Self::Invite(job) => job.run(&client, output).await,
             Self::Network(job) => job.run(&client, output).await,
             Self::Payouts(job) => job.run(&client, output).await,
+            Self::Verdicts(job) => job.run(&client, output).await,
             Self::Task(job) => job.run(&client, settings, output).await,
             #[cfg(feature = "proxy")]
             Self::Proxy(job) => job.run(client, output).await,

@@ -6,13 +6,13 @@ use futures::{StreamExt, TryStreamExt};
 use iris_core::NodeId;
 use iris_core::demand::Difficulty;
 use iris_protocol::rest::{
-    HistoryEntry, HistoryPage, NetworkStats, NodeList, NodeSummary, NodeWhy, ReputationEntry,
-    ReputationPage,
+    HistoryEntry, HistoryPage, NetworkStats, NodeList, NodePromise, NodeSummary, NodeWhy,
+    ReputationEntry, ReputationPage,
 };
 
 use super::args::{Json, Rows};
 use super::failure::Failure;
-use super::figures::{ago, amount, count, span};
+use super::figures::{ago, amount, count, span, until};
 use super::now;
 use super::progress::seconds;
 use super::table::{Column, Table, distinct, paragraph};
@@ -198,6 +198,9 @@ fn print_why(why: &NodeWhy, output: &mut Output) -> Result<(), Failure> {
     let name = why.name.as_deref().map(|name| format!("{name}, ")).unwrap_or_default();
     let places = count(why.slots.into(), "request", "requests");
     output.line(&format!("{name}{}: works on {} of {places}", why.id, why.running))?;
+    if let Some(promise) = &why.promise {
+        print_promise(promise, now(), output)?;
+    }
     if why.hindrances.is_empty() {
         output.line("\nNothing keeps it from work.")?;
     } else {
@@ -225,6 +228,23 @@ fn print_why(why: &NodeWhy, output: &mut Output) -> Result<(), Failure> {
 fn shortened(ids: &[String], wide: bool) -> impl Iterator<Item = String> {
     let length = if wide { usize::MAX } else { distinct(ids) };
     ids.iter().map(move |id| id.chars().take(length).collect())
+}
+
+fn print_promise(promise: &NodePromise, now: u64, output: &mut Output) -> Result<(), Failure> {
+    let declared = match &promise.hours {
+        Some(hours) => format!("Promises to be there: {hours}"),
+        None => "Takes back its promise to be there".to_owned(),
+    };
+    output.line(&format!("\n{declared}."))?;
+    if promise.since > now {
+        output.line(&format!("  That counts {}.", until(now, promise.since)))?;
+    }
+    let hours = u64::from(promise.kept) + u64::from(promise.broken);
+    if hours > 0 {
+        let hours = count(hours, "promised hour", "promised hours");
+        output.line(&format!("  It kept {} of {hours}.", amount(promise.kept.into())))?;
+    }
+    Ok(())
 }
 
 fn table_of_nodes(nodes: &[NodeSummary], now: u64, wide: bool) -> Table {

@@ -84,6 +84,7 @@ impl Client {
         let mine = mine.into_iter().map(|candidate| Candidate::new(candidate, Trusted::Own));
         // One's own that failed at it come after the guards, where these may be asked.
         let may_do = |own: &Candidate| only_own || !choosing.exclude.contains(&own.node);
+        let others = others.into_iter().filter(|other| !listing.is_private(&other.node));
         let (mut allowed, failed): (Vec<_>, Vec<_>) = mine.filter(named).partition(may_do);
         if only_own && allowed.is_empty() {
             return Err(ClientError::NoOwnNode);
@@ -96,7 +97,7 @@ impl Client {
         }
         allowed.extend(failed);
         let guards = self.guards(listing, demand, &own)?;
-        let others = others.into_iter().map(|candidate| {
+        let others = others.map(|candidate| {
             let is_guard = guards.contains(&candidate.node);
             Candidate::new(candidate, if is_guard { Trusted::Guard } else { Trusted::Stranger })
         });
@@ -201,7 +202,9 @@ impl Client {
         let Demand { model, context_tokens, abilities, .. } = demand.clone();
         let demand = Demand { context_tokens, abilities, ..Demand::new(model) };
         let mut others = listing.able(&demand).map_err(ClientError::local)?;
-        others.retain(|candidate| !own.contains(&candidate.node));
+        others.retain(|candidate| {
+            !own.contains(&candidate.node) && !listing.is_private(&candidate.node)
+        });
         let trust = &self.sealed().trust;
         Ok(trust.with(|trust| Ok(trust.guards(&demand.model, &others, now(), random)))?)
     }

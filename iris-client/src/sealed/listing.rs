@@ -7,6 +7,7 @@ use iris_core::explain::{Explanation, Reason};
 use iris_core::registry::{NodeProfile, Registry};
 use iris_core::reputation::Points;
 use iris_core::task::TaskError;
+use iris_core::terms::{Callers, Terms};
 use iris_core::{AccountId, ModelName, NodeId};
 use iris_protocol::rest::{FreeSlots, Roster, RosterNode};
 use tokio::time::Instant;
@@ -49,6 +50,11 @@ impl Listing {
 
     pub(super) fn node(&self, id: &NodeId) -> Option<&RosterNode> {
         self.nodes.get(id)
+    }
+
+    /// Returns whether a node answers its owner alone.
+    pub(super) fn is_private(&self, id: &NodeId) -> bool {
+        self.nodes.get(id).is_some_and(|node| node.callers == Callers::Own)
     }
 
     /// Returns whether a sealed request can ask for `model`.
@@ -127,6 +133,7 @@ fn join(registry: &mut Registry, node: &RosterNode) -> iris_core::registry::Seat
         models: node.models.clone(),
         datasets: node.datasets.iter().map(ToString::to_string).collect(),
         memory_gb: node.memory_gb,
+        terms: Terms::default(),
     };
     let seat = registry.join(profile, Points::new(node.points));
     registry.set_standing(seat, node.standing);

@@ -379,6 +379,7 @@ fn listed(node: &Node) -> RosterNode {
         datasets: node.datasets.iter().map(|name| name.parse().expect("it is a label")).collect(),
         tier: None,
         memory_gb: None,
+        callers: iris_core::terms::Callers::Public,
         slots: node.slots,
         free: node.free,
         points: 100,

@@ -149,6 +149,8 @@ pub enum AccountError {
 
 /// Who pays for people without a key: nobody.
 pub(crate) const NOBODY: AccountId = AccountId::from_bytes([0; 16]);
+/// Who asks what the network asks for itself; no account is drawn that has this id.
+pub(crate) const NETWORK: AccountId = AccountId::from_bytes([0xff; 16]);
 
 /// The accounts of a coordinator.
 #[derive(Debug)]

@@ -112,6 +112,12 @@ impl Certificates {
         Some(self.nodes.get(self.by_hash.get(hash)?)?.current.certificate())
     }
 
+    /// Returns the current certificate of a node that is connected.
+    pub(super) fn of(&self, node: &NodeId) -> Option<Arc<VerifiedCertificate>> {
+        let held = self.nodes.get(node).filter(|held| held.connected)?;
+        Some(Arc::clone(&held.current))
+    }
+
     /// Forgets a node's departure, and the node with it, unless it is back.
     fn forget(&mut self, node: NodeId) {
         let Some(held) = self.nodes.get_mut(&node) else { return };

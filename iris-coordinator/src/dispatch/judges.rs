@@ -38,7 +38,9 @@ impl Dispatch {
         let first = seed % judges.len().max(1);
         let in_turn = judges[first..].iter().chain(&judges[..first]).take(LOOKED_AT);
         let (seat, node, model) = in_turn.copied().find_map(|seat| {
+            // Whose question it is, is not known here.
             let node = floor.registry.node(seat).filter(|node| node.is_free())?;
+            node.profile().terms.callers.are_all().then_some(())?;
             let model = node.profile().models.first()?;
             Some((seat, node.profile().id, model.name.clone()))
         })?;

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use iris_core::admission::{Admission, AdmissionPolicy, Situation};
@@ -18,6 +18,7 @@ use iris_core::scheduler::{Choice, Scheduler};
 use iris_core::standing::Standings;
 use iris_core::store::{Batch, Document};
 use iris_core::task::{Attempt, RetryPolicy, TaskError};
+use iris_core::terms::Terms;
 use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use iris_crypto::certificate::CertificateHash;
 use iris_crypto::{SignedCertificate, VerifiedCertificate};
@@ -28,13 +29,17 @@ use tokio::sync::oneshot;
 use crate::accounts::{Accounts, NOBODY};
 use crate::clock::Clock;
 use crate::entropy::Entropy;
+use crate::history::Histories;
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::link::{NodeLink, within};
+use crate::live::Live;
+use crate::promises::Promises;
 use crate::settlement::Settlement;
 
 mod affinity;
 mod apart;
+mod audits;
 mod certificates;
 mod explanations;
 mod judges;
@@ -54,6 +59,8 @@ mod why;
 use affinity::Affinity;
 pub use affinity::Conversation;
 pub use apart::Apart;
+use audits::Listener;
+pub(crate) use audits::{Exchange, Offers, Pace, Worked};
 use certificates::{Certificates, Standing};
 use explanations::Explanations;
 use judges::Judges;
@@ -94,10 +101,12 @@ pub(crate) struct Parts {
     pub(crate) registry: Registry,
     pub(crate) standings: Standings,
     pub(crate) journal: Journal,
+    pub(crate) histories: Histories,
     pub(crate) settings: DispatchSettings,
     pub(crate) entropy: Entropy,
     pub(crate) limits: Arc<Limits>,
     pub(crate) members: Arc<Accounts>,
+    pub(crate) promises: Promises,
 }
 
 /// What all tasks and links of a coordinator share.
@@ -106,9 +115,12 @@ pub(crate) struct Dispatch {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) counters: Counters,
     pub(crate) journal: Journal,
+    pub(crate) histories: Histories,
     pub(crate) settings: DispatchSettings,
     pub(crate) entropy: Entropy,
     pub(crate) limits: Arc<Limits>,
+    pub(crate) promises: Promises,
+    pub(crate) live: Live,
     members: Arc<Accounts>,
     scheduler: Arc<dyn Scheduler>,
     seeds: AtomicU64,
@@ -118,6 +130,8 @@ pub(crate) struct Dispatch {
     ledger: Mutex<Box<dyn ReputationLedger>>,
     explanations: Mutex<Explanations>,
     affinity: Affinity,
+    /// Who is told of completed tasks.
+    worked: OnceLock<Listener>,
 }
 
 #[derive(Debug)]
@@ -193,11 +207,14 @@ impl Dispatch {
             clock: parts.clock,
             counters: Counters::default(),
             journal: parts.journal,
+            histories: parts.histories,
             settings,
             scheduler: parts.scheduler,
             seeds: AtomicU64::new(entropy.seed()),
             entropy,
             limits: parts.limits,
+            promises: parts.promises,
+            live: Live::default(),
             changes: AtomicU64::new(0),
             floor: Mutex::new(Floor {
                 registry,
@@ -215,6 +232,7 @@ impl Dispatch {
             ledger: Mutex::new(parts.ledger),
             explanations: Mutex::default(),
             affinity: Affinity::default(),
+            worked: OnceLock::new(),
         }
     }
 
@@ -419,6 +437,22 @@ impl Dispatch {
         self.record_models(&news);
     }
 
+    /// Takes in what a node's owner has settled about it.
+    pub(crate) fn take_terms(self: &Arc<Self>, link: &NodeLink, terms: Terms) {
+        let mut floor = self.floor();
+        // A session that was replaced does not speak for its node any more.
+        if floor.registry.node(link.seat).is_none() {
+            return;
+        }
+        let hours = terms.hours.clone();
+        floor.registry.set_terms(link.seat, terms);
+        self.note_change();
+        self.serve_node(&mut floor, link.seat, self.clock.now());
+        drop(floor);
+        let now = self.clock.calendar();
+        self.promises.declare(now, link.node, link.owner, hours.as_deref());
+    }
+
     /// Sets whether a node takes work.
     pub(crate) fn set_state(self: &Arc<Self>, seat: Seat, state: NodeState) {
         let mut floor = self.floor();
@@ -469,9 +503,20 @@ impl Dispatch {
         self.floor().draining = true;
     }
 
+    /// Returns whether no new task is taken any more.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.floor().draining
+    }
+
+    /// Shows the registry, under the lock.
+    pub(crate) fn with_registry<T>(&self, show: impl FnOnce(&Registry) -> T) -> T {
+        show(&self.floor().registry)
+    }
+
     /// Writes a settlement's consequences into the ledger and the registry.
     pub(crate) fn settled(&self, settlement: &Settlement) {
         self.counters.settled(settlement);
+        self.live.over(settlement);
         if let Some(key) = &settlement.key {
             let usage = settlement.usage;
             let tokens = u64::from(usage.prompt_tokens) + u64::from(usage.completion_tokens);

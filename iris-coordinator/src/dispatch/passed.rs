@@ -1,5 +1,6 @@
 //! What of a streamed answer was passed on, for the node that may have to go on from there.
 
+use bytes::Bytes;
 use iris_core::backend::{Begun, Chunk, Operation};
 use iris_core::task::Passed;
 use iris_protocol::openai::count_values;
@@ -18,6 +19,8 @@ pub(super) struct PassedOn {
     tokens: u32,
     /// Chunks that no other node could be told of.
     others: u64,
+    /// An answer in one piece, if it was that.
+    whole: Option<Bytes>,
     last: Last,
 }
 
@@ -35,6 +38,9 @@ impl PassedOn {
         if self.others > 0 {
             // Nobody will ask for the text any more.
             self.text = String::new();
+        }
+        if let Chunk::Whole(whole) = chunk {
+            self.whole = Some(whole.clone());
         }
         let before = self.text.len();
         let plain = self.others == 0 && self.extend(operation, chunk);
@@ -59,11 +65,20 @@ impl PassedOn {
         self.text.truncate(self.text.len() - bytes);
         self.tokens -= tokens;
         self.others -= others;
+        self.whole = None;
     }
 
     /// Returns what the caller has.
     pub(super) fn begun(&self) -> Begun {
         Begun { text: self.text.clone(), tokens: self.tokens }
+    }
+
+    /// Returns the answer, where it is text and nothing else.
+    pub(super) fn answer(&self) -> Option<String> {
+        match &self.whole {
+            Some(whole) => whole_text(whole),
+            None => (self.others == 0).then(|| self.text.clone()),
+        }
     }
 
     /// Adds what a chunk says; false when it is more than text.
@@ -122,6 +137,19 @@ fn content(delta: &Value) -> Option<String> {
         }
     }
     Some(said)
+}
+
+/// Returns the text of a whole answer to a chat that says nothing else.
+fn whole_text(json: &[u8]) -> Option<String> {
+    if json.len() > MAX_STEP || count_values(json) > MAX_VALUES {
+        return None;
+    }
+    let answer: Value = serde_json::from_slice(json).ok()?;
+    let [choice] = answer.get("choices")?.as_array()?.as_slice() else { return None };
+    let message = choice.get("message")?.as_object()?;
+    let others = message.iter().filter(|(name, _)| !matches!(name.as_str(), "role" | "content"));
+    let is_plain = others.map(|(_, value)| value).all(is_blank);
+    if is_plain { message.get("content")?.as_str().map(str::to_owned) } else { None }
 }
 
 fn text(value: &Value) -> Option<String> {

@@ -6,6 +6,7 @@ use iris_core::{AccountId, NodeId};
 use iris_protocol::openai::Preferences;
 
 use super::{Apart, Conversation};
+use crate::accounts::NOBODY;
 
 /// Which nodes a task may go to, beside what it needs of them. By default any, the caller's own
 /// first.
@@ -38,8 +39,15 @@ impl Placement {
         Self { nodes: allow, denied: deny, own, min_tier: tier, trust, dataset, ..Self::default() }
     }
 
+    /// Returns whether its caller leaves it to the coordinator who reads it.
+    pub(crate) fn is_anybodys(&self) -> bool {
+        let is_named = !self.nodes.is_empty() || !self.denied.is_empty() || self.dataset.is_some();
+        !is_named && self.own != Own::Only && self.trust == Trust::Any && self.apart.is_none()
+    }
+
     /// Adds to the demand of a task of `account` what does not change while it runs.
     pub(crate) fn apply(&self, demand: &mut Demand, account: AccountId) {
+        demand.asker = (account != NOBODY).then_some(account);
         demand.min_tier = self.min_tier;
         demand.only.clone_from(&self.nodes);
         demand.denied.clone_from(&self.denied);

@@ -2,6 +2,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use iris_core::task::TaskState;
 
+use crate::live::Took;
 use crate::settlement::Settlement;
 
 /// What a coordinator has counted since it started, and what it holds now.
@@ -48,6 +49,8 @@ pub(crate) struct Counters {
     chunks: AtomicU64,
     prompt_tokens: AtomicU64,
     completion_tokens: AtomicU64,
+    /// How long finished tasks took.
+    pub(crate) took: Took,
 }
 
 impl Counters {
@@ -59,6 +62,9 @@ impl Counters {
             _ => &self.failed,
         };
         counter.fetch_add(1, Ordering::Relaxed);
+        if settlement.state == TaskState::Finished {
+            self.took.add(settlement.took_ms);
+        }
         self.sealed.fetch_add(u64::from(settlement.sealed), Ordering::Relaxed);
         let usage = settlement.usage;
         self.prompt_tokens.fetch_add(usage.prompt_tokens.into(), Ordering::Relaxed);

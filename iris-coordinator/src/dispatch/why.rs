@@ -4,6 +4,7 @@ use iris_core::NodeId;
 use iris_core::demand::Trust;
 use iris_core::registry::{Node, NodeState, Registry};
 use iris_core::standing::Standing;
+use iris_core::terms::Callers;
 use iris_core::tier::Tier;
 use iris_protocol::rest::{Hindrance, NodeWhy, ReasonCount, WantedModel};
 
@@ -27,6 +28,7 @@ impl Dispatch {
             name: (!profile.name.is_empty()).then(|| profile.name.clone()),
             slots: profile.slots,
             running: node.in_use(),
+            promise: self.promises.of(id),
             hindrances: hindrances(node, &floor.registry),
             recent: Vec::new(),
             wanted: Vec::new(),
@@ -58,6 +60,7 @@ impl Dispatch {
             name: None,
             slots: 0,
             running: 0,
+            promise: None,
             hindrances: vec![hindrance],
             recent: Vec::new(),
             wanted: Vec::new(),
@@ -90,7 +93,9 @@ fn hindrances(node: &Node, registry: &Registry) -> Vec<Hindrance> {
             "Load a model in its model server; the node finds it by itself.",
         );
     }
-    if profile.slots == 0 {
+    if let Some(rest) = profile.terms.rest {
+        add(rest.name(), rest.sentence(), rest.remedy());
+    } else if profile.slots == 0 {
         add("paused", "It is paused: it has no slots.", "Give it a slot or more.");
     } else if node.in_use() >= profile.slots {
         add(
@@ -98,6 +103,19 @@ fn hindrances(node: &Node, registry: &Registry) -> Vec<Hindrance> {
             "All its slots are taken.",
             "It is at work. If its machine can do more at a time, give it more slots.",
         );
+    }
+    match profile.terms.callers {
+        Callers::Own => add(
+            "own_only",
+            "Its owner lets it answer nobody else.",
+            "`callers` in its settings says who may ask: members, or the public.",
+        ),
+        Callers::Members => add(
+            "members_only",
+            "Its owner lets it answer members alone.",
+            "`callers` in its settings says who may ask: also the public, who have no account.",
+        ),
+        _ => {}
     }
     standing(node.standing(), &mut add);
     if registry.trust(node) == Trust::Any {

@@ -34,6 +34,7 @@ mod jobs;
 mod limits;
 mod linger;
 mod listener;
+mod live;
 mod members;
 mod metrics;
 mod money;
@@ -51,10 +52,13 @@ mod sealed;
 mod server;
 mod sessions;
 mod settings;
+#[cfg(feature = "pages")]
+mod strangers;
 mod submission;
 mod tls;
 mod transparency;
 mod upgrade;
+mod verdicts;
 
 pub use descriptors::raise_file_limit;
 pub use listener::Listener;
@@ -65,6 +69,7 @@ pub use tls::{TlsError, TlsReloader};
 
 use body::Bodies;
 use error::ApiError;
+use live::Audience;
 use metrics::Metrics;
 
 use crate::limits::Chats;
@@ -84,7 +89,14 @@ pub fn router_with(coordinator: Coordinator, settings: ApiSettings) -> Router {
 
 fn routes(api: Arc<Api>) -> Router {
     let observe = axum::middleware::from_fn_with_state(Arc::clone(&api), observe::layer);
-    Router::new()
+    let router = Router::new();
+    #[cfg(feature = "pages")]
+    let router = if api.settings.pages {
+        router.merge(crate::pages::routes()).merge(strangers::routes())
+    } else {
+        router
+    };
+    router
         .route("/v1/chat/completions", post(openai::chat))
         .route("/v1/completions", post(openai::completion))
         .route("/v1/models", get(openai::models))
@@ -103,6 +115,7 @@ fn routes(api: Arc<Api>) -> Router {
         .route("/stats", get(network::stats))
         .route("/reputation", get(network::reputation))
         .route("/history", get(network::history))
+        .route("/live", get(live::live))
         .route("/nodes", get(network::nodes))
         .route("/nodes/connect", get(connect::connect))
         .route("/nodes/{id}/why", get(rest::why))
@@ -115,6 +128,11 @@ fn routes(api: Arc<Api>) -> Router {
         .route("/months/{month}/payouts/{account}", post(money::mark_paid))
         .route("/pool", post(money::top_up))
         .route("/balances", get(money::balances))
+        .route("/verdicts", get(verdicts::verdicts))
+        .route("/verdicts/{id}", get(verdicts::verdict))
+        .route("/verdicts/{id}/appeal", post(verdicts::appeal))
+        .route("/verdicts/{id}/decision", post(verdicts::decide))
+        .route("/signs", get(verdicts::signs))
         .route("/roster", get(transparency::roster))
         .route("/log/checkpoint", get(transparency::checkpoint))
         .route("/log/inclusion", get(transparency::inclusion))
@@ -152,6 +170,7 @@ struct Api {
     metrics: Metrics,
     bodies: Bodies,
     chats: Arc<Chats>,
+    audience: Audience,
     /// Cancelled when the server stops: who follows a task that outlives it need not wait.
     stopping: CancellationToken,
 }
@@ -162,7 +181,9 @@ impl Api {
         let bodies = Bodies::new(&settings);
         let chats = Chats::new(coordinator.clock());
         let stopping = CancellationToken::new();
-        Arc::new(Self { coordinator, settings, metrics, bodies, chats, stopping })
+        coordinator.set_usual_time_limit(settings.time_limit);
+        let audience = Audience::default();
+        Arc::new(Self { coordinator, settings, metrics, bodies, chats, audience, stopping })
     }
 }
 

@@ -212,6 +212,9 @@ impl From<PayoutError> for ApiError {
             | PayoutError::Order(_)
             | PayoutError::NotOwed(_)
             | PayoutError::Rules(_)
+            | PayoutError::OtherRules { .. }
+            | PayoutError::Clock { .. }
+            | PayoutError::ClockSet { .. }
             | PayoutError::Changed(_) => Self::conflict(message),
             PayoutError::Reused => Self::conflict(message).with_param("reference"),
             PayoutError::NotClosed(_) | PayoutError::NoShare(_) => Self::not_found(message),

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use super::auth::{ASK, LOOK};
 use super::error::ApiError;
 use super::{Api, json_response};
+use crate::Coordinator;
 
 /// Entries of a page where its reader names no number.
 const USUAL: usize = 50;
@@ -63,18 +64,23 @@ impl<T: FromStr> Page<T> {
 /// `GET /stats`.
 pub(super) async fn stats(State(api): State<Arc<Api>>, headers: HeaderMap) -> Reply {
     api.key(&headers, LOOK).await?;
-    let stats = api.coordinator.stats();
-    Ok(json_response(&NetworkStats {
+    Ok(json_response(&figures(&api.coordinator)))
+}
+
+/// Returns the network's figures.
+pub(super) fn figures(coordinator: &Coordinator) -> NetworkStats {
+    let stats = coordinator.stats();
+    NetworkStats {
         nodes: stats.nodes as u64,
         slots: stats.slots,
         running: stats.slots_in_use,
         waiting: stats.queued as u64,
-        models: api.coordinator.models().len() as u64,
+        models: coordinator.models().len() as u64,
         finished: stats.finished,
         failed: stats.failed + stats.expired,
         tokens: stats.completion_tokens,
-        since: api.coordinator.since().as_secs(),
-    }))
+        since: coordinator.since().as_secs(),
+    }
 }
 
 /// `GET /nodes`.

@@ -18,6 +18,8 @@ use super::proxy::Network;
 pub struct ApiSettings {
     pub(super) open_registration: bool,
     pub(super) public_chat: bool,
+    #[cfg(feature = "pages")]
+    pub(super) pages: bool,
     pub(super) unlimited: Vec<Unlimited>,
     pub(super) cors_origins: Vec<HeaderValue>,
     pub(super) trusted_proxies: Vec<Network>,
@@ -33,6 +35,8 @@ impl Default for ApiSettings {
         Self {
             open_registration: false,
             public_chat: false,
+            #[cfg(feature = "pages")]
+            pages: false,
             unlimited: Vec::new(),
             cors_origins: Vec::new(),
             trusted_proxies: Vec::new(),
@@ -57,6 +61,14 @@ impl ApiSettings {
     /// Default: no; members alone are answered.
     pub const fn with_public_chat(mut self, open: bool) -> Self {
         self.public_chat = open;
+        self
+    }
+
+    /// Serves pages for people beside the API: a chat, the network as it changes, and accounts.
+    /// Default: no, and the binary does.
+    #[cfg(feature = "pages")]
+    pub const fn with_pages(mut self, served: bool) -> Self {
+        self.pages = served;
         self
     }
 

@@ -39,14 +39,15 @@ mod steps;
 pub use evidence::Evidence;
 pub use live::{Events, Followed};
 pub use passing::PlanHandle;
+pub(crate) use record::Sealed;
 
 use asking::{ASK_AGAIN, Manner};
 use explain::Passed;
 use live::Live;
 use plan::{Decided, PATIENCE, Reins};
 use record::{
-    IDEMPOTENCY, INFERENCE, IdempotencyRecord, InferenceRecord, PlanReport, Sealed, explained,
-    idempotency, key,
+    IDEMPOTENCY, INFERENCE, IdempotencyRecord, InferenceRecord, PlanReport, explained, idempotency,
+    key,
 };
 use single::Ending;
 use steps::Steps;
@@ -577,7 +578,7 @@ impl Shared {
         };
         let mut batch = Batch::new().replace(place, version, Document::encode(&record));
         if let Some(settlement) = &settlement {
-            batch = settlement.write(batch);
+            batch = self.dispatch.histories.write(settlement, batch);
         }
         if divided {
             let Some(forgetting) = self.forget_events(id, batch).await else { return false };

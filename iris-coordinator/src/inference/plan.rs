@@ -259,7 +259,7 @@ impl<'a> PlanWorker<'a> {
         let written = EventRecord::new(&self.shared.key, &place, at, event).document();
         let mut batch = Batch::new().create(place, written);
         if let Some(row) = row {
-            batch = row.write(batch);
+            batch = self.shared.dispatch.histories.write(row, batch);
         }
         loop {
             match self.shared.dispatch.journal.commit(batch.clone()).await {

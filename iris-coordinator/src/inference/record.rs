@@ -100,7 +100,7 @@ pub(super) struct IdempotencyRecord {
 /// Sealed bytes in base64, so that they fit into a JSON document.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(super) struct Sealed(String);
+pub(crate) struct Sealed(String);
 
 impl InferenceRecord {
     /// Makes the record of a task that asks nothing yet.
@@ -170,7 +170,7 @@ impl Sealed {
         Self(data_encoding::BASE64_NOPAD.encode(&records.seal(place.as_str(), text)))
     }
 
-    pub(super) fn json(records: &RecordKey, place: &Key, value: &impl Serialize) -> Self {
+    pub(crate) fn json(records: &RecordKey, place: &Key, value: &impl Serialize) -> Self {
         let text = serde_json::to_vec(value).expect("what is sealed has a JSON form");
         Self::new(records, place, &text)
     }
@@ -180,7 +180,7 @@ impl Sealed {
         records.open(place.as_str(), &sealed).ok()
     }
 
-    pub(super) fn read<T: DeserializeOwned>(&self, records: &RecordKey, place: &Key) -> Option<T> {
+    pub(crate) fn read<T: DeserializeOwned>(&self, records: &RecordKey, place: &Key) -> Option<T> {
         serde_json::from_slice(&self.open(records, place)?).ok()
     }
 }

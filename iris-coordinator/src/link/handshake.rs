@@ -249,6 +249,7 @@ impl Door {
             models: within(continues, register.models.clone()),
             datasets: register.datasets.iter().map(ToString::to_string).collect(),
             memory_gb: memory_gb(&register.hardware),
+            terms: register.terms.clone(),
         };
         let agent_version = text(register.agent_version.as_ref().map(Label::as_str));
         let connected = self.dispatch.clock.calendar();

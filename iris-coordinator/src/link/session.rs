@@ -125,6 +125,7 @@ impl Session {
     ) -> Option<Box<Attached>> {
         let Arrival { transport, mut connection, register, certificate } = *arrival;
         let returns = kept.is_some();
+        self.dispatch.take_terms(&self.link, register.terms.clone());
         let epoch = self.link.keys().epoch + u32::from(returns);
         let (hop, proof) = if let Some(enc) = self.first.take() {
             self.prove(epoch, enc, &register.nonce.0)
@@ -290,6 +291,9 @@ impl Session {
                 self.credit_uptime();
                 if heartbeat.models.is_some() || heartbeat.slots.is_some() {
                     self.dispatch.update(self.link.seat, heartbeat.slots, heartbeat.models);
+                }
+                if let Some(terms) = heartbeat.terms {
+                    self.dispatch.take_terms(&self.link, terms);
                 }
             }
             CoordinatorEvent::Certificate(certificate) => {

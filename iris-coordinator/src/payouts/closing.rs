@@ -26,6 +26,29 @@ impl Payouts {
         if let Err(error) = self.take_in(accounts).await {
             tracing::error!(%error, "what members paid cannot be taken in");
         }
+        self.close_due().await;
+        if let Err(error) = self.settle().await {
+            tracing::error!(%error, "shares cannot be released or paid");
+        }
+    }
+
+    /// Closes every month that is due, unless the clock cannot be believed yet.
+    pub(super) async fn close_due(&self) {
+        match self.look_at_clock().await {
+            Ok(None) => {}
+            Ok(Some(until)) => {
+                let until = until.as_secs();
+                tracing::warn!(
+                    until,
+                    "no month is closed before the clock has gone on for two days"
+                );
+                return;
+            }
+            Err(error) => {
+                tracing::error!(%error, "months are not closed: what the clock said is not known");
+                return;
+            }
+        }
         loop {
             match self.close_next().await {
                 Ok(Some(month)) => tracing::info!(
@@ -38,9 +61,6 @@ impl Payouts {
                     break;
                 }
             }
-        }
-        if let Err(error) = self.settle().await {
-            tracing::error!(%error, "shares cannot be released or paid");
         }
     }
 
@@ -84,6 +104,7 @@ impl Payouts {
         if self.now() < due {
             return Err(PayoutError::TooEarly(epoch, due.as_secs()));
         }
+        self.check_rules(epoch).await?;
         let opening = self.opening(epoch).await?;
         let pool = self.pool_before(epoch).await?;
         let outcome = self.compute(&opening, pool).await?;

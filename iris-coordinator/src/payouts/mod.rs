@@ -24,11 +24,14 @@ use sha2::{Digest, Sha256};
 use crate::clock::Clock;
 
 mod closing;
+mod convictions;
 mod export;
 mod facts;
 mod record;
 mod shares;
+mod steady;
 
+use convictions::Convictions;
 pub(crate) use record::{EVENT, event_key, movement_key};
 pub use record::{MonthRecord, ShareRecord, ShareState};
 
@@ -127,6 +130,37 @@ pub enum PayoutError {
         "the rules '{0}' cannot go on from what the last month left; choose the ones it was closed with"
     )]
     Rules(String),
+    /// The first month would be closed by other rules than those that the coordinator runs with.
+    #[error(
+        "the coordinator shares pools by '{network}', but this was to be closed by '{chosen}'; the \
+         first month decides for all that follow"
+    )]
+    OtherRules {
+        /// The rules that were named.
+        chosen: String,
+        /// The coordinator's.
+        network: String,
+    },
+    /// The clock says something quite different from what the coordinator's last said.
+    #[error(
+        "the clock says {now}, but the coordinator's last said {seen} (seconds since 1970): one of \
+         them is wrong, or the coordinator is off"
+    )]
+    Clock {
+        /// What it says.
+        now: u64,
+        /// What the coordinator's said.
+        seen: u64,
+    },
+    /// The coordinator's clock was set, or the coordinator off, less than two days ago.
+    #[error(
+        "the coordinator was off, or its clock was set, until {since} (seconds since 1970), less \
+         than two days ago"
+    )]
+    ClockSet {
+        /// When it was.
+        since: u64,
+    },
     /// The books do not say any more what they said when the month was closed.
     #[error("the books of {0} were changed after it was closed")]
     Changed(Epoch),
@@ -143,6 +177,7 @@ pub struct Payouts {
     policy: PayPolicy,
     rail: Arc<dyn Settlement>,
     pseudonyms: Secret,
+    convictions: tokio::sync::Mutex<Convictions>,
 }
 
 impl Payouts {
@@ -157,7 +192,7 @@ impl Payouts {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let pseudonyms = secret.derive("iris/pseudonym/v1", b"");
-        Self { store, clock, policy, rail, pseudonyms }
+        Self { store, clock, policy, rail, pseudonyms, convictions: tokio::sync::Mutex::default() }
     }
 
     /// Returns the name by which an account is known in exports.

@@ -1,19 +1,20 @@
 //! What becomes of shares: held, owed, paid or forfeited.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use futures::TryStreamExt;
 use iris_core::ledger::{Book, Cause, Movement, PaidIn, Payout, PayoutState, SettlementError};
-use iris_core::reward::{RewardEvent, RewardRules, What};
+use iris_core::reward::RewardRules;
 use iris_core::store::{Batch, Document, Key, StoreError, Version};
 use iris_core::{AccountId, Epoch, Timestamp};
 use iris_protocol::rest::FeeRequest;
 
 use super::record::{
-    EVENT, MONTH, MonthRecord, SHARE, ShareRecord, ShareState, month_key, movement_key, share_key,
+    MONTH, MonthRecord, SHARE, ShareRecord, ShareState, month_key, movement_key, share_key,
 };
 use super::{PayoutError, Payouts, check_reference};
 use crate::accounts::Accounts;
+use crate::verify;
 
 impl Payouts {
     /// Returns an account's share of a month, if it has one.
@@ -114,7 +115,8 @@ impl Payouts {
         let opening = self.opening(next).await?;
         let rules = (self.policy.make)(Some(&opening.state.rules));
         let rules = rules.ok_or_else(|| PayoutError::Rules(self.policy.name.clone()))?;
-        Ok(Judge { rules, convicted: self.convicted_since(earliest.end()).await? })
+        let convicted = self.convicted_since(earliest.end()).await?;
+        Ok(Judge { rules, convicted, accused: verify::accused(&*self.store).await? })
     }
 
     /// Asks the rail to pay a share.
@@ -185,22 +187,6 @@ impl Payouts {
         });
         Ok(shares.try_collect().await?)
     }
-
-    /// Returns the owners of nodes that were convicted since a moment, and when they last were.
-    async fn convicted_since(
-        &self,
-        since: Timestamp,
-    ) -> Result<HashMap<AccountId, Timestamp>, PayoutError> {
-        let start = Key::new(EVENT, format!("{:013}", since.as_millis()));
-        let start = start.expect("a number is a key segment");
-        let events = self.store.scan(start..Key::all(EVENT).end);
-        let convicted = events.try_filter_map(|record| async move {
-            let event: RewardEvent = record.value.decode()?;
-            Ok(matches!(event.what, What::Convicted).then_some((event.owner, event.at)))
-        });
-        // Events lie in the order of their times, so the latest stays.
-        Ok(convicted.try_collect().await?)
-    }
 }
 
 /// What decides over shares that are held.
@@ -208,6 +194,8 @@ struct Judge {
     rules: Box<dyn RewardRules>,
     /// When owners were last found lying.
     convicted: HashMap<AccountId, Timestamp>,
+    /// Of whose nodes verdicts can still be appealed against, or decided.
+    accused: HashSet<AccountId>,
 }
 
 impl Judge {
@@ -217,6 +205,8 @@ impl Judge {
         if lied {
             return Some(ShareState::Forfeited);
         }
-        self.rules.may_release(pseudonym).then_some(ShareState::Owed)
+        // Nothing is released that an appeal may decide about.
+        let may_release = !self.accused.contains(&share.owner) && self.rules.may_release(pseudonym);
+        may_release.then_some(ShareState::Owed)
     }
 }

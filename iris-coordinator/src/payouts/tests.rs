@@ -34,6 +34,8 @@ struct Shaky {
     inner: MemoryStore,
     /// Commits from now on that fail before they happen, or after.
     faults: Mutex<Vec<Fault>>,
+    /// The times from which events were read.
+    scanned_from: Mutex<Vec<u64>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +63,10 @@ impl Store for Shaky {
     }
 
     fn scan(&self, range: std::ops::Range<Key>) -> BoxStream<'_, Result<Record, StoreError>> {
+        if let Some(from) = range.start.as_str().strip_prefix("event/") {
+            let from = from.parse().unwrap_or_default();
+            self.scanned_from.lock().unwrap().push(from);
+        }
         self.inner.scan(range)
     }
 }
@@ -366,4 +372,117 @@ async fn gift_counts_once_and_is_more_than_nothing() {
     let other = net.payouts.top_up(Money::micros(6), "gift").await;
     assert_eq!(other, Err(PayoutError::Reused));
     assert_eq!(net.payouts.top_up(Money::ZERO, "x").await, Err(PayoutError::Amount));
+}
+
+#[tokio::test]
+async fn clock_that_is_a_month_ahead_closes_no_month_before_it_went_on_for_two_days() {
+    let net = Network::worked(Arc::new(Manual)).await;
+    let hour = |hour: u64| Timestamp::from_millis(day(0).as_millis() + hour * 3_600_000);
+    let closed = async || net.payouts.months().await.unwrap().len();
+    let tick = async |at: u64| {
+        net.set(hour(at));
+        net.payouts.close_due().await;
+        closed().await
+    };
+    // Ten days into the month; then the clock says it is the next but one.
+    assert_eq!((tick(240).await, tick(241).await), (0, 0));
+    let ahead = 40 * 24;
+    for more in 0..48 {
+        assert_eq!(tick(ahead + more).await, 0, "{more} hours later");
+        let doubted = net.payouts.check_clock().await;
+        assert_eq!(doubted, Err(PayoutError::ClockSet { since: hour(ahead).as_secs() }));
+    }
+    // Somebody sets it right, for which there was time.
+    assert_eq!(tick(290).await, 0);
+    for more in 1..24 * 38 {
+        assert_eq!(tick(290 + more).await == 1, 290 + more >= 38 * 24, "{more}");
+    }
+    assert_eq!(net.payouts.check_clock().await, Ok(()));
+    // Idle for a month, with the coordinator at work: no doubt.
+    for more in 0..24 * 31 {
+        tick(290 + 24 * 38 + more).await;
+    }
+    assert_eq!(closed().await, 2);
+}
+
+#[tokio::test]
+async fn coordinator_that_was_off_for_a_month_closes_it_two_days_later_or_when_it_is_told() {
+    let net = Network::worked(Arc::new(Manual)).await;
+    net.set(day(10));
+    net.payouts.close_due().await;
+    net.set(day(50));
+    let (now, seen) = (day(50).as_secs(), day(10).as_secs());
+    assert_eq!(net.payouts.check_clock().await, Err(PayoutError::Clock { now, seen }));
+    net.payouts.close_due().await;
+    assert_eq!(net.payouts.months().await.unwrap(), []);
+    for at in [day(51), day(52)] {
+        net.set(at);
+        net.payouts.close_due().await;
+    }
+    assert_eq!(net.payouts.months().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn first_month_is_closed_by_the_rules_that_the_coordinator_runs_with() {
+    let net = Network::worked(Arc::new(Manual)).await;
+    let seed = || PayPolicy::named("seed").unwrap();
+    payouts_of(&net.store, &net.clock, seed(), Arc::new(Manual)).declare().await.unwrap();
+    let (chosen, network) = ("evidence".to_owned(), "seed".to_owned());
+    let refused = PayoutError::OtherRules { chosen, network };
+    assert_eq!(net.payouts.close(epoch()).await, Err(refused));
+    let told = payouts_of(&net.store, &net.clock, seed(), Arc::new(Manual));
+    assert_eq!(told.close(epoch()).await.unwrap().policy, "seed");
+}
+
+#[tokio::test]
+async fn convictions_are_read_once_and_none_is_missed() {
+    let net = Network::worked(Arc::new(Manual)).await;
+    let since = async |at| net.payouts.convicted_since(at).await.unwrap();
+    net.event(day(40), 1, "convicted", What::Convicted).await;
+    net.set(day(41));
+    assert_eq!(since(day(39)).await, [(account(1), day(40))].into());
+    assert_eq!(net.store.scanned_from.lock().unwrap().last(), Some(&day(39).as_millis()));
+    // Written down late, and from another one's mouth.
+    net.event(Timestamp::from_millis(day(41).as_millis() - 1), 2, "convicted", What::Convicted)
+        .await;
+    net.event(day(43), 1, "convicted", What::Convicted).await;
+    net.set(day(44));
+    let found = since(day(39)).await;
+    let late = Timestamp::from_millis(day(41).as_millis() - 1);
+    assert_eq!(found, [(account(1), day(43)), (account(2), late)].into());
+    assert_eq!(net.store.scanned_from.lock().unwrap().last(), Some(&day(40).as_millis()));
+    // An earlier month must be decided about.
+    net.event(day(31), 3, "convicted", What::Convicted).await;
+    assert_eq!(since(day(30)).await.len(), 3);
+}
+
+#[tokio::test]
+async fn kept_and_broken_promises_weigh_and_the_export_holds() {
+    let mut net = Network::new(PayPolicy::default(), Arc::new(Manual)).await;
+    for number in [1, 2] {
+        net.prove(number).await;
+        net.work(20, number, 100).await;
+        for hour in 0..72 {
+            let at = Timestamp::from_millis(day(10).as_millis() + (hour + 1) * 3_600_000 - 1);
+            net.event(at, number, "promise", What::Promised { kept: number == 1 }).await;
+        }
+    }
+    net.payouts.top_up(Money::micros(1_000_000), "gift").await.unwrap();
+    net.set(day(38));
+    net.payouts.close(epoch()).await.unwrap();
+    let shares = net.payouts.shares(epoch()).await.unwrap();
+    let parts = |number: u8| {
+        let share = shares.iter().find(|share| share.owner == account(number)).unwrap();
+        (share.weight.parts["promises_thousandths"], share.amount.as_micros())
+    };
+    // A tenth of the month's 720 hours were kept by one, and all of the other's were broken.
+    let ((kept, more), (broken, less)) = (parts(1), parts(2));
+    assert_eq!((kept, broken, more + less), (1010, 900, 1_000_000));
+    assert!(more > less, "{more} {less}");
+    let mut audit = Audit::default();
+    let lines = net.export().await;
+    lines.iter().try_for_each(|line| audit.line(line)).unwrap();
+    let points = audit.finish().unwrap().outcome.points;
+    // What was broken brought one of them to the floor before it worked.
+    assert_eq!((points[&node(1)], points[&node(2)]), (277, 188));
 }

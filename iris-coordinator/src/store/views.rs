@@ -32,6 +32,15 @@ pub const VIEWS: &[RecordView] = &[
         ],
     },
     RecordView {
+        record_type: "promise",
+        columns: &[
+            ("owner", "$.owner"),
+            ("declared", "$.declared"),
+            ("kept", "$.kept"),
+            ("broken", "$.broken"),
+        ],
+    },
+    RecordView {
         record_type: "usage",
         columns: &[
             ("day", "$.day"),

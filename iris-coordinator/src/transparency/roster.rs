@@ -37,7 +37,7 @@ pub(super) fn make(
         }
         let certificate = certificate.certificate();
         certificates.insert(certificate.hash(), not_after);
-        let NodeProfile { id, owner, name, slots, models, datasets, memory_gb } = profile;
+        let NodeProfile { id, owner, name, slots, models, datasets, memory_gb, terms } = profile;
         Some(RosterNode {
             id,
             name: name.parse().ok(),
@@ -46,6 +46,7 @@ pub(super) fn make(
             datasets: datasets.iter().filter_map(|name| name.parse().ok()).collect(),
             tier: tier.to_string().parse().ok(),
             memory_gb,
+            callers: terms.callers,
             slots,
             free: FreeSlots::of(slots, in_use),
             points: points.value(),

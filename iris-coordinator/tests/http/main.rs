@@ -28,11 +28,13 @@ mod client;
 mod divided;
 mod jobs;
 mod limits;
+mod live;
 mod members;
 mod money;
 mod network;
 mod node;
 mod operation;
+mod pages;
 mod plan;
 mod plan_restart;
 mod rest;
@@ -41,6 +43,7 @@ mod routing;
 mod sealed;
 mod secure;
 mod transparency;
+mod verdicts;
 
 /// A coordinator behind a server on a free port, with one account.
 struct Net {

@@ -1,5 +1,6 @@
 //! What members see of the network, page by page.
 
+use iris_core::backend::Usage;
 use serde_json::{Value, json};
 
 use super::chat::ANSWER;
@@ -58,6 +59,23 @@ async fn ranking_begins_with_whoever_did_most_and_remembers_who_left() {
     assert_eq!(first["connected"], false);
     assert!(first["points"].as_i64() > page["nodes"][1]["points"].as_i64(), "{page}");
     assert_eq!(page["nodes"][1]["rank"], 2);
+}
+
+#[tokio::test]
+async fn no_more_tokens_are_settled_than_there_were_bytes() {
+    let net = Net::start().await;
+    let most = Usage { prompt_tokens: u32::MAX, completion_tokens: u32::MAX };
+    let node = net.node(vec![Step::whole(ANSWER), Step::Claim(most)]).await;
+    assert_eq!(net.chat("").await.status, 200);
+    let asked = node.asked.lock().unwrap()[0].1.len();
+    let settled = loop {
+        let page = net.get("/history").await.json();
+        if let Some(task) = page["tasks"].get(0) {
+            break (task["prompt_tokens"].clone(), task["completion_tokens"].clone());
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(settled, (json!(asked + 256), json!(ANSWER.len() + 64)));
 }
 
 #[tokio::test]

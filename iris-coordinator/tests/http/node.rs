@@ -34,6 +34,8 @@ use tokio::sync::{mpsc, watch};
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
     Say(Chunk),
+    /// Completes the answer, and says that it took so many tokens.
+    Claim(Usage),
     /// Finish with `reason` and 3 + 2 tokens.
     Finish(&'static str),
     Fail(BackendError),
@@ -343,7 +345,7 @@ impl Agent {
                 let _ = self.cancelled.send(id);
             }
             NodeEvent::HeartbeatDue => {
-                let heartbeat = NodeHeartbeat { running: 0, models: None, slots: None };
+                let heartbeat = NodeHeartbeat::default();
                 self.connection.heartbeat(heartbeat).unwrap();
             }
             _ => {}
@@ -396,6 +398,7 @@ impl Agent {
             models: vec![offer],
             datasets: Vec::new(),
             hardware: iris_protocol::message::Hardware::default(),
+            terms: iris_core::terms::Terms::default(),
             resume: None,
         }
     }
@@ -450,6 +453,11 @@ impl Agent {
                     }
                     Step::Mix => {
                         self.extra.push(Frame::Binary(task.frame(Content::Sealed, b"sealed")));
+                    }
+                    Step::Claim(usage) => {
+                        let finish = Finish { reason: "stop".to_owned(), usage };
+                        let result = TaskResult::new(id, task.frames, &finish);
+                        self.connection.finish(result).unwrap();
                     }
                     Step::Finish(reason) => {
                         let usage = Usage { prompt_tokens: 3, completion_tokens: 2 };

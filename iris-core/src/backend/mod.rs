@@ -132,6 +132,22 @@ pub enum Chunk {
     Finished(Finish),
 }
 
+impl Chunk {
+    /// Returns how many bytes of an answer it holds.
+    pub const fn len(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Json(json) | Self::Whole(json) => json.len(),
+            Self::Finished(_) => 0,
+        }
+    }
+
+    /// Returns whether it holds nothing of an answer.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 impl fmt::Debug for Chunk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Answers never reach logs.
@@ -170,6 +186,28 @@ impl Usage {
         Self {
             prompt_tokens: self.prompt_tokens.saturating_add(other.prompt_tokens),
             completion_tokens: self.completion_tokens.saturating_add(other.completion_tokens),
+        }
+    }
+
+    /// Tokens that a prompt may have beyond its bytes: what a model's template says of itself.
+    pub const TEMPLATE: u32 = 256;
+    /// Tokens that an answer may have beyond its bytes: those that end it, and that usages of sealed
+    /// answers are rounded up to multiples of 64.
+    pub const UNSEEN: u32 = 64;
+
+    /// Returns what of it can be true of an exchange of so many bytes.
+    ///
+    /// A node says itself how much it read and wrote. No token is less than a byte of what was
+    /// sent, so what goes beyond the bytes, and a little for what models add, is left out. Tokens
+    /// that were written but not sent, such as thoughts that a server keeps to itself, count no
+    /// further than that.
+    pub fn carried_by(self, prompt_bytes: u64, answer_bytes: u64) -> Self {
+        let most = |bytes: u64, more: u32| {
+            u32::try_from(bytes.saturating_add(more.into())).unwrap_or(u32::MAX)
+        };
+        Self {
+            prompt_tokens: self.prompt_tokens.min(most(prompt_bytes, Self::TEMPLATE)),
+            completion_tokens: self.completion_tokens.min(most(answer_bytes, Self::UNSEEN)),
         }
     }
 

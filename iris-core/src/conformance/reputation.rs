@@ -13,6 +13,7 @@ pub fn run_all<L: ReputationLedger>(make: impl Fn() -> L) {
     nodes_do_not_touch_each_other(&make);
     good_deeds_never_cost_and_bad_ones_never_pay(&make);
     clock_that_jumps_back_is_survived(&make);
+    what_goes_on_from_a_state_is_as_if_it_had_never_stopped(&make);
 }
 
 /// Gives the same points and weights when it is rebuilt from the same events.
@@ -28,6 +29,26 @@ pub fn same_events_give_the_same_points<L: ReputationLedger>(make: &impl Fn() ->
         for week in 0..60 {
             assert_eq!(one.points(&node, at(week)), other.points(&node, at(week)));
             assert_eq!(one.weight(&node, at(week)), other.weight(&node, at(week)));
+        }
+    }
+}
+
+/// Goes on from its own state at any place, where it has one, and begins with nothing without one.
+pub fn what_goes_on_from_a_state_is_as_if_it_had_never_stopped<L: ReputationLedger>(
+    make: &impl Fn() -> L,
+) {
+    let mut whole = make();
+    history().for_each(|event| whole.apply(&event));
+    for place in 0..history().count() {
+        let mut first = make();
+        history().take(place).for_each(|event| first.apply(&event));
+        let Some(state) = first.state() else { return };
+        let mut resumed = make().resumed(Some(&state)).expect("its own state is known to it");
+        history().skip(place).for_each(|event| resumed.apply(&event));
+        assert!(whole.resumed(None).is_some_and(|empty| empty.nodes().is_empty()));
+        for node in [node(b'a'), node(b'b')] {
+            assert_eq!(whole.points(&node, at(60)), resumed.points(&node, at(60)));
+            assert_eq!(whole.weight(&node, at(60)), resumed.weight(&node, at(60)));
         }
     }
 }

@@ -139,6 +139,7 @@ fn assorted(count: usize) -> Registry {
             models: vec![offer],
             datasets: if number % 5 < 2 { vec!["d".to_owned()] } else { Vec::new() },
             memory_gb: None,
+            terms: crate::terms::Terms::default(),
         };
         let seat = registry.join(profile, Points::START);
         if number % 4 == 0 {

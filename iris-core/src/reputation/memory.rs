@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Points, PointsPolicy, ReputationEvent, ReputationLedger, WEEK};
 use crate::id::NodeId;
+use crate::store::Document;
 use crate::time::Timestamp;
 
 /// Keeps points in memory, by a table such as [`PointsPolicy::SEED`].
@@ -61,6 +62,16 @@ impl ReputationLedger for MemoryLedger {
         let entry = self.entries.get(node);
         entry.map_or(0, |entry| u64::try_from(self.points_at(entry, now)).unwrap_or(0))
     }
+
+    fn state(&self) -> Option<Document> {
+        Some(Document::encode(self))
+    }
+
+    fn resumed(&self, state: Option<&Document>) -> Option<Box<dyn ReputationLedger>> {
+        let Some(state) = state else { return Some(Box::new(Self::new(self.policy))) };
+        let ledger = state.decode::<Self>().ok()?;
+        (ledger.policy == self.policy).then(|| Box::new(ledger) as Box<dyn ReputationLedger>)
+    }
 }
 
 #[cfg(test)]
@@ -112,6 +123,15 @@ mod tests {
         assert_eq!(ledger.points(&node(), week(1)).value(), 99);
         assert_eq!(ledger.points(&node(), week(2)).value(), 98);
         assert_eq!(ledger.points(&node(), week(100_000)).value(), 10);
+    }
+
+    #[test]
+    fn state_of_another_table_is_not_gone_on_from() {
+        let state = MemoryLedger::default().state().unwrap();
+        let other = PointsPolicy { completed: 11, ..PointsPolicy::SEED };
+        assert!(MemoryLedger::new(other).resumed(Some(&state)).is_none());
+        let broken = Document::from_text("{".to_owned());
+        assert!(MemoryLedger::default().resumed(Some(&broken)).is_none());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::id::NodeId;
+use crate::store::Document;
 use crate::task::AttemptEnd;
 use crate::time::Timestamp;
 
@@ -121,6 +122,19 @@ pub trait ReputationLedger: fmt::Debug + Send + 'static {
 
     /// Returns the weight of `node` at `now` when a pool is shared; never negative.
     fn weight(&self, node: &NodeId, now: Timestamp) -> u64;
+
+    /// Returns all that the ledger holds as one document, so that it need not be rebuilt from the
+    /// beginning at every start. Default: `None`, it must be.
+    fn state(&self) -> Option<Document> {
+        None
+    }
+
+    /// Makes a ledger that counts like this one and goes on from a [`state`](Self::state), or holds
+    /// nothing where there is none; `None` where it cannot, for instance because the state was
+    /// counted otherwise. Default: `None`.
+    fn resumed(&self, _state: Option<&Document>) -> Option<Box<dyn ReputationLedger>> {
+        None
+    }
 }
 
 /// What each deed is worth.

@@ -13,6 +13,10 @@ use crate::epoch::Epoch;
 use crate::ledger::{Balances, Book, Cause, LedgerError, Money, Movement};
 use crate::time::Timestamp;
 
+mod follows;
+
+pub use follows::FollowError;
+
 /// The version of the format.
 pub const FORMAT: u32 = 1;
 
@@ -81,6 +85,9 @@ pub enum AuditError {
         /// What is wrong.
         error: LedgerError,
     },
+    /// Money comes from a month that is not the one before.
+    #[error("line {0} carries money over from another month than the one before")]
+    Carried(u64),
     /// The file ends before its outcome.
     #[error("the file is cut off: it has no outcome")]
     CutOff,
@@ -128,6 +135,8 @@ pub struct Report {
     pub events: u64,
     /// Movements of money.
     pub movements: u64,
+    /// What was taken over from the month before, within the pool.
+    pub brought: Money,
 }
 
 type Maker = dyn Fn(&Opening) -> Option<Box<dyn RewardRules>>;
@@ -208,8 +217,8 @@ impl Audit {
 
     /// Says whether the whole file is right.
     pub fn finish(self) -> Result<Report, AuditError> {
-        let begun = self.begun.ok_or(AuditError::CutOff)?;
-        let said = begun.outcome.ok_or(AuditError::CutOff)?;
+        let mut begun = self.begun.ok_or(AuditError::CutOff)?;
+        let said = begun.outcome.take().ok_or(AuditError::CutOff)?;
         let pool = begun.balances.of(Book::Pool(begun.opening.epoch));
         let found = begun.month.close(pool);
         let differs = [
@@ -221,8 +230,9 @@ impl Audit {
         if let Some((_, part)) = differs.into_iter().find(|(differs, _)| *differs) {
             return Err(AuditError::Differs(part));
         }
+        let brought = begun.brought();
         let Begun { opening, tasks, events, movements, .. } = begun;
-        Ok(Report { opening, outcome: said, tasks, events, movements })
+        Ok(Report { opening, outcome: said, tasks, events, movements, brought })
     }
 }
 
@@ -261,8 +271,14 @@ impl Begun {
         self.movements += 1;
         let pool = Book::Pool(self.opening.epoch);
         let cause = movement.cause().clone();
-        if matches!(cause, Cause::Closed { epoch } if epoch == self.opening.epoch) {
-            return Err(AuditError::Order(line));
+        match cause {
+            Cause::Closed { epoch } if epoch == self.opening.epoch => {
+                return Err(AuditError::Order(line));
+            }
+            Cause::Closed { epoch } if epoch.next() != self.opening.epoch => {
+                return Err(AuditError::Carried(line));
+            }
+            _ => {}
         }
         let amount: Money = movement.adds_to(pool);
         // Only the one amount that has no negative is in no movement.
@@ -271,6 +287,13 @@ impl Begun {
         let moved = moved.map_err(beyond)?;
         self.balances.apply(&moved).map_err(|error| AuditError::Ledger { line, error })?;
         Ok(())
+    }
+
+    /// Returns what the month before carried over.
+    fn brought(&self) -> Money {
+        let epoch = self.opening.epoch;
+        let carried = self.balances.movement(&Cause::Closed { epoch: epoch.previous() }.id());
+        carried.map_or(Money::ZERO, |movement| movement.adds_to(Book::Pool(epoch)))
     }
 }
 
@@ -354,6 +377,21 @@ mod tests {
         assert_eq!(closing.shares[0].amount.as_micros(), 1_000_001);
         // 205 points, of which one percent goes with each of four weeks.
         assert_eq!(report.outcome.points[&node()], 195);
+    }
+
+    #[test]
+    fn month_that_was_closed_by_other_rules_does_not_follow() {
+        let report = audit(&file()).unwrap();
+        let (mut before, october) = (report.clone(), "2026-10".parse().unwrap());
+        (before.opening.epoch, before.outcome.state) = (october, report.opening.state.clone());
+        assert_eq!(report.follows(&before), Ok(()));
+        before.opening.policy = "seed".to_owned();
+        let said = report.follows(&before).unwrap_err().to_string();
+        assert_eq!(said, "2026-11 was closed by the rules 'evidence', but 2026-10 by 'seed'");
+        let order = FollowError::Order { month: october, before: report.opening.epoch };
+        assert_eq!(before.follows(&report), Err(order.clone()));
+        let said = "2026-11 does not come before 2026-10: give the books of 2026-09";
+        assert_eq!(order.to_string(), said);
     }
 
     #[test]

@@ -256,6 +256,7 @@ mod tests {
                 models: vec![offer],
                 datasets: Vec::new(),
                 memory_gb: None,
+                terms: crate::terms::Terms::default(),
             };
             let seat = registry.join(profile, Points::START);
             registry.set_standing(seat, SURE);

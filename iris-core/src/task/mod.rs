@@ -192,6 +192,9 @@ impl TaskError {
         if lacks(Reason::TierTooLow) {
             needs.push("a higher tier".to_owned());
         }
+        if lacks(Reason::NotForCaller) {
+            needs.push("a node whose owner lets it answer this caller".to_owned());
+        }
         if lacks(Reason::TrustTooLow) {
             needs.push("a node that is trusted as far".to_owned());
         }

@@ -1,13 +1,12 @@
 //! Prompts that look like anybody's and are asked once.
 
-use serde_json::{Value, json};
-
 use super::phrases::Phrases;
 use super::seed::{Draws, Seed};
 use crate::model::ModelName;
 
-/// The fewest tokens that a canary lets an answer have.
-const SHORTEST: u64 = 128;
+/// How long an answer a canary asks for, in tokens: lengths that people choose, none too short to
+/// tell models apart.
+const LENGTHS: [u32; 6] = [128, 150, 192, 200, 250, 256];
 /// The most tokens of an answer that count.
 pub(super) const LONGEST: u64 = 256;
 
@@ -21,31 +20,86 @@ pub struct Canary {
     pub prompt: String,
     /// How many tokens the answer may have: 128 to 256.
     pub max_tokens: u32,
+    /// Whether the answer is wanted as it is written, as three of four are.
+    pub stream: bool,
+    /// How the program writes its requests that it seems to come from.
+    pub hand: Hand,
+}
+
+/// How programs write the JSON of their requests. Nodes see it unchanged, so a form that only
+/// canaries had would tell them from everything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hand {
+    /// The Rust client of this network.
+    Iris,
+    /// OpenAI's library for Python.
+    Python,
+    /// OpenAI's library for JavaScript, which keeps the order that its caller wrote.
+    JavaScript,
+    /// A script that writes JSON as Python does: with spaces, and in ASCII.
+    Script,
+}
+
+impl Hand {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Iris, Self::Python, Self::JavaScript, Self::Script];
 }
 
 impl Canary {
     /// Makes the canary of `seed`.
     pub fn draw(phrases: &Phrases, seed: Seed) -> Self {
         let mut draws = Draws::new(seed);
-        let max_tokens = SHORTEST + draws.below(LONGEST - SHORTEST + 1);
-        let max_tokens = u32::try_from(max_tokens).expect("it is at most 256");
-        Self { prompt: phrases.draw(&mut draws), max_tokens }
+        let max_tokens = *draws.one(&LENGTHS);
+        let prompt = phrases.draw(&mut draws);
+        Self { prompt, max_tokens, stream: draws.below(4) != 0, hand: *draws.one(&Hand::ALL) }
     }
 
     /// Returns the body of the request that asks `model`, at temperature zero.
-    pub fn body(&self, model: &ModelName) -> Value {
-        json!({
-            "model": model,
-            "messages": [{ "role": "user", "content": self.prompt }],
-            "temperature": 0,
-            "max_tokens": self.max_tokens,
-        })
+    pub fn body(&self, model: &ModelName) -> String {
+        let text = |text: &str| serde_json::Value::from(text).to_string();
+        let (model, prompt, length) = (text(model.as_str()), text(&self.prompt), self.max_tokens);
+        let stream = |written: &'static str| if self.stream { written } else { "" };
+        match self.hand {
+            Hand::Iris => format!(
+                r#"{{"model":{model},"messages":[{{"role":"user","content":{prompt}}}]{},"max_tokens":{length},"temperature":0.0}}"#,
+                stream(r#","stream":true"#)
+            ),
+            Hand::Python => format!(
+                r#"{{"messages":[{{"role":"user","content":{prompt}}}],"model":{model},"max_tokens":{length}{},"temperature":0}}"#,
+                stream(r#","stream":true"#)
+            ),
+            Hand::JavaScript => format!(
+                r#"{{"model":{model},"messages":[{{"role":"user","content":{prompt}}}],"temperature":0,"max_tokens":{length}{}}}"#,
+                stream(r#","stream":true"#)
+            ),
+            Hand::Script => format!(
+                r#"{{"model": {model}, "messages": [{{"role": "user", "content": {}}}], "temperature": 0, "max_tokens": {length}{}}}"#,
+                ascii(&prompt),
+                stream(r#", "stream": true"#)
+            ),
+        }
     }
+}
+
+/// Escapes whatever is not ASCII, as Python does.
+fn ascii(json: &str) -> String {
+    let mut units = [0; 2];
+    json.chars().fold(String::with_capacity(json.len()), |mut out, letter| {
+        if letter.is_ascii() {
+            out.push(letter);
+        } else {
+            let escapes = letter.encode_utf16(&mut units).iter();
+            out.extend(escapes.map(|unit| format!("\\u{unit:04x}")));
+        }
+        out
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -82,11 +136,28 @@ mod tests {
     }
 
     #[test]
-    fn body_asks_for_the_likeliest_tokens() {
-        let canary = Canary { prompt: "a \"b\"".to_owned(), max_tokens: 200 };
-        let body = canary.body(&"m".parse().unwrap());
-        assert_eq!(body["temperature"], 0);
-        assert_eq!((&body["model"], &body["max_tokens"]), (&json!("m"), &json!(200)));
-        assert_eq!(body["messages"][0]["content"], "a \"b\"");
+    fn bodies_ask_the_same_whoever_seems_to_write_them() {
+        for (hand, stream) in Hand::ALL.into_iter().flat_map(|hand| [(hand, true), (hand, false)]) {
+            let prompt = "¿Cuántos \"𝄞\"?".to_owned();
+            let canary = Canary { prompt, max_tokens: 200, stream, hand };
+            let body = canary.body(&"m".parse().unwrap());
+            assert_eq!(body.is_ascii(), hand == Hand::Script, "{body}");
+            let body: Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(body["temperature"].as_f64(), Some(0.0));
+            assert_eq!((&body["model"], &body["max_tokens"]), (&json!("m"), &json!(200)));
+            assert_eq!(body["messages"][0]["content"], canary.prompt);
+            assert_eq!(body.get("stream"), stream.then_some(&json!(true)));
+        }
+    }
+
+    #[test]
+    fn canaries_have_the_lengths_and_forms_of_other_requests() {
+        let canaries = canaries(400);
+        let hands: BTreeSet<_> = canaries.iter().map(|canary| canary.hand).collect();
+        assert_eq!(hands.len(), Hand::ALL.len());
+        let lengths: BTreeSet<_> = canaries.iter().map(|canary| canary.max_tokens).collect();
+        assert!(lengths.into_iter().eq(LENGTHS));
+        let streamed = canaries.iter().filter(|canary| canary.stream).count();
+        assert!((250..350).contains(&streamed), "{streamed} of 400");
     }
 }

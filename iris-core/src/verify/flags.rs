@@ -11,8 +11,6 @@ use crate::time::Timestamp;
 /// Bytes that the fastest memory known to stand in anybody's home or rack moves in a second, times
 /// what guessing tokens ahead gains at best.
 const FASTEST_MEMORY: u64 = 8_000_000_000_000 * 4;
-/// Tokens below which a speed says nothing.
-const LEAST_TOKENS: u32 = 64;
 /// Bytes of an answer below which being equal says nothing.
 const LEAST_BYTES: usize = 200;
 /// Answers that are kept in mind.
@@ -66,12 +64,15 @@ pub struct Flags {
 }
 
 impl Flags {
+    /// Tokens below which a speed says nothing.
+    pub const LEAST_TOKENS: u32 = 64;
+
     /// Looks at the speed of one answer of a model whose active weights take `bytes`.
     pub fn speed(tokens: u32, within: Duration, bytes: u64) -> Option<Flag> {
         let millis = u64::try_from(within.as_millis()).unwrap_or(u64::MAX).max(1);
         let tokens_per_second = u64::from(tokens) * 1000 / millis;
         let most = FASTEST_MEMORY / bytes.max(1);
-        let is_odd = tokens >= LEAST_TOKENS && tokens_per_second > most;
+        let is_odd = tokens >= Self::LEAST_TOKENS && tokens_per_second > most;
         is_odd.then_some(Flag::TooFast { tokens_per_second })
     }
 

@@ -64,7 +64,7 @@ mod verdict;
 pub use audit::{Audit, AuditId, AuditResult, Check, Outcome, Reference, Traffic, UnknownAudit};
 pub use auditor::Auditor;
 pub use budget::ErrorBudget;
-pub use canary::Canary;
+pub use canary::{Canary, Hand};
 pub use flags::{Answer, Flag, Flags};
 pub use phrases::{Phrases, PhrasesError};
 pub use record::NodeRecord;

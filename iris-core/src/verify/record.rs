@@ -42,6 +42,11 @@ impl NodeRecord {
         }
     }
 
+    /// Returns whether it stands convicted.
+    pub const fn is_convicted(&self) -> bool {
+        self.verdict.is_some()
+    }
+
     pub(super) fn stage(&self, model: &ModelName, rules: &Rules, now: Timestamp) -> Stage {
         match self.models.get(model) {
             _ if self.verdict.is_some() => Stage::Convicted,

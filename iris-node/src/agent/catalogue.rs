@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
+use super::conduct::ModelFilter;
 use super::driver::Signal;
 use crate::speed::{self, Speeds};
 
@@ -41,6 +42,20 @@ struct Listed {
     offers: BTreeMap<ModelName, (ModelOffer, usize)>,
     /// Backends that did not answer the last time.
     silent: HashSet<usize>,
+    /// Which of the models may be offered.
+    allowed: ModelFilter,
+}
+
+impl Listed {
+    /// Returns what is offered, each with its backend.
+    fn offered(&self) -> impl Iterator<Item = &(ModelOffer, usize)> {
+        self.offers.values().filter(|(offer, _)| self.allowed.allows(&offer.name))
+    }
+
+    /// Returns what is offered by this name.
+    fn find(&self, model: &ModelName) -> Option<&(ModelOffer, usize)> {
+        self.offers.get(model).filter(|_| self.allowed.allows(model))
+    }
 }
 
 impl Catalogue {
@@ -57,18 +72,26 @@ impl Catalogue {
     /// Returns the models that would answer now, by name.
     pub(super) fn offers(&self) -> Vec<ModelOffer> {
         let listed = self.locked();
-        listed.offers.values().map(|(offer, _)| offer.clone()).collect()
+        listed.offered().map(|(offer, _)| offer.clone()).collect()
+    }
+
+    /// Lets only some models be offered from now on; returns whether these are others than before.
+    pub(super) fn allow(&self, models: ModelFilter) -> bool {
+        let mut listed = self.locked();
+        let changed = listed.allowed != models;
+        listed.allowed = models;
+        changed
     }
 
     /// Returns whether the model is offered with `abilities`.
     pub(super) fn offers_model(&self, model: &ModelName, abilities: Abilities) -> bool {
         let listed = self.locked();
-        listed.offers.get(model).is_some_and(|(offer, _)| offer.abilities.contains(abilities))
+        listed.find(model).is_some_and(|(offer, _)| offer.abilities.contains(abilities))
     }
 
     /// Returns the backend that has the model.
     pub(super) fn backend(&self, model: &ModelName) -> Option<Arc<dyn Backend>> {
-        let at = self.locked().offers.get(model)?.1;
+        let at = self.locked().find(model)?.1;
         Some(Arc::clone(&self.backends[at]))
     }
 
@@ -77,8 +100,7 @@ impl Catalogue {
     pub(super) fn judge(&self) -> Option<(ModelName, Arc<dyn Backend>)> {
         let listed = self.locked();
         let fit = listed
-            .offers
-            .values()
+            .offered()
             .filter(|(offer, at)| offer.context_length >= ROOM && !self.backends[*at].may_load());
         let (offer, at) = fit.max_by_key(|(offer, _)| offer.speed)?;
         Some((offer.name.clone(), Arc::clone(&self.backends[*at])))
@@ -116,8 +138,9 @@ impl Catalogue {
         }
         let changed = offers != listed.offers;
         listed.offers = offers;
+        let all: Vec<_> = listed.offers.values().map(|(offer, _)| offer.clone()).collect();
         drop(listed);
-        self.speeds.retain(&self.offers());
+        self.speeds.retain(&all);
         changed
     }
 

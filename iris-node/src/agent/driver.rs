@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ pub(super) enum Signal {
     Progress(AssignmentId, Run),
     /// The models have changed.
     Models,
+    /// The owner lets the node do something else.
+    Conduct,
 }
 
 /// Everything that one agent does towards one coordinator, in one task.
@@ -77,6 +80,8 @@ pub(super) struct Driver {
     entered: bool,
     /// Whether the models changed since they were last told.
     untold: bool,
+    /// Whether what the owner lets the node do changed since it was last told.
+    unsettled: bool,
     /// Events taken in since the last write.
     burst: usize,
     /// Until when acceptances wait; set while one does.
@@ -93,6 +98,7 @@ struct Open {
     transport: Pin<Box<dyn Transport>>,
     /// Whether something was written that may still lie in a buffer.
     unflushed: bool,
+    carried: Arc<AtomicU64>,
 }
 
 enum Event {
@@ -120,7 +126,7 @@ impl Driver {
             replays: Replays::new(),
             handshake: Handshake::new(core.coordinator),
             backoff: Backoff::new(core.seed),
-            slots: Slots::new(core.slots),
+            slots: core.places.clone(),
             assignments: BTreeMap::new(),
             runs: 0,
             signals,
@@ -130,6 +136,7 @@ impl Driver {
             drain_until: None,
             entered: false,
             untold: false,
+            unsettled: false,
             burst: 0,
             hold: None,
             core,
@@ -222,7 +229,10 @@ impl Driver {
         let line = match &mut self.line {
             Line::Connecting(opening) => opening.as_mut().poll(cx).map(Event::Opened),
             Line::Open(open) => open.transport.as_mut().poll_next(cx).map(|item| match item {
-                Some(Ok(frame)) => Event::Frame(frame),
+                Some(Ok(frame)) => {
+                    open.carried.fetch_add(frame.len() as u64, Ordering::Relaxed);
+                    Event::Frame(frame)
+                }
                 Some(Err(error)) => Event::Lost(error.into()),
                 None => Event::Lost(AgentError::Ended),
             }),
@@ -270,7 +280,7 @@ impl Driver {
     fn handle_event(&mut self, event: NodeEvent) -> Result<(), AgentError> {
         match event {
             NodeEvent::Challenged(challenge) => {
-                self.untold = false;
+                (self.untold, self.unsettled) = (false, false);
                 let register = self.handshake.answer(&challenge, &self.core, &mut self.sealing)?;
                 Ok(self.connection.register(register)?)
             }
@@ -310,9 +320,15 @@ impl Driver {
             Signal::Progress(assignment, run) => self.progress(assignment, run),
             Signal::Models => {
                 self.untold = true;
-                if self.is_online() {
-                    self.tell_models();
-                }
+                self.tell_news();
+            }
+            Signal::Conduct => {
+                let conduct = self.core.conduct.borrow().clone();
+                self.slots.set_total(conduct.slots(self.core.slots));
+                self.untold |= self.core.catalogue.allow(conduct.models);
+                self.unsettled = true;
+                info!(slots = self.slots.total(), rests = ?conduct.terms.rest, "the owner's limits");
+                self.tell_news();
             }
         }
     }
@@ -322,7 +338,11 @@ impl Driver {
         self.handshake.begin(link.endpoint);
         self.entered = false;
         self.connection.connect(Instant::now().into_std());
-        self.line = Line::Open(Open { transport: link.transport, unflushed: false });
+        self.line = Line::Open(Open {
+            transport: link.transport,
+            unflushed: false,
+            carried: Arc::clone(&self.core.carried),
+        });
     }
 
     fn registered(&mut self, session: SessionId) -> Result<(), AgentError> {
@@ -334,7 +354,7 @@ impl Driver {
             self.heartbeat()?;
         } else {
             self.status.send_replace(Status::Online { session });
-            self.tell_models();
+            self.tell_news();
         }
         let waiting: Vec<_> = self.assignments.keys().copied().collect();
         for assignment in waiting {
@@ -350,23 +370,26 @@ impl Driver {
             self.connection.certificate(certificate)?;
         }
         self.give_up_late_prompts()?;
-        self.connection.heartbeat(NodeHeartbeat {
-            running: self.slots.taken(),
-            models: None,
-            slots: None,
-        })?;
+        self.connection
+            .heartbeat(NodeHeartbeat { running: self.slots.taken(), ..NodeHeartbeat::default() })?;
         Ok(())
     }
 
-    /// Tells the coordinator which models there are, if it does not know.
-    fn tell_models(&mut self) {
-        if std::mem::take(&mut self.untold) {
-            let models = self.core.catalogue.offers();
-            let running = self.slots.taken();
-            let heartbeat = NodeHeartbeat { running, models: Some(models), slots: None };
-            // Whoever is not registered tells them when it registers.
-            let _ = self.connection.heartbeat(heartbeat);
+    /// Tells the coordinator what it does not know of the models and of the owner's limits.
+    fn tell_news(&mut self) {
+        if !self.is_online() || !(self.untold || self.unsettled) {
+            return;
         }
+        let models = std::mem::take(&mut self.untold).then(|| self.core.catalogue.offers());
+        let settled = std::mem::take(&mut self.unsettled);
+        let heartbeat = NodeHeartbeat {
+            running: self.slots.taken(),
+            models,
+            slots: settled.then(|| self.slots.total()),
+            terms: settled.then(|| self.core.conduct.borrow().terms.clone()),
+        };
+        // Whoever is not registered tells it when it registers.
+        let _ = self.connection.heartbeat(heartbeat);
     }
 
     fn is_online(&self) -> bool {
@@ -450,6 +473,7 @@ impl Open {
         loop {
             ready!(self.transport.as_mut().poll_ready(cx))?;
             let Some(frame) = connection.poll_transmit() else { break };
+            self.carried.fetch_add(frame.len() as u64, Ordering::Relaxed);
             self.transport.as_mut().start_send(frame)?;
             self.unflushed = true;
         }

@@ -70,6 +70,7 @@ impl Handshake {
             origin: &origin,
             certificate: &certificate.hash(),
         };
+        let conduct = core.conduct.borrow().clone();
         let nonce = random_bytes();
         self.pending = Some(Pending { coordinator, nonce });
         Ok(NodeRegister {
@@ -81,10 +82,11 @@ impl Handshake {
             signature: Bytes64::from(*sign_hello(&core.identity, &hello).as_bytes()),
             name: core.name.clone(),
             agent_version: Label::lossy(concat!("iris-node/", env!("CARGO_PKG_VERSION"))),
-            slots: core.slots,
+            slots: conduct.slots(core.slots),
             models: core.catalogue.offers(),
             datasets: core.datasets.names(),
             hardware: core.hardware.clone(),
+            terms: conduct.terms,
             resume: None,
         })
     }

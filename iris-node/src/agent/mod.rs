@@ -33,6 +33,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use iris_core::backend::Backend;
@@ -47,6 +48,7 @@ use tokio_util::task::AbortOnDropHandle;
 mod assignment;
 mod catalogue;
 mod classify;
+mod conduct;
 mod connector;
 mod driver;
 mod error;
@@ -59,6 +61,7 @@ mod sealing;
 mod websocket;
 mod worker;
 
+pub use conduct::{Conduct, ModelFilter};
 pub use connector::{ConnectError, Connector, Link};
 pub use error::AgentError;
 #[cfg(feature = "openai")]
@@ -66,9 +69,10 @@ pub(crate) use websocket::platform_trust;
 pub use websocket::{CoordinatorUrl, UrlError, WebSocketConnector};
 
 use catalogue::Catalogue;
-use driver::Driver;
+use driver::{Driver, Signal};
 
 use crate::datasets::{Datasets, Informed};
+use crate::slots::Slots;
 
 /// How often the models of the backends are listed, unless set.
 const LIST_INTERVAL: Duration = Duration::from_secs(30);
@@ -113,6 +117,7 @@ impl Agent {
             slots: 1,
             datasets: Datasets::default(),
             hardware: Hardware::default(),
+            conduct: watch::channel(Conduct::default()).1,
             coordinator: None,
             limits: Limits::default(),
             list_interval: LIST_INTERVAL,
@@ -126,6 +131,17 @@ impl Agent {
     /// Returns the id by which the network knows the node.
     pub fn node_id(&self) -> NodeId {
         self.core.identity.node_id()
+    }
+
+    /// Returns the node's places for work, of which some are taken.
+    pub fn places(&self) -> Slots {
+        self.core.places.clone()
+    }
+
+    /// Returns how many bytes the node has carried since it was made, both ways, without what TCP
+    /// and TLS add to them; it grows.
+    pub fn carried(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.core.carried)
     }
 
     /// Returns how the agent stands, now and later.
@@ -143,6 +159,9 @@ impl Agent {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), AgentError> {
         let catalogue = Arc::clone(&self.core.catalogue);
+        // Nothing that changes from now on is missed.
+        let mut conduct = self.core.conduct.clone();
+        catalogue.allow(conduct.borrow_and_update().models.clone());
         let mut shutdown = std::pin::pin!(shutdown);
         let prepared = async {
             catalogue.refresh().await;
@@ -163,6 +182,14 @@ impl Agent {
         let _lister = AbortOnDropHandle::new(tokio::spawn(async move {
             catalogue.keep_fresh(signals).await;
         }));
+        let signals = driver.signals();
+        let _owner = AbortOnDropHandle::new(tokio::spawn(async move {
+            while conduct.changed().await.is_ok() {
+                if signals.send(Signal::Conduct).await.is_err() {
+                    return;
+                }
+            }
+        }));
         driver.run(shutdown).await
     }
 }
@@ -173,8 +200,11 @@ struct Core {
     catalogue: Arc<Catalogue>,
     name: Option<Label<MAX_NAME_LEN>>,
     slots: u32,
+    places: Slots,
+    carried: Arc<AtomicU64>,
     datasets: Arc<Datasets>,
     hardware: Hardware,
+    conduct: watch::Receiver<Conduct>,
     coordinator: Option<PublicIdentity>,
     limits: Limits,
     drain_limit: Duration,
@@ -202,6 +232,7 @@ pub struct AgentBuilder {
     slots: u32,
     datasets: Datasets,
     hardware: Hardware,
+    conduct: watch::Receiver<Conduct>,
     coordinator: Option<PublicIdentity>,
     limits: Limits,
     list_interval: Duration,
@@ -239,6 +270,13 @@ impl AgentBuilder {
     /// Sets what the node says about its machine. Default: nothing.
     pub fn with_hardware(mut self, hardware: Hardware) -> Self {
         self.hardware = hardware;
+        self
+    }
+
+    /// Lets the owner say what the node does, from the start and whenever `conduct` changes.
+    /// Default: whatever it can.
+    pub fn with_conduct(mut self, conduct: watch::Receiver<Conduct>) -> Self {
+        self.conduct = conduct;
         self
     }
 
@@ -294,13 +332,17 @@ impl AgentBuilder {
             Arc::new(Informed::new(backend, Arc::clone(&datasets)))
         };
         let backends = self.backends.into_iter().map(informed).collect();
+        let slots = self.conduct.borrow().slots(self.slots);
         let core = Core {
             identity: self.identity,
             catalogue: Arc::new(Catalogue::new(backends, self.list_interval)),
             datasets,
             name: self.name,
             slots: self.slots,
+            places: Slots::new(slots),
+            carried: Arc::default(),
             hardware: self.hardware,
+            conduct: self.conduct,
             coordinator: self.coordinator,
             limits: self.limits,
             drain_limit: self.drain_limit,

@@ -5,6 +5,9 @@
 
 mod coordinator;
 mod hostile;
+mod owner;
+#[cfg(all(unix, feature = "cli", feature = "engine", feature = "openai"))]
+mod process;
 mod sealed;
 mod socket;
 mod upheaval;

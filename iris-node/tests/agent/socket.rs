@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
-async fn upgraded(listener: &TcpListener) -> WebSocket<TcpStream> {
+pub(crate) async fn upgraded(listener: &TcpListener) -> WebSocket<TcpStream> {
     let (mut stream, _) = listener.accept().await.unwrap();
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") {

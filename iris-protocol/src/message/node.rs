@@ -4,6 +4,7 @@ use iris_core::AssignmentId;
 use iris_core::backend::{BackendError, Finish, Usage};
 use iris_core::demand::Difficulty;
 use iris_core::model::ModelOffer;
+use iris_core::terms::Terms;
 use serde::{Deserialize, Serialize};
 
 use super::{About, Empty, SessionId, bounded, messages};
@@ -80,6 +81,9 @@ pub struct NodeRegister {
     /// The machine; claims, not evidence.
     #[serde(default)]
     pub hardware: Hardware,
+    /// What the owner has settled about the node.
+    #[serde(default, skip_serializing_if = "Terms::is_default")]
+    pub terms: Terms,
     /// The session to go on with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume: Option<Resume>,
@@ -137,6 +141,9 @@ pub struct NodeHeartbeat {
         skip_serializing_if = "Option::is_none"
     )]
     pub slots: Option<u32>,
+    /// What the owner has settled about the node, when that changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<Terms>,
 }
 
 /// Turns an assignment down.

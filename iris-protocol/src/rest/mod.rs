@@ -39,6 +39,11 @@
 //! | `POST /months/{month}/payouts/{account}` | [`PaidRequest`] | [`Payout`] |
 //! | `POST /pool` | [`TopUpRequest`] | [`BalanceList`] |
 //! | `GET /balances` | | [`BalanceList`] |
+//! | `GET /verdicts?limit=&after=` | | [`VerdictPage`] |
+//! | `GET /verdicts/{id}` | | [`VerdictSummary`] |
+//! | `GET /signs` | | [`SignList`] |
+//! | `POST /verdicts/{id}/appeal` | [`AppealRequest`] | [`VerdictSummary`] |
+//! | `POST /verdicts/{id}/decision` | [`DecisionRequest`] | [`VerdictSummary`] |
 //! | `GET /roster` | | [`SignedRoster`] |
 //! | `GET /log/checkpoint` | | the log's signed checkpoint, as text |
 //! | `GET /log/inclusion?index=&size=` | | [`InclusionProof`] |
@@ -58,6 +63,7 @@ mod roster;
 mod sealed;
 mod secret;
 mod session;
+mod verdict;
 
 pub use account::{
     AccountCreated, AccountRequest, KeyCreated, KeyId, KeyIdError, KeyList, KeyRequest, KeyScope,
@@ -70,8 +76,8 @@ pub use money::{
     BalanceList, MonthList, MonthSummary, PaidRequest, Payout, PayoutPage, Statement, TopUpRequest,
 };
 pub use network::{
-    Hindrance, HistoryEntry, HistoryPage, NetworkStats, NodeWhy, ReasonCount, ReputationEntry,
-    ReputationPage, WantedModel,
+    Hindrance, HistoryEntry, HistoryPage, NetworkStats, NodePromise, NodeWhy, ReasonCount,
+    ReputationEntry, ReputationPage, WantedModel,
 };
 pub use node::{
     Choice, Explanation, Health, NodeList, NodeReason, NodeSummary, Outline, SkipCount,
@@ -86,6 +92,10 @@ pub use session::{
     FeeRequest, InvitationCreated, InvitationList, InvitationRequest, InvitationSummary,
     LoginRequest, Me, Membership, MembershipState, PasswordRequest, RefreshRequest,
     RegisterRequest, Session,
+};
+pub use verdict::{
+    AppealRequest, DecisionRequest, OddSign, SignList, SignSummary, VerdictPage, VerdictState,
+    VerdictSummary,
 };
 
 pub use iris_core::task::TaskState;

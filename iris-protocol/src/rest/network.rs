@@ -1,7 +1,7 @@
 use iris_core::demand::Difficulty;
 use iris_core::explain::Reason;
 use iris_core::task::TaskState;
-use iris_core::{ModelName, NodeId, TaskId};
+use iris_core::{Hours, ModelName, NodeId, TaskId};
 use serde::{Deserialize, Serialize};
 
 /// The network at a glance.
@@ -103,6 +103,9 @@ pub struct NodeWhy {
     pub slots: u32,
     /// Requests it is working on.
     pub running: u32,
+    /// What it has promised, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promise: Option<NodePromise>,
     /// What keeps it from work now, the most important first; empty if nothing does.
     pub hindrances: Vec<Hindrance>,
     /// How the latest choices came out that compared it, by reason.
@@ -110,6 +113,20 @@ pub struct NodeWhy {
     /// Models that were asked for of late and that it does not offer, the most wanted first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub wanted: Vec<WantedModel>,
+}
+
+/// When a node promises to be there, and how it kept that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodePromise {
+    /// The hours that it declares now; absent where it takes its promise back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hours: Option<Hours>,
+    /// From when on that counts.
+    pub since: u64,
+    /// Promised hours in which it was there.
+    pub kept: u32,
+    /// Promised hours in which it was not.
+    pub broken: u32,
 }
 
 /// Something that keeps a node from work.

@@ -1,6 +1,7 @@
 use iris_core::explain::Reason;
 use iris_core::model::ModelOffer;
-use iris_core::{NodeId, TaskId};
+use iris_core::terms::Callers;
+use iris_core::{Hours, NodeId, TaskId};
 use serde::{Deserialize, Serialize};
 
 /// The nodes that are connected.
@@ -38,6 +39,12 @@ pub struct NodeSummary {
     pub slots: u32,
     /// Requests it is working on.
     pub running: u32,
+    /// Whose requests it answers.
+    #[serde(default, skip_serializing_if = "Callers::are_all")]
+    pub callers: Callers,
+    /// When its owner promises that it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hours: Option<Hours>,
     /// When it connected.
     pub connected: u64,
     /// The agent's version.

@@ -1,5 +1,6 @@
 use iris_core::model::ModelOffer;
 use iris_core::standing::Standing;
+use iris_core::terms::Callers;
 use iris_core::{ModelName, NodeId};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -75,6 +76,9 @@ pub struct RosterNode {
     /// tier of each of its models by the same rules as the coordinator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_gb: Option<u32>,
+    /// Whose requests it answers.
+    #[serde(default, skip_serializing_if = "Callers::are_all")]
+    pub callers: Callers,
     /// Requests it can work on at a time.
     #[serde(deserialize_with = "bounded::slots")]
     pub slots: u32,

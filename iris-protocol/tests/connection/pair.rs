@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use iris_core::backend::{Operation, Usage};
+use iris_core::terms::Terms;
 use iris_core::{AssignmentId, TaskId};
 use iris_protocol::connection::{
     CoordinatorConnection, CoordinatorEvent, CoordinatorSession, NodeConnection, NodeEvent,
@@ -45,6 +46,7 @@ pub(crate) fn register() -> NodeRegister {
         models: Vec::new(),
         datasets: Vec::new(),
         hardware: Hardware::default(),
+        terms: Terms::default(),
         resume: None,
     }
 }

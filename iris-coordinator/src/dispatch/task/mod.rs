@@ -22,7 +22,7 @@ use tokio::time::Sleep;
 use super::apart::Member;
 use super::passed::PassedOn;
 use super::sealing::{ReceiptRecord, Sealing};
-use super::{Acquired, Asker, Dispatch, Lease, Placement, Routing, Ticketed};
+use super::{Acquired, Asker, Dispatch, Exchange, Lease, Placement, Routing, Ticketed};
 use crate::link::{News, NodeLink, Receipt, Work, fits};
 use crate::settlement::Settlement;
 
@@ -30,6 +30,8 @@ mod race;
 
 use race::Rival;
 
+/// Longest request and longest answer that may be compared with another node's, in bytes.
+const MAX_COMPARED: usize = 16 << 10;
 /// The longest time that a task may take, whatever its caller allows.
 const LONGEST: Duration = Duration::from_hours(24);
 
@@ -185,6 +187,8 @@ pub struct TaskHandle {
     submitted: Instant,
     submitted_at: Timestamp,
     first_chunk: Option<Duration>,
+    /// Bytes of the answer that came.
+    came: u64,
     /// What the caller has of a streamed answer.
     passed: PassedOn,
     /// The same as it was when the current node was chosen, if that one has to go on from it.
@@ -216,6 +220,8 @@ pub(crate) enum Books {
     Journal,
     /// Whoever drives the task, together with what else must become durable.
     Caller,
+    /// Nobody: what the network asks for itself is not counted and says nothing of anybody.
+    Nobody,
 }
 
 #[expect(clippy::large_enum_variant, reason = "the usual stage is the large one")]
@@ -238,7 +244,7 @@ impl TaskHandle {
     }
 
     /// Makes a task that only one node can read.
-    pub(crate) fn sealed(dispatch: Arc<Dispatch>, task: SealedTask) -> Self {
+    pub(crate) fn sealed(dispatch: Arc<Dispatch>, task: SealedTask, books: Books) -> Self {
         let submitted = dispatch.clock.now();
         let SealedTask { id, account, key, request: sealed, time_limit } = task;
         let terms = &sealed.header().terms;
@@ -265,7 +271,7 @@ impl TaskHandle {
         let retry = dispatch.settings.retry;
         let run = TaskRun::for_one_node(submitted, deadline, request.prompt_tokens, retry);
         let sealing = Some(Box::new(Sealing::new(&sealed)));
-        let mut handle = Self::with_run(dispatch, request, run, submitted, Books::Journal);
+        let mut handle = Self::with_run(dispatch, request, run, submitted, books);
         (handle.demand.context_tokens, handle.sealing) = (0, sealing);
         handle
     }
@@ -277,7 +283,7 @@ impl TaskHandle {
         submitted: Instant,
         books: Books,
     ) -> Self {
-        let is_lapsed = dispatch.is_lapsed(&request.account);
+        let is_lapsed = books != Books::Nobody && dispatch.is_lapsed(&request.account);
         let mut demand = request.demand(None, is_lapsed);
         let conversation = request.placement.conversation;
         demand.affinity = conversation.and_then(|c| dispatch.affinity.node(c, submitted));
@@ -297,6 +303,7 @@ impl TaskHandle {
             submitted,
             submitted_at: dispatch.clock.calendar(),
             first_chunk: None,
+            came: 0,
             passed: PassedOn::default(),
             begun: None,
             sealing: None,
@@ -472,9 +479,11 @@ impl TaskHandle {
     /// Offers the task to the node of `lease`.
     fn start(&mut self, mut lease: Lease) {
         let now = self.dispatch.clock.now();
-        if self.sealing.is_none() {
-            let explanation = self.explained(&mut lease);
-            self.dispatch.explain(self.request.id, self.request.account, explanation);
+        let why = self.sealing.is_none().then(|| self.explained(&mut lease));
+        let TaskRequest { id, account, model, .. } = &self.request;
+        self.dispatch.live.assigned(*account, *id, model, lease.node, why.as_ref());
+        if let Some(explanation) = why {
+            self.dispatch.explain(*id, *account, explanation);
         }
         self.waiting = None;
         self.run.handle_offered(now, lease.node);
@@ -571,6 +580,7 @@ impl TaskHandle {
             News::Chunk(chunk) => {
                 self.whole = !self.request.stream;
                 self.first_chunk.get_or_insert_with(|| now - self.submitted);
+                self.came = self.came.saturating_add(chunk.len() as u64);
                 let passed = self.passed.add(self.request.operation, &chunk);
                 self.run.handle_chunk(now, passed);
                 return Some(TaskEvent::Chunk(chunk));
@@ -612,6 +622,7 @@ impl TaskHandle {
             News::Progress => self.run.handle_progress(now),
             News::Sealed(records) => {
                 if sealing.take_in(&records).is_ok() {
+                    self.came = self.came.saturating_add(records.len() as u64);
                     self.run.handle_sealed();
                     return Some(TaskEvent::Sealed(records));
                 }
@@ -716,6 +727,9 @@ impl TaskHandle {
 
     /// Has attempts that are over count in the standing of their nodes, each of them at once.
     fn note_attempts(&mut self) {
+        if self.books == Books::Nobody {
+            return;
+        }
         let attempts = self.run.attempts();
         self.dispatch.note_attempts(self.request.account, &attempts[self.noted..]);
         self.noted = attempts.len();
@@ -735,7 +749,9 @@ impl TaskHandle {
             (member, _) => drop(member),
         }
         let usage = match outcome {
-            Outcome::Finished(finish) => finish.usage,
+            Outcome::Finished(finish) => {
+                finish.usage.carried_by(self.request.body.len() as u64, self.came)
+            }
             _ => Usage::default(),
         };
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -755,8 +771,12 @@ impl TaskHandle {
             sealed: self.sealing.is_some(),
             difficulty: self.request.routing.difficulty,
         };
-        self.dispatch.counters.chunks(self.run.chunks());
+        if self.books != Books::Nobody {
+            self.dispatch.counters.chunks(self.run.chunks());
+            self.dispatch.tell_of(&settlement, || self.exchange());
+        }
         match self.books {
+            Books::Nobody => {}
             Books::Journal => {
                 self.dispatch.settled(&settlement);
                 let receipt = self.receipt_record();
@@ -764,6 +784,17 @@ impl TaskHandle {
             }
             Books::Caller => self.settlement = Some(settlement),
         }
+    }
+
+    /// Returns what was asked and answered, if any node might have been asked, and may yet be.
+    fn exchange(&self) -> Option<Exchange> {
+        let TaskRequest { operation, body, placement, .. } = &self.request;
+        let is_anybodys = self.sealing.is_none() && !self.is_lapsed && placement.is_anybodys();
+        if !is_anybodys || *operation != Operation::Chat || body.len() > MAX_COMPARED {
+            return None;
+        }
+        let answer = self.passed.answer().filter(|answer| answer.len() <= MAX_COMPARED)?;
+        Some(Exchange { body: body.clone(), answer })
     }
 
     fn receipt_record(&self) -> Option<ReceiptRecord> {

@@ -300,6 +300,7 @@ impl Session {
             models: models.and_then(Result::ok).unwrap_or_default(),
             datasets: Vec::new(),
             hardware: Hardware::default(),
+            terms: iris_core::terms::Terms::default(),
             resume: None,
         }
     }

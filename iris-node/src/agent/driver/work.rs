@@ -96,6 +96,9 @@ impl Driver {
         if self.drain_until.is_some() {
             return Err(RefuseReason::Draining);
         }
+        if self.core.conduct.borrow().terms.rest.is_some() {
+            return Err(RefuseReason::Paused);
+        }
         let needs = if task.begun.is_some() { Abilities::CONTINUE } else { Abilities::NONE };
         if !self.core.catalogue.offers_model(&task.model, needs) {
             return Err(RefuseReason::ModelNotFound);

@@ -1,16 +1,17 @@
-use candle_core::{DType, Device, Result, Tensor};
-
 use super::config::Config;
+use super::matrix::dot;
 
 /// Tokens a new cache has room for beyond the prompt.
 const SPARE: usize = 128;
 
-/// The keys and values of one generation, per layer.
+/// The keys and values of one conversation, per layer.
 ///
 /// Room is set aside in advance and doubled when it runs out, so a token writes its own row and
 /// copies nothing.
 pub(super) struct Cache {
     layers: Vec<Layer>,
+    heads: usize,
+    size: usize,
     context: usize,
     room: usize,
     len: usize,
@@ -18,21 +19,24 @@ pub(super) struct Cache {
 
 struct Layer {
     /// `(key-value heads, room, head size)`.
-    keys: Tensor,
+    keys: Vec<f32>,
     /// `(key-value heads, head size, room)`: what is summed over lies side by side.
-    values: Tensor,
+    values: Vec<f32>,
 }
 
 impl Cache {
     /// Makes an empty cache with room for a prompt of `tokens`, for at most `context` in all.
-    pub(super) fn new(config: &Config, tokens: usize, context: usize) -> Result<Self> {
+    pub(super) fn new(config: &Config, tokens: usize, context: usize) -> Self {
         let room = (tokens + SPARE).min(context);
         let (heads, size) = (config.kv_heads, config.head_dim);
-        let layer = |_| {
-            Ok(Layer { keys: zeros((heads, room, size))?, values: zeros((heads, size, room))? })
-        };
-        let layers = (0..config.layers).map(layer).collect::<Result<_>>()?;
-        Ok(Self { layers, context, room, len: 0 })
+        let zeros = || vec![0.0; heads * room * size];
+        let layers = (0..config.layers).map(|_| Layer { keys: zeros(), values: zeros() });
+        Self { layers: layers.collect(), heads, size, context, room, len: 0 }
+    }
+
+    /// Makes a cache that holds nothing and has room for nothing.
+    pub(super) fn none() -> Self {
+        Self { layers: Vec::new(), heads: 0, size: 0, context: 0, room: 0, len: 0 }
     }
 
     /// Returns how many tokens the model has read.
@@ -40,23 +44,51 @@ impl Cache {
         self.len
     }
 
-    /// Writes the next tokens' rows of `layer` and returns all rows up to them.
-    ///
-    /// Keys are `(key-value heads, tokens, head size)`, values have the last two swapped.
-    pub(super) fn append(
-        &mut self,
-        layer: usize,
-        keys: &Tensor,
-        values: &Tensor,
-    ) -> Result<(Tensor, Tensor)> {
-        let end = self.len + keys.dim(1)?;
+    /// Forgets all but the first `len` tokens.
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Writes the next tokens' rows of `layer`, each `(key-value heads, head size)`.
+    pub(super) fn append(&mut self, layer: usize, keys: &[f32], values: &[f32]) {
+        let Self { heads, size, len, .. } = *self;
+        let end = len + keys.len() / (heads * size);
         if end > self.room {
-            self.grow(end)?;
+            self.grow(end);
         }
-        let layer = &self.layers[layer];
-        layer.keys.slice_set(keys, 1, self.len)?;
-        layer.values.slice_set(values, 2, self.len)?;
-        Ok((layer.keys.narrow(1, 0, end)?, layer.values.narrow(2, 0, end)?))
+        let (room, layer) = (self.room, &mut self.layers[layer]);
+        for (row, at) in (len..end).enumerate() {
+            for head in 0..heads {
+                let from = (row * heads + head) * size;
+                let to = (head * room + at) * size;
+                layer.keys[to..to + size].copy_from_slice(&keys[from..from + size]);
+                let columns = layer.values[head * size * room..].iter_mut().skip(at).step_by(room);
+                for (to, value) in columns.zip(&values[from..from + size]) {
+                    *to = *value;
+                }
+            }
+        }
+    }
+
+    /// Looks with one head of a query at the first `seen` tokens, and writes what it finds.
+    pub(super) fn attend(
+        &self,
+        layer: usize,
+        head: usize,
+        query: &[f32],
+        seen: usize,
+        found: &mut [f32],
+    ) {
+        let (size, room, layer) = (self.size, self.room, &self.layers[layer]);
+        #[allow(clippy::cast_precision_loss)]
+        let scale = 1.0 / (size as f32).sqrt();
+        let keys = layer.keys[head * room * size..].chunks_exact(size).take(seen);
+        let mut weights: Vec<f32> = keys.map(|key| dot(query, key) * scale).collect();
+        softmax(&mut weights);
+        let values = layer.values[head * size * room..].chunks_exact(room);
+        for (found, values) in found.iter_mut().zip(values) {
+            *found = dot(&weights, &values[..seen]);
+        }
     }
 
     /// Counts `tokens` as read, once every layer has appended them.
@@ -64,22 +96,37 @@ impl Cache {
         self.len += tokens;
     }
 
-    fn grow(&mut self, needed: usize) -> Result<()> {
-        self.room = (self.room * 2).min(self.context).max(needed);
+    fn grow(&mut self, needed: usize) {
+        let (old, len) = (self.room, self.len);
+        self.room = (old * 2).min(self.context).max(needed);
+        let (keys, values) = (self.heads, self.heads * self.size);
         for layer in &mut self.layers {
-            let (heads, _, size) = layer.keys.dims3()?;
-            let keys = zeros((heads, self.room, size))?;
-            keys.slice_set(&layer.keys.narrow(1, 0, self.len)?.contiguous()?, 1, 0)?;
-            let values = zeros((heads, size, self.room))?;
-            values.slice_set(&layer.values.narrow(2, 0, self.len)?.contiguous()?, 2, 0)?;
-            *layer = Layer { keys, values };
+            layer.keys = widened(&layer.keys, keys, len * self.size, self.room * self.size);
+            layer.values = widened(&layer.values, values, len, self.room);
         }
-        Ok(())
     }
 }
 
-fn zeros(shape: (usize, usize, usize)) -> Result<Tensor> {
-    Tensor::zeros(shape, DType::F32, &Device::Cpu)
+/// Copies the used beginnings of `rows` rows to longer ones.
+fn widened(rows_of: &[f32], rows: usize, used: usize, len: usize) -> Vec<f32> {
+    let mut wide = vec![0.0; rows * len];
+    let old = rows_of.chunks_exact(rows_of.len() / rows);
+    for (to, from) in wide.chunks_exact_mut(len).zip(old) {
+        to[..used].copy_from_slice(&from[..used]);
+    }
+    wide
+}
+
+fn softmax(scores: &mut [f32]) {
+    let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = 0.0;
+    for score in scores.iter_mut() {
+        *score = (*score - highest).exp();
+        sum += *score;
+    }
+    for score in scores {
+        *score /= sum;
+    }
 }
 
 #[cfg(test)]
@@ -103,22 +150,25 @@ mod tests {
             rope_base: 1e4,
             rope_scale: 1.0,
         };
-        let mut cache = Cache::new(&config, 3, 300).unwrap();
-        let rows = |from: u8| (from..from + 3).map(f32::from).collect::<Vec<_>>();
-        let mut written = Vec::new();
+        let mut cache = Cache::new(&config, 3, 300);
         for step in 0..100u8 {
-            let row = Tensor::new(rows(step), &Device::Cpu).unwrap();
-            let keys = row.reshape((1, 3, 1)).unwrap().broadcast_as((2, 3, 2)).unwrap();
-            let values = keys.transpose(1, 2).unwrap().contiguous().unwrap();
-            let all = cache.append(0, &keys.contiguous().unwrap(), &values).unwrap();
+            // Each token's number, negated for the second head.
+            let rows = (step * 2..step * 2 + 3).map(f32::from);
+            let rows: Vec<f32> = rows.flat_map(|n| [n, n, -n, -n]).collect();
+            cache.append(0, &rows, &rows);
             cache.advance(3);
-            written.extend(rows(step));
-            let last_head = |tensor: Tensor| tensor.narrow(0, 1, 1).unwrap().squeeze(0).unwrap();
-            let keys = last_head(all.0).narrow(1, 1, 1).unwrap().flatten_all().unwrap();
-            let values = last_head(all.1).narrow(0, 1, 1).unwrap().flatten_all().unwrap();
-            assert_eq!(keys.to_vec1::<f32>().unwrap(), written);
-            assert_eq!(values.to_vec1::<f32>().unwrap(), written);
         }
         assert_eq!((cache.len(), cache.room), (300, 300));
+        let mut found = [0.0; 2];
+        // A strong query takes the token with the greatest key, as far as it may see.
+        for (head, seen, expected) in [(0, 300, 200.0), (0, 150, 100.0), (1, 300, 0.0)] {
+            cache.attend(0, head, &[100.0, 100.0], seen, &mut found);
+            let near = found.iter().all(|value| (value - expected).abs() < 1e-3);
+            assert!(near, "head {head}, {seen} tokens: {found:?}");
+        }
+        cache.truncate(10);
+        cache.append(0, &[900.0; 4], &[900.0; 4]);
+        cache.attend(0, 1, &[1.0, 1.0], 11, &mut found);
+        assert!(cache.len() == 10 && found.iter().all(|value| (value - 900.0).abs() < 1e-3));
     }
 }

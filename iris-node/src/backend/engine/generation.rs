@@ -7,15 +7,19 @@ use iris_core::model::TokenRate;
 
 use super::beginning::Beginning;
 use super::cache::Cache;
+use super::constraint::Constraint;
+use super::kept::Kept;
 use super::likelihood::Likelihoods;
 use super::logprobs::TokenList;
 use super::model::Model;
+use super::network::Wanted;
 use super::outgoing::{Gone, Outgoing};
+use super::passes::Passes;
 use super::request::{Prompt, Request, refused};
 use super::sampler::Sampler;
 use super::scoring::Scoring;
 use super::stop::Outlet;
-use super::writer::Writer;
+use super::writer::{End, Writer};
 
 /// Prompt tokens read between two looks at whether anybody still waits.
 const PROMPT_STEP: usize = 32;
@@ -40,22 +44,21 @@ impl From<BackendError> for Abort {
     }
 }
 
-impl From<candle_core::Error> for Abort {
-    fn from(error: candle_core::Error) -> Self {
-        // The operators' errors speak of shapes and types, never of what a prompt says.
-        tracing::error!(%error, "a tensor operation failed");
-        Self::Error(BackendError::Failed)
-    }
+/// What all generations of one engine share.
+pub(super) struct Shared {
+    pub(super) passes: Passes,
+    pub(super) kept: Kept,
+    /// Most tokens of prompt and answer together.
+    pub(super) context: usize,
 }
 
 /// Generates the answer and hands it out; returns the speed, if the answer was long enough.
 pub(super) fn run(
-    model: &Model,
-    context: usize,
+    shared: &Shared,
     request: &GenerateRequest,
     outgoing: &Outgoing,
 ) -> Option<TokenRate> {
-    match answer(model, context, request, outgoing) {
+    match answer(shared, request, outgoing) {
         Ok((tokens, elapsed)) if tokens >= MEASURED_TOKENS => {
             Some(TokenRate::measured(tokens.into(), elapsed))
         }
@@ -69,13 +72,15 @@ pub(super) fn run(
 }
 
 fn answer(
-    model: &Model,
-    context: usize,
+    shared: &Shared,
     request: &GenerateRequest,
     outgoing: &Outgoing,
 ) -> Result<(u32, Duration), Abort> {
-    let Request { prompt, sampling, stops, max_tokens, logprobs, prompt_logprobs } =
-        Request::read(request.operation, &request.body)?;
+    let asked = Request::read(request.operation, &request.body)?;
+    let Request { prompt, sampling, stops, max_tokens, logprobs, prompt_logprobs, .. } = asked;
+    let Shared { passes, kept, context } = shared;
+    let (model, context) = (passes.model(), *context);
+    let salt = asked.cache_salt.filter(|_| !request.isolated);
     check_lists(request, logprobs, prompt_logprobs)?;
     let prompt = tokens(model, context, prompt)?;
     let room = context - prompt.len();
@@ -90,14 +95,29 @@ fn answer(
     }
     let mut beginning = Beginning::read(begun, tokenizer, limit);
     let read = beginning.tokens.len();
+    let constraint = asked.schema.map(|schema| model.constrain(schema));
+    let mut constraint = constraint.transpose()?;
 
-    let mut cache = Cache::new(&model.network.config, prompt.len() + read, context)?;
+    let member = passes.join();
+    let mut text = [&*prompt, &*beginning.tokens].concat();
+    // The scores of what is kept are not.
+    let salt = salt.filter(|_| scoring.is_none());
+    let known = salt.as_ref().and_then(|salt| kept.take(salt, &text));
+    let mut cache = known.unwrap_or_else(|| Cache::new(&model.network.config, text.len(), context));
+    let cached = cache.len();
     let mut scores = Vec::new();
-    for step in prompt.chunks(PROMPT_STEP).chain(beginning.tokens.chunks(PROMPT_STEP)) {
+    let mut steps = text[cached..].chunks(PROMPT_STEP).peekable();
+    while let Some(step) = steps.next() {
         outgoing.check()?;
+        let wanted = match (&scoring, steps.peek()) {
+            (Some(_), _) => Wanted::Each,
+            (None, Some(_)) => Wanted::Nothing,
+            (None, None) => Wanted::Last,
+        };
+        let found = member.read(step, &mut cache, wanted)?;
         scores = match &mut scoring {
-            Some(scoring) => scoring.read(model.network.forward_each(step, &mut cache)?),
-            None => model.network.forward(step, &mut cache)?,
+            Some(scoring) => scoring.read(found),
+            None => found.into_iter().next().unwrap_or_default(),
         };
     }
 
@@ -107,12 +127,13 @@ fn answer(
     let mut writer = Writer::new(request, outgoing, begun.len(), tokens);
     for token in &beginning.tokens {
         sampler.take(*token);
+        constraint.as_mut().map_or(Ok(()), |constraint| constraint.advance(*token))?;
         writer.write(outlet.push(&tokenizer.piece(*token)))?;
     }
     let (mut written, mut last) = (read, None);
     let started = Instant::now();
     let reason = loop {
-        if outlet.stopped() {
+        if outlet.stopped() || constraint.as_ref().is_some_and(Constraint::is_over) {
             break "stop";
         }
         if written == limit {
@@ -120,29 +141,39 @@ fn answer(
         }
         if let Some(last) = last {
             outgoing.check()?;
-            scores = model.network.forward(&[last], &mut cache)?;
+            let found = member.read(&[last], &mut cache, Wanted::Last)?;
+            scores = found.into_iter().next().unwrap_or_default();
         }
         let scores = std::mem::take(&mut scores);
         // Before anything of the request changes them.
         let likelihoods = logprobs.map(|_| Likelihoods::of(scores.clone()));
-        let token = sampler.choose(scores, |token| beginning.allows(token, tokenizer));
+        let fits = |token| constraint.as_ref().is_none_or(|it| it.allows(token, tokenizer));
+        let allowed = |token| beginning.allows(token, tokenizer) && fits(token);
+        let token = sampler.choose(scores, allowed);
         let token = token.ok_or(BackendError::Failed)?;
         if beginning.is_over() && tokenizer.is_end(token) {
             break "stop";
         }
         written += 1;
         last = Some(token);
+        text.push(token);
+        constraint.as_mut().map_or(Ok(()), |constraint| constraint.advance(token))?;
         writer.list(token, likelihoods.as_ref());
         let piece = tokenizer.piece(token);
         beginning.advance(&piece);
         writer.write(outlet.push(&piece))?;
     };
+    drop(member);
+    if let Some(salt) = salt {
+        kept.put(&salt, text, cache);
+    }
     let stopped = outlet.stopped();
     writer.write(outlet.finish())?;
     let count = |tokens| u32::try_from(tokens).unwrap_or(u32::MAX);
     let usage = Usage { prompt_tokens: count(prompt.len()), completion_tokens: count(written) };
     let elapsed = started.elapsed();
-    writer.finish(reason, usage, stopped, scoring.as_ref())?;
+    let cached = count(cached.min(prompt.len()));
+    writer.finish(&End { reason, usage, cached, stopped }, scoring.as_ref())?;
     Ok((count(written - read), elapsed))
 }
 

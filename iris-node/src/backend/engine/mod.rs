@@ -6,8 +6,17 @@
 //!
 //! A generation runs on one of the engine's own threads, never on a runtime's: `slots` of them
 //! work side by side over shared weights, each request with its own cache of keys and values.
+//! Those of a large model take their tokens through its layers together, so that its weights are
+//! read from memory once for all of them; a small one runs on each thread by itself.
 //! Between two tokens a generation looks whether somebody still waits for it, so a dropped
 //! stream frees its slot after at most one token, or 32 tokens of a prompt.
+//!
+//! What was read of a conversation is kept for its next turn where the request brings a
+//! `cache_salt`, as with vLLM: a random text of 22 to 256 characters that only its caller knows.
+//! Nothing else tells an engine who calls, so without one nothing is kept, and never of requests
+//! that are isolated, as sealed ones are. At most as many conversations are kept as there are
+//! slots, the latest ones; a whole answer says in `prompt_tokens_details.cached_tokens` what of
+//! its prompt was known.
 //!
 //! An answer that another node began is continued from its tokens, with their count, penalties and
 //! draws as if they had been written here: where both nodes run the same file and nothing is left
@@ -19,8 +28,12 @@
 //! scored on request, by vLLM's `prompt_logprobs`: one pass over the prompt, of which nothing is
 //! kept, in an answer that is not streamed. An answer that lists its tokens is not continued.
 //!
+//! With a `response_format` of `json_object` or `json_schema` an answer keeps to the schema, token
+//! by token: it is valid JSON unless its length cuts it. What of a schema cannot be kept to is
+//! refused.
+//!
 //! What the engine cannot honour it refuses with [`BackendError::Rejected`]: several answers
-//! (`n`), schemas, forced tool calls, images. Tools reach the model's
+//! (`n`), forced tool calls, images. Tools reach the model's
 //! template, and what the model writes comes back as text. Answers are deterministic unless a
 //! request sets a temperature: the default is 0, since small models lose more by chance than
 //! they gain.
@@ -41,22 +54,30 @@ use iris_core::model::{Abilities, ModelOffer};
 use tokio::sync::mpsc;
 use tokio::time;
 
+use self::generation::Shared;
+use self::kept::Kept;
 use self::model::Model;
 use self::outgoing::Item;
+use self::passes::Passes;
 use self::workers::Workers;
 
 mod beginning;
 mod cache;
 mod calendar;
 mod config;
+mod constraint;
 mod error;
+#[cfg(test)]
+mod families;
 mod generation;
+mod kept;
 mod likelihood;
 mod logprobs;
 mod matrix;
 mod model;
 mod network;
 mod outgoing;
+mod passes;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod properties;
@@ -179,9 +200,11 @@ impl Engine {
         let mut offer = ModelOffer::new(name, u32::try_from(context).unwrap_or(u32::MAX));
         offer.parameters = Some(model.parameters);
         offer.quantization.clone_from(&model.quantization);
-        offer.abilities = Abilities::CONTINUE.union(Abilities::LOGPROBS).union(Abilities::SCORE);
+        let lists = Abilities::LOGPROBS.union(Abilities::SCORE);
+        offer.abilities = Abilities::CONTINUE.union(Abilities::JSON_SCHEMA).union(lists);
         let slots = settings.slots.get();
-        let workers = Workers::start(&model, context, slots, settings.queue.get())?;
+        let shared = Shared { passes: Passes::new(model), kept: Kept::new(slots), context };
+        let workers = Workers::start(shared, slots, settings.queue.get())?;
         Ok(Self { workers, offer })
     }
 

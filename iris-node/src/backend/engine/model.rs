@@ -4,11 +4,16 @@ use std::fs::File;
 use std::io::{BufReader, Cursor, Read, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
+
+use iris_core::backend::BackendError;
+use serde_json::Value;
 
 use super::config::Config;
+use super::constraint::{Constraint, Grammars};
 use super::error::EngineError;
 use super::network::Network;
+use super::request::refused;
 use super::template::Template;
 use super::tokenizer::Tokenizer;
 use super::weights::Weights;
@@ -22,6 +27,8 @@ pub(super) struct Model {
     pub(super) template: Template,
     pub(super) parameters: u64,
     pub(super) quantization: Option<String>,
+    /// Made for the first answer that keeps to a schema.
+    grammars: OnceLock<Option<Grammars>>,
 }
 
 impl Model {
@@ -43,6 +50,13 @@ impl Model {
         read(|| Self::assemble(file, || shimmytok::Tokenizer::from_gguf_file(path)))
     }
 
+    /// Starts an answer that keeps to `schema`.
+    pub(super) fn constrain(&self, schema: Value) -> Result<Constraint, BackendError> {
+        let grammars = self.grammars.get_or_init(|| Grammars::new(&self.tokenizer));
+        let none = || refused(Some("response_format"), "this model has no token to end JSON with");
+        grammars.as_ref().ok_or_else(none)?.constrain(schema)
+    }
+
     fn assemble<R: Read + Seek>(
         reader: R,
         tokenizer: impl FnOnce() -> Result<shimmytok::Tokenizer, shimmytok::Error>,
@@ -57,7 +71,8 @@ impl Model {
         }
         let template = Template::new(tokenizer.chat_template(), tokenizer.borders())?;
         let (parameters, quantization) = weights.summary();
-        Ok(Self { network, tokenizer, template, parameters, quantization })
+        let grammars = OnceLock::new();
+        Ok(Self { network, tokenizer, template, parameters, quantization, grammars })
     }
 }
 

@@ -1,17 +1,25 @@
 //! The forward pass, over weights that stay as the file stores them.
+//!
+//! One pass reads tokens of several conversations: their rows go through each matrix together, so
+//! that its weights are read from memory once for all of them. Only attention looks at each
+//! conversation by itself.
 
 use std::io::{Read, Seek};
 use std::sync::Arc;
 
 use candle_core::quantized::QTensor;
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
+use rayon::prelude::*;
 
 use super::cache::Cache;
 use super::config::Config;
 use super::error::EngineError;
-use super::matrix::{Matrix, product};
+use super::matrix::{Matrix, dot};
 use super::rope::{Rope, Rotation};
 use super::weights::Weights;
+
+/// Multiplications of an attention that are worth waking other threads for.
+const SHARED_ATTENTION: usize = 1 << 19;
 
 /// A decoder with grouped-query attention, as `llama` and `qwen` files hold it.
 pub(super) struct Network {
@@ -23,6 +31,24 @@ pub(super) struct Network {
     output: Matrix,
     rope: Rope,
 }
+
+/// Tokens of one conversation that a pass reads after those in its cache.
+pub(super) struct Part<'a> {
+    pub(super) tokens: &'a [u32],
+    pub(super) cache: &'a mut Cache,
+    pub(super) wanted: Wanted,
+}
+
+/// After which tokens the scores of what could come next are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Nothing,
+    Last,
+    Each,
+}
+
+/// The scores of all tokens after each token that they are wanted after.
+pub(super) type Scores = Vec<Vec<f32>>;
 
 impl Network {
     pub(super) fn read<R: Read + Seek>(
@@ -38,50 +64,71 @@ impl Network {
             Matrix::new(Arc::clone(&embedding))?
         };
         let factors = weights.optional_vector("rope_freqs.weight", config.rope_dim / 2)?;
-        let rope = Rope::new(&config, factors.as_ref())?;
+        let rope = Rope::new(&config, factors)?;
         let norm = Norm::read(weights, "output_norm.weight", config.width, &config)?;
         let layers = (0..config.layers).map(|index| Layer::read(weights, &config, index));
         let layers = layers.collect::<std::result::Result<_, _>>()?;
         Ok(Self { config, vocabulary, embedding, layers, norm, output, rope })
     }
 
-    /// Reads `tokens` after those in `cache` and returns the scores of what could come next.
-    pub(super) fn forward(&self, tokens: &[u32], cache: &mut Cache) -> Result<Vec<f32>> {
-        let last = self.read_tokens(tokens, cache)?.narrow(0, tokens.len() - 1, 1)?;
-        self.output.forward(&self.norm.forward(&last)?)?.squeeze(0)?.to_vec1()
+    /// Returns whether a pass runs on one thread, so that passes may run side by side.
+    pub(super) fn is_small(&self) -> bool {
+        self.output.is_small() && self.layers.iter().all(Layer::is_small)
     }
 
-    /// Reads `tokens` like [`forward`](Self::forward) and returns the scores after each of them.
-    pub(super) fn forward_each(&self, tokens: &[u32], cache: &mut Cache) -> Result<Vec<Vec<f32>>> {
-        let all = self.read_tokens(tokens, cache)?;
-        self.output.forward(&self.norm.forward(&all)?)?.to_vec2()
-    }
-
-    /// Reads `tokens` after those in `cache` and returns what the last layer makes of each.
-    fn read_tokens(&self, tokens: &[u32], cache: &mut Cache) -> Result<Tensor> {
-        let position = cache.len();
-        let rotation = self.rope.at(position, tokens.len())?;
-        let mask = mask(position, tokens.len())?;
-        let mut x = self.embedding.embedding(&Tensor::new(tokens, &Device::Cpu)?)?;
-        for (index, layer) in self.layers.iter().enumerate() {
-            let attended = layer.attention(&x, &rotation, mask.as_ref(), index, cache)?;
-            x = (x + attended)?;
-            x = (&x + layer.feed_forward(&x)?)?;
+    /// Reads all `parts` and returns the scores that each wants.
+    pub(super) fn forward(&self, parts: &mut [Part<'_>]) -> Result<Vec<Scores>> {
+        let states = self.states(parts)?;
+        let width = self.config.width;
+        let (mut picked, mut first) = (Vec::new(), 0);
+        for part in &*parts {
+            let end = first + part.tokens.len();
+            let from = match part.wanted {
+                Wanted::Nothing => end,
+                Wanted::Last => end - 1,
+                Wanted::Each => first,
+            };
+            picked.extend_from_slice(&states[from * width..end * width]);
+            first = end;
         }
-        cache.advance(tokens.len());
+        if picked.is_empty() {
+            return Ok(vec![Vec::new(); parts.len()]);
+        }
+        self.norm.apply(&mut picked);
+        let scores = self.output.forward(&picked)?;
+        let mut rows = scores.chunks_exact(self.vocabulary).map(<[f32]>::to_vec);
+        let count = |part: &Part<'_>| match part.wanted {
+            Wanted::Nothing => 0,
+            Wanted::Last => 1,
+            Wanted::Each => part.tokens.len(),
+        };
+        Ok(parts.iter().map(|part| rows.by_ref().take(count(part)).collect()).collect())
+    }
+
+    /// Reads all `parts` and returns what the last layer makes of each token.
+    fn states(&self, parts: &mut [Part<'_>]) -> Result<Vec<f32>> {
+        let tokens: Vec<u32> = parts.iter().flat_map(|part| part.tokens).copied().collect();
+        let positions = |part: &Part<'_>| part.cache.len()..part.cache.len() + part.tokens.len();
+        let rotation = self.rope.at(parts.iter().flat_map(positions));
+        let tokens = Tensor::new(tokens, &Device::Cpu)?;
+        let mut x = self.embedding.embedding(&tokens)?.flatten_all()?.to_vec1()?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let found = layer.attention(&x, &rotation, index, parts)?;
+            add(&mut x, &found);
+            let found = layer.feed_forward(&x)?;
+            add(&mut x, &found);
+        }
+        for part in parts {
+            part.cache.advance(part.tokens.len());
+        }
         Ok(x)
     }
 }
 
-/// What keeps a token from looking at later ones: nothing for one token, else `(tokens, all)`.
-fn mask(position: usize, tokens: usize) -> Result<Option<Tensor>> {
-    if tokens == 1 {
-        return Ok(None);
+fn add(to: &mut [f32], values: &[f32]) {
+    for (to, value) in to.iter_mut().zip(values) {
+        *to += value;
     }
-    let all = position + tokens;
-    let row = |token| (0..all).map(move |at| if at > token { f32::NEG_INFINITY } else { 0.0 });
-    let values: Vec<f32> = (position..all).flat_map(row).collect();
-    Tensor::from_vec(values, (tokens, all), &Device::Cpu).map(Some)
 }
 
 struct Layer {
@@ -117,54 +164,64 @@ impl Layer {
         })
     }
 
+    fn is_small(&self) -> bool {
+        [&self.gate, &self.up, &self.down, &self.joined.weight].iter().all(|m| m.is_small())
+    }
+
     fn attention(
         &self,
-        x: &Tensor,
+        x: &[f32],
         rotation: &Rotation<'_>,
-        mask: Option<&Tensor>,
         index: usize,
-        cache: &mut Cache,
-    ) -> Result<Tensor> {
-        let x = self.attention_norm.forward(x)?;
-        let query = rotation.apply(&self.query.forward(&x)?)?;
-        let key = rotation.apply(&self.key.forward(&x)?)?;
-        let key = key.transpose(0, 1)?.contiguous()?;
-        let value = self.value.forward(&x)?.permute((1, 2, 0))?.contiguous()?;
-        let (keys, values) = cache.append(index, &key, &value)?;
+        parts: &mut [Part<'_>],
+    ) -> Result<Vec<f32>> {
+        let x = self.attention_norm.of(x);
+        let (mut query, mut key) = (self.query.forward(&x)?, self.key.forward(&x)?);
+        let value = self.value.forward(&x)?;
+        rotation.apply(&mut query, self.query.heads);
+        rotation.apply(&mut key, self.key.heads);
 
-        // The query heads that share a key head become rows of one matrix product.
-        let (tokens, heads, head_dim) = query.dims3()?;
-        let kv_heads = self.key.heads;
-        let group = heads / kv_heads;
-        let query = query.reshape((tokens, kv_heads, group, head_dim))?;
-        let query = query.permute((1, 2, 0, 3))?.contiguous()?;
-        let query = query.reshape((kv_heads, group * tokens, head_dim))?;
-        #[allow(clippy::cast_precision_loss)]
-        let scale = 1.0 / (head_dim as f64).sqrt();
-        let scores = masked((product(&query, &keys)? * scale)?, group, mask)?;
-        let found = product(&softmax(&scores)?, &values)?;
-        let found = found.reshape((kv_heads, group, tokens, head_dim))?;
-        let found = found.permute((2, 0, 1, 3))?.contiguous()?;
-        self.joined.forward(&found.reshape((tokens, heads * head_dim))?)
+        let (row, kv_row) = (self.query.row(), self.key.row());
+        let mut found = vec![0.0; query.len()];
+        let (mut queries, mut keys, mut values) = (&*query, &*key, &*value);
+        let mut rest = &mut *found;
+        for part in parts {
+            let tokens = part.tokens.len();
+            let (own_keys, later) = keys.split_at(tokens * kv_row);
+            let (own_values, after) = values.split_at(tokens * kv_row);
+            part.cache.append(index, own_keys, own_values);
+            let (query, next) = queries.split_at(tokens * row);
+            let (found, following) = rest.split_at_mut(tokens * row);
+            self.look(index, part.cache, query, found);
+            (queries, keys, values, rest) = (next, later, after, following);
+        }
+        self.joined.forward(&found)
     }
 
-    fn feed_forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = self.feed_forward_norm.forward(x)?;
-        let gated = (self.gate.forward(&x)?.silu()? * self.up.forward(&x)?)?;
+    /// Lets the tokens of one conversation look at what its cache holds up to each of them.
+    fn look(&self, index: usize, cache: &Cache, query: &[f32], found: &mut [f32]) {
+        let (heads, size) = (self.query.heads, self.query.head_dim);
+        let group = heads / self.key.heads;
+        let one = |(number, (query, found)): (usize, (&[f32], &mut [f32]))| {
+            let (token, head) = (number / heads, number % heads);
+            cache.attend(index, head / group, query, cache.len() + token + 1, found);
+        };
+        if query.len() * (cache.len() + query.len() / (heads * size)) < SHARED_ATTENTION {
+            query.chunks_exact(size).zip(found.chunks_exact_mut(size)).enumerate().for_each(one);
+        } else {
+            let heads = query.par_chunks_exact(size).zip(found.par_chunks_exact_mut(size));
+            heads.enumerate().for_each(one);
+        }
+    }
+
+    fn feed_forward(&self, x: &[f32]) -> Result<Vec<f32>> {
+        let x = self.feed_forward_norm.of(x);
+        let mut gated = self.gate.forward(&x)?;
+        for (gate, up) in gated.iter_mut().zip(self.up.forward(&x)?) {
+            *gate *= up / (1.0 + (-*gate).exp());
+        }
         self.down.forward(&gated)
     }
-}
-
-fn masked(scores: Tensor, group: usize, mask: Option<&Tensor>) -> Result<Tensor> {
-    let Some(mask) = mask else { return Ok(scores) };
-    let (heads, rows, all) = scores.dims3()?;
-    let split = scores.reshape((heads, group, rows / group, all))?;
-    split.broadcast_add(mask)?.reshape((heads, rows, all))
-}
-
-fn softmax(x: &Tensor) -> Result<Tensor> {
-    let powers = x.broadcast_sub(&x.max_keepdim(D::Minus1)?)?.exp()?;
-    powers.broadcast_div(&powers.sum_keepdim(D::Minus1)?)
 }
 
 /// Queries, keys or values: a matrix whose rows are split into heads.
@@ -194,21 +251,25 @@ impl Projection {
         })
     }
 
+    /// Returns how many values a token has.
+    fn row(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
     /// Returns `(tokens, heads, head size)`.
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = self.linear.forward(x)?;
-        let y = y.reshape((x.dim(0)?, self.heads, self.head_dim))?;
-        match &self.norm {
-            Some(norm) => norm.forward(&y),
-            None => Ok(y),
+    fn forward(&self, x: &[f32]) -> Result<Vec<f32>> {
+        let mut y = self.linear.forward(x)?;
+        if let Some(norm) = &self.norm {
+            norm.apply(&mut y);
         }
+        Ok(y)
     }
 }
 
 /// A matrix with the bias that some architectures add.
 struct Linear {
     weight: Matrix,
-    bias: Option<Tensor>,
+    bias: Option<Vec<f32>>,
 }
 
 impl Linear {
@@ -224,19 +285,19 @@ impl Linear {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = self.weight.forward(x)?;
-        match &self.bias {
-            Some(bias) => y.broadcast_add(bias),
-            None => Ok(y),
+    fn forward(&self, x: &[f32]) -> Result<Vec<f32>> {
+        let mut y = self.weight.forward(x)?;
+        if let Some(bias) = &self.bias {
+            y.chunks_exact_mut(bias.len()).for_each(|row| add(row, bias));
         }
+        Ok(y)
     }
 }
 
 /// Divides by the root of the mean square.
 struct Norm {
-    weight: Tensor,
-    epsilon: f64,
+    weight: Vec<f32>,
+    epsilon: f32,
 }
 
 impl Norm {
@@ -249,8 +310,20 @@ impl Norm {
         Ok(Self { weight: weights.vector(name, len)?, epsilon: config.norm_epsilon })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let size = (x.sqr()?.mean_keepdim(D::Minus1)? + self.epsilon)?.sqrt()?;
-        x.broadcast_div(&size)?.broadcast_mul(&self.weight)
+    fn of(&self, x: &[f32]) -> Vec<f32> {
+        let mut x = x.to_vec();
+        self.apply(&mut x);
+        x
+    }
+
+    fn apply(&self, x: &mut [f32]) {
+        for row in x.chunks_exact_mut(self.weight.len()) {
+            #[allow(clippy::cast_precision_loss)]
+            let mean = dot(row, row) / row.len() as f32;
+            let scale = 1.0 / (mean + self.epsilon).sqrt();
+            for (value, weight) in row.iter_mut().zip(&self.weight) {
+                *value *= scale * weight;
+            }
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! The caller's JSON body, read strictly where it matters: what the engine cannot honour is
 //! refused, and what it does not know is ignored.
 
+use std::ops::RangeInclusive;
+
 use iris_core::backend::{BackendError, Operation};
 use iris_protocol::openai::count_values;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::sampler::Sampling;
 use super::template::Conversation;
@@ -18,6 +20,8 @@ const COMPLETION_TOKENS: usize = 16;
 const MAX_ALTERNATIVES: usize = 20;
 /// The same for text completions.
 const MAX_COMPLETION_ALTERNATIVES: usize = 5;
+/// Lengths of a salt: 22 characters of Base64 hold 128 bits.
+const SALT_LENS: RangeInclusive<usize> = 22..=256;
 
 /// A request the engine can honour.
 pub(super) struct Request {
@@ -30,6 +34,10 @@ pub(super) struct Request {
     pub(super) logprobs: Option<usize>,
     /// How many are listed beside each token of the prompt; `None` for no list.
     pub(super) prompt_logprobs: Option<usize>,
+    /// What only the caller knows, for whoever wants the conversation kept.
+    pub(super) cache_salt: Option<String>,
+    /// The schema that the answer keeps to; `None` for text.
+    pub(super) schema: Option<Value>,
 }
 
 /// What the model reads first.
@@ -65,6 +73,8 @@ impl Request {
             max_tokens: max_tokens.or(default_tokens),
             logprobs: body.logprobs(operation)?,
             prompt_logprobs: body.alternatives("prompt_logprobs", MAX_ALTERNATIVES)?,
+            cache_salt: body.cache_salt()?,
+            schema: body.schema()?,
         })
     }
 }
@@ -103,10 +113,6 @@ impl Body {
             if asked(key) {
                 return Err(refused(Some(key), format!("this engine does not support {key}")));
             }
-        }
-        let format = self.get("response_format").map(|format| &format["type"]);
-        if format.is_some_and(|kind| kind != "text") {
-            return Err(refused(Some("response_format"), "this engine writes plain text only"));
         }
         match self.get("tool_choice") {
             None => Ok(()),
@@ -205,6 +211,38 @@ impl Body {
             texts.iter().map(|text| text.as_str().map(ToOwned::to_owned)).collect();
         let fit = |stop: &String| (1..=MAX_STOP_LEN).contains(&stop.len());
         stops.filter(|stops| stops.len() <= MAX_STOPS && stops.iter().all(fit)).ok_or_else(error)
+    }
+
+    fn schema(&self) -> Result<Option<Value>, BackendError> {
+        let Some(format) = self.get("response_format") else {
+            return Ok(None);
+        };
+        match (format["type"].as_str(), &format["json_schema"]["schema"]) {
+            (Some("text"), _) => Ok(None),
+            (Some("json_object"), _) => Ok(Some(json!({"type": "object"}))),
+            (Some("json_schema"), schema @ Value::Object(_)) => Ok(Some(schema.clone())),
+            (Some("json_schema"), _) => {
+                let text = "json_schema.schema must be an object";
+                Err(refused(Some("response_format"), text))
+            }
+            _ => {
+                let text = "response_format must be of type text, json_object or json_schema";
+                Err(refused(Some("response_format"), text))
+            }
+        }
+    }
+
+    fn cache_salt(&self) -> Result<Option<String>, BackendError> {
+        let Some(salt) = self.get("cache_salt") else {
+            return Ok(None);
+        };
+        let salt = salt.as_str().filter(|salt| SALT_LENS.contains(&salt.len()));
+        let error = || {
+            let (least, most) = SALT_LENS.into_inner();
+            let text = format!("cache_salt must be a random text of {least} to {most} bytes");
+            refused(Some("cache_salt"), text)
+        };
+        salt.map(|salt| Some(salt.to_owned())).ok_or_else(error)
     }
 
     /// Reads `top_k`, where -1 also means "keep all".
@@ -319,8 +357,6 @@ fn part(part: &Value) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn chat(mut members: Value) -> Result<Request, BackendError> {
@@ -384,6 +420,8 @@ mod tests {
             ("add_generation_prompt", json!("no")),
             ("logit_bias", json!({"5": 1})),
             ("response_format", json!({"type": "json_schema"})),
+            ("response_format", json!({"type": "json_schema", "json_schema": {"schema": []}})),
+            ("response_format", json!({"type": "grammar"})),
             ("response_format", json!("json")),
             ("tool_choice", json!("required")),
             ("temperature", json!(2.5)),
@@ -392,6 +430,9 @@ mod tests {
             ("max_tokens", json!(0)),
             ("stop", json!([""])),
             ("stop", json!(vec!["x"; MAX_STOPS + 1])),
+            ("cache_salt", json!("x".repeat(21))),
+            ("cache_salt", json!("x".repeat(257))),
+            ("cache_salt", json!(7)),
             ("messages", json!([])),
             ("messages", json!("Hi")),
         ] {

@@ -1,75 +1,67 @@
-use candle_core::{D, Device, Result, Tensor};
-
 use super::config::{Config, RopeLayout};
 use super::error::EngineError;
 
 /// Rotary position embedding, in either layout.
-///
-/// Rotating the pair `(a, b)` gives `(a cos - b sin, b cos + a sin)`: the vector times the
-/// cosines, plus the same vector with partners swapped times the sines with their signs. Only
-/// the order of partners and tables differs between layouts, so one formula serves both.
 pub(super) struct Rope {
-    /// For each place in a head: radians per position, and the sign of its sine.
-    places: Vec<(f32, f32)>,
-    partners: Tensor,
+    /// Radians per position for each rotated pair.
+    turns: Vec<f32>,
+    layout: RopeLayout,
+    head_dim: usize,
 }
 
-/// The tables for the positions of one pass.
+/// The turns of the tokens of one pass.
 pub(super) struct Rotation<'a> {
-    partners: &'a Tensor,
-    cos: Tensor,
-    sin: Tensor,
+    rope: &'a Rope,
+    /// Cosine and sine for each pair, token after token.
+    angles: Vec<(f32, f32)>,
 }
 
 impl Rope {
     /// Makes the rotation of a model, with the file's own factors per frequency, if it has some.
     #[allow(clippy::cast_precision_loss)]
-    pub(super) fn new(
-        config: &Config,
-        factors: Option<&Tensor>,
-    ) -> std::result::Result<Self, EngineError> {
+    pub(super) fn new(config: &Config, factors: Option<Vec<f32>>) -> Result<Self, EngineError> {
         let pairs = config.rope_dim / 2;
-        let factors = factors.map_or(Ok(vec![1.0; pairs]), Tensor::to_vec1::<f32>)?;
+        let factors = factors.unwrap_or_else(|| vec![1.0; pairs]);
         if factors.iter().any(|factor| !factor.is_finite() || *factor <= 0.0) {
             return Err(EngineError::malformed("rope_freqs.weight holds impossible factors"));
         }
-        // What lies behind the rotated part turns by nothing and is its own partner.
-        let mut places = vec![(0.0, 0.0); config.head_dim];
-        let mut partners: Vec<u32> = (0..).take(config.head_dim).collect();
-        for (pair, factor) in factors.iter().enumerate() {
+        let turn = |(pair, factor): (usize, &f32)| {
             let power = -2.0 * pair as f32 / config.rope_dim as f32;
-            let frequency = config.rope_base.powf(power) * config.rope_scale / factor;
-            let (a, b) = match config.rope_layout {
-                RopeLayout::Adjacent => (2 * pair, 2 * pair + 1),
-                RopeLayout::Halves => (pair, pair + pairs),
-            };
-            places[a] = (frequency, -1.0);
-            places[b] = (frequency, 1.0);
-            partners.swap(a, b);
-        }
-        Ok(Self { places, partners: Tensor::new(partners, &Device::Cpu)? })
+            config.rope_base.powf(power) * config.rope_scale / factor
+        };
+        let turns = factors.iter().enumerate().map(turn).collect();
+        Ok(Self { turns, layout: config.rope_layout, head_dim: config.head_dim })
     }
 
-    /// Returns the tables for `tokens` positions from `position` on.
+    /// Returns the turns of tokens at these positions.
     #[allow(clippy::cast_precision_loss)]
-    pub(super) fn at(&self, position: usize, tokens: usize) -> Result<Rotation<'_>> {
-        let shape = (tokens, 1, self.places.len());
-        let angles = (position..position + tokens)
-            .flat_map(|at| self.places.iter().map(move |(turn, sign)| (at as f32 * turn, *sign)));
-        let (cos, sin): (Vec<f32>, Vec<f32>) =
-            angles.map(|(angle, sign)| (angle.cos(), angle.sin() * sign)).unzip();
-        Ok(Rotation {
-            partners: &self.partners,
-            cos: Tensor::from_vec(cos, shape, &Device::Cpu)?,
-            sin: Tensor::from_vec(sin, shape, &Device::Cpu)?,
-        })
+    pub(super) fn at(&self, positions: impl Iterator<Item = usize>) -> Rotation<'_> {
+        let angle = |(at, turn): (usize, &f32)| {
+            let (sin, cos) = (at as f32 * turn).sin_cos();
+            (cos, sin)
+        };
+        let pairs = positions.flat_map(|at| self.turns.iter().map(move |turn| (at, turn)));
+        Rotation { rope: self, angles: pairs.map(angle).collect() }
     }
 }
 
 impl Rotation<'_> {
-    /// Rotates `(tokens, heads, head size)`.
-    pub(super) fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let swapped = x.index_select(self.partners, D::Minus1)?;
-        x.broadcast_mul(&self.cos)? + swapped.broadcast_mul(&self.sin)?
+    /// Turns heads, `(tokens, heads, head size)`. What lies behind the rotated part stays.
+    pub(super) fn apply(&self, heads: &mut [f32], per_token: usize) {
+        let Rope { turns, layout, head_dim } = self.rope;
+        let pairs = turns.len();
+        let tokens = heads.chunks_exact_mut(per_token * head_dim);
+        for (token, angles) in tokens.zip(self.angles.chunks_exact(pairs.max(1))) {
+            for head in token.chunks_exact_mut(*head_dim) {
+                for (pair, (cos, sin)) in angles.iter().enumerate() {
+                    let (a, b) = match layout {
+                        RopeLayout::Adjacent => (2 * pair, 2 * pair + 1),
+                        RopeLayout::Halves => (pair, pair + pairs),
+                    };
+                    let (x, y) = (head[a], head[b]);
+                    (head[a], head[b]) = (x * cos - y * sin, y * cos + x * sin);
+                }
+            }
+        }
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct Tokenizer {
     markers: Vec<(String, u32)>,
     ends: Vec<u32>,
     adds_start: bool,
+    /// Whether a space is put before each text that is not a marker.
+    adds_space: bool,
     bytes: HashMap<char, u8>,
     longest: usize,
 }
@@ -55,7 +57,8 @@ impl Tokenizer {
         let byte_level = matches!(inner.model_type(), "gpt2" | "qwen" | "qwen2");
         let bytes = bytes_to_unicode().iter().map(|(byte, c)| (*c, *byte));
         Ok(Self {
-            adds_start: adds_start(&inner),
+            adds_start: flag(&inner, "add_bos_token").unwrap_or_else(|| has_sentences(&inner)),
+            adds_space: has_sentences(&inner) && flag(&inner, "add_space_prefix").unwrap_or(true),
             bytes: if byte_level { bytes.collect() } else { HashMap::new() },
             inner,
             markers,
@@ -152,7 +155,10 @@ impl Tokenizer {
     }
 
     fn encode_plain(&self, text: &str, tokens: &mut Vec<u32>) -> Result<(), shimmytok::Error> {
-        if !text.is_empty() {
+        if self.adds_space && text.starts_with(' ') {
+            // The library takes a text's own first space for the one that is put before it.
+            tokens.extend(self.inner.encode(&format!(" {text}"), false)?);
+        } else if !text.is_empty() {
             tokens.extend(self.inner.encode(text, false)?);
         }
         Ok(())
@@ -170,10 +176,15 @@ impl Tokenizer {
     }
 }
 
-fn adds_start(inner: &shimmytok::Tokenizer) -> bool {
-    match inner.metadata().get("tokenizer.ggml.add_bos_token") {
-        Some(GGUFValue::Bool(adds)) => *adds,
-        _ => matches!(inner.model_type(), "llama" | "mistral" | "gemma"),
+/// Returns whether the vocabulary puts a space before each text.
+fn has_sentences(inner: &shimmytok::Tokenizer) -> bool {
+    matches!(inner.model_type(), "llama" | "mistral" | "gemma")
+}
+
+fn flag(inner: &shimmytok::Tokenizer, name: &str) -> Option<bool> {
+    match inner.metadata().get(&format!("tokenizer.ggml.{name}")) {
+        Some(GGUFValue::Bool(flag)) => Some(*flag),
+        _ => None,
     }
 }
 

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::io::{Read, Seek};
 use std::sync::Arc;
 
+use candle_core::Device;
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{Device, Tensor};
 
 use super::error::EngineError;
 use super::matrix::Matrix;
@@ -75,8 +75,8 @@ impl<R: Read + Seek> Weights<R> {
     }
 
     /// Reads a vector as 32-bit floats.
-    pub(super) fn vector(&mut self, name: &str, len: usize) -> Result<Tensor, EngineError> {
-        Ok(self.read(name, &[len])?.dequantize(&Device::Cpu)?)
+    pub(super) fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, EngineError> {
+        Ok(self.read(name, &[len])?.dequantize(&Device::Cpu)?.to_vec1()?)
     }
 
     /// Reads a vector that not every model has.
@@ -84,7 +84,7 @@ impl<R: Read + Seek> Weights<R> {
         &mut self,
         name: &str,
         len: usize,
-    ) -> Result<Option<Tensor>, EngineError> {
+    ) -> Result<Option<Vec<f32>>, EngineError> {
         if self.has(name) { self.vector(name, len).map(Some) } else { Ok(None) }
     }
 

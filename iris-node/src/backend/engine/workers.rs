@@ -10,8 +10,7 @@ use iris_core::model::TokenRate;
 use tokio::sync::Semaphore;
 
 use super::error::EngineError;
-use super::generation;
-use super::model::Model;
+use super::generation::{self, Shared};
 use super::outgoing::Outgoing;
 
 /// One thread per slot and the queue before them. The threads end with the last handle.
@@ -29,20 +28,15 @@ struct Job {
 }
 
 impl Workers {
-    /// Starts `slots` threads over one model, with room for `queue` waiting requests.
-    pub(super) fn start(
-        model: &Arc<Model>,
-        context: usize,
-        slots: usize,
-        queue: usize,
-    ) -> Result<Self, EngineError> {
+    /// Starts `slots` threads, with room for `queue` waiting requests.
+    pub(super) fn start(shared: Shared, slots: usize, queue: usize) -> Result<Self, EngineError> {
+        let shared = Arc::new(shared);
         let (sender, receiver) = mpsc::channel();
         let receiver = Arc::new(Mutex::new(receiver));
         let speed = Arc::default();
         for slot in 0..slots {
             let worker = Worker {
-                model: Arc::clone(model),
-                context,
+                shared: Arc::clone(&shared),
                 jobs: Arc::clone(&receiver),
                 speed: Arc::clone(&speed),
             };
@@ -72,8 +66,7 @@ impl Workers {
 }
 
 struct Worker {
-    model: Arc<Model>,
-    context: usize,
+    shared: Arc<Shared>,
     jobs: Arc<Mutex<Receiver<Job>>>,
     speed: Arc<Mutex<Option<TokenRate>>>,
 }
@@ -84,7 +77,7 @@ impl Worker {
             if outgoing.check().is_err() {
                 continue;
             }
-            let generate = || generation::run(&self.model, self.context, &request, &outgoing);
+            let generate = || generation::run(&self.shared, &request, &outgoing);
             // A foreign model's contradictions must not take the slot away from later requests.
             match catch_unwind(AssertUnwindSafe(generate)) {
                 Ok(Some(rate)) => self.record(rate),

@@ -22,6 +22,17 @@ pub(super) struct Writer<'a> {
     listed: Option<Listed>,
 }
 
+/// How an answer ends.
+#[derive(Clone, Copy)]
+pub(super) struct End<'a> {
+    pub(super) reason: &'a str,
+    pub(super) usage: Usage,
+    /// Tokens of the prompt that were known from before.
+    pub(super) cached: u32,
+    /// Whether a stop string cut its text.
+    pub(super) stopped: bool,
+}
+
 impl<'a> Writer<'a> {
     /// Writes an answer of which the caller has `known` bytes, with `tokens` listed if that is
     /// asked for.
@@ -74,26 +85,26 @@ impl<'a> Writer<'a> {
         text
     }
 
-    /// Ends the answer; `stopped` says whether a stop string cut its text.
+    /// Ends the answer.
     pub(super) fn finish(
         mut self,
-        reason: &str,
-        usage: Usage,
-        stopped: bool,
+        end: &End<'_>,
         scoring: Option<&Scoring<'_>>,
     ) -> Result<(), Gone> {
-        if !stopped {
+        if !end.stopped {
             let rest = self.tokens.as_mut().map(TokenList::rest);
             self.hand_out(String::new(), rest)?;
         }
         if !self.request.stream {
-            let whole = self.whole(reason, usage, scoring);
+            let whole = self.whole(end, scoring);
             self.outgoing.send(Ok(Chunk::Whole(whole)))?;
         }
+        let End { reason, usage, .. } = *end;
         self.outgoing.send(Ok(Chunk::Finished(Finish { reason: reason.to_owned(), usage })))
     }
 
-    fn whole(&mut self, reason: &str, usage: Usage, scoring: Option<&Scoring<'_>>) -> Bytes {
+    fn whole(&mut self, end: &End<'_>, scoring: Option<&Scoring<'_>>) -> Bytes {
+        let End { reason, usage, cached, .. } = *end;
         let operation = self.request.operation;
         let text = std::mem::take(&mut self.whole);
         // Whoever asked for a list gets one, even an empty one.
@@ -119,6 +130,7 @@ impl<'a> Writer<'a> {
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
             "total_tokens": total,
+            "prompt_tokens_details": {"cached_tokens": cached},
         });
         let whole = Whole { choices: [choice], usage, prompt_logprobs: of(Operation::Chat) };
         serde_json::to_vec(&whole).expect("an answer has a JSON form").into()

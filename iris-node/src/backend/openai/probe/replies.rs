@@ -1,6 +1,8 @@
 //! The lists of each kind of server, as far as they are read, and the offers that follow.
 
-use iris_core::model::{Abilities, ModelOffer};
+use std::collections::HashMap;
+
+use iris_core::model::{Abilities, ModelOffer, NameFacts, Traits};
 use serde::Deserialize;
 
 use super::{Facts, granted};
@@ -16,8 +18,9 @@ struct LmStudioModel {
     #[serde(rename = "type")]
     kind: String,
     // Tells this list from others that are called `models` too.
-    #[serde(rename = "key")]
-    _key: String,
+    key: String,
+    #[serde(default)]
+    selected_variant: Option<String>,
     #[serde(default)]
     params_string: Option<String>,
     #[serde(default)]
@@ -59,14 +62,16 @@ impl From<LmStudio> for Facts {
     fn from(list: LmStudio) -> Self {
         let mut facts = Self::default();
         for model in list.models.iter().filter(|model| model.kind != "embedding") {
+            let names = [model.selected_variant.as_deref(), Some(&model.key)];
+            let told = Told::by_names(names.into_iter().flatten()).but(
+                model.params_string.as_deref().and_then(parameters),
+                model.quantization.as_ref().and_then(|q| known(q.name.clone())),
+            );
             for instance in &model.loaded_instances {
                 let context = instance.config.context_length.unwrap_or(model.max_context_length);
-                let Some(mut offer) = offer(&instance.id, context) else {
+                let Some(mut offer) = told.offer(&instance.id, context) else {
                     continue;
                 };
-                offer.parameters = model.params_string.as_deref().and_then(parameters);
-                offer.quantization =
-                    model.quantization.as_ref().and_then(|q| known(q.name.clone()));
                 offer.abilities = Abilities::JSON_SCHEMA;
                 if let Some(capabilities) = &model.capabilities {
                     offer.abilities = offer
@@ -111,9 +116,8 @@ impl From<LmStudioOld> for Facts {
             |model: &LmStudioOldModel| model.state == "loaded" && model.kind != "embeddings";
         let offers = list.data.into_iter().filter(loaded).filter_map(|model| {
             let context = model.loaded_context_length.unwrap_or(model.max_context_length);
-            let mut offer = offer(&model.id, context)?;
-            offer.parameters = parameters_in(&model.id);
-            offer.quantization = known(model.quantization);
+            let told = Told::by_names([&*model.id]).but(None, known(model.quantization));
+            let mut offer = told.offer(&model.id, context)?;
             let tools = model.capabilities.iter().any(|capability| capability == "tool_use");
             offer.abilities = Abilities::JSON_SCHEMA
                 .union(granted(tools, Abilities::TOOLS))
@@ -151,18 +155,51 @@ struct OllamaDetails {
 pub(super) struct OllamaModel {
     #[serde(default)]
     capabilities: Vec<String>,
+    /// The settings of its file, one a line, such as `num_ctx 4096`.
+    #[serde(default)]
+    parameters: String,
+    #[serde(default)]
+    details: OllamaDetails,
+    #[serde(default)]
+    model_info: OllamaModelInfo,
+}
+
+#[derive(Default, Deserialize)]
+struct OllamaModelInfo {
+    #[serde(rename = "general.parameter_count")]
+    parameter_count: Option<u64>,
+}
+
+impl OllamaModel {
+    /// Returns the context that the model's file sets.
+    fn context_length(&self) -> Option<u32> {
+        let mut lines = self.parameters.lines().map(str::split_whitespace);
+        lines.find_map(|mut words| match words.next() {
+            Some("num_ctx") => words.next()?.parse().ok(),
+            _ => None,
+        })
+    }
 }
 
 impl OllamaRunningModel {
     pub(super) fn offer(self, model: &OllamaModel) -> Option<ModelOffer> {
         let can = |name: &str| model.capabilities.iter().any(|capability| capability == name);
-        // Models for embeddings are listed too.
-        if !model.capabilities.is_empty() && !can("completion") {
+        let told = Told::by_names([&*self.model]);
+        // Models for embeddings are listed too; older versions do not say which those are.
+        let answers =
+            if model.capabilities.is_empty() { told.traits.answers() } else { can("completion") };
+        if !answers {
             return None;
         }
-        let mut offer = offer(&self.model, self.context_length)?;
-        offer.parameters = self.details.parameter_size.as_deref().and_then(parameters);
-        offer.quantization = known(self.details.quantization_level);
+        let size = self.details.parameter_size.or(model.details.parameter_size.clone());
+        let level = known(self.details.quantization_level)
+            .or_else(|| known(model.details.quantization_level.clone()));
+        let counted = model.model_info.parameter_count.filter(|count| *count > 0);
+        let told = told.but(counted.or_else(|| parameters(&size?)), level);
+        // Older versions do not tell the context that is in force.
+        let context = Some(self.context_length).filter(|tokens| *tokens > 0);
+        let mut offer =
+            told.offer(&self.model, context.or_else(|| model.context_length()).unwrap_or(0))?;
         offer.abilities = Abilities::JSON_SCHEMA
             .union(granted(can("tools"), Abilities::TOOLS))
             .union(granted(can("vision"), Abilities::VISION));
@@ -197,10 +234,13 @@ struct LlamaCppModalities {
 
 impl LlamaCppProps {
     pub(super) fn facts(self, list: ModelList) -> Facts {
-        let mut facts = Facts::from(list);
+        let file = Told::by_names([&*self.model_path]);
+        let mut facts = if file.traits.answers() { Facts::from(list) } else { Facts::default() };
         for offer in &mut facts.offers {
             offer.context_length = self.default_generation_settings.n_ctx;
-            offer.quantization = quantization_in(&self.model_path);
+            // The name that it goes by may be any; that of its file is seldom changed.
+            offer.parameters = offer.parameters.or(file.parameters);
+            offer.quantization = file.quantization.clone().or_else(|| offer.quantization.take());
             offer.abilities = Abilities::JSON_SCHEMA
                 .union(Abilities::TOOLS)
                 .union(Abilities::LOGPROBS)
@@ -231,6 +271,12 @@ struct ListedModel {
     id: String,
     #[serde(default)]
     owned_by: Option<String>,
+    /// What vLLM loaded, where `id` is another name for it.
+    #[serde(default)]
+    root: Option<String>,
+    /// What an adapter of vLLM's belongs to.
+    #[serde(default)]
+    parent: Option<String>,
     #[serde(default)]
     max_model_len: Option<u32>,
     #[serde(default)]
@@ -249,6 +295,24 @@ struct ListedMeta {
 #[derive(Deserialize)]
 struct ListedStatus {
     value: Option<String>,
+    /// What llama.cpp as a router started the model's server with.
+    #[serde(default)]
+    args: Vec<String>,
+}
+
+impl ListedStatus {
+    /// Returns what follows the first of `flags`.
+    fn arg(&self, flags: [&str; 2]) -> Option<&str> {
+        let at = self.args.iter().position(|arg| flags.contains(&&**arg))?;
+        self.args.get(at + 1).map(String::as_str)
+    }
+
+    /// Returns the context that each slot has at least.
+    fn context_length(&self) -> Option<u32> {
+        let tokens: u32 = self.arg(["--ctx-size", "-c"])?.parse().ok()?;
+        let slots = self.arg(["--parallel", "-np"]).and_then(|slots| slots.parse().ok());
+        Some(tokens / slots.filter(|slots| *slots > 0).unwrap_or(1))
+    }
 }
 
 impl From<ModelList> for Facts {
@@ -258,17 +322,35 @@ impl From<ModelList> for Facts {
             let status = model.status.as_ref().and_then(|status| status.value.as_deref());
             status.is_none_or(|status| status == "loaded")
         };
+        let listed = list.data.iter().map(|model| (&*model.id, model));
+        let by_name: HashMap<&str, &ListedModel> = listed.collect();
         let mut says_continue = false;
-        let offers = list.data.into_iter().filter(loaded).filter_map(|model| {
-            let context = model.max_model_len.or(model.context_length).unwrap_or(0);
-            let mut offer = offer(&model.id, context)?;
-            let counted = model.meta.and_then(|meta| meta.n_params);
-            offer.parameters = counted.or_else(|| parameters_in(&model.id));
+        let offers = list.data.iter().filter(|model| loaded(model)).filter_map(|model| {
+            let status = model.status.as_ref();
+            let file = status.and_then(|status| status.arg(["--model", "-m"]));
+            // An adapter has the size and the room of what it belongs to.
+            let base = model.parent.as_deref().and_then(|parent| by_name.get(parent));
+            let base_root = base.and_then(|base| base.root.as_deref());
+            let names = [file, base_root, model.parent.as_deref(), model.root.as_deref()];
+            let told = Told::by_names(names.into_iter().flatten().chain([&*model.id]));
+            if !told.traits.answers() {
+                return None;
+            }
+            let started = status.and_then(ListedStatus::context_length);
+            let of_base = base.and_then(|base| base.max_model_len);
+            let context = model.max_model_len.or(model.context_length).or(of_base).or(started);
+            let counted =
+                model.meta.as_ref().and_then(|meta| meta.n_params).filter(|count| *count > 0);
+            let told = told.but(counted, None);
+            let mut offer = told.offer(&model.id, context.unwrap_or(0))?;
             if model.owned_by.as_deref() == Some("vllm") {
+                // It shows a model whatever that can see, and does not say what that is.
+                let sees = told.traits.contains(Traits::VISION);
                 offer.abilities = Abilities::JSON_SCHEMA
                     .union(Abilities::LOGPROBS)
                     .union(Abilities::CONTINUE)
-                    .union(Abilities::SCORE);
+                    .union(Abilities::SCORE)
+                    .union(granted(sees, Abilities::VISION));
                 says_continue = true;
             }
             Some(offer)
@@ -278,9 +360,40 @@ impl From<ModelList> for Facts {
     }
 }
 
-/// Makes an offer; a context of 0 tokens is one that the server does not tell.
-fn offer(name: &str, context_length: u32) -> Option<ModelOffer> {
-    name.parse().ok().map(|name| ModelOffer::new(name, context_length))
+/// What is known of a model beside its context and abilities.
+#[derive(Default)]
+struct Told {
+    parameters: Option<u64>,
+    quantization: Option<String>,
+    traits: Traits,
+}
+
+impl Told {
+    /// Reads the names of a model, of which the first that tells something is believed.
+    fn by_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        names.into_iter().map(NameFacts::of).fold(Self::default(), |told, facts| Self {
+            parameters: told.parameters.or(facts.least_parameters()),
+            quantization: told.quantization.or(facts.quantization),
+            traits: told.traits.union(facts.traits),
+        })
+    }
+
+    /// Takes the server's word in place of what its names tell, where it says something.
+    fn but(self, parameters: Option<u64>, quantization: Option<String>) -> Self {
+        Self {
+            parameters: parameters.or(self.parameters),
+            quantization: quantization.or(self.quantization),
+            ..self
+        }
+    }
+
+    /// Makes an offer; a context of 0 tokens is one that the server does not tell.
+    fn offer(&self, name: &str, context_length: u32) -> Option<ModelOffer> {
+        let mut offer = ModelOffer::new(name.parse().ok()?, context_length);
+        offer.parameters = self.parameters;
+        offer.quantization.clone_from(&self.quantization);
+        Some(offer)
+    }
 }
 
 fn known(quantization: Option<String>) -> Option<String> {
@@ -293,39 +406,7 @@ fn known(quantization: Option<String>) -> Option<String> {
 
 /// Reads a number of parameters such as `7.6B`, `135M` or `26B-A4B`.
 fn parameters(text: &str) -> Option<u64> {
-    let total = text.trim().split('-').next()?.to_ascii_uppercase();
-    let (number, unit) = match (total.strip_suffix('B'), total.strip_suffix('M')) {
-        (Some(number), _) => (number, 9),
-        (_, Some(number)) => (number, 6),
-        _ => return None,
-    };
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    if whole.is_empty() || !digits(whole) || !digits(fraction) || fraction.len() > 6 {
-        return None;
-    }
-    let fraction = format!("{fraction:0<unit$}");
-    format!("{whole}{fraction}").parse().ok()
-}
-
-/// Finds a number of parameters among the parts of a name, such as `Qwen2.5-7B-Instruct`.
-fn parameters_in(name: &str) -> Option<u64> {
-    name.split(['-', '_', ':', '/', '@']).find_map(parameters)
-}
-
-/// Finds the quantisation in a file's name, such as `model-Q4_K_M.gguf`.
-fn quantization_in(path: &str) -> Option<String> {
-    let stem = path.rsplit(['/', '\\']).next()?.strip_suffix(".gguf")?;
-    let last = stem.rsplit(['-', '.']).next()?.to_ascii_uppercase();
-    let mut letters = last.trim_start_matches("UD").chars();
-    let is_quantization = match letters.next() {
-        Some('Q' | 'F') => letters.next().is_some_and(|c| c.is_ascii_digit()),
-        Some('I') => letters.next() == Some('Q'),
-        Some('B') => last == "BF16",
-        Some('M') => last.starts_with("MXFP"),
-        _ => false,
-    };
-    known(is_quantization.then_some(last))
+    NameFacts::of(text).least_parameters()
 }
 
 #[cfg(test)]
@@ -446,20 +527,54 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_read_from_text() {
-        for (text, expected) in [
-            ("7.6B", Some(7_600_000_000)),
-            ("135M", Some(135_000_000)),
-            ("26B-A4B", Some(26_000_000_000)),
-            ("B", None),
-            ("1.2.3B", None),
-            ("99999999999999B", None),
-            ("big", None),
-        ] {
-            assert_eq!(parameters(text), expected, "{text}");
-        }
-        assert_eq!(parameters_in("org/Model2.5-1.5b-instruct@q4"), Some(1_500_000_000));
-        assert_eq!(quantization_in("/m/a.IQ3_XS.gguf").as_deref(), Some("IQ3_XS"));
-        assert_eq!(quantization_in("/m/a-Instruct.gguf"), None);
+    fn names_tell_what_the_server_does_not() {
+        let facts = facts::<LmStudio>(
+            r#"{"models":[{"type":"llm","key":"google/gemma-3-4b","params_string":null,
+                "quantization":null,"selected_variant":"google/gemma-3-4b@4bit",
+                "max_context_length":131072,"loaded_instances":[{"id":"mine","config":{}}]}]}"#,
+        );
+        let offer = &facts.offers[0];
+        assert_eq!((offer.name.as_str(), offer.context_length), ("mine", 131_072));
+        assert_eq!(offer.parameters, Some(4_000_000_000));
+        assert_eq!(offer.quantization.as_deref(), Some("4bit"));
+    }
+
+    #[test]
+    fn the_servers_word_comes_before_the_names() {
+        let ollama = |running: &str, shown: &str| {
+            let running: OllamaRunningModel = serde_json::from_str(running).unwrap();
+            running.offer(&serde_json::from_str(shown).unwrap())
+        };
+        let offer = ollama(
+            r#"{"model":"mine-70b-q2_K","details":{"parameter_size":"8.0B","quantization_level":"Q4_0"}}"#,
+            r#"{"model_info":{"general.parameter_count":8030261248,"llama.context_length":8192},
+                "parameters":"num_keep 24\nnum_ctx                        2048\nstop \"x\""}"#,
+        );
+        let offer = offer.unwrap();
+        assert_eq!((offer.parameters, offer.context_length), (Some(8_030_261_248), 2048));
+        assert_eq!(offer.quantization.as_deref(), Some("Q4_0"));
+
+        let unknown = r#"{"model":"llama3.2:3b","details":{"quantization_level":"unknown"}}"#;
+        let offer = ollama(unknown, "{}").unwrap();
+        assert_eq!((offer.parameters, offer.quantization), (Some(3_000_000_000), None));
+        assert_eq!(ollama(r#"{"model":"nomic-embed-text:latest"}"#, "{}"), None);
+        let completion = r#"{"capabilities":["completion"]}"#;
+        assert!(ollama(r#"{"model":"embedded-chat"}"#, completion).is_some());
+    }
+
+    #[test]
+    fn router_of_llama_cpp_tells_what_it_started_models_with() {
+        let facts = facts::<ModelList>(
+            r#"{"object":"list","data":[
+                {"id":"mine","status":{"value":"loaded","args":["llama-server","--ctx-size","8192",
+                    "--parallel","4","--model","/m/Llama-3.2-3B-Instruct-Q6_K.gguf"]}},
+                {"id":"ggml-org/gpt-oss-20b-GGUF","status":{"value":"loaded","args":["-np","0","-c"]}},
+                {"id":"later","status":{"value":"loading","args":[]}}
+            ]}"#,
+        );
+        let [mine, other] = &facts.offers[..] else { panic!("{facts:?}") };
+        assert_eq!((mine.context_length, mine.parameters), (2048, Some(3_000_000_000)));
+        assert_eq!(mine.quantization.as_deref(), Some("Q6_K"));
+        assert_eq!((other.context_length, other.parameters), (0, Some(20_000_000_000)));
     }
 }

@@ -1,9 +1,10 @@
 //! An account's tasks that are over, the latest first.
 //!
-//! Settlements lie in the order of their times, whosever they are. Beside each, in the same batch,
-//! lies a line under its account and the time counted backwards, which names it; so a page costs
-//! what it shows, whatever else the books hold.
+//! Settlements lie in the order of their times, whosever they are. Each has a line under its account
+//! and the time counted backwards, which names it; so a page costs what it shows, whatever else the
+//! books hold. Lines are written [later](histories) than rows, and told at once.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
@@ -14,6 +15,10 @@ use iris_core::{AccountId, TaskId, Timestamp};
 use iris_protocol::rest::{HistoryEntry, HistoryPage};
 
 use crate::settlement::Settlement;
+
+mod histories;
+
+pub use histories::Histories;
 
 /// The record type of an account's lines. They hold nothing beside their keys.
 const HISTORY: &str = "history";
@@ -81,14 +86,20 @@ fn lines(account: &AccountId, after: Option<&HistoryCursor>) -> Range<Key> {
 /// Reads at most `limit` tasks.
 pub(crate) async fn page(
     store: &dyn Store,
+    histories: &Histories,
     account: &AccountId,
     after: Option<&HistoryCursor>,
     limit: usize,
 ) -> Result<HistoryPage, StoreError> {
-    let lines = store.scan(lines(account, after)).take(limit.saturating_add(1));
+    let most = limit.saturating_add(1);
+    // Read first: what is written meanwhile is then found in the store, too.
+    let mut places = histories.places(account, after, most);
+    let lines = store.scan(lines(account, after)).take(most);
     let corrupt = || StoreError::Corrupt("a line of a history names no task".to_owned());
-    let places = lines.map(|line| named(&line?.key).ok_or_else(corrupt));
-    let mut places: Vec<HistoryCursor> = places.try_collect().await?;
+    let written = lines.map(|line| named(&line?.key).ok_or_else(corrupt));
+    places.extend(written.try_collect::<Vec<_>>().await?);
+    places.sort_unstable_by_key(|place| (Reverse(place.submitted), place.task));
+    places.dedup();
     let more = places.len() > limit;
     places.truncate(limit);
     let next = places.last().filter(|_| more).map(HistoryCursor::to_string);
@@ -127,7 +138,7 @@ mod tests {
     const OWN: AccountId = AccountId::from_bytes([1; 16]);
     const OTHER: AccountId = AccountId::from_bytes([2; 16]);
 
-    fn settlement(account: AccountId, task: u8, at: u64) -> Settlement {
+    pub(super) fn settlement(account: AccountId, task: u8, at: u64) -> Settlement {
         Settlement {
             task: TaskId::from_bytes([task; 16]),
             account,
@@ -152,15 +163,19 @@ mod tests {
         store
     }
 
-    async fn read(store: &MemoryStore, limit: usize) -> Vec<Vec<u8>> {
+    async fn told(store: &MemoryStore, histories: &Histories, limit: usize) -> Vec<Vec<u8>> {
         let (mut pages, mut after) = (Vec::new(), None);
         loop {
-            let page = page(store, &OWN, after.as_ref(), limit).await.unwrap();
+            let page = page(store, histories, &OWN, after.as_ref(), limit).await.unwrap();
             let first = |task: &HistoryEntry| task.task.as_bytes()[0];
             pages.push(page.tasks.iter().map(first).collect());
             let Some(next) = page.next else { return pages };
             after = Some(next.parse().unwrap());
         }
+    }
+
+    async fn read(store: &MemoryStore, limit: usize) -> Vec<Vec<u8>> {
+        told(store, &Histories::open(store).await.unwrap(), limit).await
     }
 
     #[tokio::test]
@@ -177,6 +192,7 @@ mod tests {
     #[tokio::test]
     async fn line_without_a_row_is_passed_over() {
         let store = books([settlement(OWN, 1, 1), settlement(OWN, 2, 2)]).await;
+        read(&store, 2).await;
         let gone = Settlement::key_of(Timestamp::from_millis(2), &TaskId::from_bytes([2; 16]));
         store.commit(Batch::new().delete(gone)).await.unwrap();
         assert_eq!(read(&store, 1).await, [vec![], vec![1]]);

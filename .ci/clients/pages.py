@@ -1,0 +1,84 @@
+"""Uses the coordinator's pages in Chromium, as people do: `pages.py BINARIES CACHE`.
+
+A coordinator, a node with the built-in model, and one in front of a scripted model server, whose
+name is an attack on pages, are real processes. BINARIES is the folder with `iris-coordinator` and
+`iris-node`, CACHE a folder outside of the clone for what drives the browser, and for screenshots.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import packages
+from network import Failed, Network
+from scripted_server import ScriptedServer
+from seal import BROWSERS, ROOT
+
+TESTS = os.path.join(ROOT, "iris-coordinator", "pages", "test")
+SUITE_LIMIT = 300.0
+ENGINE = "iris-tiny"
+SCRIPTED = "scripted"
+ATTACK = "<img src=x onerror=hacked()>"
+
+
+def main(binaries, cache):
+    os.makedirs(cache, exist_ok=True)
+    modules = os.path.join(packages.browser(cache), "node_modules")
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        print(f"none of {', '.join(BROWSERS)} is installed", file=sys.stderr)
+        return 1
+    shots = os.path.join(cache, "pages")
+    os.makedirs(shots, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="iris-pages-") as folder:
+        with Network(os.path.abspath(binaries), folder) as network:
+            try:
+                network.start_coordinator(IRIS_OPEN_REGISTRATION="true", IRIS_PUBLIC_CHAT="true")
+                key = network.new_key("inference")
+                scripted = ScriptedServer(SCRIPTED, 4)
+                network.start_node("engine", {"IRIS_ENGINE": "bundled"})
+                attack = {"LMSTUDIO_URL": scripted.url, "NODE_ID": ATTACK}
+                network.start_node("scripted", attack)
+                is_listed = lambda: {ENGINE, SCRIPTED} <= network.sealed_models(key)
+                network.wait_until("the models are in the roster", is_listed)
+            except Failed as failure:
+                print(f"{failure}\n{network.logs()}", file=sys.stderr)
+                return 1
+            facts = {
+                "url": network.url,
+                "digits": network.account_key,
+                "key": key,
+                "engine": ENGINE,
+                "scripted": SCRIPTED,
+                "attack": ATTACK,
+                "browser": browser,
+                "playwright": os.path.join(modules, "playwright-core", "index.mjs"),
+                "axe": os.path.join(modules, "axe-core", "axe.min.js"),
+                "shots": shots,
+            }
+            path = os.path.join(folder, "facts.json")
+            with open(path, "w", encoding="utf-8") as file:
+                json.dump(facts, file)
+            if run(path) != 0:
+                print(network.logs(), file=sys.stderr)
+                return 1
+    return 0
+
+
+def run(facts):
+    flags = ["--no-warnings", "--test", "--test-reporter=spec", "--test-concurrency=1"]
+    files = sorted(name for name in os.listdir(TESTS) if name.endswith(".test.mjs"))
+    done = subprocess.run(
+        ["node", *flags, *files], cwd=TESTS, check=False, stdin=subprocess.DEVNULL,
+        env={**os.environ, "IRIS_PAGES_FACTS": facts, "NO_COLOR": "1"}, timeout=SUITE_LIMIT,
+    )
+    return done.returncode
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    sys.exit(main(sys.argv[1], sys.argv[2]))

@@ -1,0 +1,93 @@
+//! What owners let their nodes do: set by real agents, kept to by a real coordinator.
+
+#![allow(clippy::unwrap_used, reason = "this is test code")]
+
+use std::time::Duration;
+
+use iris_coordinator::TaskRequest;
+use iris_core::AccountId;
+use iris_core::backend::ScriptedBackend;
+use iris_core::task::{Outcome, TaskError};
+use iris_core::terms::{Callers, Rest, Terms};
+use iris_crypto::Identity;
+use iris_node::agent::Conduct;
+use net::{CALLER, Net, Node, OWNER, read};
+use tokio::sync::watch;
+
+mod net;
+
+const NOBODY: AccountId = AccountId::from_bytes([0; 16]);
+
+/// Lets a node join that does what `owner` says.
+async fn join(net: &Net, owner: &watch::Sender<Conduct>) -> Node {
+    let backend = ScriptedBackend::echo("parrot".parse().unwrap());
+    let conduct = owner.subscribe();
+    net.join_of(OWNER, Identity::generate(), backend, |agent| agent.with_conduct(conduct)).await
+}
+
+/// Says something else to the node, and waits until the coordinator knows.
+async fn say(net: &Net, owner: &watch::Sender<Conduct>, terms: Terms) {
+    let slots = u32::from(terms.rest.is_none());
+    let callers = terms.callers;
+    owner.send_replace(Conduct { terms, ..Conduct::default() });
+    let knows = || {
+        let node = &net.coordinator.nodes()[0];
+        (node.slots, node.callers) == (slots, callers)
+    };
+    while !knows() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+async fn ask(net: &Net, account: AccountId) -> Outcome {
+    let request = net.request("parrot", "hello", true);
+    read(&mut net.coordinator.submit(TaskRequest { account, ..request })).await.1
+}
+
+async fn hindrances(net: &Net, node: &Node) -> Vec<String> {
+    let why = net.coordinator.why(&node.id).await.unwrap().unwrap();
+    why.hindrances.into_iter().map(|hindrance| hindrance.code).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_answers_those_whom_its_owner_lets_ask() {
+    let net = Net::new().await;
+    let owner = watch::Sender::new(Conduct::default());
+    let node = join(&net, &owner).await;
+    for (callers, answered, hindrance) in [
+        (Callers::Public, &[OWNER, CALLER, NOBODY][..], None),
+        (Callers::Members, &[OWNER, CALLER], Some("members_only")),
+        (Callers::Own, &[OWNER], Some("own_only")),
+        (Callers::Public, &[OWNER, CALLER, NOBODY], None),
+    ] {
+        say(&net, &owner, Terms { callers, ..Terms::default() }).await;
+        for account in [OWNER, CALLER, NOBODY] {
+            let outcome = ask(&net, account).await;
+            if answered.contains(&account) {
+                assert!(matches!(outcome, Outcome::Finished(_)), "{callers:?}: {outcome:?}");
+            } else {
+                let Outcome::Failed(TaskError::NoNodeAble { needs, .. }) = outcome else {
+                    panic!("{callers:?}: {outcome:?}")
+                };
+                assert!(needs.contains("lets it answer this caller"), "{needs}");
+            }
+        }
+        let found = hindrances(&net, &node).await;
+        let found = found.iter().find(|code| code.ends_with("_only"));
+        assert_eq!(found.map(String::as_str), hindrance);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resting_node_is_given_nothing_and_the_network_knows_why() {
+    let net = Net::new().await;
+    let owner = watch::Sender::new(Conduct::default());
+    let node = join(&net, &owner).await;
+    for rest in [Rest::Paused, Rest::OffHours] {
+        say(&net, &owner, Terms { rest: Some(rest), ..Terms::default() }).await;
+        assert!(!matches!(ask(&net, CALLER).await, Outcome::Finished(_)));
+        assert_eq!(hindrances(&net, &node).await[0], rest.name());
+        say(&net, &owner, Terms::default()).await;
+        assert!(matches!(ask(&net, CALLER).await, Outcome::Finished(_)));
+    }
+}

@@ -1,0 +1,81 @@
+// The texts of the pages, in the reader's language.
+
+import en from "../i18n/en.js";
+import es from "../i18n/es.js";
+
+const languages = { en, es };
+const root = document.documentElement;
+
+export const language = () => root.lang;
+
+/** Returns a text, with `{name}` replaced by the values. */
+export function text(key, values = {}) {
+  const found = languages[root.lang][key] ?? en[key] ?? key;
+  return found.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
+}
+
+export const has = (key) => key in en;
+
+/** Fills in all texts below an element; those that come later fill themselves in. */
+export function translate(top = document) {
+  const each = (name, set) => {
+    const selector = `[data-t${name}]`;
+    const elements = [...top.querySelectorAll(selector)];
+    if (top.matches?.(selector)) elements.push(top);
+    for (const element of elements) set(element);
+  };
+  const values = (element) => JSON.parse(element.dataset.tValues ?? "{}");
+  each("", (element) => {
+    element.textContent = text(element.dataset.t, values(element));
+  });
+  each("-label", (element) => {
+    const said = text(element.dataset.tLabel, values(element));
+    element.setAttribute("aria-label", said);
+    if (element.tagName === "BUTTON") element.title = said;
+  });
+  each("-hint", (element) => element.setAttribute("placeholder", text(element.dataset.tHint)));
+}
+
+export function setLanguage(next) {
+  root.lang = next;
+  try {
+    localStorage.setItem("iris-language", next);
+  } catch {
+    // It holds for this page then.
+  }
+  translate();
+  document.dispatchEvent(new Event("language"));
+}
+
+// Elements that are added are translated before they are painted.
+new MutationObserver((changes) => {
+  for (const { addedNodes } of changes) {
+    for (const node of addedNodes) if (node.nodeType === Node.ELEMENT_NODE) translate(node);
+  }
+}).observe(root, { childList: true, subtree: true });
+
+const formats = new Map();
+function format(Kind, options) {
+  const key = `${root.lang} ${Kind.name} ${JSON.stringify(options)}`;
+  if (!formats.has(key)) formats.set(key, new Kind(root.lang, options));
+  return formats.get(key);
+}
+
+export const number = (value, digits = 0) =>
+  format(Intl.NumberFormat, { maximumFractionDigits: digits }).format(value);
+export const compact = (value) =>
+  format(Intl.NumberFormat, { notation: "compact", maximumFractionDigits: 1 }).format(value);
+export const date = (seconds) =>
+  format(Intl.DateTimeFormat, { dateStyle: "medium" }).format(seconds * 1000);
+export const moment = (seconds) =>
+  format(Intl.DateTimeFormat, { dateStyle: "medium", timeStyle: "short" }).format(seconds * 1000);
+export const clock = (seconds) =>
+  format(Intl.DateTimeFormat, { timeStyle: "short" }).format(seconds * 1000);
+
+/** Writes milliseconds: `320 ms`, `4.1 s`, `3 min`. */
+export function duration(millis) {
+  if (millis < 1000) return text("time.ms", { n: number(millis) });
+  if (millis < 100_000) return text("time.s", { n: number(millis / 1000, 1) });
+  if (millis < 7_200_000) return text("time.min", { n: number(millis / 60_000) });
+  return text("time.h", { n: number(millis / 3_600_000, 1) });
+}

@@ -1,0 +1,1 @@
+../../../iris-client/js/iris-seal.mjs

@@ -1,0 +1,122 @@
+//! Each family of models, beside what llama.cpp made of the same file.
+//!
+//! The files hold random weights; `tests/families/make.py` made them, and asked llama.cpp. Scores
+//! are compared along llama.cpp's own answers, so that one near tie costs one token and not all
+//! that follow.
+
+use std::time::UNIX_EPOCH;
+
+use iris_core::backend::Operation;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::cache::Cache;
+use super::likelihood::Likelihoods;
+use super::model::Model;
+use super::network::{Part, Wanted};
+use super::request::{Prompt, Request};
+
+/// How far a log probability may lie from llama.cpp's, for weights of 16 bits.
+const TOLERANCE: f32 = 0.03;
+/// The same for quantised weights: both engines round what they multiply with to 8 bits, each in a
+/// way of its own.
+const QUANTISED_TOLERANCE: f32 = 0.4;
+/// How far they may lie on average.
+const USUAL: f32 = 0.02;
+
+/// What llama.cpp made of one file.
+#[derive(Deserialize)]
+struct Answers {
+    prompts: Vec<Answer>,
+    conversations: Vec<Conversation>,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    text: String,
+    ids: Vec<u32>,
+    greedy: Vec<u32>,
+    /// The likeliest tokens of each step with their log probabilities; none for a few steps.
+    best: Vec<Vec<(u32, f32)>>,
+}
+
+#[derive(Deserialize)]
+struct Conversation {
+    messages: Value,
+    ids: Vec<u32>,
+}
+
+/// How near two engines are.
+#[derive(Debug, Default)]
+struct Nearness {
+    tokens: usize,
+    same: usize,
+    compared: f32,
+    farthest: f32,
+    /// The sum of all distances.
+    distance: f32,
+}
+
+impl Nearness {
+    fn compare(&mut self, model: &Model, answer: &Answer) {
+        let mut read = answer.ids.clone();
+        read.extend(&answer.greedy[..answer.greedy.len() - 1]);
+        let cache = &mut Cache::new(&model.network.config, read.len(), read.len());
+        let part = Part { tokens: &read, cache, wanted: Wanted::Each };
+        let scores = model.network.forward(&mut [part]).unwrap();
+        let steps = scores[0][answer.ids.len() - 1..].iter().zip(&answer.greedy).zip(&answer.best);
+        for ((scores, token), best) in steps {
+            let likelihoods = Likelihoods::of(scores.clone());
+            self.tokens += 1;
+            self.same += usize::from(likelihoods.best(1)[0].token == *token);
+            for (token, logprob) in best {
+                let distance = (likelihoods.of_token(*token).logprob - logprob).abs();
+                self.farthest = self.farthest.max(distance);
+                (self.compared, self.distance) = (self.compared + 1.0, self.distance + distance);
+            }
+        }
+    }
+}
+
+fn check(file: &[u8], answers: &str) {
+    let model = Model::from_bytes(file).unwrap();
+    let answers: Answers = serde_json::from_str(answers).unwrap();
+    let mut nearness = Nearness::default();
+    for answer in &answers.prompts {
+        assert_eq!(model.tokenizer.encode(&answer.text).unwrap(), answer.ids, "{:?}", answer.text);
+        nearness.compare(&model, answer);
+    }
+    for Conversation { messages, ids } in &answers.conversations {
+        let body = json!({"messages": messages}).to_string();
+        let request = Request::read(Operation::Chat, body.as_bytes()).unwrap();
+        let Prompt::Chat(conversation) = request.prompt else { panic!("a chat") };
+        let prompt = model.template.render(conversation, UNIX_EPOCH).unwrap();
+        assert_eq!(model.tokenizer.encode(&prompt).unwrap(), *ids, "{prompt:?}");
+    }
+    println!("{nearness:?}");
+    assert!(nearness.tokens >= 200, "the fixture is too small: {nearness:?}");
+    let quantised = model.quantization.as_deref() != Some("F16");
+    let tolerance = if quantised { QUANTISED_TOLERANCE } else { TOLERANCE };
+    assert!(nearness.farthest <= tolerance, "{nearness:?}");
+    assert!(nearness.distance / nearness.compared <= USUAL, "{nearness:?}");
+    assert!(nearness.same * 100 >= nearness.tokens * 99, "{nearness:?}");
+}
+
+/// Makes a test of a file and its answers.
+macro_rules! family {
+    ($test:ident, $name:literal) => {
+        #[test]
+        fn $test() {
+            check(
+                include_bytes!(concat!("../../../tests/families/", $name, ".gguf")),
+                include_str!(concat!("../../../tests/families/", $name, ".json")),
+            );
+        }
+    };
+}
+
+family!(llama_3_is_read_as_llama_cpp_reads_it, "llama3");
+family!(llama_3_in_blocks_of_256_is_read_as_llama_cpp_reads_it, "llama3-k");
+family!(qwen_2_is_read_as_llama_cpp_reads_it, "qwen2");
+family!(qwen_3_is_read_as_llama_cpp_reads_it, "qwen3");
+family!(mistral_is_read_as_llama_cpp_reads_it, "mistral");

@@ -1,0 +1,184 @@
+//! `iris-node doctor`: looks at each link of the chain in its order, and says what to do.
+//!
+//! A link that hangs on one that failed is left out. The exit code is that of the first failure;
+//! warnings alone are no failure.
+
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Args;
+use iris_crypto::Identity;
+use iris_node::probe::Probe;
+use serde::Serialize;
+
+use crate::failure::{Exit, Failure};
+use crate::http::Http;
+use crate::settings::Settings;
+
+mod backend;
+mod coordinator;
+pub(crate) mod machine;
+
+/// How long one question may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What `iris-node doctor` takes besides the settings.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Print what was found as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a link is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Ok,
+    Warn,
+    Fail,
+    /// Not looked at, since it hangs on a link that failed.
+    Skip,
+}
+
+/// What was found at a link.
+#[derive(Clone, Debug, Serialize)]
+struct Check {
+    link: &'static str,
+    state: State,
+    found: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<String>,
+    #[serde(skip)]
+    exit: Option<Exit>,
+}
+
+impl Check {
+    fn ok(link: &'static str, found: impl Into<String>) -> Self {
+        Self { link, state: State::Ok, found: found.into(), advice: None, exit: None }
+    }
+
+    fn warn(link: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { state: State::Warn, advice: Some(advice.into()), ..Self::ok(link, found) }
+    }
+
+    fn fail(
+        link: &'static str,
+        exit: Exit,
+        found: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
+        Self { state: State::Fail, exit: Some(exit), ..Self::warn(link, found, advice) }
+    }
+
+    fn skip(link: &'static str, needs: &str) -> Self {
+        Self { state: State::Skip, ..Self::ok(link, format!("not looked at: it needs {needs}")) }
+    }
+}
+
+/// What was found, told as it is found.
+#[derive(Debug)]
+struct Report {
+    json: bool,
+    checks: Vec<Check>,
+}
+
+impl Report {
+    fn add(&mut self, check: Check) {
+        if !self.json {
+            let state = match check.state {
+                State::Ok => "ok",
+                State::Warn => "WARN",
+                State::Fail => "FAIL",
+                State::Skip => "-",
+            };
+            println!("{state:<5} {:<13} {}", check.link, check.found);
+            if let Some(advice) = &check.advice {
+                println!("{:19} -> {advice}", "");
+            }
+        }
+        self.checks.push(check);
+    }
+
+    /// Ends the report; returns the exit code of its first failure.
+    fn end(self) -> Option<Exit> {
+        let count = |state| self.checks.iter().filter(|check| check.state == state).count();
+        let (failed, warned) = (count(State::Fail), count(State::Warn));
+        let exit = self.checks.iter().find_map(|check| check.exit);
+        if self.json {
+            let all = serde_json::json!({"ok": failed == 0, "checks": self.checks});
+            println!("{all:#}");
+        } else if failed + warned == 0 {
+            println!("\nEverything is in order.");
+        } else {
+            println!("\n{failed} failed, {warned} to be looked at.");
+        }
+        exit
+    }
+}
+
+/// Looks at everything; returns the exit code of the first failure.
+pub(crate) async fn run(
+    args: DoctorArgs,
+    settings: Result<Settings, Failure>,
+    file: Option<&Path>,
+) -> Option<Exit> {
+    let mut report = Report { json: args.json, checks: Vec::new() };
+    let settings = match settings {
+        Ok(settings) => settings,
+        Err(failure) => {
+            let advice = "mend what it names; `iris-node setup` writes settings anew";
+            report.add(Check::fail("settings", failure.exit, failure.to_string(), advice));
+            return report.end();
+        }
+    };
+    report.add(settings_are(file));
+    report.add(identity(&settings));
+    match Http::new(&settings, PATIENCE) {
+        Ok(http) => {
+            backend::check(&settings, &http, &mut report).await;
+            coordinator::check(&settings, &http, &mut report).await;
+        }
+        Err(failure) => {
+            let advice = "name a readable PEM file with --ca-file, or none";
+            report.add(Check::fail("TLS", failure.exit, failure.to_string(), advice));
+        }
+    }
+    let folder = settings.key_path.parent().map(Path::to_owned).unwrap_or_default();
+    let found = tokio::task::spawn_blocking(move || machine::checks(&Probe::new(), &folder)).await;
+    for check in found.unwrap_or_default() {
+        report.add(check);
+    }
+    report.end()
+}
+
+fn settings_are(file: Option<&Path>) -> Check {
+    match file {
+        Some(file) => match crate::private::is_exposed(file) {
+            Ok(true) => Check::warn(
+                "settings",
+                format!("{}, which others may read", file.display()),
+                "if it holds a key, run `chmod 600` on it",
+            ),
+            _ => Check::ok("settings", file.display().to_string()),
+        },
+        None => Check::ok("settings", "no file: flags, environment and defaults"),
+    }
+}
+
+fn identity(settings: &Settings) -> Check {
+    let file = settings.key_path.display();
+    if !settings.key_path.exists() {
+        return Check::ok("identity", format!("{file} will be made at the first start"));
+    }
+    match Identity::load_or_create(&settings.key_path) {
+        Ok(identity) => Check::ok("identity", format!("node {}, in {file}", identity.node_id())),
+        Err(error) => Check::fail(
+            "identity",
+            Exit::Files,
+            error.to_string(),
+            "give this user the file, and run `chmod 600` on it; a node without its old identity \
+             starts anew, without its points",
+        ),
+    }
+}

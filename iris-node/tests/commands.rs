@@ -1,0 +1,352 @@
+//! `iris-node setup` and `iris-node doctor` as processes, against servers on loopback that answer
+//! as the documented ones do.
+#![cfg(all(unix, feature = "cli", feature = "engine", feature = "openai"))]
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail with their test")]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+const DIGITS: &str = "1234567890123456";
+
+/// Answers by path, and with 404 where there is no answer.
+async fn serve(address: &str, answer: fn(&str, &Request) -> Option<Response>) -> String {
+    let listener = TcpListener::bind(address).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let router = Router::new().fallback(move |request: Request| async move {
+        let path = request.uri().path().to_owned();
+        let answer = answer(&path, &request);
+        answer.unwrap_or_else(|| StatusCode::NOT_FOUND.into_response())
+    });
+    tokio::spawn(async { axum::serve(listener, router).await });
+    format!("http://127.0.0.1:{port}")
+}
+
+// As the functions that answer return it.
+#[allow(clippy::unnecessary_wraps)]
+fn reply(body: &Value) -> Option<Response> {
+    Some(axum::Json(body.clone()).into_response())
+}
+
+/// Nine words, and how many there were.
+#[allow(clippy::unnecessary_wraps)]
+fn words() -> Option<Response> {
+    let word = |text: &str| json!({"choices": [{"index": 0, "delta": {"content": text}}]});
+    let end = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]});
+    let usage = json!({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 9}});
+    let events = (0..9).map(|_| word("one ")).chain([end, usage]);
+    let body = events.fold(String::new(), |body, event| body + &format!("data: {event}\n\n"));
+    let body = body + "data: [DONE]\n\n";
+    Some(([("content-type", "text/event-stream")], body).into_response())
+}
+
+fn lm_studio(path: &str, _: &Request) -> Option<Response> {
+    match path {
+        "/api/v1/models" => reply(&json!({"models": [
+            {"type": "llm", "key": "qwen/qwen3-8b", "loaded_instances": [], "max_context_length": 4096},
+            {"type": "llm", "key": "gemma-3-4b", "max_context_length": 4096,
+             "loaded_instances": [{"id": "gemma-3-4b", "config": {"context_length": 4096}}]},
+        ]})),
+        "/v1/models" => reply(&json!({"data": [{"id": "gemma-3-4b"}, {"id": "qwen/qwen3-8b"}]})),
+        "/v1/chat/completions" => words(),
+        // It has an answer to everything.
+        _ => reply(&json!({"error": "Unexpected endpoint or method."})),
+    }
+}
+
+fn ollama(path: &str, _: &Request) -> Option<Response> {
+    match path {
+        "/api/ps" => reply(&json!({"models": []})),
+        "/api/version" => reply(&json!({"version": "0.12.6"})),
+        "/api/tags" => reply(&json!({"models": [{"name": "llama3.2:3b", "model": "llama3.2:3b"}]})),
+        "/v1/models" => reply(&json!({"data": [{"id": "llama3.2:3b"}]})),
+        _ => None,
+    }
+}
+
+fn vllm(path: &str, request: &Request) -> Option<Response> {
+    let is_open = request.headers().get("authorization").is_some_and(|key| key == "Bearer hunter2");
+    match path {
+        "/v1/models" if !is_open => Some(StatusCode::UNAUTHORIZED.into_response()),
+        "/v1/models" => reply(&json!({"data": [{"id": "m", "owned_by": "vllm"}]})),
+        "/version" => reply(&json!({"version": "0.11.0"})),
+        _ => None,
+    }
+}
+
+fn coordinator(path: &str, request: &Request) -> Option<Response> {
+    match path {
+        "/healthz" | "/readyz" => {
+            reply(&json!({"status": "ok", "version": "0.1.0", "nodes": 3, "models": 2}))
+        }
+        "/accounts/keys" if request.method() == "POST" => {
+            reply(&json!({"key": "iris_secret", "id": "0".repeat(24), "scope": "node"}))
+        }
+        "/nodes/connect" => {
+            let key = request.headers().get("authorization");
+            // One that it knows would get further, which is not played here.
+            let is_known = key.is_some_and(|key| key == "Bearer iris_secret");
+            let refused = if is_known { StatusCode::BAD_REQUEST } else { StatusCode::UNAUTHORIZED };
+            Some(refused.into_response())
+        }
+        _ => None,
+    }
+}
+
+/// A user's home, and a way to run the program in it.
+struct Home(TempDir);
+
+struct Ended {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Home {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn settings(&self) -> PathBuf {
+        self.path(".config/iris/node.toml")
+    }
+
+    async fn run(&self, line: &str, input: &str, environment: &[(&str, &str)]) -> Ended {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_iris-node"));
+        command.args(line.split_whitespace()).env_clear().envs(environment.iter().copied());
+        command.env("HOME", self.0.path()).current_dir(self.0.path());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let input = input.to_owned();
+        let ended = tokio::task::spawn_blocking(move || {
+            let mut child = command.spawn().unwrap();
+            // One that asks nothing has gone by then.
+            let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+            child.wait_with_output().unwrap()
+        });
+        let ended = ended.await.unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Ended {
+            code: ended.status.code().unwrap(),
+            out: text(ended.stdout),
+            err: text(ended.stderr),
+        }
+    }
+}
+
+fn mode(file: &Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    file.metadata().unwrap().permissions().mode() & 0o777
+}
+
+fn port(url: &str) -> &str {
+    url.rsplit(':').next().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newcomer_is_asked_and_ends_up_with_a_node() {
+    let servers = [
+        serve("127.0.0.1:0", ollama).await,
+        serve("127.0.0.1:0", lm_studio).await,
+        serve("127.0.0.1:0", vllm).await,
+    ];
+    let network = serve("127.0.0.1:0", coordinator).await;
+    let ports: Vec<_> = servers.iter().chain([&network]).map(|url| port(url)).collect();
+    let line = format!("setup --ports {}", ports.join(","));
+    let home = Home::new();
+    // The proposed models; a coordinator that is none, then the right one; the digits; yes.
+    let input = format!("\n{}\n{network}\n{DIGITS}\n\n\n", servers[0]);
+    let ended = home.run(&line, &input, &[]).await;
+    assert_eq!(ended.code, 0, "{}\n{}", ended.out, ended.err);
+    for found in [
+        format!("Ollama 0.12.6 at {}", servers[0]),
+        "llama3.2:3b (not loaded)".to_owned(),
+        format!("LM Studio at {}", servers[1]),
+        "gemma-3-4b (loaded)".to_owned(),
+        "qwen/qwen3-8b (not loaded)".to_owned(),
+        format!("{} wants a key", servers[2]),
+        format!("at {network} is a coordinator of Iris"),
+        "no coordinator answers there".to_owned(),
+        "gemma-3-4b writes".to_owned(),
+    ] {
+        assert!(ended.out.contains(&found), "{found} is missing in:\n{}", ended.out);
+    }
+    let written = std::fs::read_to_string(home.settings()).unwrap();
+    assert!(written.contains(&format!("model_server_url = \"{}\"", servers[1])), "{written}");
+    assert!(written.contains(&format!("coordinator_url = [\"{network}\"]")), "{written}");
+    let key = home.path(".local/share/iris/node.credential");
+    assert_eq!(std::fs::read_to_string(&key).unwrap(), "iris_secret\n");
+    assert_eq!((mode(&home.settings()), mode(&key)), (0o600, 0o600));
+    let said = ended.out + &ended.err + &written;
+    assert!(!said.contains(DIGITS) && !said.contains("iris_secret"), "{said}");
+
+    // The second time everything is known, and nothing changes.
+    let again = home.run(&format!("{line} --yes"), "", &[]).await;
+    assert_eq!(again.code, 0, "{}\n{}", again.out, again.err);
+    assert!(again.out.contains("has a key of its account already"), "{}", again.out);
+    assert!(again.out.contains("holds these settings already"), "{}", again.out);
+    assert_eq!(std::fs::read_to_string(home.settings()).unwrap(), written);
+
+    // A key that was revoked is replaced.
+    std::fs::write(&key, "iris_revoked\n").unwrap();
+    let renewed = home.run(&format!("{line} --yes"), &format!("{DIGITS}\n"), &[]).await;
+    assert_eq!(renewed.code, 0, "{}\n{}", renewed.out, renewed.err);
+    assert_eq!(std::fs::read_to_string(&key).unwrap(), "iris_secret\n");
+    let printed = home.run("--print-config", "", &[]).await;
+    assert!(printed.out.contains(&servers[1]), "settings are found where they were written");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scripts_set_a_node_up_with_flags_and_lose_nothing() {
+    let server = serve("127.0.0.1:0", vllm).await;
+    let network = serve("127.0.0.1:0", coordinator).await;
+    let home = Home::new();
+    let file = home.settings();
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    let before = "# mine\nname = 'attic'\nslots = 3\n[datasets.a]\npath = '/a.csv'\n\
+                  who = 'key'\nkey = '0123456789abcdef'\n";
+    std::fs::write(&file, before).unwrap();
+    let line = format!(
+        "setup --yes --coordinator {network} --model-server {server} --service systemd --ports 1"
+    );
+    let environment = [("IRIS_ACCOUNT_KEY", DIGITS), ("IRIS_MODEL_SERVER_KEY", "hunter2")];
+
+    let dry = home.run(&format!("{line} --dry-run"), "", &environment).await;
+    assert_eq!(dry.code, 0, "{}\n{}", dry.out, dry.err);
+    assert!(dry.out.contains("ExecStart=") && dry.out.contains(&server), "{}", dry.out);
+    assert!(!dry.out.contains("hunter2") && !dry.out.contains("0123456789"), "{}", dry.out);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), before);
+    assert!(!home.path(".local").exists() && !home.path(".config/systemd").exists());
+
+    let ended = home.run(&line, "", &environment).await;
+    assert_eq!(ended.code, 0, "{}\n{}", ended.out, ended.err);
+    assert!(ended.out.contains("vLLM 0.11.0"), "{}", ended.out);
+    let written = std::fs::read_to_string(&file).unwrap();
+    for kept in ["attic", "slots = 3", "0123456789abcdef", "hunter2", "/a.csv"] {
+        assert!(written.contains(kept), "{kept} is missing in:\n{written}");
+    }
+    assert!(!written.contains(DIGITS));
+    assert_eq!(std::fs::read_to_string(home.path(".config/iris/node.toml.1")).unwrap(), before);
+    let unit = std::fs::read_to_string(home.path(".config/systemd/user/iris-node.service"));
+    assert!(unit.unwrap().contains(&format!("--config \"{}\"", file.display())));
+    assert!(ended.out.contains("systemctl --user enable"), "{}", ended.out);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn setup_that_cannot_be_finished_writes_nothing() {
+    let network = serve("127.0.0.1:0", coordinator).await;
+    let home = Home::new();
+    for (line, input, code, said) in [
+        ("--yes --coordinator http://127.0.0.1:9", "", 4, "127.0.0.1:9"),
+        (&*format!("--yes --coordinator {network} --engine bundled"), "12\n", 3, "16 digits"),
+        (&*format!("--coordinator {network} --engine bundled"), "", 2, "standard input"),
+        (
+            &*format!("--coordinator {network} --engine bundled"),
+            "1234567890123456\nn\nn\n",
+            1,
+            "nothing",
+        ),
+        ("--yes --config node.yaml", "", 2, "TOML"),
+        ("--yes --model-server http://192.0.2.1:1", "", 2, "--allow-remote-backend"),
+    ] {
+        let ended = home.run(&format!("setup --ports 1 {line}"), input, &[]).await;
+        assert_eq!(ended.code, code, "{line}: {}\n{}", ended.out, ended.err);
+        assert!(ended.err.contains(said), "{line}: {}", ended.err);
+        assert_eq!(std::fs::read_dir(home.0.path()).unwrap().count(), 0, "{line}");
+    }
+}
+
+/// Runs the doctor; returns its exit code and the state of each link.
+async fn doctor(home: &Home, line: &str, environment: &[(&str, &str)]) -> (i32, Value) {
+    let ended = home.run(&format!("doctor --json {line}"), "", environment).await;
+    let told: Value = serde_json::from_str(&ended.out).unwrap_or_else(|_| panic!("{}", ended.err));
+    for check in told["checks"].as_array().unwrap() {
+        let needs_advice = matches!(check["state"].as_str(), Some("fail" | "warn"));
+        assert_eq!(check["advice"].is_string(), needs_advice, "{check}");
+    }
+    (ended.code, told)
+}
+
+fn state<'a>(told: &'a Value, link: &str) -> (&'a str, &'a str) {
+    let checks = told["checks"].as_array().unwrap();
+    let check = checks.iter().find(|check| check["link"] == link);
+    let check = check.unwrap_or_else(|| panic!("{link} is missing in {told:#}"));
+    (check["state"].as_str().unwrap(), check["found"].as_str().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_doctor_names_the_link_that_is_broken() {
+    let server = serve("127.0.0.1:0", lm_studio).await;
+    let network = serve("127.0.0.1:0", coordinator).await;
+    let home = Home::new();
+    let good = format!("--coordinator {network} --model-server {server}");
+
+    // All is well but that this coordinator knows no key.
+    let (code, told) = doctor(&home, &good, &[("IRIS_NODE_KEY", "iris_unknown")]).await;
+    for link in
+        ["settings", "model server", "its door", "models", "first token", "coordinator", "clock"]
+    {
+        assert_eq!(state(&told, link).0, "ok", "{told:#}");
+    }
+    assert_eq!((code, state(&told, "door").0), (3, "fail"), "{told:#}");
+
+    let (code, told) = doctor(&home, &good, &[]).await;
+    assert_eq!((code, state(&told, "key").0, state(&told, "door").0), (3, "fail", "skip"));
+    let (_, told) = doctor(&home, &good, &[("IRIS_ACCOUNT_KEY", DIGITS)]).await;
+    assert_eq!(state(&told, "key").0, "warn");
+
+    let key = [("IRIS_NODE_KEY", "iris_unknown")];
+    for (server, said) in [
+        ("http://127.0.0.1:9", "nothing answers"),
+        (&*network, "coordinator"),
+        (&*serve("127.0.0.1:0", vllm).await, "right key"),
+        (&*serve("127.0.0.1:0", |_, _| None).await, "no list of models"),
+    ] {
+        let line = format!("--coordinator {network} --model-server {server}");
+        let (code, told) = doctor(&home, &line, &key).await;
+        let (state_now, found) = state(&told, "model server");
+        assert_eq!((code, state_now), (1, "fail"), "{server}: {told:#}");
+        assert!(found.contains(said), "{found}");
+        assert_eq!(state(&told, "first token").0, "skip");
+    }
+    let idle = serve("127.0.0.1:0", ollama).await;
+    let (code, told) =
+        doctor(&home, &format!("--coordinator {network} --model-server {idle}"), &key).await;
+    assert_eq!((code, state(&told, "models").0), (1, "fail"));
+
+    let secure = network.replace("http://", "https://");
+    for (coordinator, link) in
+        [("http://127.0.0.1:9", "coordinator"), (&*server, "coordinator"), (&*secure, "TLS")]
+    {
+        let line = format!("--coordinator {coordinator} --model-server {server}");
+        let (code, told) = doctor(&home, &line, &key).await;
+        assert_eq!((code, state(&told, link).0, state(&told, "door").0), (4, "fail", "skip"));
+    }
+    let (code, told) = doctor(&home, "--slots 0", &key).await;
+    assert_eq!((code, state(&told, "settings").0), (2, "fail"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg(target_os = "linux")]
+async fn a_model_server_that_everybody_reaches_is_warned_of() {
+    let open = serve("0.0.0.0:0", lm_studio).await;
+    let network = serve("127.0.0.1:0", coordinator).await;
+    let home = Home::new();
+    let line = format!("--coordinator {network} --model-server {open}");
+    let (_, told) = doctor(&home, &line, &[]).await;
+    assert_eq!(state(&told, "its door").0, "warn", "{told:#}");
+    let line = format!("setup --ports {} --yes --dry-run --coordinator {network}", port(&open));
+    let ended = home.run(&line, "", &[]).await;
+    assert!(ended.out.contains("WARNING"), "{}", ended.out);
+}
