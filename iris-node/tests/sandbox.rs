@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 /// Longest wait for what should happen at once, on a very busy machine.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 /// What this program does as a server, by the name of its ignored test.
 fn spec(server: &str) -> ServerSpec {
@@ -56,7 +56,10 @@ fn fails_at_once() {
     std::process::exit(7);
 }
 
-async fn reaches(state: &mut tokio::sync::watch::Receiver<State>, is_it: fn(&State) -> bool) -> State {
+async fn reaches(
+    state: &mut tokio::sync::watch::Receiver<State>,
+    is_it: fn(&State) -> bool,
+) -> State {
     timeout(SOON, state.wait_for(is_it)).await.expect("it comes in time").unwrap().clone()
 }
 
@@ -154,14 +157,6 @@ async fn printed(script: &str, limits: Limits) -> Vec<String> {
     let spec = ServerSpec { arguments, limits, ..spec("serves") };
     let mut running = Process::new().start(&spec).await.unwrap();
     timeout(SOON, running.ended()).await.unwrap().last_lines
-}
-
-#[tokio::test]
-async fn a_server_sees_nothing_that_is_meant_for_iris() {
-    // Cargo sets it for this process, and nothing of Iris may be in what the child sees.
-    let lines = printed("env", Limits::default()).await;
-    assert!(lines.iter().any(|line| line.starts_with("PATH=")), "{lines:?}");
-    assert!(!lines.iter().any(|line| line.starts_with("IRIS_")), "{lines:?}");
 }
 
 #[tokio::test]

@@ -19,7 +19,8 @@ pub(super) async fn answers(port: u16, path: &str) -> bool {
 
 async fn status(port: u16, path: &str) -> io::Result<bool> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
-    let asked = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n");
+    let asked =
+        format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n");
     stream.write_all(asked.as_bytes()).await?;
     let mut head = [0; STATUS];
     stream.read_exact(&mut head).await?;

@@ -64,7 +64,8 @@ mod tests {
     #[tokio::test]
     async fn the_last_lines_are_kept_and_cut() {
         let output = Output::default();
-        let mut text: Vec<u8> = (0..30).flat_map(|n| format!("line {n}\r\n\n").into_bytes()).collect();
+        let mut text: Vec<u8> =
+            (0..30).flat_map(|n| format!("line {n}\r\n\n").into_bytes()).collect();
         text.extend([b'x'; 9000]);
         text.extend(b"\n\xff\xfe");
         output.clone().read(text.as_slice()).await;

@@ -48,12 +48,7 @@ impl Preset {
     /// # Errors
     ///
     /// A model that the server would take for an option, and a size that it cannot be told.
-    pub fn server(
-        self,
-        model: &str,
-        port: u16,
-        sizing: Sizing,
-    ) -> Result<ServerSpec, PresetError> {
+    pub fn server(self, model: &str, port: u16, sizing: Sizing) -> Result<ServerSpec, PresetError> {
         if model.is_empty() || model.starts_with('-') {
             return Err(PresetError::Model(model.to_owned()));
         }
@@ -149,7 +144,9 @@ pub enum PresetError {
     #[error("{0} is no server that is known by name; llama-server, mlx, vllm and onnx are")]
     Unknown(String),
     /// The model would not be taken for one.
-    #[error("the model is named \"{0}\"; it must be the path of one, or a name, and not begin with -")]
+    #[error(
+        "the model is named \"{0}\"; it must be the path of one, or a name, and not begin with -"
+    )]
     Model(String),
     /// The server has no such option.
     #[error("{preset} has no option for the {what}; leave it out")]

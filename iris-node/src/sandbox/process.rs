@@ -6,9 +6,13 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt};
 use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
 
 use super::output::Output;
 use super::{Ended, Running, Sandbox, SandboxError, ServerSpec};
+
+/// How long the last words of a server may take that somebody else still holds the pipe of.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Runs servers as children of this process.
 ///
@@ -39,14 +43,15 @@ impl Sandbox for Process {
 struct RunningProcess {
     child: Child,
     output: Output,
+    readers: JoinSet<()>,
     #[cfg(unix)]
     group: Option<rustix::process::Pid>,
 }
 
 impl RunningProcess {
     fn start(spec: &ServerSpec) -> Result<Self, SandboxError> {
-        let program = find(&spec.program)
-            .ok_or_else(|| SandboxError::NotInstalled(spec.program.clone()))?;
+        let program =
+            find(&spec.program).ok_or_else(|| SandboxError::NotInstalled(spec.program.clone()))?;
         let mut command = bound_to_this_process(&program);
         command
             .args(&spec.arguments)
@@ -63,13 +68,15 @@ impl RunningProcess {
             error,
         })?;
         let output = Output::default();
-        tokio::spawn(output.clone().read(child.stdout.take().expect("it is piped")));
-        tokio::spawn(output.clone().read(child.stderr.take().expect("it is piped")));
+        let mut readers = JoinSet::new();
+        readers.spawn(output.clone().read(child.stdout.take().expect("it is piped")));
+        readers.spawn(output.clone().read(child.stderr.take().expect("it is piped")));
         let running = Self {
             #[cfg(unix)]
             group: child.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed())),
             child,
             output,
+            readers,
         };
         running.limit(spec);
         Ok(running)
@@ -108,6 +115,9 @@ impl RunningProcess {
         {
             self.group = None;
         }
+        // What it printed last may still be on its way.
+        let read = async { while self.readers.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(LAST_WORDS, read).await;
         let code = status.ok().and_then(|status| status.code());
         Ended { code, last_lines: self.output.last_lines() }
     }
@@ -194,4 +204,17 @@ fn environment(
         let name = name.to_string_lossy();
         !OURS.iter().any(|ours| name.starts_with(ours))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_sees_nothing_that_is_meant_for_iris() {
+        let names = ["PATH", "IRIS_ACCOUNT_KEY", "JWT_SECRET", "COORDINATOR_URL", "MY_IRIS_X"];
+        let all = names.map(|name| (OsString::from(name), OsString::from("x")));
+        let seen: Vec<_> = environment(all.into_iter()).map(|(name, _)| name).collect();
+        assert_eq!(seen, ["PATH", "MY_IRIS_X"]);
+    }
 }
