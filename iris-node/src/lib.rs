@@ -2,13 +2,16 @@
 //!
 //! An [`Agent`](agent::Agent) connects [backends](backend) to a coordinator. Features bring the
 //! backends in: `openai` forwards to a model server, `engine` runs models in this process, and any
-//! other implementation of [`Backend`](iris_core::backend::Backend) serves as well. `cli` is what
-//! the `iris-node` command needs.
+//! other implementation of [`Backend`](iris_core::backend::Backend) serves as well. `sandbox` starts
+//! model servers and looks after them, and `cli` is what the `iris-node` command needs.
 
 pub mod agent;
 pub mod backend;
+mod backoff;
 pub mod datasets;
 pub mod limits;
 pub mod probe;
+#[cfg(feature = "sandbox")]
+pub mod sandbox;
 pub mod slots;
 pub mod speed;

@@ -19,12 +19,12 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::assignment::Assignment;
-use super::backoff::Backoff;
 use super::connector::{ConnectError, Connector, Link};
 use super::handshake::Handshake;
 use super::sealing::Sealing;
 use super::worker::{CREDIT, Output, Run};
 use super::{AgentError, Core, Status};
+use crate::backoff::Backoff;
 use crate::slots::Slots;
 
 mod work;

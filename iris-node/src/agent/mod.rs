@@ -46,7 +46,6 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 mod assignment;
-mod backoff;
 mod catalogue;
 mod classify;
 mod conduct;

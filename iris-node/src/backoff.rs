@@ -8,18 +8,18 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// How long to wait before the next try: up to twice as long each time, and never quite the same,
 /// so that nodes that were cut off together do not come back together.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     next: Duration,
     state: u64,
 }
 
 impl Backoff {
-    pub(super) const fn new(seed: u64) -> Self {
+    pub(crate) const fn new(seed: u64) -> Self {
         Self { next: FIRST, state: seed }
     }
 
     /// Returns the next wait: between half of the current limit and all of it.
-    pub(super) fn wait(&mut self) -> Duration {
+    pub(crate) fn wait(&mut self) -> Duration {
         let limit = self.next;
         self.next = (limit * 2).min(LONGEST);
         let half = limit / 2;
@@ -27,7 +27,7 @@ impl Backoff {
     }
 
     /// Starts over, after a try that succeeded.
-    pub(super) const fn reset(&mut self) {
+    pub(crate) const fn reset(&mut self) {
         self.next = FIRST;
     }
 

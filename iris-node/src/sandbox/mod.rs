@@ -1,0 +1,93 @@
+//! Starts model servers, looks after them and ends them.
+//!
+//! A [`Sandbox`] runs a [`ServerSpec`]: as a child of this process ([`Process`]), or in whatever
+//! another implementation of the trait runs it in. A [`Supervisor`] keeps the server running: it
+//! waits until it answers, starts it again when it ends, later and later while it keeps failing, and
+//! takes it down with the node. [`Preset`]s know how common servers are called.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use iris_node::sandbox::{Preset, Process, Sizing, Supervisor, free_port};
+//!
+//! # async fn start(stop: impl Future<Output = ()>) -> Result<(), Box<dyn std::error::Error>> {
+//! let spec = Preset::LlamaServer.server("model.gguf", free_port()?, Sizing::default())?;
+//! let url = spec.url();
+//! let supervisor = Supervisor::new(Arc::new(Process::new()), spec);
+//! # let _ = url;
+//! supervisor.run(stop).await; // while an `OpenAiBackend` asks the server at `url`
+//! # Ok(())
+//! # }
+//! ```
+
+use std::fmt;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+mod health;
+mod output;
+mod preset;
+mod process;
+mod spec;
+mod supervisor;
+
+pub use preset::{Preset, PresetError, Sizing};
+pub use process::Process;
+pub use spec::{Health, Limits, ServerSpec, free_port};
+pub use supervisor::{State, Supervisor};
+
+/// Where model servers run.
+///
+/// One sandbox may run several servers at once.
+pub trait Sandbox: fmt::Debug + Send + Sync + 'static {
+    /// Starts the server, and returns when it runs, which is before it answers.
+    fn start<'a>(
+        &'a self,
+        spec: &'a ServerSpec,
+    ) -> BoxFuture<'a, Result<Box<dyn Running>, SandboxError>>;
+}
+
+/// A server that runs. Dropping it ends the server and all that it started, by force.
+pub trait Running: fmt::Debug + Send {
+    /// Resolves when the server has ended by itself. Dropping the future changes nothing.
+    fn ended(&mut self) -> BoxFuture<'_, Ended>;
+
+    /// Asks the server to end, and ends it by force when it has not within `grace`.
+    fn stop(self: Box<Self>, grace: Duration) -> BoxFuture<'static, Ended>;
+}
+
+/// How a server came to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// The last lines that it printed, the latest last, each cut to 500 bytes.
+    pub last_lines: Vec<String>,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.code {
+            Some(code) => write!(f, "it ended with exit code {code}"),
+            None => f.write_str("it was ended by a signal"),
+        }
+    }
+}
+
+/// Why a server cannot be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SandboxError {
+    /// There is no such program.
+    #[error("{0} is not installed, or not in a folder that PATH names")]
+    NotInstalled(String),
+    /// The system refuses to run it.
+    #[error("{program} cannot be started: {error}")]
+    Start {
+        /// The program.
+        program: String,
+        /// What the system says.
+        error: std::io::Error,
+    },
+}
