@@ -444,13 +444,12 @@ impl Dispatch {
         if floor.registry.node(link.seat).is_none() {
             return;
         }
-        let hours = terms.hours.clone();
-        floor.registry.set_terms(link.seat, terms);
+        floor.registry.set_terms(link.seat, terms.clone());
         self.note_change();
         self.serve_node(&mut floor, link.seat, self.clock.now());
         drop(floor);
         let now = self.clock.calendar();
-        self.promises.declare(now, link.node, link.owner, hours.as_deref());
+        self.promises.declare(now, link.node, link.owner, terms.hours.as_deref());
     }
 
     /// Sets whether a node takes work.
