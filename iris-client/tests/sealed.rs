@@ -838,4 +838,9 @@ async fn a_family_that_nobody_offers_is_not_found_and_one_that_is_away_is() {
     network.with(|state| state.away.push("mistral-7b".to_owned()));
     let asked = routed(&self::client(&network), "iris/family:mistral", "hi").await.unwrap_err();
     assert_eq!(refused(asked).unwrap().0, 503);
+    // Its node is there, and paused.
+    let network = Network::start(1).await;
+    network.with(|state| state.nodes[0].slots = 0);
+    let asked = routed(&self::client(&network), "iris/any", "hi").await.unwrap_err();
+    assert_eq!(refused(asked), Some((503, Some("no_node_online".to_owned()))));
 }

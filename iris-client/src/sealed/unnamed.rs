@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use iris_core::ModelName;
 use iris_core::classify::{LAST_RESORT, Question as Words, Rules};
 use iris_core::demand::Demand;
+use iris_core::explain::Explanation;
 use iris_core::registry::Registry;
 use iris_core::routing::{FamilyError, NoRoute, Route, Unnamed, Wanted, route};
 use iris_core::task::TaskError;
@@ -77,15 +78,26 @@ impl Client {
             (Ok(route), _) if !route.lowered => Ok(route),
             (Err(NoRoute::NotOffered), Policy::Own) => Err(ClientError::NoOwnNode),
             (Err(NoRoute::NotAble(why)), Policy::Own) => {
-                Err(ClientError::local(TaskError::no_node_able(&wanted.demand, &why)))
+                Err(ClientError::local(none_able(wanted, &why)))
             }
             _ => found(listing.registry()).map_err(|error| {
                 ClientError::local(match error {
-                    NoRoute::NotAble(why) => TaskError::no_node_able(&wanted.demand, &why),
+                    NoRoute::NotAble(why) => none_able(wanted, &why),
                     NoRoute::NotOffered => listing.not_offered(&wanted.models),
                 })
             }),
         }
+    }
+}
+
+/// Says why none of the nodes will do that offer one of the models.
+fn none_able(wanted: &Wanted, why: &Explanation) -> TaskError {
+    match TaskError::no_node_able(&wanted.demand, why) {
+        // They lack nothing but the time, as those do that are paused.
+        TaskError::NoNodeAble { needs, .. } if needs.is_empty() => {
+            TaskError::NoNodeOnline { model: wanted.models.to_string() }
+        }
+        lacking => lacking,
     }
 }
 
