@@ -145,14 +145,15 @@ impl Dispatch {
     /// Looks which of the nodes that have promised something are there.
     fn look(&self, watch: &mut Watch) -> Vec<Verdict> {
         let (now, calendar) = (self.clock.now(), self.clock.calendar());
-        let held = self.promises.held();
+        // A copy, since whoever explains a node holds the registry when it looks at promises.
+        let held = self.promises.held().by_node.clone();
         self.with_registry(|registry| {
             let is_there = |node: &NodeId| {
                 let seat = registry.seat(node);
                 seat.and_then(|seat| registry.node(seat)).is_some_and(is_able)
             };
             let anybody = registry.iter().any(|(_, node)| is_able(node));
-            watch.look(now, calendar, held.by_node.iter(), is_there, anybody)
+            watch.look(now, calendar, held.iter(), is_there, anybody)
         })
     }
 

@@ -20,6 +20,7 @@ const NEWCOMER: u64 = 10_000;
 impl Dispatch {
     /// Says why a node has the work that it has; `None` where it is not connected.
     pub(crate) fn why(&self, id: &NodeId) -> Option<NodeWhy> {
+        let promise = self.promises.of(id);
         let floor = self.floor();
         let node = floor.registry.node(floor.registry.seat(id)?)?;
         let profile = node.profile();
@@ -28,7 +29,7 @@ impl Dispatch {
             name: (!profile.name.is_empty()).then(|| profile.name.clone()),
             slots: profile.slots,
             running: node.in_use(),
-            promise: self.promises.of(id),
+            promise,
             hindrances: hindrances(node, &floor.registry),
             recent: Vec::new(),
             wanted: Vec::new(),

@@ -115,8 +115,10 @@ impl Payouts {
         let opening = self.opening(next).await?;
         let rules = (self.policy.make)(Some(&opening.state.rules));
         let rules = rules.ok_or_else(|| PayoutError::Rules(self.policy.name.clone()))?;
+        // In this order, so that a verdict that becomes final meanwhile is among one or the other.
+        let accused = verify::accused(&*self.store).await?;
         let convicted = self.convicted_since(earliest.end()).await?;
-        Ok(Judge { rules, convicted, accused: verify::accused(&*self.store).await? })
+        Ok(Judge { rules, convicted, accused })
     }
 
     /// Asks the rail to pay a share.

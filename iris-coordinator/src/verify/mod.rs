@@ -83,6 +83,8 @@ const UNDER_WAY: usize = 64;
 const PATIENCE: Range<u64> = 240_000..480_000;
 /// How much of an answer is scored where all of it is too much, in bytes.
 const BEGINNING: usize = 256;
+/// How many tokens the last word before that can have been cut into, which its node never wrote.
+const CUT: usize = 3;
 /// How long a reference may take.
 const SCORING: Duration = Duration::from_mins(5);
 /// How many checks may wait for their moment.
@@ -374,7 +376,12 @@ impl Verification {
         let scored = async {
             match self.score(messages.clone(), model, answer, reference).await {
                 None if answer.len() > BEGINNING => {
-                    self.score(messages, model, beginning, reference).await
+                    let scores = self.score(messages, model, beginning, reference).await;
+                    scores.map(|mut scores| {
+                        // The last ones are of pieces of a word that was cut.
+                        scores.truncate(scores.len().saturating_sub(CUT));
+                        scores
+                    })
                 }
                 scored => scored,
             }
@@ -409,7 +416,8 @@ impl Verification {
         tracing::debug!(%node, model = %audit.id.model, ?outcome, "a node was checked");
         match outcome {
             Ok(Outcome::Convicted(conviction)) => return self.convict(*conviction),
-            Ok(Outcome::Passed) => {
+            // What two others asked may be a word that anybody would answer.
+            Ok(Outcome::Passed) if matches!(audit.check, Check::Canary { .. }) => {
                 if let Some(owner) = owner {
                     let what = What::Checked { passed: true, weight: 1000 };
                     self.dispatch.credit(&RewardEvent { at: now, node, owner, what }, "checked");
