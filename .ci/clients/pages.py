@@ -5,20 +5,18 @@ name is an attack on pages, are real processes. BINARIES is the folder with `iri
 `iris-node`, CACHE a folder outside of the clone for what drives the browser, and for screenshots.
 """
 
-import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 
 import packages
+import suite
 from network import Failed, Network
 from scripted_server import ScriptedServer
 from seal import BROWSERS, ROOT
 
 TESTS = os.path.join(ROOT, "iris-coordinator", "pages", "test")
-SUITE_LIMIT = 300.0
 ENGINE = "iris-tiny"
 SCRIPTED = "scripted"
 ATTACK = "<img src=x onerror=hacked()>"
@@ -59,23 +57,10 @@ def main(binaries, cache):
                 "axe": os.path.join(modules, "axe-core", "axe.min.js"),
                 "shots": shots,
             }
-            path = os.path.join(folder, "facts.json")
-            with open(path, "w", encoding="utf-8") as file:
-                json.dump(facts, file)
-            if run(path) != 0:
+            if suite.run(TESTS, "IRIS_PAGES_FACTS", facts, folder) != 0:
                 print(network.logs(), file=sys.stderr)
                 return 1
     return 0
-
-
-def run(facts):
-    flags = ["--no-warnings", "--test", "--test-reporter=spec", "--test-concurrency=1"]
-    files = sorted(name for name in os.listdir(TESTS) if name.endswith(".test.mjs"))
-    done = subprocess.run(
-        ["node", *flags, *files], cwd=TESTS, check=False, stdin=subprocess.DEVNULL,
-        env={**os.environ, "IRIS_PAGES_FACTS": facts, "NO_COLOR": "1"}, timeout=SUITE_LIMIT,
-    )
-    return done.returncode
 
 
 if __name__ == "__main__":

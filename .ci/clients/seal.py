@@ -7,20 +7,18 @@ another origin than the coordinator's, which is told to allow it. BINARIES is th
 
 import functools
 import http.server
-import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
 
 import packages
+import suite
 from network import Failed, Network
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 TESTS = os.path.join(ROOT, "iris-client", "js", "test")
-SUITE_LIMIT = 300.0
 MODEL = "iris-tiny"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -52,24 +50,10 @@ def main(binaries, cache):
                 "playwright": os.path.join(playwright, "index.mjs"),
                 "browser": browser,
             }
-            path = os.path.join(folder, "facts.json")
-            with open(path, "w", encoding="utf-8") as file:
-                json.dump(facts, file)
-            if run(path) != 0:
+            if suite.run(TESTS, "IRIS_SEAL_FACTS", facts, folder) != 0:
                 print(network.logs(), file=sys.stderr)
                 return 1
     return 0
-
-
-def run(facts):
-    files = sorted(name for name in os.listdir(TESTS) if name.endswith(".test.mjs"))
-    flags = ["--no-warnings", "--test", "--test-reporter=spec", "--test-concurrency=1"]
-    environment = {**os.environ, "IRIS_SEAL_FACTS": facts, "NO_COLOR": "1"}
-    done = subprocess.run(
-        ["node", *flags, *files], cwd=TESTS, env=environment, check=False,
-        stdin=subprocess.DEVNULL, timeout=SUITE_LIMIT,
-    )
-    return done.returncode
 
 
 class Files(http.server.SimpleHTTPRequestHandler):
