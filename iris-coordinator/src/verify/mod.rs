@@ -416,11 +416,13 @@ impl Verification {
         tracing::debug!(%node, model = %audit.id.model, ?outcome, "a node was checked");
         match outcome {
             Ok(Outcome::Convicted(conviction)) => return self.convict(*conviction),
-            // What two others asked may be a word that anybody would answer.
-            Ok(Outcome::Passed) if matches!(audit.check, Check::Canary { .. }) => {
-                if let Some(owner) = owner {
+            Ok(Outcome::Passed) => {
+                // What two others asked may be a word that anybody would answer.
+                if let (Some(owner), Check::Canary { commitment, .. }) = (owner, &audit.check) {
                     let what = What::Checked { passed: true, weight: 1000 };
-                    self.dispatch.credit(&RewardEvent { at: now, node, owner, what }, "checked");
+                    // By its cause, since two models may be done in the same millisecond.
+                    let kind = format!("checked-{commitment}");
+                    self.dispatch.credit(&RewardEvent { at: now, node, owner, what }, &kind);
                 }
             }
             Ok(Outcome::Suspected { is_confirming }) => {
