@@ -42,6 +42,8 @@ pub(super) struct Host {
     pub(super) seed: u64,
     pub(super) starts: AtomicU32,
     running: Mutex<Running>,
+    /// When it began to serve, each time it was started.
+    serves: Mutex<Vec<Duration>>,
 }
 
 /// The coordinator that runs now.
@@ -70,8 +72,8 @@ pub(super) const fn secret() -> Secret {
 impl Host {
     pub(super) fn new(parts: Parts, disk: Disk, trace: Trace, seed: u64) -> Self {
         let clock = HostClock::new(trace.clone());
-        let running = Mutex::default();
-        Self { parts, disk, clock, trace, seed, starts: AtomicU32::new(0), running }
+        let (running, serves) = Default::default();
+        Self { parts, disk, clock, trace, seed, starts: AtomicU32::new(0), running, serves }
     }
 
     /// Returns the coordinator, while it runs.
@@ -82,6 +84,11 @@ impl Host {
     /// Returns what the coordinator that was started last holds nodes to.
     pub(super) fn limits(&self) -> Limits {
         self.running().limits
+    }
+
+    /// Returns when the coordinator began to serve, each time it was started.
+    pub(super) fn serves(&self) -> Vec<Duration> {
+        self.serves.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Lets go of the coordinator before its host crashes.
@@ -115,6 +122,7 @@ impl Host {
         let settings = ServerSettings::default().with_api(self.parts.api.clone()).with_drain(DRAIN);
         let server = Server::over(listener, coordinator.clone(), settings)?;
         self.trace.note(COORDINATOR, "serves");
+        self.serves.lock().unwrap_or_else(PoisonError::into_inner).push(self.trace.now());
         server.run(stop.cancelled()).await;
         coordinator.shutdown().await;
         self.forget();

@@ -253,6 +253,11 @@ impl Simulation {
         self.sim.bounce(host);
     }
 
+    /// Returns when the coordinator began to serve, each time it was started.
+    pub(super) fn serves(&self) -> Vec<Duration> {
+        self.host.serves()
+    }
+
     /// Returns whether anything runs on a host.
     pub fn is_running(&mut self, host: &str) -> bool {
         self.sim.is_host_running(host)

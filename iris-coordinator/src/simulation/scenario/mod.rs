@@ -210,6 +210,7 @@ fn live(net: &mut Simulation, draw: &Draw) -> Faults {
         net.run_for(Duration::from_secs(1));
     }
     net.check_rest();
+    faults.serves = net.serves();
     faults
 }
 
@@ -228,11 +229,22 @@ struct Faults {
     stops: Vec<Duration>,
     /// When it was started again.
     restarts: Vec<Duration>,
+    /// When it began to serve after a start.
+    serves: Vec<Duration>,
 }
 
 impl Faults {
     fn any_between(times: &[Duration], from: Duration, to: Duration) -> bool {
         times.iter().any(|time| (from..=to).contains(time))
+    }
+
+    /// Returns whether the coordinator had been started again and did not serve yet, for a moment
+    /// of this time: on a bad disk a start takes a while.
+    fn was_starting(&self, from: Duration, to: Duration) -> bool {
+        self.restarts.iter().any(|&restart| {
+            let served = self.serves.iter().find(|&&serves| serves >= restart);
+            restart <= to && served.is_none_or(|&served| from <= served)
+        })
     }
 }
 

@@ -152,11 +152,11 @@ impl Judge<'_> {
 
     /// Returns whether a broken connection, or silence, has a reason outside of the coordinator.
     fn excused(&self, chat: &ChatSeen) -> bool {
-        let Faults { crashes, stops, restarts } = self.faults;
+        let Faults { crashes, stops, .. } = self.faults;
         let from = chat.from.saturating_sub(HEARD_WITHIN);
         is_cut(self.draw, &chat.caller)
             || Faults::any_between(crashes, from, chat.to)
-            || Faults::any_between(restarts, chat.from, chat.to)
+            || self.faults.was_starting(chat.from, chat.to)
             || Faults::any_between(stops, chat.from.saturating_sub(Duration::from_mins(1)), chat.to)
     }
 
