@@ -92,6 +92,11 @@ class Network:
         _, answer = self._json("/nodes", key=key)
         return {node.get("name") for node in answer["nodes"]}
 
+    def running(self, key):
+        """Returns how many tasks the nodes work on."""
+        _, answer = self._json("/nodes", key=key)
+        return sum(node["running"] for node in answer["nodes"])
+
     def wait_until(self, what, is_so, limit=START_LIMIT):
         end = time.monotonic() + limit
         while time.monotonic() < end:

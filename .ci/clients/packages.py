@@ -3,12 +3,14 @@
 A folder's name holds a hash of what it was made from, so that a cache never serves another pin.
 """
 
+import glob
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 
+LLAMA = "llama-cpp-python==0.3.36"
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -54,6 +56,41 @@ def browser(cache):
     return folder
 
 
+def llama_server(cache):
+    """Returns llama.cpp's own server, built from the sources that PyPI's llama-cpp-python brings."""
+    requirements = os.path.join(HERE, "llama", "requirements.txt")
+    folder = _folder(cache, "llama", requirements, sys.version + LLAMA)
+    program = os.path.join(folder, "llama-server")
+    if not _is_done(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        _build_llama_server(folder, requirements, program)
+        _set_done(folder)
+    return program
+
+
+def _build_llama_server(folder, requirements, program):
+    tools, build = os.path.join(folder, "tools"), os.path.join(folder, "build")
+    _run([sys.executable, "-m", "venv", tools])
+    pip = [os.path.join(tools, "bin", "python"), "-m", "pip"]
+    environment = {**os.environ, "PATH": os.path.join(tools, "bin") + os.pathsep + os.environ["PATH"]}
+    _run([*pip, "install", "--quiet", "--requirement", requirements])
+    flags = ["--quiet", "--no-deps", "--no-build-isolation", "--no-binary", ":all:", "--dest", folder]
+    _run([*pip, "download", *flags, LLAMA], environment=environment)
+    [archive] = glob.glob(os.path.join(folder, "*.tar.gz"))
+    _run(["tar", "--extract", "--file", archive, "--directory", folder])
+    source = os.path.join(archive.removesuffix(".tar.gz"), "vendor", "llama.cpp")
+    off = ["BUILD_SHARED_LIBS", "LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_UI",
+           "LLAMA_OPENSSL", "LLAMA_CURL", "GGML_OPENMP"]
+    # Its answers are what matters here; half of the optimisation takes half of the time.
+    flags = ["-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_C_FLAGS_RELEASE=-O1", "-DCMAKE_CXX_FLAGS_RELEASE=-O1"]
+    flags += [f"-D{name}=OFF" for name in off]
+    _run(["cmake", "-S", source, "-B", build, "-G", "Ninja", *flags], environment=environment)
+    _run(["ninja", "-C", build, "--quiet", "llama-server"], environment=environment)
+    shutil.move(os.path.join(build, "bin", "llama-server"), program)
+    for left in (build, tools, archive, archive.removesuffix(".tar.gz")):
+        os.remove(left) if os.path.isfile(left) else shutil.rmtree(left)
+
+
 def _folder(cache, kind, pins, version):
     with open(pins, "rb") as file:
         digest = hashlib.sha256(file.read() + version.encode()).hexdigest()[:16]
@@ -68,5 +105,7 @@ def _set_done(folder):
     open(os.path.join(folder, ".done"), "w", encoding="utf-8").close()
 
 
-def _run(line, cwd=None):
-    subprocess.run(line, cwd=cwd, check=True, stdin=subprocess.DEVNULL, timeout=600)
+def _run(line, cwd=None, environment=None):
+    subprocess.run(
+        line, cwd=cwd, check=True, stdin=subprocess.DEVNULL, timeout=1200, env=environment,
+    )
