@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use cli::{Cli, Command};
 use credential::Credential;
 use failure::{Exit, Failure};
+use model_server::ModelServer;
 use models::Models;
 use owner::Owner;
 use reload::Reload;
@@ -35,6 +36,7 @@ mod credential;
 mod doctor;
 mod failure;
 mod http;
+mod model_server;
 mod models;
 mod owner;
 mod private;
@@ -102,7 +104,10 @@ async fn serve(cli: &Cli, settings: Settings, file: Option<PathBuf>) -> Result<(
     start_log(&settings)?;
     let reload = Reload::new(cli.flags(), file, settings.clone());
     let owner = Owner::new(settings.limits().map_err(Failure::settings)?);
-    let stop = signals::stop(owner.drained())
+    let mut server = ModelServer::start(&settings)?;
+    let settings = settings.with_started(server.as_ref());
+    let end = futures::future::OptionFuture::from(server.as_ref().map(ModelServer::killer));
+    let stop = signals::stop(owner.drained(), end)
         .map_err(|error| Failure::new(Exit::Work, format!("signals cannot be heard: {error}")))?;
     let mut stop = std::pin::pin!(stop);
     let identity = Identity::load_or_create(&settings.key_path).map_err(Failure::files)?;
@@ -115,6 +120,12 @@ async fn serve(cli: &Cli, settings: Settings, file: Option<PathBuf>) -> Result<(
         credential = Credential::obtain(&settings) => credential?,
         () = &mut stop => return Ok(()),
     };
+    if let Some(server) = &mut server {
+        tokio::select! {
+            () = server.ready() => {}
+            () = &mut stop => return Ok(()),
+        }
+    }
     #[cfg(unix)]
     listen(&settings.key_path, &owner);
     let agent = compose(&settings, identity, models, datasets).await?;
@@ -123,8 +134,15 @@ async fn serve(cli: &Cli, settings: Settings, file: Option<PathBuf>) -> Result<(
     let coordinators = settings.coordinators().map_err(Failure::settings)?;
     let connector = connector(&settings, coordinators, credential.key.clone())?;
     tokio::spawn(announce(agent.node_id(), agent.status()));
+    if let Some(server) = &server {
+        server.watch(agent.relisting());
+    }
     tokio::spawn(owner.look_after(reload, agent.places(), spending));
-    match agent.run_on(connector, stop).await {
+    let ended = agent.run_on(connector, stop).await;
+    if let Some(server) = server {
+        server.stop().await;
+    }
+    match ended {
         Ok(()) => Ok(()),
         Err(AgentError::Connect(error @ ConnectError::Unauthorized { .. })) => {
             Err(credential.refused(error))

@@ -144,6 +144,13 @@ impl Agent {
         Arc::clone(&self.core.carried)
     }
 
+    /// Returns what to call when the models of a backend may be others than a moment ago, such as
+    /// when its server has ended or was started again: they are listed again within a second or so.
+    pub fn relisting(&self) -> impl Fn() + Send + Sync + use<> {
+        let catalogue = Arc::clone(&self.core.catalogue);
+        move || catalogue.doubt()
+    }
+
     /// Returns how the agent stands, now and later.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
