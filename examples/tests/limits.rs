@@ -57,6 +57,7 @@ async fn a_node_answers_those_whom_its_owner_lets_ask() {
     for (callers, answered, hindrance) in [
         (Callers::Public, &[OWNER, CALLER, NOBODY][..], None),
         (Callers::Members, &[OWNER, CALLER], Some("members_only")),
+        (Callers::Invited, &[OWNER], Some("invited_only")),
         (Callers::Own, &[OWNER], Some("own_only")),
         (Callers::Public, &[OWNER, CALLER, NOBODY], None),
     ] {

@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accounts::{AccountPolicy, Accounts, ApiKey};
+use crate::admittance::Admittance;
 use crate::classify::{ClassifierChain, Readers};
 use crate::clock::{Clock, SystemClock};
 use crate::deeds::Deeds;
@@ -47,6 +48,7 @@ use crate::link::{self, Door, LinkError, NodeLink};
 use crate::payouts::{self, PayPolicy, Payouts};
 use crate::promises::{self, Promises};
 use crate::ranking::{Rank, Ranking};
+use crate::reports::Reports;
 use crate::settlement::Settlement;
 use crate::transparency::{StartError, Transparency};
 use crate::verify::{Cases, Manner, Sign, Verification};
@@ -73,6 +75,8 @@ struct Inner {
     transparency: Arc<Transparency>,
     payouts: Payouts,
     cases: Cases,
+    admittance: Arc<Admittance>,
+    reports: Reports,
     classifiers: ClassifierChain,
     tasks: TaskTracker,
     housekeeping: CancellationToken,
@@ -312,7 +316,12 @@ impl Builder {
         let secret = self.secret.clone();
         let accounts = Accounts::load_with(Arc::clone(&self.store), secret, self.accounts).await?;
         let accounts = Arc::new(accounts.with_clock(clock));
+        let admittance =
+            Admittance::load(Arc::clone(&self.store), Arc::clone(&self.clock), &self.secret);
+        let admittance = Arc::new(admittance.await?);
+        let reports = Reports::new(Arc::clone(&self.store), Arc::clone(&self.clock), &self.secret);
         let dispatch = Arc::new(Dispatch::new(Parts {
+            admittance: Arc::clone(&admittance),
             clock: self.clock,
             scheduler: self.scheduler,
             ledger: deeds.points,
@@ -376,6 +385,8 @@ impl Builder {
             transparency,
             payouts,
             cases,
+            admittance,
+            reports,
             classifiers,
             tasks,
             housekeeping,
@@ -544,6 +555,17 @@ impl Coordinator {
     /// Returns the verdicts on nodes, and what became of them.
     pub fn cases(&self) -> &Cases {
         &self.inner.cases
+    }
+
+    /// Returns whom owners let their nodes answer.
+    #[cfg_attr(not(feature = "http"), allow(dead_code, reason = "owners speak over HTTP alone"))]
+    pub(crate) fn admittance(&self) -> &Admittance {
+        &self.inner.admittance
+    }
+
+    /// Returns what owners report.
+    pub fn reports(&self) -> &Reports {
+        &self.inner.reports
     }
 
     /// Returns how far a node has come in showing that it runs a model that it offers.

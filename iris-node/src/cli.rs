@@ -110,6 +110,8 @@ pub(crate) enum Command {
     Setup(SetupArgs),
     /// Look at each link between models and network, and say what to do about those that fail
     Doctor(DoctorArgs),
+    #[command(flatten)]
+    Callers(crate::callers::CallerOrder),
     #[cfg(unix)]
     #[command(flatten)]
     Order(crate::control::Order),
@@ -176,8 +178,9 @@ struct SettingFlags {
     /// and ! before a name leaves it out [default: all]
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "NAMES")]
     models: Option<String>,
-    /// Whose requests to answer: your `own`, those of all `members`, or also of the `public`
-    /// without an account; the coordinator sees to it [default: public]
+    /// Whose requests to answer: your `own`, also those of whom you have `invited` (`iris-node
+    /// invite`), of all `members`, or of the `public` without an account; the coordinator sees to
+    /// it [default: public]
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "WHO")]
     callers: Option<String>,
     /// Rest while processors or graphics cards are so busy with something else, in percent

@@ -18,6 +18,7 @@ use iris_protocol::message::Hardware;
 use iris_protocol::rest::Secret;
 use tokio::sync::watch;
 
+use callers::Callers;
 use cli::{Cli, Command};
 use credential::Credential;
 use failure::{Exit, Failure};
@@ -29,6 +30,7 @@ use settings::{DatasetFault, LogFormat, Settings};
 use spending::Spending;
 
 mod ask;
+mod callers;
 mod cli;
 #[cfg(unix)]
 mod control;
@@ -75,6 +77,9 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         #[cfg(unix)]
         Some(Command::Order(order)) => {
             order.give(&load()?.key_path).await.map(|()| ExitCode::SUCCESS)
+        }
+        Some(Command::Callers(order)) => {
+            order.carry_out(&load()?).await.map(|()| ExitCode::SUCCESS)
         }
         Some(Command::Doctor(args)) => {
             let exit = doctor::run(args, load(), file.as_deref()).await;
@@ -137,7 +142,8 @@ async fn serve(cli: &Cli, settings: Settings, file: Option<PathBuf>) -> Result<(
     if let Some(server) = &server {
         server.watch(agent.relisting());
     }
-    tokio::spawn(owner.look_after(reload, agent.places(), spending));
+    let callers = Callers::load(&settings.key_path, agent.asked());
+    tokio::spawn(owner.look_after(reload, agent.places(), spending, callers));
     let ended = agent.run_on(connector, stop).await;
     if let Some(server) = server {
         server.stop().await;

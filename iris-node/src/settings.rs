@@ -235,15 +235,17 @@ impl Settings {
         let callers = match self.callers.as_deref() {
             None | Some("public") => Callers::Public,
             Some("members") => Callers::Members,
+            Some("invited") => Callers::Invited,
             Some("own") => Callers::Own,
             Some(_) => {
-                let words = "callers (IRIS_CALLERS) must be \"own\", \"members\" or \"public\"";
+                let words = "callers (IRIS_CALLERS) must be \"own\", \"invited\", \"members\" or \"public\"";
                 return Err(SettingsError(words.to_owned()));
             }
         };
-        if callers == Callers::Own && promise.is_some() {
+        if !callers.are_many() && promise.is_some() {
             return Err(SettingsError(
-                "hours (IRIS_HOURS) are a promise to others, whom callers = \"own\" keeps out"
+                "hours (IRIS_HOURS) are a promise to others, whom callers = \"own\" and \"invited\" \
+                 keep out"
                     .to_owned(),
             ));
         }
@@ -563,6 +565,7 @@ mod tests {
             ("busy_percent = 101", "IRIS_BUSY_PERCENT"),
             ("max_celsius = 'hot'", "max_celsius"),
             ("callers = 'own'\nhours = 'sat'", "promise to others"),
+            ("callers = 'invited'\nhours = 'sat'", "promise to others"),
             ("hours = 'mon'\nwork_hours = 'mon 08:00-20:00'", "promise more"),
             ("log_level = 'a=b=c'", "RUST_LOG"),
             ("log_format = 'xml'", "log_format"),
