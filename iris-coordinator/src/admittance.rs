@@ -49,7 +49,7 @@ pub enum AdmittanceError {
 
 /// Whom the owners of nodes let in.
 #[derive(Debug)]
-pub(crate) struct Admittance {
+pub struct Admittance {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     tags: CallerTags,
@@ -174,7 +174,7 @@ impl Admittance {
     }
 
     /// Takes in what `owner` says of a caller from now on.
-    pub(crate) async fn set(
+    pub async fn set(
         &self,
         owner: AccountId,
         name: &CallerName,
@@ -201,11 +201,7 @@ impl Admittance {
     }
 
     /// Forgets what `owner` said of a caller; returns whether there was anything.
-    pub(crate) async fn lift(
-        &self,
-        owner: AccountId,
-        name: &CallerName,
-    ) -> Result<bool, AdmittanceError> {
+    pub async fn lift(&self, owner: AccountId, name: &CallerName) -> Result<bool, AdmittanceError> {
         let caller = self.account(&owner, name);
         let _turn = self.changing.lock().await;
         let was_there = self.held().rule(&owner, &caller).is_some();
@@ -217,7 +213,7 @@ impl Admittance {
     }
 
     /// Returns what `owner` has said of callers, by the tags of this month.
-    pub(crate) fn of(&self, owner: &AccountId) -> Vec<CallerSummary> {
+    pub fn of(&self, owner: &AccountId) -> Vec<CallerSummary> {
         let held = self.held();
         let rules = held.by_owner.get(owner).into_iter().flatten();
         rules.map(|(caller, rule)| self.summary(owner, caller, *rule)).collect()

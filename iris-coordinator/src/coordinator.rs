@@ -558,8 +558,7 @@ impl Coordinator {
     }
 
     /// Returns whom owners let their nodes answer.
-    #[cfg_attr(not(feature = "http"), allow(dead_code, reason = "owners speak over HTTP alone"))]
-    pub(crate) fn admittance(&self) -> &Admittance {
+    pub fn admittance(&self) -> &Admittance {
         &self.inner.admittance
     }
 

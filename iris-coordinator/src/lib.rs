@@ -41,6 +41,7 @@ mod verify;
 pub use accounts::{
     AccountError, AccountPolicy, Accounts, ApiKey, Giver, MembershipPolicy, NewKey, Registration,
 };
+pub use admittance::{Admittance, AdmittanceError};
 pub use clock::{Clock, SystemClock};
 pub use coordinator::{Builder, Coordinator};
 pub use dispatch::{

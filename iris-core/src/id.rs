@@ -176,7 +176,8 @@ impl CallerTag {
 
     /// Makes the tag of a month, of which the number counts [`MONTHS`](Self::MONTHS) alone.
     pub const fn new(month: u32, code: [u8; 16]) -> Self {
-        Self { month: (month % Self::MONTHS) as u8, code }
+        let [.., month] = (month % Self::MONTHS).to_be_bytes();
+        Self { month, code }
     }
 
     /// Returns the number of its month, from 0 to [`MONTHS`](Self::MONTHS).

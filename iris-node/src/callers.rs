@@ -79,7 +79,7 @@ impl CallerOrder {
     /// Carries it out, and prints what came of it.
     pub(crate) async fn carry_out(self, settings: &Settings) -> Result<(), Failure> {
         if let Self::Callers = self {
-            list(&read(&asked_file(&settings.key_path)));
+            list(&read::<Vec<_>>(&asked_file(&settings.key_path)));
             return Ok(());
         }
         let desk = Desk::open(settings).await?;
@@ -187,7 +187,8 @@ impl<'a> Desk<'a> {
             let caller = asked.caller.map(CallerName::Tag);
             return Ok(Meant { caller, task: Some(asked.task) });
         }
-        let caller = text.parse().map_err(|error| Failure::settings(format!("{text}: {error}")))?;
+        let caller = text.parse::<CallerName>();
+        let caller = caller.map_err(|error| Failure::settings(format!("{text}: {error}")))?;
         Ok(Meant { caller: Some(caller), task: None })
     }
 
@@ -351,7 +352,7 @@ mod tests {
         let mut callers = Callers::load(&key, Arc::default());
         assert!(callers.look().is_none(), "nobody is blocked");
         let tag = CallerTag::new(1, [2; 16]);
-        write(&blocked_file(&key), &vec![tag]).unwrap();
+        write(&blocked_file(&key), &[tag]).unwrap();
         assert_eq!(callers.look().unwrap().iter().collect::<Vec<_>>(), [&tag]);
         assert!(callers.look().is_none(), "nothing has changed since");
         std::fs::write(asked_file(&key), "{").unwrap();

@@ -1,12 +1,6 @@
 //! `iris-node setup` and `iris-node doctor` as processes, against servers on loopback that answer
 //! as the documented ones do.
-#![cfg(all(
-    unix,
-    feature = "cli",
-    feature = "engine",
-    feature = "openai",
-    feature = "sandbox"
-))]
+#![cfg(all(unix, feature = "cli", feature = "engine", feature = "openai", feature = "sandbox"))]
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail with their test")]
 
 use std::io::Write;

@@ -17,7 +17,7 @@ use super::error::ApiError;
 use super::network::{Asked, Page};
 use super::rest::{Reply, read_json};
 use super::{Api, json_response};
-use crate::admittance::AdmittanceError;
+use crate::AdmittanceError;
 use crate::reports::{NewReport, Report, ReportError};
 
 /// Longest body, in bytes: what an owner shows may be written in six times its 16 KiB.
