@@ -74,15 +74,12 @@ impl Held {
     fn set(&mut self, owner: AccountId, caller: AccountId, rule: Option<Rule>) {
         let rules = self.by_owner.entry(owner).or_default();
         let owners = self.owners.entry(caller).or_default();
-        match rule {
-            Some(rule) => {
-                rules.insert(caller, rule);
-                owners.insert(owner);
-            }
-            None => {
-                rules.remove(&caller);
-                owners.remove(&owner);
-            }
+        if let Some(rule) = rule {
+            rules.insert(caller, rule);
+            owners.insert(owner);
+        } else {
+            rules.remove(&caller);
+            owners.remove(&owner);
         }
         if rules.is_empty() {
             self.by_owner.remove(&owner);
@@ -100,8 +97,8 @@ impl Held {
 impl Admittance {
     /// Reads what was written down.
     pub(crate) async fn load(
-        store: Arc<dyn Store>,
-        clock: Arc<dyn Clock>,
+        store: &Arc<dyn Store>,
+        clock: &Arc<dyn Clock>,
         secret: &Secret,
     ) -> Result<Self, StoreError> {
         let mut held = Held::default();
@@ -114,10 +111,14 @@ impl Admittance {
                 held.set(owner, caller, Some(rule));
             }
         }
-        drop(records);
-        let (tags, secret) = (CallerTags::new(secret), secret.clone());
-        let (held, changing) = (Mutex::new(held), tokio::sync::Mutex::default());
-        Ok(Self { store, clock, tags, secret, held, changing })
+        Ok(Self {
+            store: Arc::clone(store),
+            clock: Arc::clone(clock),
+            tags: CallerTags::new(secret),
+            secret: secret.clone(),
+            held: Mutex::new(held),
+            changing: tokio::sync::Mutex::default(),
+        })
     }
 
     /// Returns what the nodes of `owner` are told of who asks; `None` for people without an account.
@@ -253,7 +254,8 @@ mod tests {
 
     async fn admittance(store: &Arc<dyn Store>) -> Admittance {
         let secret = Secret::from_bytes([7; 32]);
-        Admittance::load(Arc::clone(store), Arc::new(SystemClock), &secret).await.unwrap()
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        Admittance::load(store, &clock, &secret).await.unwrap()
     }
 
     fn store() -> Arc<dyn Store> {

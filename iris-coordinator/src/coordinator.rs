@@ -75,7 +75,6 @@ struct Inner {
     transparency: Arc<Transparency>,
     payouts: Payouts,
     cases: Cases,
-    admittance: Arc<Admittance>,
     reports: Reports,
     classifiers: ClassifierChain,
     tasks: TaskTracker,
@@ -316,12 +315,8 @@ impl Builder {
         let secret = self.secret.clone();
         let accounts = Accounts::load_with(Arc::clone(&self.store), secret, self.accounts).await?;
         let accounts = Arc::new(accounts.with_clock(clock));
-        let admittance =
-            Admittance::load(Arc::clone(&self.store), Arc::clone(&self.clock), &self.secret);
-        let admittance = Arc::new(admittance.await?);
-        let reports = Reports::new(Arc::clone(&self.store), Arc::clone(&self.clock), &self.secret);
         let dispatch = Arc::new(Dispatch::new(Parts {
-            admittance: Arc::clone(&admittance),
+            admittance: Admittance::load(&self.store, &self.clock, &self.secret).await?,
             clock: self.clock,
             scheduler: self.scheduler,
             ledger: deeds.points,
@@ -377,6 +372,7 @@ impl Builder {
         );
         inference.resume().await?;
         let inner = Inner {
+            reports: Reports::new(Arc::clone(&store), Arc::clone(&dispatch.clock), &self.secret),
             identity,
             dispatch,
             door,
@@ -385,8 +381,6 @@ impl Builder {
             transparency,
             payouts,
             cases,
-            admittance,
-            reports,
             classifiers,
             tasks,
             housekeeping,
@@ -559,7 +553,7 @@ impl Coordinator {
 
     /// Returns whom owners let their nodes answer.
     pub fn admittance(&self) -> &Admittance {
-        &self.inner.admittance
+        &self.inner.dispatch.admittance
     }
 
     /// Returns what owners report.

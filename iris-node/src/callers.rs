@@ -90,7 +90,9 @@ impl CallerOrder {
                 if said.is_empty() {
                     println!("you have said nothing of any caller");
                 }
-                said.iter().for_each(|said| println!("{}  {}", said.caller, said.rule.name()));
+                for CallerSummary { caller, rule, .. } in said {
+                    println!("{caller}  {}", rule.name());
+                }
                 Ok(())
             }
             Self::Block(whom) => desk.say(&whom, CallerRule::Blocked).await,

@@ -257,7 +257,8 @@ mod tests {
         assert_eq!(spec.program, "/opt/llama-server");
         assert_eq!(
             spec.arguments.join(" "),
-            "--model /m.gguf --host 127.0.0.1 --port 4000 --parallel 2 --ctx-size 8192 -ngl 99"
+            "--model /m.gguf --host 127.0.0.1 --port 4000 --alias m --parallel 2 --ctx-size 8192 \
+             -ngl 99"
         );
         assert_eq!(spec.limits, Limits { memory: Some(2 << 30), niceness: Some(5) });
     }

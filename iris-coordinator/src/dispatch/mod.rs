@@ -96,7 +96,7 @@ pub(crate) struct DispatchSettings {
 /// What a dispatcher is put together from.
 #[derive(Debug)]
 pub(crate) struct Parts {
-    pub(crate) admittance: Arc<Admittance>,
+    pub(crate) admittance: Admittance,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) scheduler: Arc<dyn Scheduler>,
     pub(crate) ledger: Box<dyn ReputationLedger>,
@@ -123,7 +123,7 @@ pub(crate) struct Dispatch {
     pub(crate) limits: Arc<Limits>,
     pub(crate) promises: Promises,
     pub(crate) live: Live,
-    pub(crate) admittance: Arc<Admittance>,
+    pub(crate) admittance: Admittance,
     members: Arc<Accounts>,
     scheduler: Arc<dyn Scheduler>,
     seeds: AtomicU64,
