@@ -75,7 +75,7 @@ async fn a_blocked_caller_gets_no_node_of_the_owner_open_or_sealed() {
     assert_eq!(say(&net, &owner, &tag, "blocked").await.status, 200);
     let count = owner.node.callers.lock().unwrap().len();
     let refused = net.chat("").await;
-    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert_eq!(refused.status, 400, "{}", refused.text());
     assert!(refused.text().contains("lets it answer this caller"), "{}", refused.text());
     let refused = sealed().await;
     assert_eq!(refused.status, 503, "{}", refused.text());
