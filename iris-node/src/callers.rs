@@ -29,6 +29,8 @@ use crate::settings::Settings;
 
 /// How long one question to a coordinator may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a running node takes to see what was written, at most: it looks every second.
+const NOTICED: Duration = Duration::from_secs(2);
 /// How often the file of callers is written, at most.
 const WRITTEN_EVERY: Duration = Duration::from_secs(5);
 /// How many of the latest callers are listed.
@@ -134,6 +136,9 @@ impl<'a> Desk<'a> {
 
     async fn say(&self, whom: &Whom, rule: CallerRule) -> Result<(), Failure> {
         let caller = self.caller(whom)?;
+        if rule != CallerRule::Blocked {
+            self.forget(caller).await?;
+        }
         let request = CallerRequest { caller, rule };
         let said: CallerSummary = self.ask(Method::POST, "callers", Some(&request)).await?;
         self.keep_blocked().await?;
@@ -143,8 +148,10 @@ impl<'a> Desk<'a> {
 
     async fn lift(&self, whom: &Whom) -> Result<(), Failure> {
         let caller = self.caller(whom)?;
-        self.answer::<()>(Method::DELETE, &format!("callers/{caller}"), None).await?;
+        self.forget(caller).await?;
+        let lifted = self.answer::<()>(Method::DELETE, &format!("callers/{caller}"), None).await;
         self.keep_blocked().await?;
+        lifted?;
         println!("{caller} is like any other from now on");
         Ok(())
     }
@@ -163,13 +170,31 @@ impl<'a> Desk<'a> {
         Ok(list.callers)
     }
 
+    /// Lets the running node refuse a caller's tasks no more, before any of them comes again: what
+    /// it refuses counts against it.
+    async fn forget(&self, caller: CallerName) -> Result<(), Failure> {
+        let file = blocked_file(&self.settings.key_path);
+        let mut blocked: Vec<CallerTag> = read(&file);
+        let known = blocked.len();
+        blocked.retain(|tag| CallerName::Tag(*tag) != caller);
+        if blocked.len() < known {
+            self.write_blocked(&blocked)?;
+            tokio::time::sleep(NOTICED).await;
+        }
+        Ok(())
+    }
+
+    fn write_blocked(&self, blocked: &[CallerTag]) -> Result<(), Failure> {
+        write(&blocked_file(&self.settings.key_path), &blocked)
+            .map_err(|error| Failure::files(format!("who is blocked is not written: {error}")))
+    }
+
     /// Writes down whose tasks the node refuses by itself.
     async fn keep_blocked(&self) -> Result<(), Failure> {
         let said = self.said().await?;
         let blocked = said.iter().filter(|said| said.rule == CallerRule::Blocked);
         let blocked: Vec<CallerTag> = blocked.map(|said| said.caller).collect();
-        write(&blocked_file(&self.settings.key_path), &blocked)
-            .map_err(|error| Failure::files(format!("who is blocked is not written: {error}")))
+        self.write_blocked(&blocked)
     }
 
     fn caller(&self, whom: &Whom) -> Result<CallerName, Failure> {
