@@ -17,6 +17,7 @@ use iris_node::agent::{AskedTask, AskedTasks};
 use iris_protocol::openai::ErrorBody;
 use iris_protocol::rest::{
     CallerList, CallerName, CallerRequest, CallerRule, CallerSummary, ReportCreated, ReportRequest,
+    Secret,
 };
 use reqwest::Method;
 use serde::de::DeserializeOwned;
@@ -31,6 +32,8 @@ use crate::settings::Settings;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a running node takes to see what was written, at most: it looks every second.
 const NOTICED: Duration = Duration::from_secs(2);
+/// How often a running node asks whom its owner has blocked.
+const REFRESHED_EVERY: Duration = Duration::from_mins(10);
 /// How often the file of callers is written, at most.
 const WRITTEN_EVERY: Duration = Duration::from_secs(5);
 /// How many of the latest callers are listed.
@@ -105,6 +108,19 @@ impl CallerOrder {
     }
 }
 
+/// Keeps whom the running node refuses by itself as the coordinator has it: its owner may have said
+/// something elsewhere, and tags change with the month.
+pub(crate) async fn keep_up(settings: Settings, key: Secret) {
+    let Ok(http) = Http::new(&settings, PATIENCE) else { return };
+    let desk = Desk { settings: &settings, http, key };
+    loop {
+        if let Err(error) = desk.keep_blocked().await {
+            tracing::debug!(%error, "who is blocked is not known anew");
+        }
+        tokio::time::sleep(REFRESHED_EVERY).await;
+    }
+}
+
 fn list(asked: &[AskedTask]) {
     if asked.is_empty() {
         println!("nobody has asked this node of late");
@@ -119,7 +135,7 @@ fn list(asked: &[AskedTask]) {
 struct Desk<'a> {
     settings: &'a Settings,
     http: Http,
-    key: Credential,
+    key: Secret,
 }
 
 /// Whom an owner means.
@@ -130,8 +146,8 @@ struct Meant {
 
 impl<'a> Desk<'a> {
     async fn open(settings: &'a Settings) -> Result<Self, Failure> {
-        let (http, key) = (Http::new(settings, PATIENCE)?, Credential::obtain(settings).await?);
-        Ok(Self { settings, http, key })
+        let http = Http::new(settings, PATIENCE)?;
+        Ok(Self { settings, http, key: Credential::obtain(settings).await?.key })
     }
 
     async fn say(&self, whom: &Whom, rule: CallerRule) -> Result<(), Failure> {
@@ -194,6 +210,9 @@ impl<'a> Desk<'a> {
         let said = self.said().await?;
         let blocked = said.iter().filter(|said| said.rule == CallerRule::Blocked);
         let blocked: Vec<CallerTag> = blocked.map(|said| said.caller).collect();
+        if read::<Vec<CallerTag>>(&blocked_file(&self.settings.key_path)) == blocked {
+            return Ok(());
+        }
         self.write_blocked(&blocked)
     }
 
@@ -240,7 +259,7 @@ impl<'a> Desk<'a> {
         let mut last = None;
         for url in self.settings.coordinators().map_err(Failure::settings)? {
             let endpoint = format!("{}/{path}", url.http_base());
-            match self.http.send(method.clone(), &endpoint, &self.key.key, body).await {
+            match self.http.send(method.clone(), &endpoint, &self.key, body).await {
                 Ok(answer) if answer.is_success() => return Ok(answer),
                 Ok(answer) => return Err(refused(&answer)),
                 Err(error) => last = Some(format!("{url}: {}", cause(&error))),
@@ -345,8 +364,7 @@ mod tests {
 
     fn desk(settings: &Settings) -> Desk<'_> {
         let http = Http::new(settings, PATIENCE).unwrap();
-        let key = Credential::keep(settings, iris_protocol::rest::Secret::new("iris_a")).unwrap();
-        Desk { settings, http, key }
+        Desk { settings, http, key: Secret::new("iris_a") }
     }
 
     #[tokio::test]

@@ -143,6 +143,7 @@ async fn serve(cli: &Cli, settings: Settings, file: Option<PathBuf>) -> Result<(
         server.watch(agent.relisting());
     }
     let callers = Callers::load(&settings.key_path, agent.asked());
+    tokio::spawn(callers::keep_up(settings.clone(), credential.key.clone()));
     tokio::spawn(owner.look_after(reload, agent.places(), spending, callers));
     let ended = agent.run_on(connector, stop).await;
     if let Some(server) = server {
