@@ -34,6 +34,7 @@ fn task_assign(criterion: &mut Criterion) {
         body_bytes: 6000,
         begun: None,
         sealed: false,
+        caller: None,
     });
     criterion.bench_function("TASK_ASSIGN encode", |bencher| {
         bencher.iter(|| black_box(&message).encode());

@@ -11,6 +11,7 @@ use iris_core::task::{Outcome, TaskError};
 use iris_core::terms::{Callers, Rest, Terms};
 use iris_crypto::Identity;
 use iris_node::agent::Conduct;
+use iris_protocol::rest::{CallerName, CallerRule};
 use net::{CALLER, Net, Node, OWNER, read};
 use tokio::sync::watch;
 
@@ -57,6 +58,7 @@ async fn a_node_answers_those_whom_its_owner_lets_ask() {
     for (callers, answered, hindrance) in [
         (Callers::Public, &[OWNER, CALLER, NOBODY][..], None),
         (Callers::Members, &[OWNER, CALLER], Some("members_only")),
+        (Callers::Invited, &[OWNER], Some("invited_only")),
         (Callers::Own, &[OWNER], Some("own_only")),
         (Callers::Public, &[OWNER, CALLER, NOBODY], None),
     ] {
@@ -76,6 +78,27 @@ async fn a_node_answers_those_whom_its_owner_lets_ask() {
         let found = found.iter().find(|code| code.ends_with("_only"));
         assert_eq!(found.map(String::as_str), hindrance);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_answers_the_invited_and_never_the_blocked() {
+    let net = Net::new().await;
+    let owner = watch::Sender::new(Conduct::default());
+    let _node = join(&net, &owner).await;
+    let caller = CallerName::Account(CALLER);
+    let answered = async |account| matches!(ask(&net, account).await, Outcome::Finished(_));
+    let invited = Terms { callers: Callers::Invited, ..Terms::default() };
+    say(&net, &owner, invited).await;
+    assert!(!answered(CALLER).await, "nobody has invited it yet");
+    let rules = net.coordinator.admittance();
+    rules.set(OWNER, &caller, CallerRule::Invited).await.unwrap();
+    assert!(answered(CALLER).await && answered(OWNER).await && !answered(NOBODY).await);
+    rules.set(OWNER, &caller, CallerRule::Blocked).await.unwrap();
+    assert!(!answered(CALLER).await);
+    say(&net, &owner, Terms::default()).await;
+    assert!(!answered(CALLER).await && answered(OWNER).await && answered(NOBODY).await);
+    rules.lift(OWNER, &caller).await.unwrap();
+    assert!(answered(CALLER).await);
 }
 
 #[tokio::test(start_paused = true)]

@@ -79,6 +79,7 @@ fn task(id: u64) -> TaskAssign {
         begun: None,
         // Every third task is one that its caller sealed.
         sealed: id.is_multiple_of(3),
+        caller: None,
     }
 }
 

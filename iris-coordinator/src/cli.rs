@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use config::Value;
-use iris_core::id::VerdictId;
+use iris_core::id::{ReportId, VerdictId};
 use iris_core::ledger::Money;
 use iris_core::{AccountId, Epoch};
 use iris_protocol::rest::{KeyId, KeyScope};
@@ -111,6 +111,11 @@ pub(crate) enum Command {
     /// Works whether or not the coordinator is running, which carries decisions out within a minute.
     #[command(subcommand)]
     Verdict(VerdictCommand),
+    /// See what owners report about what strangers asked of their nodes, and close it
+    ///
+    /// Works whether or not the coordinator is running.
+    #[command(subcommand)]
+    Report(ReportCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -249,6 +254,28 @@ pub(crate) enum VerdictCommand {
     Uphold(Decision),
     /// Make a verdict void that its owner objects to: nothing of it remains
     Overturn(Decision),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReportCommand {
+    /// List the reports that are open, with the account that each is about
+    List {
+        /// Those that are closed instead
+        #[arg(long)]
+        closed: bool,
+    },
+    /// Print a report, with what its owner shows of the request
+    Show {
+        /// The report's id, as `report list` prints it
+        #[arg(value_name = "REPORT")]
+        id: ReportId,
+    },
+    /// Close a report; what its owner has shown is deleted
+    Close {
+        /// The report's id, as `report list` prints it
+        #[arg(value_name = "REPORT")]
+        id: ReportId,
+    },
 }
 
 #[derive(Debug, Args)]

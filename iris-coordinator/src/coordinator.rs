@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accounts::{AccountPolicy, Accounts, ApiKey};
+use crate::admittance::Admittance;
 use crate::classify::{ClassifierChain, Readers};
 use crate::clock::{Clock, SystemClock};
 use crate::deeds::Deeds;
@@ -47,6 +48,7 @@ use crate::link::{self, Door, LinkError, NodeLink};
 use crate::payouts::{self, PayPolicy, Payouts};
 use crate::promises::{self, Promises};
 use crate::ranking::{Rank, Ranking};
+use crate::reports::Reports;
 use crate::settlement::Settlement;
 use crate::transparency::{StartError, Transparency};
 use crate::verify::{Cases, Manner, Sign, Verification};
@@ -73,6 +75,7 @@ struct Inner {
     transparency: Arc<Transparency>,
     payouts: Payouts,
     cases: Cases,
+    reports: Reports,
     classifiers: ClassifierChain,
     tasks: TaskTracker,
     housekeeping: CancellationToken,
@@ -313,6 +316,7 @@ impl Builder {
         let accounts = Accounts::load_with(Arc::clone(&self.store), secret, self.accounts).await?;
         let accounts = Arc::new(accounts.with_clock(clock));
         let dispatch = Arc::new(Dispatch::new(Parts {
+            admittance: Admittance::load(&self.store, &self.clock, &self.secret).await?,
             clock: self.clock,
             scheduler: self.scheduler,
             ledger: deeds.points,
@@ -368,6 +372,7 @@ impl Builder {
         );
         inference.resume().await?;
         let inner = Inner {
+            reports: Reports::new(Arc::clone(&store), Arc::clone(&dispatch.clock), &self.secret),
             identity,
             dispatch,
             door,
@@ -544,6 +549,16 @@ impl Coordinator {
     /// Returns the verdicts on nodes, and what became of them.
     pub fn cases(&self) -> &Cases {
         &self.inner.cases
+    }
+
+    /// Returns whom owners let their nodes answer.
+    pub fn admittance(&self) -> &Admittance {
+        &self.inner.dispatch.admittance
+    }
+
+    /// Returns what owners report.
+    pub fn reports(&self) -> &Reports {
+        &self.inner.reports
     }
 
     /// Returns how far a node has come in showing that it runs a model that it offers.

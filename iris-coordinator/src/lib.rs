@@ -4,6 +4,7 @@
 //! frame transports. The `http` feature puts a server in front of it.
 
 mod accounts;
+mod admittance;
 pub mod classify;
 mod clock;
 mod coordinator;
@@ -28,6 +29,7 @@ mod pages;
 pub mod payouts;
 mod promises;
 mod ranking;
+mod reports;
 mod settlement;
 #[cfg(feature = "simulation")]
 pub mod simulation;
@@ -39,6 +41,7 @@ mod verify;
 pub use accounts::{
     AccountError, AccountPolicy, Accounts, ApiKey, Giver, MembershipPolicy, NewKey, Registration,
 };
+pub use admittance::{Admittance, AdmittanceError};
 pub use clock::{Clock, SystemClock};
 pub use coordinator::{Builder, Coordinator};
 pub use dispatch::{
@@ -52,6 +55,7 @@ pub use inference::{
 pub use limits::{Allowance, Bound, Exceeded, Left, Period};
 pub use link::LinkError;
 pub use ranking::{Rank, RankError};
+pub use reports::{NewReport, Report, ReportError, Reports};
 pub use settlement::Settlement;
 pub use transparency::{StartError, Transparency, TransparencyError};
 pub use verify::{CaseRecord, Cases, Sign, VerdictError};

@@ -20,6 +20,7 @@ mod books;
 mod cli;
 mod failure;
 mod money;
+mod report_desk;
 mod settings;
 mod signals;
 mod verdicts;
@@ -74,6 +75,7 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Month(command) => money::month(&settings, command).await,
         Command::Payout(command) => money::payout(&settings, command).await,
         Command::Pool(command) => money::pool(&settings, command).await,
+        Command::Report(command) => report_desk::report(&settings, command).await,
         Command::Verdict(command) => verdicts::verdict(&settings, command).await,
         Command::Key(KeyCommand::New(key)) => admin::new_key(&settings, key).await,
     }

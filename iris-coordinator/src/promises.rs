@@ -11,7 +11,6 @@ use iris_core::promise::{Hour, Promise, Verdict, Watch};
 use iris_core::registry::{Node, NodeState};
 use iris_core::reward::{RewardEvent, What};
 use iris_core::store::{Batch, Document, Key, Store, StoreError};
-use iris_core::terms::Callers;
 use iris_core::{AccountId, Hours, NodeId, Timestamp};
 use iris_protocol::rest::NodePromise;
 use tokio_util::sync::CancellationToken;
@@ -202,5 +201,5 @@ impl Dispatch {
 fn is_able(node: &Node) -> bool {
     let profile = node.profile();
     let offers = profile.slots > 0 && !profile.models.is_empty();
-    node.state() == NodeState::Ready && offers && profile.terms.callers != Callers::Own
+    node.state() == NodeState::Ready && offers && profile.terms.callers.are_many()
 }

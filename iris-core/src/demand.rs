@@ -66,6 +66,10 @@ pub struct Demand {
     pub own_first: Option<AccountId>,
     /// The account that asks, where one does: some nodes serve none but these.
     pub asker: Option<AccountId>,
+    /// Owners whose nodes do not answer the account that asks.
+    pub barred: Vec<AccountId>,
+    /// Owners whose nodes answer it though they answer few.
+    pub invited: Vec<AccountId>,
     /// How far its node has to be trusted.
     pub trust: Trust,
     /// The node that has read the beginning of the conversation already.
@@ -90,6 +94,8 @@ impl Demand {
             owner_only: None,
             own_first: None,
             asker: None,
+            barred: Vec::new(),
+            invited: Vec::new(),
             trust: Trust::Any,
             affinity: None,
             dataset: None,
@@ -107,6 +113,8 @@ impl Demand {
     pub(crate) fn objects_to(&self, node: &NodeId, owner: &AccountId) -> Option<Reason> {
         if self.exclude.contains(node) {
             Some(Reason::AlreadyTried)
+        } else if self.barred.contains(owner) {
+            Some(Reason::NotForCaller)
         } else if self.denied.contains(node) || self.denied_owners.contains(owner) {
             Some(Reason::Denied)
         } else {

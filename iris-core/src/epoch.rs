@@ -38,6 +38,11 @@ impl Epoch {
         Self(u32::try_from(months).unwrap_or(Self::LAST).min(Self::LAST))
     }
 
+    /// Returns how many months there were before it since 1970 began.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
     /// Returns the first moment of the month.
     pub fn start(self) -> Timestamp {
         let (year, month) = self.year_and_month();

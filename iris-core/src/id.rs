@@ -126,6 +126,95 @@ impl fmt::Display for VerdictId {
     }
 }
 
+/// Names a report of an owner to the operator; those made later sort behind those made earlier.
+///
+/// The text is 32 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReportId([u8; 16]);
+
+impl ReportId {
+    const ERROR: IdError = IdError { kind: "a report id", length: 32, alphabet: "0-9 and a-f" };
+
+    /// Makes an id of 16 bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl FromStr for ReportId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        parse_hex(text).map(Self).ok_or(Self::ERROR)
+    }
+}
+
+impl fmt::Display for ReportId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(&self.0, f)
+    }
+}
+
+/// What the nodes of one owner know a caller by, for a month.
+///
+/// Who has it can tell that two tasks of the month are the same caller's, and nothing else: other
+/// owners are told other tags, and the next month has new ones. Only the coordinator can say which
+/// account it stands for.
+///
+/// The text is a `c`, the last hexadecimal digit of the month's number, and 32 such digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallerTag {
+    month: u8,
+    code: [u8; 16],
+}
+
+impl CallerTag {
+    const ERROR: IdError =
+        IdError { kind: "a caller's tag", length: 34, alphabet: "c, 0-9 and a-f" };
+    /// How many months have tags that differ by what says the month.
+    pub const MONTHS: u32 = 16;
+
+    /// Makes the tag of a month, of which the number counts [`MONTHS`](Self::MONTHS) alone.
+    pub const fn new(month: u32, code: [u8; 16]) -> Self {
+        let [.., month] = (month % Self::MONTHS).to_be_bytes();
+        Self { month, code }
+    }
+
+    /// Returns the number of its month, from 0 to [`MONTHS`](Self::MONTHS).
+    pub const fn month(&self) -> u32 {
+        self.month as u32
+    }
+
+    /// Returns what stands for the account.
+    pub const fn code(&self) -> &[u8; 16] {
+        &self.code
+    }
+}
+
+impl FromStr for CallerTag {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let digits = text.strip_prefix('c').filter(|digits| digits.is_ascii());
+        let (month, code) =
+            digits.and_then(|digits| digits.split_at_checked(1)).ok_or(Self::ERROR)?;
+        let month = match month.as_bytes() {
+            [digit @ b'0'..=b'9'] => digit - b'0',
+            [digit @ b'a'..=b'f'] => digit - b'a' + 10,
+            _ => return Err(Self::ERROR),
+        };
+        let code = parse_hex(code).ok_or(Self::ERROR)?;
+        Ok(Self { month, code })
+    }
+}
+
+impl fmt::Display for CallerTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "c{:x}", self.month)?;
+        write_hex(&self.code, f)
+    }
+}
+
 /// Identifies one attempt of one node at one step, within the node's session.
 ///
 /// Numbers are never reused while a session lasts.
@@ -214,7 +303,7 @@ macro_rules! text_form {
     )*};
 }
 
-text_form!(NodeId, TaskId, AccountId, VerdictId);
+text_form!(NodeId, TaskId, AccountId, VerdictId, ReportId, CallerTag);
 
 #[cfg(test)]
 mod tests {
@@ -227,6 +316,17 @@ mod tests {
         let node: NodeId = "abcdefghijklmnopqrstuvwx27".parse().unwrap();
         let json = serde_json::to_string(&node).unwrap();
         assert_eq!(serde_json::from_str::<NodeId>(&json).unwrap(), node);
+    }
+
+    #[test]
+    fn tags_of_callers_survive_their_text_and_nothing_else_is_one() {
+        let tag = CallerTag::new(2 * 16 + 11, *b"0123456789abcdef");
+        let text = tag.to_string();
+        assert_eq!(text, "cb30313233343536373839616263646566");
+        assert_eq!(text.parse(), Ok(tag));
+        for wrong in ["", "c", "cb", &text[1..], "cg30313233343536373839616263646566", "cé"] {
+            assert!(wrong.parse::<CallerTag>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -201,6 +201,8 @@ struct Place {
 enum Access {
     Public,
     Members,
+    /// The owner, and whom it has invited.
+    Invited(AccountId),
     Owner(AccountId),
 }
 
@@ -209,31 +211,39 @@ impl Access {
         match profile.terms.callers {
             Callers::Public => Self::Public,
             Callers::Members => Self::Members,
+            Callers::Invited => Self::Invited(profile.owner),
             Callers::Own => Self::Owner(profile.owner),
         }
     }
 
-    /// Returns the only account that may ask, where it is one.
-    const fn owner(self) -> Option<AccountId> {
+    /// Returns whether its owner says one by one who may ask.
+    const fn is_closed(self) -> bool {
+        matches!(self, Self::Invited(_) | Self::Owner(_))
+    }
+
+    fn admits(self, demand: &Demand) -> bool {
         match self {
-            Self::Owner(owner) => Some(owner),
-            Self::Public | Self::Members => None,
+            Self::Public => true,
+            Self::Members => demand.asker.is_some(),
+            Self::Invited(owner) => {
+                demand.asker.is_some_and(|asker| asker == owner || demand.invited.contains(&owner))
+            }
+            Self::Owner(owner) => demand.asker == Some(owner),
         }
     }
 
-    fn admits(self, asker: Option<AccountId>) -> bool {
-        match self {
-            Self::Public => true,
-            Self::Members => asker.is_some(),
-            Self::Owner(owner) => asker == Some(owner),
-        }
+    /// Iterates over all that owners have closed and that the asker may ask.
+    fn closed_for(demand: &Demand) -> impl Iterator<Item = Self> {
+        let own = demand.asker.map(|asker| [Self::Invited(asker), Self::Owner(asker)]);
+        let invited = demand.invited.iter().filter(|_| demand.asker.is_some());
+        own.into_iter().flatten().chain(invited.map(|owner| Self::Invited(*owner)))
     }
 }
 
 /// Nodes that are alike for a demand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct BucketKey {
-    /// Comes first, so that the nodes of one owner alone lie side by side, behind all others.
+    /// Comes first, so that nodes that one owner has closed lie side by side, behind all others.
     access: Access,
     trust: Trust,
     tier: Tier,
@@ -252,14 +262,14 @@ impl BucketKey {
         }
     }
 
-    /// Returns the key before all those of nodes that `owner` alone may ask.
-    const fn first_of(owner: AccountId) -> Self {
-        let (access, trust, tier) = (Access::Owner(owner), Trust::Any, Tier::Basic);
+    /// Returns the key before all those of nodes of one access.
+    const fn first_of(access: Access) -> Self {
+        let (trust, tier) = (Trust::Any, Tier::Basic);
         Self { access, trust, tier, context: 0, abilities: Abilities::NONE }
     }
 
     fn judge(self, demand: &Demand) -> Option<Reason> {
-        if !self.access.admits(demand.asker) {
+        if !self.access.admits(demand) {
             Some(Reason::NotForCaller)
         } else if self.trust < demand.trust {
             Some(Reason::TrustTooLow)
@@ -287,7 +297,7 @@ struct ModelIndex {
     buckets: BTreeMap<BucketKey, Bucket>,
     /// How many of the nodes that offer the model belong to whom.
     owners: BTreeMap<AccountId, u32>,
-    /// How many of them only their owners may ask.
+    /// How many of them their owners have closed.
     closed: u32,
     traffic: Traffic,
 }
@@ -297,15 +307,15 @@ impl ModelIndex {
         self.closed.saturating_add(self.open().map(|(_, bucket)| bucket.members).sum())
     }
 
-    /// Iterates over the nodes that more than their owners may ask.
+    /// Iterates over the nodes that their owners have not closed.
     fn open(&self) -> impl Iterator<Item = (&BucketKey, &Bucket)> {
-        self.buckets.iter().take_while(|(key, _)| key.access.owner().is_none())
+        self.buckets.iter().take_while(|(key, _)| !key.access.is_closed())
     }
 
-    /// Iterates over the nodes that `owner` alone may ask.
-    fn closed_of(&self, owner: AccountId) -> impl Iterator<Item = (&BucketKey, &Bucket)> {
-        let from = self.buckets.range(BucketKey::first_of(owner)..);
-        from.take_while(move |(key, _)| key.access.owner() == Some(owner))
+    /// Iterates over the nodes of one access.
+    fn of(&self, access: Access) -> impl Iterator<Item = (&BucketKey, &Bucket)> {
+        let from = self.buckets.range(BucketKey::first_of(access)..);
+        from.take_while(move |(key, _)| key.access == access)
     }
 
     /// Sorts the nodes by why they do not meet `demand`. Those that others alone may ask are
@@ -314,7 +324,7 @@ impl ModelIndex {
         &'a self,
         demand: &'a Demand,
     ) -> impl Iterator<Item = (Option<Reason>, Cow<'a, Bucket>)> {
-        let own = || demand.asker.into_iter().flat_map(|asker| self.closed_of(asker));
+        let own = || Access::closed_for(demand).flat_map(|access| self.of(access));
         let members: u32 = own().map(|(_, bucket)| bucket.members).sum();
         let members = self.closed.saturating_sub(members);
         let others = Bucket { members, ..Bucket::default() };
@@ -657,7 +667,9 @@ impl Registry {
     pub fn owners(&self, demand: &Demand, most: usize) -> usize {
         let demand = &Demand { own_first: None, ..demand.clone() };
         let is_out = |owner: &AccountId| {
-            demand.not_of.contains(owner) || demand.denied_owners.contains(owner)
+            demand.not_of.contains(owner)
+                || demand.denied_owners.contains(owner)
+                || demand.barred.contains(owner)
         };
         let denied = demand.denied.iter().filter(|id| !demand.exclude.contains(id));
         let unwanted = [Some(Reason::AlreadyTried), Some(Reason::Denied)];
@@ -764,6 +776,11 @@ impl Registry {
         sorted
     }
 
+    /// Returns whether a node of `owner` is connected.
+    pub fn has_owner(&self, owner: &AccountId) -> bool {
+        self.by_owner.contains_key(owner)
+    }
+
     /// Returns whether some node says that a data set of this name lies on it.
     pub fn holds(&self, dataset: &str) -> bool {
         self.by_dataset.contains_key(dataset)
@@ -847,7 +864,7 @@ impl Registry {
             let model = self.by_model.entry(offer.name.clone()).or_default();
             model.buckets.entry(place.bucket).or_default().enter(node);
             *model.owners.entry(node.profile.owner).or_default() += 1;
-            model.closed += u32::from(place.bucket.access.owner().is_some());
+            model.closed += u32::from(place.bucket.access.is_closed());
         }
         if node.is_free() {
             self.list(index);
@@ -864,7 +881,7 @@ impl Registry {
             let bucket = model.buckets.get_mut(&place.bucket).expect("an offer has a bucket");
             bucket.leave(node);
             count_off(&mut model.owners, &node.profile.owner);
-            model.closed -= u32::from(place.bucket.access.owner().is_some());
+            model.closed -= u32::from(place.bucket.access.is_closed());
             if bucket.members == 0 {
                 model.buckets.remove(&place.bucket);
             }
@@ -1243,5 +1260,51 @@ mod tests {
             registry.leave(seat);
         }
         assert!(registry.by_model.is_empty());
+    }
+
+    #[test]
+    fn a_node_for_the_invited_answers_its_owner_and_those_it_has_invited() {
+        let mut registry = Registry::default();
+        let seat = registry.join(profile(0, 1, &[0]), Points::START);
+        let theirs = registry.join(profile(1, 1, &[0]), Points::START);
+        for seat in [seat, theirs] {
+            let terms = Terms { callers: Callers::Invited, ..Terms::default() };
+            registry.set_terms(seat, terms);
+        }
+        let owner = registry.node(seat).unwrap().profile().owner;
+        let guest = AccountId::from_bytes([200; 16]);
+        let model: ModelName = "m0".parse().unwrap();
+        let invited = |asker, invited: &[AccountId]| Demand {
+            asker,
+            invited: invited.to_vec(),
+            ..Demand::new(model.clone())
+        };
+        for (demand, free) in [
+            (invited(None, &[owner]), 0),
+            (invited(Some(guest), &[]), 0),
+            (invited(Some(guest), &[owner]), 1),
+            (invited(Some(owner), &[]), 1),
+        ] {
+            let groups: Vec<_> = registry.groups(&demand).collect();
+            let able = groups.iter().filter(|group| group.refusal.is_none());
+            assert_eq!(able.map(Group::free).sum::<usize>(), free, "{demand:?}");
+            let refused = groups.iter().filter(|group| group.refusal.is_some());
+            let refused: u32 = refused.map(|group| group.bucket.members).sum();
+            assert_eq!(refused as usize, 2 - free, "{demand:?}");
+            let id = registry.node(seat).unwrap().profile().id;
+            assert_eq!(registry.refusal(&id, &demand).is_none(), free == 1, "{demand:?}");
+        }
+    }
+
+    #[test]
+    fn a_barred_caller_is_given_none_of_an_owners_nodes() {
+        let mut registry = Registry::default();
+        let seat = registry.join(profile(0, 1, &[0]), Points::START);
+        let owner = registry.node(seat).unwrap().profile().owner;
+        let demand = Demand { barred: vec![owner], ..Demand::new("m0".parse().unwrap()) };
+        let id = registry.node(seat).unwrap().profile().id;
+        assert_eq!(registry.refusal(&id, &demand), Some(Reason::NotForCaller));
+        assert_eq!(registry.owners(&demand, 1), 0);
+        assert!(registry.candidate(&id, &demand).is_none());
     }
 }

@@ -25,7 +25,8 @@ impl Terms {
     }
 }
 
-/// Whose requests a node answers. The coordinator sees to it: a node does not learn who asks.
+/// Whose requests a node answers. The coordinator sees to it: a node does not learn which account
+/// asks.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -37,12 +38,19 @@ pub enum Callers {
     Public,
     /// Of everybody with an account.
     Members,
+    /// Of its owner, and of those whom its owner has invited.
+    Invited,
     /// Its owner's alone. So counts, too, what this version does not know.
     #[serde(other)]
     Own,
 }
 
 impl Callers {
+    /// Returns whether it answers others than its owner has chosen.
+    pub const fn are_many(self) -> bool {
+        matches!(self, Self::Public | Self::Members)
+    }
+
     /// Returns whether nobody is left out.
     pub fn are_all(&self) -> bool {
         *self == Self::Public
@@ -53,6 +61,7 @@ impl Callers {
         match self {
             Self::Public => "public",
             Self::Members => "members",
+            Self::Invited => "invited",
             Self::Own => "own",
         }
     }

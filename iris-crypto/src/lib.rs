@@ -20,6 +20,7 @@
 //! | [`log`] | the public log of what a coordinator tells everybody |
 //! | [`account_key`], [`password`] | what people prove themselves by |
 //! | [`token`], [`jwt`], [`refresh`] | what programs and sessions are let in by |
+//! | [`caller_tag`] | what owners of nodes know callers by |
 //!
 //! # What it promises
 //!
@@ -53,6 +54,7 @@
 //! there. Supported systems do not fail this way after start-up.
 
 pub mod account_key;
+pub mod caller_tag;
 pub mod certificate;
 pub mod hello;
 pub mod hop;
@@ -76,6 +78,7 @@ mod random;
 mod secret;
 
 pub use account_key::AccountKey;
+pub use caller_tag::CallerTags;
 pub use certificate::{SignedCertificate, VerifiedCertificate};
 pub use hop::HopRoot;
 pub use identity::{Identity, PublicIdentity, Signature};

@@ -21,6 +21,7 @@ Without a settings file:
   export COORDINATOR_URL=https://iris.example     the network to join
   iris-node                                       offer what LM Studio has loaded
   iris-node --model-server http://localhost:11434 the same for Ollama
+  iris-node --server model.gguf                   start llama-server with a model of yours
   iris-node --engine bundled                      no model server: run the small built-in model
 
 Settings: a flag wins over the environment, the environment over the file given with --config, or
@@ -31,13 +32,24 @@ In a file (TOML, YAML or JSON) settings have the names that --print-config shows
   IRIS_NODE_KEY          such a key (`iris keys new --scope node`), in place of the digits
   IRIS_MODEL_SERVER_KEY  the key of the model server, if it wants one
   COORDINATOR_URL, IRIS_COORDINATOR_IDENTITY, IRIS_CA_FILE, NODE_ID (a display name),
-  NODE_KEY_PATH, LMSTUDIO_URL, IRIS_ALLOW_REMOTE_BACKEND, IRIS_ENGINE, IRIS_SLOTS, NODE_VRAM_GB,
+  NODE_KEY_PATH, LMSTUDIO_URL, IRIS_ALLOW_REMOTE_BACKEND, IRIS_ENGINE, IRIS_SERVER,
+  IRIS_SERVER_PRESET, IRIS_SERVER_PROGRAM, IRIS_SLOTS, NODE_VRAM_GB,
   IRIS_HOURS, IRIS_WORK_HOURS, IRIS_MODELS, IRIS_CALLERS, IRIS_BUSY_PERCENT, IRIS_MAX_CELSIUS,
   IRIS_MAX_WATTS, IRIS_FREE_MEMORY_GB, IRIS_GB_PER_DAY, IRIS_GB_PER_MONTH, IRIS_MEASURE,
   IRIS_DRAIN_SECS, IRIS_LOG_FORMAT, RUST_LOG
                          as the flags; lists have commas
 A running node takes in changes of the file that are about slots and what comes from IRIS_HOURS to
 IRIS_GB_PER_MONTH.
+
+A model server of the node's own: --server starts one on a free port of 127.0.0.1, starts it again
+when it fails, and ends it with the node. A file of settings can say more:
+  [server]
+  model = '/srv/model.gguf'  preset and program as the flags say
+  arguments = ['-ngl', '99'] what else the server is called with
+  context = 8192             tokens for each of --slots answers
+  port = 8081                [default: one that is free]
+  memory_gb = 16             what it may take beside the model's file (Linux)
+  niceness = 10              how far it steps back behind other programs, 1 to 19
 
 Data sets: a file of settings can name JSON and CSV files that prompts may be about. The data stay
 here and are put before the prompt; the answer is what leaves the machine.
@@ -98,6 +110,8 @@ pub(crate) enum Command {
     Setup(SetupArgs),
     /// Look at each link between models and network, and say what to do about those that fail
     Doctor(DoctorArgs),
+    #[command(flatten)]
+    Callers(crate::callers::CallerOrder),
     #[cfg(unix)]
     #[command(flatten)]
     Order(crate::control::Order),
@@ -134,6 +148,17 @@ struct SettingFlags {
     /// Run a model in this process: a GGUF file, or `bundled` for the small one inside
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "FILE")]
     engine: Option<String>,
+    /// Start llama-server, or what --server-preset says, with this model and look after it: a GGUF
+    /// file, or what the server knows the model by
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "MODEL")]
+    server: Option<String>,
+    /// Which server --server starts: llama-server, mlx (`mlx_lm.server`), vllm (vllm serve) or onnx
+    /// (onnx-genai serve) [default: llama-server]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "NAME")]
+    server_preset: Option<String>,
+    /// Where its program is [default: looked for in PATH]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "FILE")]
+    server_program: Option<String>,
     /// How many answers to work on at a time [default: what the model server says, else 1; 2 for
     /// --engine]
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "COUNT")]
@@ -153,8 +178,9 @@ struct SettingFlags {
     /// and ! before a name leaves it out [default: all]
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "NAMES")]
     models: Option<String>,
-    /// Whose requests to answer: your `own`, those of all `members`, or also of the `public`
-    /// without an account; the coordinator sees to it [default: public]
+    /// Whose requests to answer: your `own`, also those of whom you have `invited` (`iris-node
+    /// invite`), of all `members`, or of the `public` without an account; the coordinator sees to
+    /// it [default: public]
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "WHO")]
     callers: Option<String>,
     /// Rest while processors or graphics cards are so busy with something else, in percent
@@ -201,6 +227,9 @@ impl SettingFlags {
             ("model_server_url", text(&self.model_server)),
             ("allow_remote_backend", self.allow_remote_backend.then(|| true.into())),
             ("engine", text(&self.engine)),
+            ("server.model", text(&self.server)),
+            ("server.preset", text(&self.server_preset)),
+            ("server.program", text(&self.server_program)),
             ("slots", text(&self.slots)),
             ("vram_gb", text(&self.vram_gb)),
             ("hours", text(&self.hours)),
@@ -237,7 +266,7 @@ mod tests {
     fn every_flag_reaches_its_setting() {
         let line = "iris-node --coordinator http://localhost:1,http://localhost:2 \
                     --coordinator-identity x --ca-file x --key x --name x --model-server x \
-                    --allow-remote-backend --engine x --slots 1 --vram-gb 1 --hours sat --work-hours sat-sun --models x --callers members --busy-percent 50 \
+                    --allow-remote-backend --engine x --server x --server-preset vllm --server-program x --slots 1 --vram-gb 1 --hours sat --work-hours sat-sun --models x --callers members --busy-percent 50 \
                     --max-celsius 80 --max-watts 200 --free-memory-gb 4 --gb-per-day 1 \
                     --gb-per-month 9 --no-measure \
                     --drain 1 --log-format json --log-level warn";

@@ -142,6 +142,11 @@ async fn hear(socket: UnixStream, owner: Arc<Owner>) {
     }
 }
 
+/// Returns whether a node with this identity runs.
+pub(crate) fn is_running(key: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(socket_of(key)).is_ok()
+}
+
 /// Returns where the node with this identity listens.
 fn socket_of(key: &Path) -> PathBuf {
     key.with_extension("control").join("socket")

@@ -78,6 +78,22 @@ impl Http {
         read(asked.send().await?).await
     }
 
+    /// Asks for something else than what is at `url`, with a key, and a body where there is one.
+    pub(crate) async fn send(
+        &self,
+        method: reqwest::Method,
+        url: &str,
+        key: &Secret,
+        body: Option<&impl serde::Serialize>,
+    ) -> Result<Answer, reqwest::Error> {
+        let asked = self.client.request(method, url).bearer_auth(key.expose());
+        let asked = match body {
+            Some(body) => asked.json(body),
+            None => asked,
+        };
+        read(asked.send().await?).await
+    }
+
     /// Sends `body` to `url` as JSON.
     pub(crate) async fn post(
         &self,

@@ -18,9 +18,11 @@ use iris_protocol::message::Hardware;
 use iris_protocol::rest::Secret;
 use tokio::sync::watch;
 
+use callers::Callers;
 use cli::{Cli, Command};
 use credential::Credential;
 use failure::{Exit, Failure};
+use model_server::ModelServer;
 use models::Models;
 use owner::Owner;
 use reload::Reload;
@@ -28,6 +30,7 @@ use settings::{DatasetFault, LogFormat, Settings};
 use spending::Spending;
 
 mod ask;
+mod callers;
 mod cli;
 #[cfg(unix)]
 mod control;
@@ -35,6 +38,7 @@ mod credential;
 mod doctor;
 mod failure;
 mod http;
+mod model_server;
 mod models;
 mod owner;
 mod private;
@@ -74,6 +78,9 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Some(Command::Order(order)) => {
             order.give(&load()?.key_path).await.map(|()| ExitCode::SUCCESS)
         }
+        Some(Command::Callers(order)) => {
+            order.carry_out(&load()?).await.map(|()| ExitCode::SUCCESS)
+        }
         Some(Command::Doctor(args)) => {
             let exit = doctor::run(args, load(), file.as_deref()).await;
             Ok(exit.map_or(ExitCode::SUCCESS, ExitCode::from))
@@ -102,7 +109,10 @@ async fn serve(cli: &Cli, settings: Settings, file: Option<PathBuf>) -> Result<(
     start_log(&settings)?;
     let reload = Reload::new(cli.flags(), file, settings.clone());
     let owner = Owner::new(settings.limits().map_err(Failure::settings)?);
-    let stop = signals::stop(owner.drained())
+    let mut server = ModelServer::start(&settings)?;
+    let settings = settings.with_started(server.as_ref());
+    let end = futures::future::OptionFuture::from(server.as_ref().map(ModelServer::killer));
+    let stop = signals::stop(owner.drained(), end)
         .map_err(|error| Failure::new(Exit::Work, format!("signals cannot be heard: {error}")))?;
     let mut stop = std::pin::pin!(stop);
     let identity = Identity::load_or_create(&settings.key_path).map_err(Failure::files)?;
@@ -115,6 +125,12 @@ async fn serve(cli: &Cli, settings: Settings, file: Option<PathBuf>) -> Result<(
         credential = Credential::obtain(&settings) => credential?,
         () = &mut stop => return Ok(()),
     };
+    if let Some(server) = &mut server {
+        tokio::select! {
+            () = server.ready() => {}
+            () = &mut stop => return Ok(()),
+        }
+    }
     #[cfg(unix)]
     listen(&settings.key_path, &owner);
     let agent = compose(&settings, identity, models, datasets).await?;
@@ -123,8 +139,17 @@ async fn serve(cli: &Cli, settings: Settings, file: Option<PathBuf>) -> Result<(
     let coordinators = settings.coordinators().map_err(Failure::settings)?;
     let connector = connector(&settings, coordinators, credential.key.clone())?;
     tokio::spawn(announce(agent.node_id(), agent.status()));
-    tokio::spawn(owner.look_after(reload, agent.places(), spending));
-    match agent.run_on(connector, stop).await {
+    if let Some(server) = &server {
+        server.watch(agent.relisting());
+    }
+    let callers = Callers::load(&settings.key_path, agent.asked());
+    tokio::spawn(callers::keep_up(settings.clone(), credential.key.clone()));
+    tokio::spawn(owner.look_after(reload, agent.places(), spending, callers));
+    let ended = agent.run_on(connector, stop).await;
+    if let Some(server) = server {
+        server.stop().await;
+    }
+    match ended {
         Ok(()) => Ok(()),
         Err(AgentError::Connect(error @ ConnectError::Unauthorized { .. })) => {
             Err(credential.refused(error))

@@ -1,4 +1,4 @@
-//! The models that the command offers: a model server's, the engine's, or both.
+//! The models that the command offers: model servers', the engine's, or both.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// The backends, at least one.
 #[derive(Debug)]
 pub(crate) struct Models {
-    server: Option<(String, OpenAiBackend)>,
+    servers: Vec<(String, OpenAiBackend)>,
     engine: Option<(Engine, u32)>,
 }
 
@@ -30,15 +30,15 @@ impl Models {
     /// Loads the engine's model and prepares to ask the model server, which need not run yet.
     pub(crate) fn set_up(settings: &Settings) -> Result<Self, Failure> {
         let engine = settings.engine.as_deref().map(|model| load(settings, model)).transpose()?;
-        let server = settings.model_server().map(|url| server(settings, url)).transpose()?;
-        Ok(Self { server, engine })
+        let servers = settings.model_servers().map(|url| server(settings, url));
+        Ok(Self { servers: servers.collect::<Result<_, _>>()?, engine })
     }
 
     /// Returns how many answers to work on at a time, having looked whether the model server is
     /// there.
     pub(crate) async fn slots(&self, settings: &Settings) -> u32 {
         let mut found = self.engine.as_ref().map_or(0, |(_, slots)| *slots);
-        if let Some((url, server)) = &self.server {
+        for (url, server) in &self.servers {
             report(url, &server.models().await);
             warn_if_open(settings, url).await;
             found += server.slots().unwrap_or(1);
@@ -49,8 +49,9 @@ impl Models {
     /// Returns the backends; the last one comes first where two have the same model.
     pub(crate) fn into_backends(self) -> Vec<Arc<dyn Backend>> {
         let engine = self.engine.map(|(engine, _)| Arc::new(engine) as Arc<dyn Backend>);
-        let server = self.server.map(|(_, server)| Arc::new(server) as Arc<dyn Backend>);
-        engine.into_iter().chain(server).collect()
+        let servers =
+            self.servers.into_iter().map(|(_, server)| Arc::new(server) as Arc<dyn Backend>);
+        engine.into_iter().chain(servers).collect()
     }
 }
 

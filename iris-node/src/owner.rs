@@ -1,9 +1,11 @@
 //! What the owner of the running node wants: limits from the settings, and commands.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use iris_core::Timestamp;
+use iris_core::id::CallerTag;
 use iris_core::terms::Rest;
 use iris_node::agent::Conduct;
 use iris_node::limits::{Limits, Strain};
@@ -13,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::callers::Callers;
 use crate::reload::Reload;
 use crate::spending::Spending;
 
@@ -33,12 +36,15 @@ struct Wishes {
     paused: bool,
     /// Why the machine, or its line, is used too much.
     strain: Option<Rest>,
+    /// Whose tasks are refused.
+    blocked: Arc<BTreeSet<CallerTag>>,
 }
 
 impl Owner {
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
         let conduct = watch::Sender::new(limits.conduct(now(), false, None));
-        let wishes = Mutex::new(Wishes { limits, paused: false, strain: None });
+        let wishes =
+            Mutex::new(Wishes { limits, paused: false, strain: None, blocked: Arc::default() });
         Arc::new(Self { wishes, conduct, stop: CancellationToken::new() })
     }
 
@@ -76,10 +82,14 @@ impl Owner {
         mut reload: Reload,
         places: Slots,
         mut spending: Spending,
+        mut callers: Callers,
     ) {
         let (mut gauges, mut strain) = (Gauges::new(Probe::new()), Strain::default());
         loop {
             sleep(LOOK).await;
+            if let Some(blocked) = callers.look() {
+                self.wishes().blocked = blocked;
+            }
             if let Some(limits) = reload.look() {
                 self.set_limits(limits);
             }
@@ -101,6 +111,7 @@ impl Owner {
     fn review(&self) {
         let wishes = self.wishes();
         let conduct = wishes.limits.conduct(now(), wishes.paused, wishes.strain);
+        let conduct = Conduct { blocked: Arc::clone(&wishes.blocked), ..conduct };
         self.conduct.send_if_modified(|known| {
             let changed = *known != conduct;
             *known = conduct;

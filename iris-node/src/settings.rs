@@ -18,8 +18,10 @@ use iris_protocol::rest::Secret;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
+use crate::model_server::{ModelServer, ServerSetting};
+
 /// Environment variables, and whether their values are lists with commas.
-const ENVIRONMENT: [(&str, &str, bool); 27] = [
+const ENVIRONMENT: [(&str, &str, bool); 30] = [
     ("coordinator_url", "COORDINATOR_URL", true),
     ("coordinator_identity", "IRIS_COORDINATOR_IDENTITY", false),
     ("ca_file", "IRIS_CA_FILE", false),
@@ -31,6 +33,9 @@ const ENVIRONMENT: [(&str, &str, bool); 27] = [
     ("model_server_key", "IRIS_MODEL_SERVER_KEY", false),
     ("allow_remote_backend", "IRIS_ALLOW_REMOTE_BACKEND", false),
     ("engine", "IRIS_ENGINE", false),
+    ("server.model", "IRIS_SERVER", false),
+    ("server.preset", "IRIS_SERVER_PRESET", false),
+    ("server.program", "IRIS_SERVER_PROGRAM", false),
     ("slots", "IRIS_SLOTS", false),
     ("vram_gb", "NODE_VRAM_GB", false),
     ("hours", "IRIS_HOURS", false),
@@ -83,6 +88,11 @@ pub(crate) struct Settings {
     drain_secs: u64,
     pub(crate) log_format: LogFormat,
     log_level: String,
+    /// The model server that the node starts itself.
+    pub(crate) server: Option<ServerSetting>,
+    /// Where that one answers, once it was started.
+    #[serde(skip)]
+    started: Option<String>,
     #[serde(default)]
     datasets: BTreeMap<String, DatasetSetting>,
 }
@@ -173,6 +183,7 @@ impl Settings {
         for (name, dataset) in &self.datasets {
             dataset.access(name)?;
         }
+        self.server.as_ref().map_or(Ok(()), ServerSetting::check)?;
         if self.slots.is_some_and(|slots| !(1..=MAX_SLOTS).contains(&slots)) {
             return Err(SettingsError(format!("slots must be 1 to {MAX_SLOTS}")));
         }
@@ -224,15 +235,17 @@ impl Settings {
         let callers = match self.callers.as_deref() {
             None | Some("public") => Callers::Public,
             Some("members") => Callers::Members,
+            Some("invited") => Callers::Invited,
             Some("own") => Callers::Own,
             Some(_) => {
-                let words = "callers (IRIS_CALLERS) must be \"own\", \"members\" or \"public\"";
+                let words = "callers (IRIS_CALLERS) must be \"own\", \"invited\", \"members\" or \"public\"";
                 return Err(SettingsError(words.to_owned()));
             }
         };
-        if callers == Callers::Own && promise.is_some() {
+        if !callers.are_many() && promise.is_some() {
             return Err(SettingsError(
-                "hours (IRIS_HOURS) are a promise to others, whom callers = \"own\" keeps out"
+                "hours (IRIS_HOURS) are a promise to others, whom callers = \"own\" and \"invited\" \
+                 keep out"
                     .to_owned(),
             ));
         }
@@ -274,10 +287,21 @@ impl Settings {
         limited.to_string() == other.to_string()
     }
 
-    /// Returns the model server to ask; `None` when only the engine is to run.
+    /// Returns the model server of the owner to ask; `None` when only the engine, or a server that
+    /// the node starts, is to run.
     pub(crate) fn model_server(&self) -> Option<&str> {
-        let default = self.engine.is_none().then_some(MODEL_SERVER);
-        self.model_server_url.as_deref().or(default)
+        let is_default = self.engine.is_none() && self.server.is_none();
+        self.model_server_url.as_deref().or(is_default.then_some(MODEL_SERVER))
+    }
+
+    /// Returns all model servers to ask: the owner's, and the one that the node has started.
+    pub(crate) fn model_servers(&self) -> impl Iterator<Item = &str> {
+        self.model_server().into_iter().chain(self.started.as_deref())
+    }
+
+    /// Adds where the server answers that the node has started, if it has.
+    pub(crate) fn with_started(self, server: Option<&ModelServer>) -> Self {
+        Self { started: server.map(|server| server.url().to_owned()), ..self }
     }
 
     /// Returns the model server that was named; `None` where there is none but the default.
@@ -378,6 +402,9 @@ impl Settings {
         writeln!(f, "drain_secs = {}", self.drain_secs)?;
         writeln!(f, "log_format = \"{format}\"")?;
         writeln!(f, "log_level = {}", quoted(&self.log_level))?;
+        if let Some(server) = &self.server {
+            server.write(f, with_secrets)?;
+        }
         for (name, dataset) in &self.datasets {
             writeln!(f, "\n[datasets.{}]", quoted(name))?;
             writeln!(f, "path = {}", quoted(&path(&dataset.path)))?;
@@ -425,6 +452,12 @@ pub(crate) enum DatasetFault {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct SettingsError(String);
+
+impl SettingsError {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
 
 impl From<ConfigError> for SettingsError {
     fn from(error: ConfigError) -> Self {
@@ -532,6 +565,7 @@ mod tests {
             ("busy_percent = 101", "IRIS_BUSY_PERCENT"),
             ("max_celsius = 'hot'", "max_celsius"),
             ("callers = 'own'\nhours = 'sat'", "promise to others"),
+            ("callers = 'invited'\nhours = 'sat'", "promise to others"),
             ("hours = 'mon'\nwork_hours = 'mon 08:00-20:00'", "promise more"),
             ("log_level = 'a=b=c'", "RUST_LOG"),
             ("log_format = 'xml'", "log_format"),
@@ -612,6 +646,27 @@ mod tests {
         assert_eq!(again.node_key.unwrap().expose(), "hunter2");
         assert!(settings.to_file().contains("0123456789abcdef"));
         assert!(!settings.to_string().contains("hunter2"));
+    }
+
+    #[test]
+    fn a_server_of_the_nodes_own_takes_the_place_of_the_default_one() {
+        let text =
+            "node_key = 'a'\n[server]\nmodel = '/m.gguf'\narguments = ['--api-key', 'hunter2']";
+        let (_folder, path) = file("a.toml", text);
+        let settings = load(&[("server.program", "/opt/serve")], &[], Some(&path));
+        assert_eq!(settings.model_servers().count(), 0, "it was not started yet");
+        let shown = format!("{settings}\n{settings:?}");
+        assert!(shown.contains("/opt/serve") && !shown.contains("hunter2"), "{shown}");
+        let (_folder, path) = file("b.toml", &settings.to_file());
+        let again = load(&[], &[], Some(&path));
+        assert_eq!(again.to_file(), settings.to_file());
+        assert!(again.to_file().contains("hunter2"));
+        let named = load(&[("model_server_url", "http://localhost:1")], &[], Some(&path));
+        assert_eq!(named.model_servers().collect::<Vec<_>>(), ["http://localhost:1"]);
+        let (_folder, path) = file("a.toml", "[server]\nmodle = 'x'");
+        assert!(try_load(&[], &[], Some(&path)).unwrap_err().to_string().contains("modle"));
+        let error = try_load(&[], &[("IRIS_SERVER_PRESET", "vllm")], None).unwrap_err().to_string();
+        assert!(error.contains("server.model"), "{error}");
     }
 
     #[test]

@@ -8,8 +8,11 @@ use tokio::sync::mpsc;
 use crate::failure::Exit;
 
 /// Returns what resolves at the first signal to stop, or when it was `told` to otherwise; a further
-/// signal ends the process.
-pub(crate) fn stop(told: impl Future<Output = ()>) -> io::Result<impl Future<Output = ()>> {
+/// signal ends the process, once `end` has resolved.
+pub(crate) fn stop<T>(
+    told: impl Future<Output = ()>,
+    end: impl Future<Output = T> + Send + 'static,
+) -> io::Result<impl Future<Output = ()>> {
     let mut signals = listen()?;
     Ok(async move {
         tokio::select! {
@@ -18,6 +21,7 @@ pub(crate) fn stop(told: impl Future<Output = ()>) -> io::Result<impl Future<Out
         }
         tokio::spawn(async move {
             signals.recv().await;
+            end.await;
             std::process::exit(Exit::Work as i32);
         });
     })

@@ -1,6 +1,6 @@
 //! `iris-node setup` and `iris-node doctor` as processes, against servers on loopback that answer
 //! as the documented ones do.
-#![cfg(all(unix, feature = "cli", feature = "engine", feature = "openai"))]
+#![cfg(all(unix, feature = "cli", feature = "engine", feature = "openai", feature = "sandbox"))]
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail with their test")]
 
 use std::io::Write;
@@ -349,4 +349,82 @@ async fn a_model_server_that_everybody_reaches_is_warned_of() {
     let line = format!("setup --ports {} --yes --dry-run --coordinator {network}", port(&open));
     let ended = home.run(&line, "", &[]).await;
     assert!(ended.out.contains("WARNING"), "{}", ended.out);
+}
+
+/// A port of this machine that nobody listens on.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Writes a program that does what `script` says, called as llama-server is.
+fn program(home: &Home, script: &str) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let path = home.path("llama-server");
+    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+    path
+}
+
+#[tokio::test]
+#[ignore = "is a model server"]
+async fn serves_models() {
+    let port = std::env::var("PORT").expect("run as a server");
+    serve(&format!("127.0.0.1:{port}"), |path, _| match path {
+        "/health" => reply(&json!({"status": "ok"})),
+        "/v1/models" => reply(&json!({"data": [{"id": "mine", "owned_by": "me"}]})),
+        "/v1/chat/completions" => words(),
+        _ => None,
+    })
+    .await;
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_of_the_nodes_own_is_started_looked_at_and_ended() {
+    let network = serve("127.0.0.1:0", coordinator).await;
+    let home = Home::new();
+    // Called with --model, --host and --port. The runner's own arguments are others.
+    let this = std::env::current_exe().unwrap();
+    let script =
+        format!("PORT=$6 exec {} --ignored --exact --nocapture serves_models", this.display());
+    let server = program(&home, &script);
+    let model = home.path("model.gguf");
+    std::fs::write(&model, "").unwrap();
+    let port = free_port();
+    let file = home.path("own.toml");
+    let text = format!(
+        "coordinator_url = ['{network}']\n[server]\nmodel = '{}'\nprogram = '{}'\nport = {port}\n",
+        model.display(),
+        server.display()
+    );
+    std::fs::write(&file, &text).unwrap();
+    let line = format!("--config {}", file.display());
+    let key = [("IRIS_NODE_KEY", "iris_unknown")];
+    let (_, told) = doctor(&home, &line, &key).await;
+    for link in ["own server", "model server", "its door", "models", "first token"] {
+        assert_eq!(state(&told, link).0, "ok", "{told:#}");
+    }
+    assert_eq!(state(&told, "models").1, "mine");
+    let is_gone = || std::net::TcpStream::connect(("127.0.0.1", port)).is_err();
+    assert!(is_gone(), "it ended with the doctor");
+
+    // What was wanted is written down as it was.
+    let set_up = home.run(&format!("setup --yes --ports 1 {line}"), "", &key).await;
+    assert_eq!(set_up.code, 0, "{}\n{}", set_up.out, set_up.err);
+    assert!(set_up.out.contains("mine writes"), "{}", set_up.out);
+    let written = std::fs::read_to_string(&file).unwrap();
+    assert!(written.contains("[server]") && written.contains(&format!("port = {port}")));
+    assert!(written.contains("# model_server_url is not set"), "{written}");
+    assert!(is_gone(), "it ended with the trial");
+
+    program(&home, "echo no such model >&2; exit 7");
+    let (code, told) = doctor(&home, &line, &key).await;
+    let (state_now, found) = state(&told, "own server");
+    assert_eq!((code, state_now, state(&told, "models").0), (1, "fail", "skip"), "{told:#}");
+    assert!(found.contains("exit code 7") && found.contains("no such model"), "{found}");
+    std::fs::remove_file(&model).unwrap();
+    let (code, told) = doctor(&home, &line, &key).await;
+    assert_eq!((code, state(&told, "own server").0), (5, "fail"), "{told:#}");
+    let ended = home.run(&line, "", &key).await;
+    assert!(ended.code == 5 && ended.err.contains("model.gguf"), "{}", ended.err);
 }

@@ -102,7 +102,10 @@ async fn a_server_that_is_killed_is_started_again() {
     reaches(&mut state, |state| *state == State::Ready).await;
     kill_whoever_listens_at(port);
     let waiting = reaches(&mut state, is_waiting).await;
-    assert!(matches!(&waiting, State::Waiting { why, .. } if why == "it was ended by a signal"));
+    assert!(matches!(
+        &waiting,
+        State::Waiting { why, printed, .. } if why == "it was ended by a signal" && printed.is_empty()
+    ));
     reaches(&mut state, |state| *state == State::Ready).await;
     run.abort();
     is_gone(port).await;
@@ -126,8 +129,11 @@ async fn a_server_that_does_not_start_says_why() {
     let supervisor = Supervisor::new(Arc::new(Process::new()), spec("fails_at_once"));
     let mut state = supervisor.state();
     let run = tokio::spawn(supervisor.run(std::future::pending()));
-    let State::Waiting { why, .. } = reaches(&mut state, is_waiting).await else { unreachable!() };
+    let State::Waiting { why, printed, .. } = reaches(&mut state, is_waiting).await else {
+        unreachable!()
+    };
     assert_eq!(why, "it ended with exit code 7, having printed: no such model");
+    assert_eq!(printed.last().map(String::as_str), Some("no such model"));
     run.abort();
 }
 

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use iris_core::backend::{BackendError, Operation, Usage};
 use iris_core::demand::Difficulty;
+use iris_core::id::CallerTag;
 use iris_core::model::{Abilities, ModelOffer, TokenRate};
 use iris_core::terms::{Callers, Rest, Terms};
 use iris_core::{AssignmentId, TaskId};
@@ -149,6 +150,7 @@ fn coordinator_messages() -> Vec<CoordinatorMessage> {
             body_bytes: 345,
             begun: Some(BegunSize { bytes: 20, tokens: 4 }),
             sealed: false,
+            caller: None,
         }),
         CoordinatorMessage::TaskAssign(TaskAssign {
             assignment: ID,
@@ -162,6 +164,7 @@ fn coordinator_messages() -> Vec<CoordinatorMessage> {
             body_bytes: 345,
             begun: None,
             sealed: true,
+            caller: Some(CallerTag::new(11, [12; 16])),
         }),
         CoordinatorMessage::TaskCancel(ABOUT),
         CoordinatorMessage::Rekey(Rekey { epoch: 3, enc: hop.enc, proof: FixedBytes([9; 64]) }),

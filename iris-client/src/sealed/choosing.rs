@@ -84,7 +84,11 @@ impl Client {
         let mine = mine.into_iter().map(|candidate| Candidate::new(candidate, Trusted::Own));
         // One's own that failed at it come after the guards, where these may be asked.
         let may_do = |own: &Candidate| only_own || !choosing.exclude.contains(&own.node);
-        let others = others.into_iter().filter(|other| !listing.is_private(&other.node));
+        // Whoever was invited knows to which nodes, and names them.
+        let others = others.into_iter().filter(|other| {
+            let is_named = demand.only.contains(&other.node);
+            !listing.is_private(&other.node) && (is_named || !listing.is_for_invited(&other.node))
+        });
         let (mut allowed, failed): (Vec<_>, Vec<_>) = mine.filter(named).partition(may_do);
         if only_own && allowed.is_empty() {
             return Err(ClientError::NoOwnNode);
@@ -203,7 +207,9 @@ impl Client {
         let demand = Demand { context_tokens, abilities, ..Demand::new(model) };
         let mut others = listing.able(&demand).map_err(ClientError::local)?;
         others.retain(|candidate| {
-            !own.contains(&candidate.node) && !listing.is_private(&candidate.node)
+            let is_open =
+                !listing.is_private(&candidate.node) && !listing.is_for_invited(&candidate.node);
+            !own.contains(&candidate.node) && is_open
         });
         let trust = &self.sealed().trust;
         Ok(trust.with(|trust| Ok(trust.guards(&demand.model, &others, now(), random)))?)

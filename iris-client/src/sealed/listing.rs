@@ -57,6 +57,12 @@ impl Listing {
         self.nodes.get(id).is_some_and(|node| node.callers == Callers::Own)
     }
 
+    /// Returns whether a node answers its owner, and those whom its owner has invited. Whether that
+    /// is this client, the roster, which is everybody's, does not tell.
+    pub(super) fn is_for_invited(&self, id: &NodeId) -> bool {
+        self.nodes.get(id).is_some_and(|node| node.callers == Callers::Invited)
+    }
+
     /// Returns whether a sealed request can ask for `model`.
     pub(crate) fn offers(&self, model: &str) -> bool {
         model.parse().is_ok_and(|model| self.registry.offers(&model))

@@ -27,6 +27,7 @@ use iris_protocol::rest::MembershipState;
 use tokio::sync::oneshot;
 
 use crate::accounts::{Accounts, NOBODY};
+use crate::admittance::Admittance;
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::history::Histories;
@@ -95,6 +96,7 @@ pub(crate) struct DispatchSettings {
 /// What a dispatcher is put together from.
 #[derive(Debug)]
 pub(crate) struct Parts {
+    pub(crate) admittance: Admittance,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) scheduler: Arc<dyn Scheduler>,
     pub(crate) ledger: Box<dyn ReputationLedger>,
@@ -121,6 +123,7 @@ pub(crate) struct Dispatch {
     pub(crate) limits: Arc<Limits>,
     pub(crate) promises: Promises,
     pub(crate) live: Live,
+    pub(crate) admittance: Admittance,
     members: Arc<Accounts>,
     scheduler: Arc<dyn Scheduler>,
     seeds: AtomicU64,
@@ -203,6 +206,7 @@ impl Dispatch {
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts { registry, standings, settings, entropy, .. } = parts;
         Self {
+            admittance: parts.admittance,
             members: parts.members,
             clock: parts.clock,
             counters: Counters::default(),
@@ -282,6 +286,17 @@ impl Dispatch {
     pub(crate) fn is_lapsed(&self, account: &AccountId) -> bool {
         // Those without an account are let in, or not, before they become a task.
         *account != NOBODY && self.members.membership(account).state == MembershipState::Lapsed
+    }
+
+    /// Returns the owners with nodes here who have blocked an account, and who have invited it.
+    fn hosts(&self, account: &AccountId) -> (Vec<AccountId>, Vec<AccountId>) {
+        let (mut barred, mut invited) = self.admittance.owners(account);
+        if !barred.is_empty() || !invited.is_empty() {
+            let floor = self.floor();
+            barred.retain(|owner| floor.registry.has_owner(owner));
+            invited.retain(|owner| floor.registry.has_owner(owner));
+        }
+        (barred, invited)
     }
 
     /// Reserves a slot for `demand` that is free and that nobody waits for.
@@ -857,6 +872,10 @@ impl Dispatch {
         }
         if owners > 0 {
             return None;
+        }
+        if !demand.barred.is_empty() {
+            let needs = "a node whose owner lets it answer this caller".to_owned();
+            return Some(TaskError::NoNodeAble { model, needs, too_long: false });
         }
         if !demand.denied.is_empty() || !demand.denied_owners.is_empty() {
             let needs = "a node that its caller has not ruled out".to_owned();

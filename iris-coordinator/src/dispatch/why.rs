@@ -111,6 +111,11 @@ fn hindrances(node: &Node, registry: &Registry) -> Vec<Hindrance> {
             "Its owner lets it answer nobody else.",
             "`callers` in its settings says who may ask: members, or the public.",
         ),
+        Callers::Invited => add(
+            "invited_only",
+            "Its owner lets it answer those alone whom it has invited.",
+            "`iris-node invite` adds somebody; `callers` in its settings says who else may ask.",
+        ),
         Callers::Members => add(
             "members_only",
             "Its owner lets it answer members alone.",

@@ -20,6 +20,7 @@ use crate::Coordinator;
 mod accounts;
 mod auth;
 mod body;
+mod callers;
 mod chat;
 mod connect;
 mod connections;
@@ -133,6 +134,10 @@ fn routes(api: Arc<Api>) -> Router {
         .route("/verdicts/{id}/appeal", post(verdicts::appeal))
         .route("/verdicts/{id}/decision", post(verdicts::decide))
         .route("/signs", get(verdicts::signs))
+        .route("/callers", get(callers::list).post(callers::set))
+        .route("/callers/{id}", delete(callers::lift))
+        .route("/reports", get(callers::reports).post(callers::report))
+        .route("/reports/{id}/close", post(callers::close))
         .route("/roster", get(transparency::roster))
         .route("/log/checkpoint", get(transparency::checkpoint))
         .route("/log/inclusion", get(transparency::inclusion))

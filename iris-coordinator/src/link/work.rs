@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use iris_core::backend::{BackendError, Begun, Chunk, Finish};
+use iris_core::id::CallerTag;
 use iris_core::{AssignmentId, NodeId};
 use iris_crypto::hop::{ChunkOpener, ChunkSealer, HopError};
 use iris_protocol::frame::{Content, DataFrame, HEADER_LEN, Header, Part};
@@ -58,11 +59,12 @@ pub(crate) enum News {
 }
 
 impl Work {
-    /// Offers a task to the node of `lease`, with the beginning of its answer if there is one;
+    /// Offers a task of `caller` to the node of `lease`, with the beginning of its answer if there is one;
     /// `None` when its session has ended.
     pub(crate) fn offer(
         lease: Lease,
         request: &TaskRequest,
+        caller: Option<CallerTag>,
         sealed: bool,
         begun: Option<&Begun>,
         time_left: Duration,
@@ -89,6 +91,7 @@ impl Work {
                 None => None,
             },
             sealed,
+            caller,
         };
         let body = match begun {
             Some(begun) => Bytes::from([&request.body, begun.text.as_bytes()].concat()),

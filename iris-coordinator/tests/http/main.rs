@@ -22,6 +22,7 @@ use self::node::{Node, Step};
 
 mod access;
 mod bad_input;
+mod callers;
 mod chat;
 mod chat_stream;
 mod client;

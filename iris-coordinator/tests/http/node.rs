@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use iris_core::backend::{BackendError, Chunk, Finish, Usage};
+use iris_core::id::CallerTag;
 use iris_core::model::{Abilities, ModelOffer, TokenRate};
 use iris_core::{AssignmentId, Timestamp};
 use iris_crypto::certificate::{Origin, Role};
@@ -75,6 +76,8 @@ impl Step {
 pub(crate) struct Node {
     /// The bodies that came, and whether streaming was asked for.
     pub(crate) asked: Arc<Mutex<Vec<(bool, Bytes)>>>,
+    /// Who asked, as far as nodes are told.
+    pub(crate) callers: Arc<Mutex<Vec<Option<CallerTag>>>>,
     pub(crate) cancelled: mpsc::UnboundedReceiver<AssignmentId>,
     certificate: watch::Receiver<Option<SignedCertificate>>,
     gate: watch::Sender<bool>,
@@ -136,6 +139,7 @@ impl Node {
         let (certified, certificate) = watch::channel(None);
         let (cancelled_sender, cancelled) = mpsc::unbounded_channel();
         let asked = Arc::new(Mutex::new(Vec::new()));
+        let callers = Arc::new(Mutex::new(Vec::new()));
         let stream = TcpStream::connect(server).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let mut request = format!("ws://{server}/nodes/connect").into_client_request().unwrap();
@@ -158,13 +162,14 @@ impl Node {
             steps,
             work: HashMap::new(),
             asked: Arc::clone(&asked),
+            callers: Arc::clone(&callers),
             cancelled: cancelled_sender,
             opened,
         };
         let (registered, wait) = tokio::sync::oneshot::channel();
         tokio::spawn(agent.run(socket, registered));
         wait.await.unwrap();
-        Self { asked, cancelled, certificate, gate, orders }
+        Self { asked, callers, cancelled, certificate, gate, orders }
     }
 
     /// Returns the node's current certificate.
@@ -210,6 +215,7 @@ struct Agent {
     slots: u32,
     steps: Vec<Step>,
     work: HashMap<AssignmentId, Task>,
+    callers: Arc<Mutex<Vec<Option<CallerTag>>>>,
     asked: Arc<Mutex<Vec<(bool, Bytes)>>>,
     cancelled: mpsc::UnboundedSender<AssignmentId>,
     opened: watch::Receiver<bool>,
@@ -297,6 +303,7 @@ impl Agent {
             }
             NodeEvent::Assigned(assign) => {
                 let id = assign.assignment;
+                self.callers.lock().unwrap().push(assign.caller);
                 let channel = self.root.as_mut().unwrap().channel(id.0).unwrap();
                 if let Some(Step::Refuse(reason)) = self.steps.first() {
                     self.connection.refuse(id, *reason).unwrap();

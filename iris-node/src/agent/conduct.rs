@@ -1,4 +1,8 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use iris_core::ModelName;
+use iris_core::id::CallerTag;
 use iris_core::terms::Terms;
 
 /// What a node's owner lets it do now. It may change while the node is connected.
@@ -11,6 +15,9 @@ pub struct Conduct {
     pub models: ModelFilter,
     /// What the coordinator is told. While they say why the node rests, it takes nothing on.
     pub terms: Terms,
+    /// Callers whose tasks it refuses. The coordinator, who is told elsewhere, gives it none of
+    /// them; this is for one that does. Default: nobody's.
+    pub blocked: Arc<BTreeSet<CallerTag>>,
 }
 
 impl Conduct {

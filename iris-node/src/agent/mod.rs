@@ -46,6 +46,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 mod assignment;
+mod callers;
 mod catalogue;
 mod classify;
 mod conduct;
@@ -61,6 +62,7 @@ mod sealing;
 mod websocket;
 mod worker;
 
+pub use callers::{AskedTask, AskedTasks};
 pub use conduct::{Conduct, ModelFilter};
 pub use connector::{ConnectError, Connector, Link};
 pub use error::AgentError;
@@ -144,6 +146,18 @@ impl Agent {
         Arc::clone(&self.core.carried)
     }
 
+    /// Returns the latest tasks that the node took on, with what their callers are known by.
+    pub fn asked(&self) -> Arc<AskedTasks> {
+        Arc::clone(&self.core.asked)
+    }
+
+    /// Returns what to call when the models of a backend may be others than a moment ago, such as
+    /// when its server has ended or was started again: they are listed again within a second or so.
+    pub fn relisting(&self) -> impl Fn() + Send + Sync + use<> {
+        let catalogue = Arc::clone(&self.core.catalogue);
+        move || catalogue.doubt()
+    }
+
     /// Returns how the agent stands, now and later.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
@@ -202,6 +216,7 @@ struct Core {
     slots: u32,
     places: Slots,
     carried: Arc<AtomicU64>,
+    asked: Arc<AskedTasks>,
     datasets: Arc<Datasets>,
     hardware: Hardware,
     conduct: watch::Receiver<Conduct>,
@@ -341,6 +356,7 @@ impl AgentBuilder {
             slots: self.slots,
             places: Slots::new(slots),
             carried: Arc::default(),
+            asked: Arc::default(),
             hardware: self.hardware,
             conduct: self.conduct,
             coordinator: self.coordinator,

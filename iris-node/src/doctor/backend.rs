@@ -22,18 +22,21 @@ const FIRST_TOKEN: Duration = Duration::from_mins(1);
 const TRIAL: Duration = Duration::from_secs(15);
 
 pub(super) async fn check(settings: &Settings, http: &Http, report: &mut Report) {
-    if let Some(url) = settings.model_server() {
+    let mut none_answers = true;
+    for url in settings.model_servers() {
         let server = server(settings, http, url).await;
         let answers = server.state == State::Ok;
         report.add(server);
         if answers && servers::local_port(url).is_some() {
             report.add(exposure(http, url).await);
-        } else if !answers && settings.engine.is_none() {
-            for link in ["models", "first token", "speed"] {
-                report.add(Check::skip(link, "a model server"));
-            }
-            return;
         }
+        none_answers &= !answers;
+    }
+    if none_answers && settings.engine.is_none() {
+        for link in ["models", "first token", "speed"] {
+            report.add(Check::skip(link, "a model server"));
+        }
+        return;
     }
     let models = match Models::set_up(settings) {
         Ok(models) => models,

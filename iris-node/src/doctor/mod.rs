@@ -18,6 +18,7 @@ use crate::settings::Settings;
 mod backend;
 mod coordinator;
 pub(crate) mod machine;
+mod server;
 
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -134,6 +135,8 @@ pub(crate) async fn run(
     };
     report.add(settings_are(file));
     report.add(identity(&settings));
+    let server = server::check(&settings, &mut report).await;
+    let settings = settings.with_started(server.as_ref());
     match Http::new(&settings, PATIENCE) {
         Ok(http) => {
             backend::check(&settings, &http, &mut report).await;
@@ -143,6 +146,9 @@ pub(crate) async fn run(
             let advice = "name a readable PEM file with --ca-file, or none";
             report.add(Check::fail("TLS", failure.exit, failure.to_string(), advice));
         }
+    }
+    if let Some(server) = server {
+        server.stop().await;
     }
     let folder = settings.key_path.parent().map(Path::to_owned).unwrap_or_default();
     let found = tokio::task::spawn_blocking(move || machine::checks(&Probe::new(), &folder)).await;

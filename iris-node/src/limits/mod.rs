@@ -39,7 +39,8 @@ impl Limits {
         let rest = paused.then_some(Rest::Paused);
         let rest = rest.or(is_off.then_some(Rest::OffHours)).or(strain);
         let terms = Terms { hours, callers: self.callers, rest };
-        Conduct { slots: self.slots, models: self.models.clone(), terms }
+        let (slots, models) = (self.slots, self.models.clone());
+        Conduct { slots, models, terms, ..Conduct::default() }
     }
 }
 

@@ -33,7 +33,7 @@ mod spec;
 mod supervisor;
 
 pub use preset::{Preset, PresetError, Sizing};
-pub use process::Process;
+pub use process::{Process, find_program};
 pub use spec::{Health, Limits, ServerSpec, free_port};
 pub use supervisor::{State, Supervisor};
 

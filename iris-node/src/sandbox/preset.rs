@@ -1,4 +1,5 @@
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::str::FromStr;
 
 use super::spec::{Health, Limits, ServerSpec};
@@ -78,6 +79,7 @@ impl Preset {
         match self {
             Self::LlamaServer => {
                 line.push(["--model", model, "--host", "127.0.0.1", "--port", &port]);
+                line.name("--alias", model);
                 line.number("--parallel", slots);
                 // The server divides this among its slots.
                 let total = context.map(|context| context.saturating_mul(slots.unwrap_or(ONE)));
@@ -90,6 +92,7 @@ impl Preset {
             }
             Self::Vllm => {
                 line.push(["serve", model, "--host", "127.0.0.1", "--port", &port]);
+                line.name("--served-model-name", model);
                 line.number("--max-num-seqs", slots);
                 line.number("--max-model-len", context);
             }
@@ -118,6 +121,18 @@ struct Line(Vec<String>);
 impl Line {
     fn push<const N: usize>(&mut self, arguments: [&str; N]) {
         self.0.extend(arguments.map(str::to_owned));
+    }
+
+    /// Calls a model that lies in a file by the file's name: others see it, and the folders are
+    /// none of their business.
+    fn name(&mut self, option: &str, model: &str) {
+        let path = Path::new(model);
+        let is_file = path.is_absolute() || path.extension().is_some_and(|end| end == "gguf");
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let name = name.strip_suffix(".gguf").unwrap_or(name);
+        if is_file && !name.is_empty() && !name.starts_with('-') {
+            self.0.extend([option.to_owned(), name.to_owned()]);
+        }
     }
 
     fn number(&mut self, option: &str, number: Option<NonZeroU32>) {
@@ -190,6 +205,18 @@ mod tests {
             line(Preset::Onnx, 3, 0),
             "onnx-genai serve m --addr 127.0.0.1:4000 --max-batch 3"
         );
+    }
+
+    #[test]
+    fn a_file_is_offered_by_its_name_and_not_by_its_folders() {
+        let line = |preset: Preset, model: &str| {
+            preset.server(model, 1, Sizing::default()).unwrap().arguments.join(" ")
+        };
+        let file = "/home/ada/secret/qwen-7b.Q4_K_M.gguf";
+        assert!(line(Preset::LlamaServer, file).ends_with("--alias qwen-7b.Q4_K_M"));
+        assert!(line(Preset::LlamaServer, "qwen-7b.gguf").ends_with("--alias qwen-7b"));
+        assert!(line(Preset::Vllm, "/srv/qwen").ends_with("--served-model-name qwen"));
+        assert!(!line(Preset::Vllm, "org/qwen").contains("--served-model-name"));
     }
 
     #[test]

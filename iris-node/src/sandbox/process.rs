@@ -50,8 +50,8 @@ struct RunningProcess {
 
 impl RunningProcess {
     fn start(spec: &ServerSpec) -> Result<Self, SandboxError> {
-        let program =
-            find(&spec.program).ok_or_else(|| SandboxError::NotInstalled(spec.program.clone()))?;
+        let program = find_program(&spec.program)
+            .ok_or_else(|| SandboxError::NotInstalled(spec.program.clone()))?;
         let mut command = bound_to_this_process(&program);
         command
             .args(&spec.arguments)
@@ -176,7 +176,7 @@ impl Drop for RunningProcess {
 /// Returns the command for `program`, which the system ends with this process where it can.
 fn bound_to_this_process(program: &Path) -> Command {
     #[cfg(target_os = "linux")]
-    if let Some(setpriv) = find("setpriv") {
+    if let Some(setpriv) = find_program("setpriv") {
         let mut command = Command::new(setpriv);
         command.args(["--pdeathsig", "KILL", "--"]).arg(program);
         return command;
@@ -184,8 +184,8 @@ fn bound_to_this_process(program: &Path) -> Command {
     Command::new(program)
 }
 
-/// Returns where the program is that would be run by this name.
-fn find(program: &str) -> Option<PathBuf> {
+/// Returns where the program is that would be run by this name; `None` where there is none.
+pub fn find_program(program: &str) -> Option<PathBuf> {
     let is_file = |path: &PathBuf| path.is_file();
     if Path::new(program).components().count() > 1 {
         return Some(PathBuf::from(program)).filter(is_file);

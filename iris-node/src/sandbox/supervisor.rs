@@ -29,6 +29,9 @@ pub enum State {
     Waiting {
         /// Why it failed, for its owner.
         why: String,
+        /// The last lines that it printed, where it has not answered: they are about its start
+        /// alone. Later ones may quote what people asked, and are left out.
+        printed: Vec<String>,
         /// When it is started again, from now.
         wait: Duration,
     },
@@ -65,13 +68,16 @@ impl Supervisor {
         let mut stop = std::pin::pin!(stop);
         loop {
             let mut good_since = None;
-            let Some(why) = self.run_once(&mut good_since, stop.as_mut()).await else { break };
+            let Some(Failed { why, printed }) = self.run_once(&mut good_since, stop.as_mut()).await
+            else {
+                break;
+            };
             if good_since.is_some_and(|since: Instant| since.elapsed() >= GOOD) {
                 backoff.reset();
             }
             let wait = backoff.wait();
             tracing::warn!(program = self.spec.program, why, ?wait, "the model server failed");
-            self.state.send_replace(State::Waiting { why, wait });
+            self.state.send_replace(State::Waiting { why, printed, wait });
             tokio::select! {
                 () = sleep(wait) => {}
                 () = stop.as_mut() => break,
@@ -85,11 +91,11 @@ impl Supervisor {
         &self,
         good_since: &mut Option<Instant>,
         stop: impl Future<Output = ()>,
-    ) -> Option<String> {
+    ) -> Option<Failed> {
         self.state.send_replace(State::Starting);
         let mut running = match self.sandbox.start(&self.spec).await {
             Ok(running) => running,
-            Err(error) => return Some(error.to_string()),
+            Err(error) => return Some(Failed::because(error.to_string())),
         };
         let failure = tokio::select! {
             ended = running.ended() => Failure::Ended(ended),
@@ -97,10 +103,10 @@ impl Supervisor {
             () = stop => Failure::Stopped,
         };
         match failure {
-            Failure::Ended(ended) => return Some(Self::told(&ended, good_since.is_some())),
+            Failure::Ended(ended) => return Some(Failed::ended(ended, good_since.is_some())),
             Failure::Silent(why) => {
                 running.stop(GRACE).await;
-                return Some(why);
+                return Some(Failed::because(why));
             }
             Failure::Stopped => running.stop(GRACE).await,
         };
@@ -132,13 +138,25 @@ impl Supervisor {
         }
         Failure::Silent(format!("it did not answer {SILENCES} times in a row"))
     }
+}
 
-    /// Says how the server ended. What it printed before it answered is about its start alone; later
-    /// it may quote what people asked.
-    fn told(ended: &Ended, was_ready: bool) -> String {
+/// Why a server is started again.
+struct Failed {
+    why: String,
+    printed: Vec<String>,
+}
+
+impl Failed {
+    const fn because(why: String) -> Self {
+        Self { why, printed: Vec::new() }
+    }
+
+    fn ended(ended: Ended, was_ready: bool) -> Self {
         match ended.last_lines.last() {
-            Some(line) if !was_ready => format!("{ended}, having printed: {line}"),
-            _ => ended.to_string(),
+            Some(line) if !was_ready => {
+                Self { why: format!("{ended}, having printed: {line}"), printed: ended.last_lines }
+            }
+            _ => Self::because(ended.to_string()),
         }
     }
 }

@@ -12,13 +12,16 @@ use iris_core::backend::Backend;
 use iris_crypto::Identity;
 use iris_node::agent::{ConnectError, Connector, CoordinatorUrl};
 use iris_node::probe::{Machine, Probe};
+use iris_node::sandbox::find_program;
 use iris_node::speed;
 use iris_protocol::rest::{Health, Secret};
+use tokio::time::timeout;
 
 use crate::ask::Asker;
 use crate::credential::{self, Credential};
 use crate::failure::{Exit, Failure};
 use crate::http::{Http, cause};
+use crate::model_server::ModelServer;
 use crate::models::{self, BUNDLED, Models};
 use crate::private;
 use crate::servers::{self, Found, Look};
@@ -30,8 +33,13 @@ use service::Service;
 
 /// How long one question to a server may take.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a server that the node starts may take until it answers.
+const START: Duration = Duration::from_mins(3);
 /// How long the trial of a model may take.
 const TRIAL: Duration = Duration::from_secs(20);
+
+/// The server that is proposed where it is installed.
+const LLAMA_SERVER: &str = "llama-server";
 
 /// What `iris-node setup` takes besides the settings.
 #[derive(Clone, Debug, Args)]
@@ -123,7 +131,9 @@ impl<E: Fn(&str) -> Option<String>> Setup<'_, E> {
     /// Finds out which models to offer.
     async fn models(&self, before: &Settings) -> Result<Flags, Failure> {
         let key = before.model_server_key.as_ref();
-        if self.sources.is_flagged("engine") && !self.sources.is_flagged("model_server_url") {
+        let names_a_model =
+            ["engine", "server.model"].iter().any(|name| self.sources.is_flagged(name));
+        if names_a_model && !self.sources.is_flagged("model_server_url") {
             return Ok(Vec::new());
         }
         if self.sources.is_flagged("model_server_url") {
@@ -161,14 +171,32 @@ impl<E: Fn(&str) -> Option<String>> Setup<'_, E> {
         let proposal = match (before.named_model_server(), best.or(servers.first())) {
             (Some(url), _) => url.to_owned(),
             (None, Some(found)) => found.url.clone(),
-            (None, None) => before.engine.clone().unwrap_or_else(|| BUNDLED.to_owned()),
+            (None, None) => {
+                let own = before.server.as_ref().and_then(|server| server.model.clone());
+                own.or_else(|| before.engine.clone()).unwrap_or_else(|| BUNDLED.to_owned())
+            }
         };
+        let has_llama_server = find_program(LLAMA_SERVER).is_some();
+        if has_llama_server {
+            println!("\n{LLAMA_SERVER} is installed: the node can start it with a GGUF file.");
+        }
         println!(
             "\nOffer the models of a server (its URL), of a GGUF file (its path), or the small \
              model inside of this program (\"{BUNDLED}\")?"
         );
         let answer = self.asker.line("Models of", &proposal)?;
-        let name = if answer.contains("://") { "model_server_url" } else { "engine" };
+        let name = if answer.contains("://") {
+            "model_server_url"
+        } else if answer != BUNDLED
+            && (has_llama_server || before.server.is_some())
+            && self
+                .asker
+                .agrees("Start a server with it, which is faster than the engine?", true)?
+        {
+            "server.model"
+        } else {
+            "engine"
+        };
         Ok(vec![(name, Some(answer.into()))])
     }
 
@@ -230,6 +258,13 @@ impl<E: Fn(&str) -> Option<String>> Setup<'_, E> {
     /// Runs a model for a moment.
     async fn trial(&self, settings: &Settings) -> Result<(), Failure> {
         println!();
+        let mut server = ModelServer::start(settings)?;
+        if let Some(server) = &mut server
+            && !matches!(timeout(START, server.tried()).await, Ok(Ok(())))
+        {
+            println!("{} does not answer; `iris-node doctor` will tell more.", server.program());
+        }
+        let settings = &settings.clone().with_started(server.as_ref());
         let models = Models::set_up(settings)?;
         for backend in models.into_backends() {
             let backend: &dyn Backend = &*backend;
@@ -249,6 +284,9 @@ impl<E: Fn(&str) -> Option<String>> Setup<'_, E> {
                     TRIAL.as_secs()
                 ),
             }
+        }
+        if let Some(server) = server {
+            server.stop().await;
         }
         Ok(())
     }

@@ -145,6 +145,7 @@ fn systemd(path: PathBuf, program: &str, file: &str) -> Installation {
          RestartSec=10\n\
          RestartPreventExitStatus=2 3 5\n\
          TimeoutStopSec=90\n\
+         KillMode=mixed\n\
          NoNewPrivileges=yes\n\
          UMask=0077\n\
          \n\

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use iris_core::backend::{BackendError, Operation, Usage};
+use iris_core::id::CallerTag;
 use iris_core::{AssignmentId, TaskId, Timestamp};
 use iris_crypto::certificate::{Expectation, Origin, Role};
 use iris_crypto::hello::{Hello, Welcome as SignedWelcome, sign_welcome, verify_hello};
@@ -46,6 +47,8 @@ pub(crate) struct Coordinator {
     pub(crate) forges: bool,
     /// What the node last registered with.
     pub(crate) register: Option<NodeRegister>,
+    /// Who asks from now on, as the node is told.
+    pub(crate) caller: Option<CallerTag>,
     lines: mpsc::UnboundedReceiver<Line>,
     line: Option<(Line, CoordinatorConnection)>,
     session: Option<CoordinatorSession>,
@@ -111,6 +114,7 @@ impl Coordinator {
             root: None,
             openers: HashMap::new(),
             next: 0,
+            caller: None,
         }
     }
 
@@ -343,6 +347,7 @@ impl Coordinator {
             body_bytes: u32::try_from(body.len() + 2 * TAG_LEN).unwrap(),
             begun: None,
             sealed: false,
+            caller: self.caller,
         };
         (task, frames.into())
     }

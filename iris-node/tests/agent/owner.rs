@@ -83,3 +83,30 @@ async fn a_node_registers_with_what_its_owner_said_meanwhile() {
     let register = coordinator.register.as_ref().unwrap();
     assert_eq!((register.slots, register.terms.rest), (0, Some(Rest::OffHours)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_blocked_caller_is_refused_by_name_and_all_others_are_known() {
+    let backend = ScriptedBackend::saying("m".parse().unwrap(), ["a"]);
+    let owner = watch::Sender::new(Conduct::default());
+    let agent = builder(&backend).with_slots(2).with_conduct(owner.subscribe());
+    let (mut coordinator, connector) = Coordinator::new();
+    let agent = agent.build();
+    let asked = agent.asked();
+    let _agent = Running::new(agent, connector);
+    coordinator.accept().await;
+    let tag = |byte| iris_core::id::CallerTag::new(3, [byte; 16]);
+    let blocked = Arc::new([tag(1)].into());
+    owner.send_replace(Conduct { blocked, ..Conduct::default() });
+    quiet().await;
+    coordinator.caller = Some(tag(1));
+    coordinator.assign("m").await;
+    let CoordinatorEvent::Refused(refused) = coordinator.next().await else { panic!() };
+    assert_eq!(refused.reason, RefuseReason::CallerBlocked);
+    for caller in [Some(tag(2)), None] {
+        coordinator.caller = caller;
+        coordinator.assign("m").await;
+        assert_eq!(coordinator.answer().await.pieces, ["a"]);
+    }
+    let known: Vec<_> = asked.latest().into_iter().map(|asked| asked.caller).collect();
+    assert_eq!(known, [Some(tag(2)), None]);
+}

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use iris_core::backend::Operation;
+use iris_core::id::CallerTag;
 use iris_core::{AssignmentId, ModelName, NodeId, TaskId};
 use serde::{Deserialize, Serialize};
 
@@ -164,6 +165,10 @@ pub struct TaskAssign {
     /// capability [`SEAL`](crate::version::SEAL).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sealed: bool,
+    /// What the node's owner knows the caller by this month; nothing of a caller without an
+    /// account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<CallerTag>,
 }
 
 /// How much of an answer its caller has already.

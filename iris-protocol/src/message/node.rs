@@ -168,6 +168,8 @@ pub enum RefuseReason {
     Draining,
     /// The owner has paused the node.
     Paused,
+    /// The owner has blocked the caller.
+    CallerBlocked,
     /// The prompt is not what the operation asks for.
     BadRequest,
     /// The prompt was sealed under keys that the node does not have any more.

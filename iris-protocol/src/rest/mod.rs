@@ -49,12 +49,19 @@
 //! | `GET /log/inclusion?index=&size=` | | [`InclusionProof`] |
 //! | `GET /log/consistency?from=&to=` | | [`ConsistencyProof`] |
 //! | `GET /log/entries?start=&count=` | | [`LogEntries`] |
+//! | `GET /callers` | | [`CallerList`] |
+//! | `POST /callers` | [`CallerRequest`] | [`CallerSummary`] |
+//! | `DELETE /callers/{id}` | | nothing; the id is a tag or an account's |
+//! | `POST /reports` | [`ReportRequest`] | [`ReportCreated`] |
+//! | `GET /reports?limit=&after=` | | [`ReportPage`] |
+//! | `POST /reports/{id}/close` | | [`ReportSummary`] |
 //! | `GET /healthz` | | [`Health`] |
 //!
 //! Errors are those of [`openai::ErrorBody`](crate::openai::ErrorBody). Times are whole seconds
 //! since the Unix epoch.
 
 mod account;
+mod caller;
 mod inference;
 mod money;
 mod network;
@@ -68,6 +75,10 @@ mod verdict;
 pub use account::{
     AccountCreated, AccountRequest, KeyCreated, KeyId, KeyIdError, KeyList, KeyRequest, KeyScope,
     KeySummary, KeyTerms, Quota, QuotaUse, RotateRequest, VerifyRequest,
+};
+pub use caller::{
+    CallerList, CallerName, CallerNameError, CallerRequest, CallerRule, CallerSummary,
+    ReportCreated, ReportPage, ReportRequest, ReportSummary,
 };
 pub use inference::{
     InferenceError, InferenceRequest, InferenceResult, InferenceStatus, Input, InputError, Review,

@@ -64,6 +64,7 @@ pub(crate) fn task(id: u64) -> TaskAssign {
         body_bytes: 6,
         begun: None,
         sealed: false,
+        caller: None,
     }
 }
 

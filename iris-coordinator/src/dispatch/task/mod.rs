@@ -422,7 +422,9 @@ impl TaskHandle {
         if !fits(self.request.body.len() + written) {
             return self.run.handle_no_node(too_large());
         }
+        let (barred, invited) = self.dispatch.hosts(&self.request.account);
         if let Some(sealing) = &self.sealing {
+            (self.demand.barred, self.demand.invited) = (barred, invited);
             let (certificate, account) = (sealing.certificate(), self.request.account);
             return match self.dispatch.acquire_named(certificate, &self.demand, account) {
                 Ok(lease) => self.start(lease),
@@ -433,6 +435,7 @@ impl TaskHandle {
             self.demand = self.request.demand(begun.as_ref(), self.is_lapsed);
             self.begun = begun;
         }
+        (self.demand.barred, self.demand.invited) = (barred, invited);
         self.request.placement.restrict(&mut self.demand, self.run.tried());
         loop {
             let mut owners = 0;
@@ -490,7 +493,9 @@ impl TaskHandle {
         (self.asked, self.whole) = (Some(lease.node), false);
         let left = self.time_left(now);
         let sealed = self.sealing.is_some();
-        if let Some(work) = Work::offer(lease, &self.request, sealed, self.begun.as_ref(), left) {
+        let caller = self.dispatch.admittance.tag(&lease.link.owner, self.request.account);
+        let begun = self.begun.as_ref();
+        if let Some(work) = Work::offer(lease, &self.request, caller, sealed, begun, left) {
             self.stage = Stage::Working(work);
         } else {
             self.stage = Stage::Idle;

@@ -16,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
 use super::{Driver, HOLD, LONGEST_TASK};
+use crate::agent::AskedTask;
 use crate::agent::assignment::{Assignment, Opened, Prompt, Running, Stage};
 use crate::agent::classify::{Judge, LONGEST, MAX_QUESTION};
 use crate::agent::sealed::{self, SealedAnswer};
@@ -37,6 +38,12 @@ impl Driver {
         if channels.is_empty() {
             return self.connection.refuse(assignment, RefuseReason::StaleKey);
         }
+        self.core.asked.note(AskedTask {
+            task: task.task,
+            caller: task.caller,
+            model: task.model.clone(),
+            at: (self.core.clock)(),
+        });
         let time_left = Duration::from_millis(task.time_left_ms).min(LONGEST_TASK);
         let prompt = Prompt::new(task, Instant::now() + time_left, channels);
         let held = Assignment { stage: Stage::Receiving(Box::new(prompt)), slot: Some(slot) };
@@ -96,9 +103,14 @@ impl Driver {
         if self.drain_until.is_some() {
             return Err(RefuseReason::Draining);
         }
-        if self.core.conduct.borrow().terms.rest.is_some() {
+        let conduct = self.core.conduct.borrow();
+        if conduct.terms.rest.is_some() {
             return Err(RefuseReason::Paused);
         }
+        if task.caller.is_some_and(|caller| conduct.blocked.contains(&caller)) {
+            return Err(RefuseReason::CallerBlocked);
+        }
+        drop(conduct);
         let needs = if task.begun.is_some() { Abilities::CONTINUE } else { Abilities::NONE };
         if !self.core.catalogue.offers_model(&task.model, needs) {
             return Err(RefuseReason::ModelNotFound);

@@ -114,6 +114,7 @@ mod tests {
             body_bytes: 1,
             begun: None,
             sealed: true,
+            caller: None,
         }
     }
 

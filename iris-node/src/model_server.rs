@@ -1,0 +1,296 @@
+//! The model server that the node starts itself: `[server]` of the settings.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::sync::Arc;
+
+use iris_node::sandbox::{
+    Limits, Preset, Process, ServerSpec, Sizing, State, Supervisor, find_program, free_port,
+};
+use serde::Deserialize;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::failure::Failure;
+use crate::settings::{Settings, SettingsError};
+
+/// Options by which servers are told where to listen, which is the node's to say.
+const LISTENING: [&str; 3] = ["--host", "--port", "--addr"];
+/// Lowest priority that a program can have on Unix.
+const NICEST: u8 = 19;
+const BYTES_PER_GB: u64 = 1 << 30;
+
+/// Which server the node starts, and how. Its arguments may hold a key.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ServerSetting {
+    preset: Option<String>,
+    program: Option<String>,
+    pub(crate) model: Option<String>,
+    #[serde(default)]
+    arguments: Vec<String>,
+    context: Option<NonZeroU32>,
+    port: Option<u16>,
+    memory_gb: Option<u32>,
+    niceness: Option<u8>,
+}
+
+impl ServerSetting {
+    /// Sees that a server can be started so, as far as settings alone can tell.
+    pub(crate) fn check(&self) -> Result<(), SettingsError> {
+        if cfg!(windows) {
+            return Err(SettingsError::new(
+                "server: this program starts no servers on Windows; start the server yourself and \
+                 name it with --model-server",
+            ));
+        }
+        if self.niceness.is_some_and(|niceness| !(1..=NICEST).contains(&niceness)) {
+            return Err(SettingsError::new(format!("server.niceness must be 1 to {NICEST}")));
+        }
+        let says_where = |argument: &String| {
+            let option = argument.split_once('=').map_or(argument.as_str(), |(option, _)| option);
+            LISTENING.contains(&option)
+        };
+        if self.arguments.iter().any(says_where) {
+            return Err(SettingsError::new(
+                "server.arguments must not say where the server listens: it is on 127.0.0.1, at \
+                 server.port or a port that is free",
+            ));
+        }
+        self.spec(self.port.unwrap_or(1), None).map(drop)
+    }
+
+    fn spec(&self, port: u16, slots: Option<u32>) -> Result<ServerSpec, SettingsError> {
+        let wrong = |error| SettingsError::new(format!("server: {error}"));
+        let model = self.model.as_deref().ok_or_else(|| {
+            SettingsError::new("server.model is missing: the file or the name of a model")
+        })?;
+        let sizing = Sizing { slots: slots.and_then(NonZeroU32::new), context: self.context };
+        let mut spec = self.preset().map_err(wrong)?.server(model, port, sizing).map_err(wrong)?;
+        if let Some(program) = &self.program {
+            spec.program.clone_from(program);
+        }
+        spec.arguments.extend_from_slice(&self.arguments);
+        let memory = self.memory_gb.map(|gigabytes| u64::from(gigabytes) * BYTES_PER_GB);
+        spec.limits = Limits { memory, niceness: self.niceness };
+        Ok(spec)
+    }
+
+    fn preset(&self) -> Result<Preset, iris_node::sandbox::PresetError> {
+        self.preset.as_deref().map_or(Ok(Preset::LlamaServer), str::parse)
+    }
+
+    /// Writes the settings as a table of TOML.
+    pub(crate) fn write(&self, f: &mut fmt::Formatter<'_>, with_secrets: bool) -> fmt::Result {
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        let text = |text: &Option<String>| text.as_deref().map(quoted);
+        let arguments = || serde_json::Value::from(self.arguments.clone()).to_string();
+        let lines = [
+            ("preset", text(&self.preset)),
+            ("program", text(&self.program)),
+            ("model", text(&self.model)),
+            ("arguments", (with_secrets || self.arguments.is_empty()).then(arguments)),
+            ("context", self.context.map(|tokens| tokens.to_string())),
+            ("port", self.port.map(|port| port.to_string())),
+            ("memory_gb", self.memory_gb.map(|gigabytes| gigabytes.to_string())),
+            ("niceness", self.niceness.map(|niceness| niceness.to_string())),
+        ];
+        writeln!(f, "\n[server]")?;
+        for (name, value) in lines {
+            match value {
+                Some(value) => writeln!(f, "{name} = {value}")?,
+                None if name == "arguments" => writeln!(f, "# arguments are set, and not shown")?,
+                None => writeln!(f, "# {name} is not set")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for ServerSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerSetting")
+            .field("preset", &self.preset)
+            .field("program", &self.program)
+            .field("model", &self.model)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a server cannot be started, found before it is tried.
+#[derive(Debug)]
+pub(crate) struct Missing {
+    /// What is missing.
+    pub(crate) what: String,
+    /// What to do.
+    pub(crate) advice: &'static str,
+}
+
+/// Why a server did not answer when it was started first.
+#[derive(Debug)]
+pub(crate) struct Untried {
+    pub(crate) why: String,
+    /// The last lines that it printed.
+    pub(crate) printed: Vec<String>,
+}
+
+/// A server that the node has started and looks after. Dropping it ends the server by force.
+#[derive(Debug)]
+pub(crate) struct ModelServer {
+    program: String,
+    url: String,
+    state: watch::Receiver<State>,
+    stop: CancellationToken,
+    task: AbortOnDropHandle<()>,
+}
+
+impl ModelServer {
+    /// Returns what `settings` name that is not there.
+    pub(crate) fn missing(setting: &ServerSetting) -> Result<(), Missing> {
+        let Ok(spec) = setting.spec(1, None) else { return Ok(()) };
+        if find_program(&spec.program).is_none() {
+            return Err(Missing {
+                what: format!("the model server {} is not installed", spec.program),
+                advice: "install it, or say where it is with --server-program",
+            });
+        }
+        let model = setting.model.as_deref().unwrap_or_default();
+        let is_a_path = matches!(setting.preset(), Ok(Preset::LlamaServer | Preset::Onnx));
+        if is_a_path && !Path::new(model).exists() {
+            return Err(Missing {
+                what: format!("there is no model at {model}"),
+                advice: "name the file of a model with --server",
+            });
+        }
+        Ok(())
+    }
+
+    /// Starts the server that `settings` name, if they do.
+    pub(crate) fn start(settings: &Settings) -> Result<Option<Self>, Failure> {
+        let Some(setting) = &settings.server else { return Ok(None) };
+        Self::missing(setting)
+            .map_err(|Missing { what, advice }| Failure::files(format!("{what}; {advice}")))?;
+        let port = setting.port.map_or_else(free_port, Ok).map_err(Failure::files)?;
+        let spec = setting.spec(port, settings.slots).map_err(Failure::settings)?;
+        let (program, url) = (spec.program.clone(), spec.url());
+        tracing::info!(program, url, "starting the model server");
+        let supervisor = Supervisor::new(Arc::new(Process::new()), spec);
+        let (state, stop) = (supervisor.state(), CancellationToken::new());
+        let task = tokio::spawn(supervisor.run(stop.clone().cancelled_owned()));
+        Ok(Some(Self { program, url, state, stop, task: AbortOnDropHandle::new(task) }))
+    }
+
+    /// Returns where it answers.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Returns the name of its program.
+    pub(crate) fn program(&self) -> &str {
+        &self.program
+    }
+
+    /// Resolves when the server answers, however often it had to be started for that.
+    pub(crate) async fn ready(&mut self) {
+        // Its supervisor lives as long as this.
+        let _ = self.state.wait_for(|state| *state == State::Ready).await;
+    }
+
+    /// Resolves when the server answers, or has failed once, with the reason.
+    pub(crate) async fn tried(&mut self) -> Result<(), Untried> {
+        let known = |state: &State| matches!(state, State::Ready | State::Waiting { .. });
+        match self.state.wait_for(known).await.as_deref() {
+            Ok(State::Waiting { why, printed, .. }) => {
+                Err(Untried { why: why.clone(), printed: printed.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Calls `changed` whenever the server has gone or is there again.
+    pub(crate) fn watch(&self, changed: impl Fn() + Send + 'static) {
+        let mut state = self.state.clone();
+        tokio::spawn(async move {
+            while state.changed().await.is_ok() {
+                changed();
+            }
+        });
+    }
+
+    /// Returns what ends the server at once, by force.
+    pub(crate) fn killer(&self) -> impl Future<Output = ()> + Send + use<> {
+        let task = self.task.abort_handle();
+        async move {
+            task.abort();
+            while !task.is_finished() {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Ends the server and waits for that.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        // It cannot fail but by a panic, which is told of already.
+        let _ = self.task.await;
+    }
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use super::*;
+
+    fn setting(text: &str) -> ServerSetting {
+        let config = config::Config::builder()
+            .add_source(config::File::from_str(text, config::FileFormat::Toml));
+        config.build().unwrap().try_deserialize().unwrap()
+    }
+
+    #[test]
+    fn settings_say_how_a_server_is_called() {
+        let text = "model = '/m.gguf'\nprogram = '/opt/llama-server'\narguments = ['-ngl', '99']\n\
+                    context = 4096\nmemory_gb = 2\nniceness = 5";
+        let spec = setting(text).spec(4000, Some(2)).unwrap();
+        assert_eq!(spec.program, "/opt/llama-server");
+        assert_eq!(
+            spec.arguments.join(" "),
+            "--model /m.gguf --host 127.0.0.1 --port 4000 --alias m --parallel 2 --ctx-size 8192 \
+             -ngl 99"
+        );
+        assert_eq!(spec.limits, Limits { memory: Some(2 << 30), niceness: Some(5) });
+    }
+
+    #[test]
+    fn what_no_server_can_be_started_with_is_named() {
+        for (text, named) in [
+            ("preset = 'llama-server'", "server.model is missing"),
+            ("model = '--help'", "begin with -"),
+            ("model = 'm'\npreset = 'ollama'", "llama-server, mlx, vllm and onnx"),
+            ("model = 'm'\npreset = 'mlx'\ncontext = 7", "no option for the context"),
+            ("model = 'm'\nniceness = 20", "server.niceness"),
+            ("model = 'm'\narguments = ['--host', '0.0.0.0']", "server.arguments"),
+            ("model = 'm'\narguments = ['--port=80']", "server.arguments"),
+        ] {
+            let error = setting(text).check().unwrap_err().to_string();
+            assert!(error.contains(named), "{text}: {error}");
+        }
+        assert!(setting("model = 'm'\narguments = ['-ngl', '99']").check().is_ok());
+    }
+
+    #[test]
+    fn what_is_not_there_is_found_before_it_is_tried() {
+        let nothing = setting("model = '/no/such.gguf'\nprogram = 'no-such-server'");
+        let missing = ModelServer::missing(&nothing).unwrap_err();
+        assert!(missing.what.contains("no-such-server"), "{}", missing.what);
+        let no_model = setting("model = '/no/such.gguf'\nprogram = 'sh'");
+        let missing = ModelServer::missing(&no_model).unwrap_err();
+        assert!(missing.what.contains("/no/such.gguf"), "{}", missing.what);
+        assert!(ModelServer::missing(&setting("model = '/tmp'\nprogram = 'sh'")).is_ok());
+        // A name is for the server to find.
+        let named = setting("preset = 'vllm'\nmodel = 'org/model'\nprogram = 'sh'");
+        assert!(ModelServer::missing(&named).is_ok());
+    }
+}
