@@ -1,9 +1,8 @@
 //! What the owner of the running node wants: limits from the settings, and commands.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use iris_core::Timestamp;
 use iris_core::terms::Rest;
 use iris_node::agent::Conduct;
 use iris_node::limits::{Limits, Strain};
@@ -13,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::moment::now;
 use crate::reload::Reload;
 use crate::spending::Spending;
 
@@ -51,6 +51,11 @@ impl Owner {
     pub(crate) fn pause(&self, paused: bool) {
         self.wishes().paused = paused;
         self.review();
+    }
+
+    /// Returns the limits in force.
+    pub(crate) fn limits(&self) -> Limits {
+        self.wishes().limits.clone()
     }
 
     /// Replaces the limits.
@@ -120,9 +125,4 @@ async fn read(mut gauges: Gauges) -> (Gauges, Readings) {
         (gauges, readings)
     });
     reading.await.unwrap_or_else(|_| (Gauges::new(Probe::new()), Readings::default()))
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
