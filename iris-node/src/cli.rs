@@ -111,7 +111,7 @@ pub(crate) enum Command {
     /// They lie in a SQLite file beside the identity (`node.history.db`), without what was asked or
     /// answered. A sealed task has the node's signed receipt, and its tokens are rounded up to 64.
     #[cfg(feature = "history")]
-    History(crate::history::HistoryArgs),
+    History(crate::past::HistoryArgs),
     #[cfg(unix)]
     #[command(flatten)]
     Order(crate::control::Order),

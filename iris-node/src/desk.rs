@@ -96,7 +96,8 @@ fn tell_agent(told: &mut Snapshot, agent: &Observer) {
     match agent.status() {
         Status::Online { endpoint, since, .. } => {
             told.state = State::Online;
-            (told.coordinator, told.connected) = (Some(endpoint.to_string()), Some(since.as_secs()));
+            (told.coordinator, told.connected) =
+                (Some(endpoint.to_string()), Some(since.as_secs()));
             told.round_trip_ms = agent.round_trip().map(|time| time.as_secs_f64() * 1e3);
         }
         Status::Offline { cause } => {

@@ -37,12 +37,12 @@ mod credential;
 mod desk;
 mod doctor;
 mod failure;
-#[cfg(feature = "history")]
-mod history;
 mod http;
 mod models;
 mod moment;
 mod owner;
+#[cfg(feature = "history")]
+mod past;
 mod private;
 mod reload;
 mod servers;
@@ -87,9 +87,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
             status::run(args, &load()?).await.map(|()| ExitCode::SUCCESS)
         }
         #[cfg(feature = "history")]
-        Some(Command::History(args)) => {
-            history::run(&args, &load()?).map(|()| ExitCode::SUCCESS)
-        }
+        Some(Command::History(args)) => past::run(&args, &load()?).map(|()| ExitCode::SUCCESS),
         Some(Command::Doctor(args)) => {
             let exit = doctor::run(args, load(), file.as_deref()).await;
             Ok(exit.map_or(ExitCode::SUCCESS, ExitCode::from))
@@ -132,7 +130,7 @@ async fn serve(cli: &Cli, settings: Settings, file: Option<PathBuf>) -> Result<(
         () = &mut stop => return Ok(()),
     };
     #[cfg(feature = "history")]
-    let history = history::keep(&settings);
+    let history = past::keep(&settings);
     #[cfg(feature = "history")]
     let log = history.clone().map(|history| -> Arc<dyn WorkLog> { history });
     #[cfg(not(feature = "history"))]
@@ -155,7 +153,7 @@ async fn serve(cli: &Cli, settings: Settings, file: Option<PathBuf>) -> Result<(
     tokio::spawn(owner.look_after(reload, agent.places(), spending));
     let ended = agent.run_on(connector, stop).await;
     #[cfg(feature = "history")]
-    history::close(history.as_deref());
+    past::close(history.as_deref());
     match ended {
         Ok(()) => Ok(()),
         Err(AgentError::Connect(error @ ConnectError::Unauthorized { .. })) => {

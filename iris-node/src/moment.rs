@@ -45,7 +45,9 @@ impl Since {
     /// Reads `2026-11`, `2026-11-26`, or a number with `m`, `h` or `d` behind it.
     pub(crate) fn read(text: &str) -> Result<Self, String> {
         let wrong = || {
-            format!("{text:?} is neither a day (2026-11-26), a month (2026-11) nor a time ago (30m, 12h, 7d)")
+            format!(
+                "{text:?} is neither a day (2026-11-26), a month (2026-11) nor a time ago (30m, 12h, 7d)"
+            )
         };
         if let Ok(month) = text.parse::<Epoch>() {
             return Ok(Self::At(month.start()));
@@ -113,11 +115,26 @@ mod tests {
         let second = Since::At(november.start().saturating_add(day));
         assert_eq!(Since::read("2026-11-02"), Ok(second));
         assert_eq!(Since::read("7d"), Ok(Since::Ago(7 * day)));
-        assert_eq!(Since::read("30m").unwrap().moment(november.end()).as_millis(),
-            november.end().as_millis() - 1_800_000);
+        assert_eq!(
+            Since::read("30m").unwrap().moment(november.end()).as_millis(),
+            november.end().as_millis() - 1_800_000
+        );
         assert_eq!(Since::read("9d").unwrap().moment(Timestamp::from_millis(5)).as_millis(), 0);
-        for wrong in ["", "d", "7", "-7d", "7w", "2026-11-00", "2026-11-31", "2026-13", "2026-13-01",
-            "1-2-3", "€", "99999999999d", "2026-11-18446744073709551615"] {
+        for wrong in [
+            "",
+            "d",
+            "7",
+            "-7d",
+            "7w",
+            "2026-11-00",
+            "2026-11-31",
+            "2026-13",
+            "2026-13-01",
+            "1-2-3",
+            "€",
+            "99999999999d",
+            "2026-11-18446744073709551615",
+        ] {
             assert!(Since::read(wrong).is_err(), "{wrong}");
         }
     }

@@ -78,8 +78,7 @@ async fn show(
 
 /// Returns whether a key ends the view.
 fn ends(key: KeyEvent) -> bool {
-    let is_ctrl_c =
-        key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
+    let is_ctrl_c = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
     let is_named = matches!(key.code, KeyCode::Char('q' | 'Q') | KeyCode::Esc);
     key.kind != KeyEventKind::Release && (is_ctrl_c || is_named)
 }
@@ -157,7 +156,8 @@ impl View {
         lines.extend(Page::new(&self.node, self.network.as_ref()).lines(room));
         let lines = lines.into_iter().map(|line| self.shown(line));
         frame.render_widget(Paragraph::new(Text::from_iter(lines)), main);
-        let keys = vec![("q, Esc or Ctrl-C ends the view; the node goes on".to_owned(), Style::Faint)];
+        let keys =
+            vec![("q, Esc or Ctrl-C ends the view; the node goes on".to_owned(), Style::Faint)];
         frame.render_widget(Paragraph::new(self.shown(keys)), foot);
     }
 

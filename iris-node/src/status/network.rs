@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use iris_core::ledger::Money;
 use iris_core::NodeId;
+use iris_core::ledger::Money;
 use iris_node::agent::CoordinatorUrl;
 use iris_protocol::rest::{MonthList, NodeWhy, PayoutPage, Secret};
 use serde::Serialize;
@@ -51,7 +51,10 @@ impl Asking {
         let url = snapshot.coordinator.as_ref().and_then(|url| url.parse::<CoordinatorUrl>().ok());
         match (url, snapshot.node) {
             (Some(url), Some(node)) => self.at(&url, Some(node)).await,
-            _ => Network { trouble: Some("the node is not connected".to_owned()), ..Network::default() },
+            _ => Network {
+                trouble: Some("the node is not connected".to_owned()),
+                ..Network::default()
+            },
         }
     }
 
@@ -64,7 +67,8 @@ impl Asking {
         };
         let base = url.http_base();
         if let Some(node) = node {
-            network.why = self.ask(&format!("{base}/nodes/{node}/why"), key, &mut network.trouble).await;
+            network.why =
+                self.ask(&format!("{base}/nodes/{node}/why"), key, &mut network.trouble).await;
         }
         let payouts = format!("{base}/payouts?limit={SHARES}");
         network.payouts = self.ask(&payouts, key, &mut network.trouble).await;
@@ -85,7 +89,10 @@ impl Asking {
             },
             // Coordinators of earlier versions let nodes' keys read nothing.
             Ok(answer) if answer.wants_key() => {
-                format!("the coordinator lets this node's key read nothing (status {})", answer.status)
+                format!(
+                    "the coordinator lets this node's key read nothing (status {})",
+                    answer.status
+                )
             }
             Ok(answer) => format!("the coordinator answers with status {}", answer.status),
             Err(error) => format!("the coordinator does not answer: {}", cause(&error)),

@@ -42,7 +42,8 @@ impl Page {
         head.extend(all("Models", models(node)));
         head.extend(all("Limits", node.limits.clone()));
         match network {
-            None => head.push(named("Network", vec![("asking the coordinator".to_owned(), Style::Faint)])),
+            None => head
+                .push(named("Network", vec![("asking the coordinator".to_owned(), Style::Faint)])),
             Some(network) => head.extend(of_network(network)),
         }
         Self { head, running: running(node), recent: recent(node) }
@@ -97,7 +98,8 @@ fn connection(node: &Snapshot) -> Line {
 }
 
 fn work(node: &Snapshot) -> Line {
-    let full = if node.slots == 0 { 0 } else { (node.taken * CELLS).div_ceil(node.slots).min(CELLS) };
+    let full =
+        if node.slots == 0 { 0 } else { (node.taken * CELLS).div_ceil(node.slots).min(CELLS) };
     let bar = "#".repeat(full as usize) + &"-".repeat((CELLS - full) as usize);
     let words = format!(
         "[{bar}] {} of {} slots taken, {:.1} tokens/s; {} tasks finished, {} not",
@@ -126,7 +128,8 @@ fn hindrances(node: &Snapshot, network: Option<&Network>) -> Vec<Line> {
     let told = why.into_iter().flat_map(|why| &why.hindrances);
     let told = told.map(|found| (&found.text, &found.remedy));
     let known: Vec<_> = own.iter().map(|found| (&found.text, &found.remedy)).collect();
-    let told = told.filter(|found| !known.iter().any(|known| known.0 == found.0)).collect::<Vec<_>>();
+    let told =
+        told.filter(|found| !known.iter().any(|known| known.0 == found.0)).collect::<Vec<_>>();
     let mut lines = Vec::new();
     for (text, remedy) in known.iter().copied().chain(told) {
         let name = if lines.is_empty() { "Idle" } else { "" };
@@ -151,7 +154,11 @@ fn running(node: &Snapshot) -> Vec<Line> {
         let time = moment::span(Duration::from_millis(work.for_ms));
         let caller = work.caller.as_deref().unwrap_or("-");
         let task = work.task.to_string();
-        plain(format!("  {task:<8.8}  {time:>9}  {:<6}  {caller:<8}  {}", work.privacy.name(), work.model))
+        plain(format!(
+            "  {task:<8.8}  {time:>9}  {:<6}  {caller:<8}  {}",
+            work.privacy.name(),
+            work.model
+        ))
     }));
     if node.more_running > 0 {
         lines.push(plain(format!("  and {} more", node.more_running)));

@@ -172,7 +172,10 @@ mod tests {
     fn each_cause_of_idleness_is_told_in_words() {
         for (snapshot, said) in [
             (Snapshot::default(), "It starts"),
-            (Snapshot { state: State::Offline, cause: Some("nobody".to_owned()), ..online() }, "not connected: nobody."),
+            (
+                Snapshot { state: State::Offline, cause: Some("nobody".to_owned()), ..online() },
+                "not connected: nobody.",
+            ),
             (Snapshot { state: State::Draining, ..online() }, "finishes"),
             (Snapshot { rest: Some(Rest::Paused), ..online() }, "paused"),
             (Snapshot { rest: Some(Rest::OffHours), ..online() }, "other hours"),
