@@ -99,6 +99,8 @@ pub(crate) enum Command {
     Setup(SetupArgs),
     /// Look at each link between models and network, and say what to do about those that fail
     Doctor(DoctorArgs),
+    /// Estimate what this machine may earn in the network, and say what that rests on
+    Estimate,
     /// Show how the running node is, and what keeps it from work
     ///
     /// In a terminal this is a view that changes with the node until q is pressed; elsewhere, and

@@ -36,10 +36,12 @@ mod credential;
 #[cfg(unix)]
 mod desk;
 mod doctor;
+mod estimate;
 mod failure;
 mod http;
 mod models;
 mod moment;
+mod network;
 mod owner;
 #[cfg(feature = "history")]
 mod past;
@@ -88,6 +90,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }
         #[cfg(feature = "history")]
         Some(Command::History(args)) => past::run(&args, &load()?).map(|()| ExitCode::SUCCESS),
+        Some(Command::Estimate) => estimate::run(&load()?).await.map(|()| ExitCode::SUCCESS),
         Some(Command::Doctor(args)) => {
             let exit = doctor::run(args, load(), file.as_deref()).await;
             Ok(exit.map_or(ExitCode::SUCCESS, ExitCode::from))

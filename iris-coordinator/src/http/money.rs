@@ -193,6 +193,7 @@ fn summary(month: MonthRecord) -> MonthSummary {
         pool: month.pool,
         carried: month.carried,
         owners: month.owners,
+        weight: month.weight,
         closed: month.closed.as_secs(),
         release: month.release.as_secs(),
     }

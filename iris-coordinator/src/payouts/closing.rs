@@ -243,12 +243,14 @@ impl Payouts {
         let movement = closing.movement(now, |owner| name(owner).unwrap_or(*owner));
         let movement = movement.map_err(|error| StoreError::Corrupt(error.to_string()))?;
         batch = batch.create(movement_key(movement.cause()), Document::encode(&movement));
+        let weights = closing.shares.iter().map(|share| share.weight.weight);
         let month = MonthRecord {
             epoch,
             policy: opening.policy,
             pool: closing.pool,
             carried: closing.carried,
             owners: closing.shares.len() as u64,
+            weight: weights.fold(0, u64::saturating_add),
             closed: now,
             release: epoch.end().saturating_add(self.policy.hold),
             done: closing.shares.is_empty(),

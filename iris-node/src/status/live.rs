@@ -11,14 +11,14 @@ use ratatui::text::{Line as Shown, Span, Text};
 use ratatui::widgets::Paragraph;
 use ratatui::{DefaultTerminal, Frame};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::network::{Asking, Network};
 use super::page::{Line, Page, Style};
 use super::snapshot::Snapshot;
 use crate::control;
 use crate::failure::{Exit, Failure};
+use crate::network::{Asking, Network};
 
 /// How often the node is asked.
 const LOOK: Duration = Duration::from_secs(1);
@@ -58,7 +58,8 @@ async fn show(
 ) -> io::Result<()> {
     let mut events = events();
     let mut looks = looks(key.to_owned());
-    let mut networks = networks(asking, view.node.clone());
+    let (told, nodes) = watch::channel(view.node.clone());
+    let mut networks = networks(asking, nodes);
     let mut terminate = signal(SignalKind::terminate())?;
     loop {
         terminal.draw(|frame| view.draw(frame))?;
@@ -69,7 +70,10 @@ async fn show(
                 Some(_) => {}
                 None => return Ok(()),
             },
-            Some(look) = looks.recv() => view.take(look),
+            Some(look) = looks.recv() => {
+                view.take(look);
+                told.send_replace(view.node.clone());
+            }
             Some(network) = networks.recv() => view.network = Some(network),
             _ = terminate.recv() => return Ok(()),
         }
@@ -121,14 +125,27 @@ fn looks(key: PathBuf) -> mpsc::Receiver<Result<Snapshot, String>> {
 }
 
 /// Asks the coordinator again and again.
-fn networks(asking: Asking, node: Snapshot) -> mpsc::Receiver<Network> {
+fn networks(asking: Asking, mut nodes: watch::Receiver<Snapshot>) -> mpsc::Receiver<Network> {
     let (sender, networks) = mpsc::channel(1);
     tokio::spawn(async move {
         let mut turns = interval(ASK);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             turns.tick().await;
-            if sender.send(asking.about(&node).await).await.is_err() {
+            let (url, node) = {
+                let node = nodes.borrow_and_update();
+                (node.coordinator.clone(), node.node)
+            };
+            if url.is_none() {
+                // One that connects is asked about at once.
+                let connects = nodes.wait_for(|node| node.coordinator.is_some());
+                if connects.await.is_err() {
+                    return;
+                }
+                turns.reset_immediately();
+                continue;
+            }
+            if sender.send(asking.about(url.as_deref(), node).await).await.is_err() {
                 return;
             }
         }

@@ -8,15 +8,14 @@ use serde_json::json;
 
 use crate::control;
 use crate::failure::Failure;
+use crate::network::Asking;
 use crate::settings::Settings;
 
 #[cfg(feature = "status")]
 mod live;
-pub(crate) mod network;
 mod page;
 pub(crate) mod snapshot;
 
-use network::{Asking, Network};
 use page::{Page, Style};
 use snapshot::Snapshot;
 
@@ -39,7 +38,7 @@ pub(crate) async fn run(args: StatusArgs, settings: &Settings) -> Result<(), Fai
     if !args.json && !args.once && is_watched {
         return watch(&settings.key_path, snapshot, asking).await;
     }
-    let network = asking.about(&snapshot).await;
+    let network = asking.about(snapshot.coordinator.as_deref(), snapshot.node).await;
     let text = if args.json {
         let hindrances = snapshot.hindrances();
         let all = json!({"node": snapshot, "hindrances": hindrances, "network": network});
@@ -60,7 +59,7 @@ async fn watch(key: &Path, snapshot: Snapshot, asking: Asking) -> Result<(), Fai
 /// Prints how it is now, without the feature that shows more.
 #[cfg(not(feature = "status"))]
 async fn watch(_: &Path, snapshot: Snapshot, asking: Asking) -> Result<(), Failure> {
-    let network = asking.about(&snapshot).await;
+    let network = asking.about(snapshot.coordinator.as_deref(), snapshot.node).await;
     print!("{}", text(&Page::new(&snapshot, Some(&network))));
     Ok(())
 }

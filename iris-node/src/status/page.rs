@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use iris_core::Timestamp;
 
-use super::network::Network;
 use super::snapshot::{Snapshot, State};
 use crate::moment;
+use crate::network::Network;
 
 /// How a part of a line is to look, where there are colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

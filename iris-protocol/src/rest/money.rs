@@ -49,6 +49,10 @@ pub struct MonthSummary {
     pub carried: Money,
     /// How many owners have a share.
     pub owners: u64,
+    /// What the owners' weights add up to; by evidence, thousandths of written tokens. Zero where
+    /// that is not known.
+    #[serde(default)]
+    pub weight: u64,
     /// When it was closed.
     pub closed: u64,
     /// When its shares are released.

@@ -9,7 +9,6 @@ use iris_protocol::rest::{MonthList, NodeWhy, PayoutPage, Secret};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::snapshot::Snapshot;
 use crate::credential::Credential;
 use crate::failure::Failure;
 use crate::http::{Http, cause};
@@ -46,10 +45,10 @@ impl Asking {
         Ok(Self { http: Http::new(settings, PATIENCE)?, key })
     }
 
-    /// Asks the coordinator that a node is connected to about it.
-    pub(crate) async fn about(&self, snapshot: &Snapshot) -> Network {
-        let url = snapshot.coordinator.as_ref().and_then(|url| url.parse::<CoordinatorUrl>().ok());
-        match (url, snapshot.node) {
+    /// Asks the coordinator that a node is connected to, if it is, about it.
+    pub(crate) async fn about(&self, url: Option<&str>, node: Option<NodeId>) -> Network {
+        let url = url.and_then(|url| url.parse::<CoordinatorUrl>().ok());
+        match (url, node) {
             (Some(url), Some(node)) => self.at(&url, Some(node)).await,
             _ => Network {
                 trouble: Some("the node is not connected".to_owned()),
