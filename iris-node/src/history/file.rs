@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::Bounds;
 use crate::agent::{Done, Outcome, Privacy};
 
-/// By which SQLite files of this kind are known: "IrNH".
+/// By which SQLite files of this kind are known: `IrNH` in ASCII.
 const APPLICATION: i64 = 0x4972_4e48;
 /// The form of the tables.
 const VERSION: i64 = 1;
