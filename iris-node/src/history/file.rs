@@ -203,8 +203,10 @@ pub(super) fn prune(connection: &mut Connection, bounds: Bounds) -> Result<(), H
             [whole(fewer)],
         )?;
     }
-    // What is free goes back to the disk.
-    connection.execute_batch("PRAGMA incremental_vacuum")?;
+    // What is free goes back to the disk, a page with each row.
+    let mut vacuum = connection.prepare("PRAGMA incremental_vacuum")?;
+    let mut pages = vacuum.query([])?;
+    while pages.next()?.is_some() {}
     Ok(())
 }
 
