@@ -3,7 +3,10 @@
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use iris_core::backend::Operation;
 use iris_core::terms::Rest;
+use iris_crypto::seal::{Prompt, SealedRequest, Shape, Terms};
+use iris_protocol::connection::CoordinatorEvent;
 use tokio::net::TcpListener;
 
 use super::owner::news;
@@ -110,6 +113,14 @@ async fn an_owner_sees_what_the_node_does_and_what_it_has_done() {
     coordinator.now = now();
     coordinator.accept().await;
     let model = coordinator.register.as_ref().unwrap().models[0].name.clone();
+    let body = serde_json::json!({"model": model, "max_tokens": 4,
+        "messages": [{"role": "user", "content": "Hi"}]});
+    let body = body.to_string().into();
+    let prompt = Prompt { operation: Operation::Chat, stream: true, body };
+    let terms = Terms { shape: Shape::Off, ..Terms::new(model.clone(), now()) };
+    let sealed = SealedRequest::seal(&coordinator.certificate(), terms, &prompt).unwrap();
+    coordinator.assign_sealed(model.as_str(), sealed.0.wire()).await;
+    while !matches!(coordinator.next().await, CoordinatorEvent::Result(_)) {}
     coordinator.assign(model.as_str()).await;
     coordinator.answer().await;
 
@@ -121,7 +132,7 @@ async fn an_owner_sees_what_the_node_does_and_what_it_has_done() {
     assert_eq!(now_is["models"][0]["name"], model.as_str());
     assert_eq!(now_is["limits"][0], "at most 2 tasks at a time");
     let ended = now_is["recent"].as_array().unwrap();
-    assert_eq!((ended.len(), &ended[0]["privacy"]), (1, &"open".into()), "{told_of:#}");
+    assert_eq!((ended.len(), &ended[0]["privacy"]), (2, &"open".into()), "{told_of:#}");
     assert!(told_of["hindrances"][0]["text"].as_str().unwrap().starts_with("No task came"));
     let page = text(&told(&key, "status").await.stdout);
     assert!(page.contains("0 of 2 slots taken") && !page.contains('\u{1b}'), "{page}");
@@ -133,17 +144,26 @@ async fn an_owner_sees_what_the_node_does_and_what_it_has_done() {
     assert!(node.0.wait().unwrap().success());
     let history = asked(&key, &["history", "--json"]).await;
     let entries = history.as_array().unwrap();
-    assert_eq!(entries.len(), 1, "{history:#}");
+    assert_eq!(entries.len(), 2, "{history:#}");
     assert_eq!(
         (&entries[0]["task"], &entries[0]["model"]),
         (&ended[0]["task"], &ended[0]["model"])
     );
-    assert_eq!(entries[0]["receipt"], serde_json::Value::Null);
+    assert_eq!((&entries[0]["receipt"], &entries[1]["receipt"]), (&().into(), &"valid".into()));
+    let tokens = &entries[1]["completion_tokens"];
+    assert_eq!((&entries[1]["privacy"], tokens), (&"sealed".into(), &64.into()), "{history:#}");
     assert_eq!(asked(&key, &["history", "--json", "--since", "2000-01"]).await, history);
     let wrong = told(&key, "history --since tomorrow").await;
     assert_eq!(wrong.status.code(), Some(2));
     let table = text(&told(&key, "history").await.stdout);
-    assert!(table.starts_with("ENDED (UTC)") && table.contains("1 tasks"), "{table}");
+    assert!(table.starts_with("ENDED (UTC)") && table.contains("2 tasks"), "{table}");
+    // Another identity has not signed it.
+    std::fs::remove_file(&key).unwrap();
+    let history = asked(&key, &["history", "--json"]).await;
+    assert_eq!(history[1]["receipt"], "unchecked");
+    Identity::load_or_create(&key).unwrap();
+    let history = asked(&key, &["history", "--json", "--limit", "2"]).await;
+    assert_eq!(history[1]["receipt"], "invalid");
 }
 
 fn now() -> iris_core::Timestamp {
