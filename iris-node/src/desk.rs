@@ -146,7 +146,7 @@ impl Heard {
         let recent = self.recent.iter();
         told.recent = recent
             .map(|done| Ended {
-                ended: done.work.begun.saturating_add(done.took).as_secs(),
+                at: done.work.begun.saturating_add(done.took).as_secs(),
                 task: done.work.task,
                 model: done.work.model.clone(),
                 privacy: done.work.privacy,

@@ -112,8 +112,7 @@ fn pools(running: &RunningMonth, paid: &[&MonthSummary]) -> String {
 }
 
 fn average(paid: &[&MonthSummary]) -> String {
-    let (pool, owners) =
-        (mean(paid, |month| pool_of(month)), mean(paid, |month| month.owners.into()));
+    let (pool, owners) = (mean(paid, pool_of), mean(paid, |month| month.owners.into()));
     let share = Money::micros(i64::try_from(pool / owners.max(1)).unwrap_or(i64::MAX));
     format!("An average owner, of {owners}, got {share} a month.")
 }

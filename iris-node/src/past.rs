@@ -65,8 +65,8 @@ pub(crate) fn run(args: &HistoryArgs, settings: &Settings) -> Result<(), Failure
     })?;
     let node = public(&settings.key_path)?;
     let text = if args.json {
-        let entries = entries.iter().map(|entry| document(entry, node.as_ref()));
-        format!("{:#}\n", Value::from_iter(entries))
+        let entries: Value = entries.iter().map(|entry| document(entry, node.as_ref())).collect();
+        format!("{entries:#}\n")
     } else {
         table(&entries, node.as_ref())
     };
@@ -126,12 +126,11 @@ fn table(entries: &[Entry], node: Option<&PublicIdentity>) -> String {
         "{:<16}  {:<8}  {:<models$}  {:>7}  {:>7}  {:>10}  {:<9}  {:<7}  {:<callers$}  RECEIPT\n",
         "ENDED (UTC)", "TASK", "MODEL", "READ", "WROTE", "TOOK", "OUTCOME", "PRIVACY", "CALLER",
     );
-    for entry in entries {
+    text.extend(entries.iter().map(|entry| {
         let task = entry.task.to_string();
-        text += &format!(
-            "{:<16}  {:<8.8}  {:<models$}  {:>7}  {:>7}  {:>10}  {:<9}  {:<7}  {:<callers$}  {}\n",
+        format!(
+            "{:<16}  {task:<8.8}  {:<models$}  {:>7}  {:>7}  {:>10}  {:<9}  {:<7}  {:<callers$}  {}\n",
             moment::minute(entry.ended),
-            task,
             entry.model.as_str(),
             entry.usage.prompt_tokens,
             entry.usage.completion_tokens,
@@ -140,8 +139,8 @@ fn table(entries: &[Entry], node: Option<&PublicIdentity>) -> String {
             entry.privacy.name(),
             entry.caller.as_deref().unwrap_or("-"),
             verdict(entry, node).unwrap_or("-"),
-        );
-    }
+        )
+    }));
     let sum = |tokens: fn(&Entry) -> u32| entries.iter().map(|e| u64::from(tokens(e))).sum::<u64>();
     let (read, wrote) = (sum(|e| e.usage.prompt_tokens), sum(|e| e.usage.completion_tokens));
     text + &format!("\n{} tasks: {read} tokens read, {wrote} written\n", entries.len())

@@ -172,15 +172,14 @@ impl View {
         let room = usize::from(main.height).saturating_sub(lines.len());
         lines.extend(Page::new(&self.node, self.network.as_ref()).lines(room));
         let lines = lines.into_iter().map(|line| self.shown(line));
-        frame.render_widget(Paragraph::new(Text::from_iter(lines)), main);
+        frame.render_widget(Paragraph::new(lines.collect::<Text<'_>>()), main);
         let keys =
             vec![("q, Esc or Ctrl-C ends the view; the node goes on".to_owned(), Style::Faint)];
         frame.render_widget(Paragraph::new(self.shown(keys)), foot);
     }
 
     fn shown(&self, line: Line) -> Shown<'static> {
-        let spans = line.into_iter().map(|(text, style)| Span::styled(text, self.look(style)));
-        Shown::from_iter(spans)
+        line.into_iter().map(|(text, style)| Span::styled(text, self.look(style))).collect()
     }
 
     fn look(&self, style: Style) -> Look {

@@ -16,7 +16,7 @@ mod live;
 mod page;
 pub(crate) mod snapshot;
 
-use page::{Page, Style};
+use page::Page;
 use snapshot::Snapshot;
 
 /// What `iris-node status` takes besides the settings.

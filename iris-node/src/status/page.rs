@@ -169,7 +169,7 @@ fn running(node: &Snapshot) -> Vec<Line> {
 fn recent(node: &Snapshot) -> Vec<Line> {
     let mut lines = vec![vec![("Ended".to_owned(), Style::Title)]];
     lines.extend(node.recent.iter().map(|done| {
-        let at = moment::minute(Timestamp::from_millis(done.ended.saturating_mul(1000)));
+        let at = moment::minute(Timestamp::from_millis(done.at.saturating_mul(1000)));
         let time = moment::span(Duration::from_millis(done.took_ms));
         let (caller, task) = (done.caller.as_deref().unwrap_or("-"), done.task.to_string());
         plain(format!(

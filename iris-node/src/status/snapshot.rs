@@ -81,7 +81,8 @@ pub(crate) struct Running {
 /// A task that has ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ended {
-    pub(crate) ended: u64,
+    /// When it ended.
+    pub(crate) at: u64,
     pub(crate) task: TaskId,
     pub(crate) model: ModelName,
     pub(crate) privacy: Privacy,
