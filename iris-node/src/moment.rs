@@ -55,9 +55,9 @@ impl Since {
         if let Some((month, day)) = text.rsplit_once('-') {
             let month: Epoch = month.parse().map_err(|_| wrong())?;
             let day: u64 = day.parse().map_err(|_| wrong())?;
-            let before = day.checked_sub(1).ok_or_else(wrong)?;
+            let before = day.checked_sub(1).filter(|before| *before < 31).ok_or_else(wrong)?;
             let at = month.start().saturating_add(Duration::from_secs(before * DAY));
-            return if day <= 31 && at < month.end() { Ok(Self::At(at)) } else { Err(wrong()) };
+            return if at < month.end() { Ok(Self::At(at)) } else { Err(wrong()) };
         }
         let unit = match text.chars().last() {
             Some('m') => 60,
