@@ -581,12 +581,32 @@ impl Coordinator {
     /// never was part of the network.
     pub async fn why(&self, node: &NodeId) -> Result<Option<rest::NodeWhy>, StoreError> {
         let dispatch = &self.inner.dispatch;
-        if let Some(why) = dispatch.why(node) {
+        if let Some(mut why) = dispatch.why(node) {
+            why.hindrances.extend(self.probation(node));
             return Ok(Some(why));
         }
         let known = link::is_known(&*self.inner.store, node).await?;
         let promise = dispatch.promises.of(node);
         Ok(known.then(|| rest::NodeWhy { promise, ..Dispatch::why_away(*node) }))
+    }
+
+    /// Returns whether a connected node is an account's.
+    pub fn owns(&self, account: &AccountId, node: &NodeId) -> bool {
+        self.inner.dispatch.owns(account, node)
+    }
+
+    /// Says of a node that is not paid yet that it is not; `None` where nothing is verified.
+    fn probation(&self, node: &NodeId) -> Option<rest::Hindrance> {
+        self.inner.cases.verification()?;
+        let models = self.inner.dispatch.models_of(node);
+        let is_paid = |model: &ModelName| self.stage(node, model).is_paid();
+        (!models.iter().any(is_paid)).then(|| rest::Hindrance {
+            code: "probation".to_owned(),
+            text: "It is on probation: what it does is not paid yet.".to_owned(),
+            remedy: "Probation ends when it is seven days old and has passed fifty tests, which \
+                     come by themselves where a trusted node offers one of its models."
+                .to_owned(),
+        })
     }
 
     /// Names the conversation that `account` goes on with in a chat, for

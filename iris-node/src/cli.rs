@@ -15,6 +15,7 @@ First steps:
                                                   key, writes the settings file
   iris-node                                       offers your models; --help tells what it can do
   iris-node doctor                                tells what is wrong, and what to do
+  iris-node status                                shows what the running node does
 
 Without a settings file:
   export IRIS_ACCOUNT_KEY=\"1234 5678 9012 3456\"   your account (`iris account new` opens one)
@@ -36,7 +37,7 @@ In a file (TOML, YAML or JSON) settings have the names that --print-config shows
   IRIS_SERVER_PRESET, IRIS_SERVER_PROGRAM, IRIS_SLOTS, NODE_VRAM_GB,
   IRIS_HOURS, IRIS_WORK_HOURS, IRIS_MODELS, IRIS_CALLERS, IRIS_BUSY_PERCENT, IRIS_MAX_CELSIUS,
   IRIS_MAX_WATTS, IRIS_FREE_MEMORY_GB, IRIS_GB_PER_DAY, IRIS_GB_PER_MONTH, IRIS_MEASURE,
-  IRIS_DRAIN_SECS, IRIS_LOG_FORMAT, RUST_LOG
+  IRIS_HISTORY_DAYS, IRIS_HISTORY_MB, IRIS_DRAIN_SECS, IRIS_LOG_FORMAT, RUST_LOG
                          as the flags; lists have commas
 A running node takes in changes of the file that are about slots and what comes from IRIS_HOURS to
 IRIS_GB_PER_MONTH.
@@ -112,6 +113,21 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     #[command(flatten)]
     Callers(crate::callers::CallerOrder),
+    /// Estimate what this machine may earn in the network, and say what that rests on
+    Estimate,
+    /// Show how the running node is, and what keeps it from work
+    ///
+    /// In a terminal this is a view that changes with the node until q is pressed; elsewhere, and
+    /// with --once or --json, it is how the node is now. Standing and earnings come from the
+    /// coordinator, by the node's own key. NO_COLOR is heeded.
+    #[cfg(unix)]
+    Status(crate::status::StatusArgs),
+    /// Print the tasks that this node has worked on, and whether its receipts hold
+    ///
+    /// They lie in a SQLite file beside the identity (`node.history.db`), without what was asked or
+    /// answered. A sealed task has the node's signed receipt, and its tokens are rounded up to 64.
+    #[cfg(feature = "history")]
+    History(crate::past::HistoryArgs),
     #[cfg(unix)]
     #[command(flatten)]
     Order(crate::control::Order),
@@ -201,6 +217,13 @@ struct SettingFlags {
     /// The same for months
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "GB")]
     gb_per_month: Option<String>,
+    /// How many days the tasks that were worked on are remembered, without their content; 0 for
+    /// none [default: 90]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "DAYS")]
+    history_days: Option<String>,
+    /// How large the file of them may become [default: 64]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "MB")]
+    history_mb: Option<String>,
     /// Do not measure models before connecting; work will tell how fast they are
     #[arg(long, global = true, help_heading = SETTINGS)]
     no_measure: bool,
@@ -242,6 +265,8 @@ impl SettingFlags {
             ("free_memory_gb", text(&self.free_memory_gb)),
             ("gb_per_day", text(&self.gb_per_day)),
             ("gb_per_month", text(&self.gb_per_month)),
+            ("history_days", text(&self.history_days)),
+            ("history_mb", text(&self.history_mb)),
             ("measure", self.no_measure.then(|| false.into())),
             ("drain_secs", text(&self.drain)),
             ("log_format", text(&self.log_format)),
@@ -268,7 +293,7 @@ mod tests {
                     --coordinator-identity x --ca-file x --key x --name x --model-server x \
                     --allow-remote-backend --engine x --server x --server-preset vllm --server-program x --slots 1 --vram-gb 1 --hours sat --work-hours sat-sun --models x --callers members --busy-percent 50 \
                     --max-celsius 80 --max-watts 200 --free-memory-gb 4 --gb-per-day 1 \
-                    --gb-per-month 9 --no-measure \
+                    --gb-per-month 9 --history-days 1 --history-mb 1 --no-measure \
                     --drain 1 --log-format json --log-level warn";
         let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
         assert!(cli.flags().iter().all(|(_, value)| value.is_some()));

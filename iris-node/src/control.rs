@@ -11,13 +11,19 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
+use crate::desk::Desk;
 use crate::failure::{Exit, Failure};
 use crate::owner::Owner;
+use crate::status::snapshot::Snapshot;
 
 /// How long either side waits for the other's line.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest line, in bytes.
 const MAX_LINE: u64 = 256;
+/// Longest line in which a node tells how it is.
+const MAX_STATUS: u64 = 1 << 20;
+/// What a node is asked that is to tell how it is.
+const STATUS: &str = "status";
 
 /// What a running node can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
@@ -60,19 +66,7 @@ impl Order {
 
     /// Gives the order to the node with this identity, and prints what it says.
     pub(crate) async fn give(self, key: &Path) -> Result<(), Failure> {
-        let nobody = |error: io::Error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Failure::new(
-                Exit::Work,
-                format!("no node runs with the identity {}; --key names another", key.display()),
-            ),
-            _ => Failure::new(Exit::Work, format!("the node cannot be told: {error}")),
-        };
-        let mut socket = UnixStream::connect(socket_of(key)).await.map_err(nobody)?;
-        socket.write_all(format!("{}\n", self.name()).as_bytes()).await.map_err(nobody)?;
-        let mut lines = BufReader::new(socket.take(MAX_LINE)).lines();
-        let answer = timeout(PATIENCE, lines.next_line()).await;
-        let silent = || Failure::new(Exit::Work, "the node does not answer");
-        let answer = answer.map_err(|_| silent())?.map_err(nobody)?.ok_or_else(silent)?;
+        let (answer, mut lines) = say(key, self.name(), MAX_LINE).await?;
         println!("{answer}");
         if self == Self::Drain {
             // The node holds its end for as long as it lives.
@@ -80,6 +74,38 @@ impl Order {
         }
         Ok(())
     }
+}
+
+/// Asks the node with this identity how it is.
+pub(crate) async fn snapshot(key: &Path) -> Result<Snapshot, Failure> {
+    let (answer, _) = say(key, STATUS, MAX_STATUS).await?;
+    serde_json::from_str(&answer).map_err(|_| {
+        let problem = "the node that runs is of another version; start it again with this one";
+        Failure::new(Exit::Work, problem)
+    })
+}
+
+type Lines = tokio::io::Lines<BufReader<tokio::io::Take<UnixStream>>>;
+
+/// Says a line to the node with this identity; returns its answer, and the socket that it holds.
+async fn say(key: &Path, line: &str, longest: u64) -> Result<(String, Lines), Failure> {
+    let nobody = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Failure::new(
+            Exit::Work,
+            format!(
+                "no node runs with the identity {}: `iris-node` starts one, --key names another",
+                key.display()
+            ),
+        ),
+        _ => Failure::new(Exit::Work, format!("the node cannot be told: {error}")),
+    };
+    let mut socket = UnixStream::connect(socket_of(key)).await.map_err(nobody)?;
+    socket.write_all(format!("{line}\n").as_bytes()).await.map_err(nobody)?;
+    let mut lines = BufReader::new(socket.take(longest)).lines();
+    let answer = timeout(PATIENCE, lines.next_line()).await;
+    let silent = || Failure::new(Exit::Work, "the node does not answer");
+    let answer = answer.map_err(|_| silent())?.map_err(nobody)?.ok_or_else(silent)?;
+    Ok((answer, lines))
 }
 
 /// Where a running node listens.
@@ -113,9 +139,9 @@ impl Control {
     }
 
     /// Takes orders for as long as the node lives.
-    pub(crate) async fn serve(self, owner: Arc<Owner>) {
+    pub(crate) async fn serve(self, owner: Arc<Owner>, desk: Arc<Desk>) {
         while let Ok((socket, _)) = self.listener.accept().await {
-            tokio::spawn(hear(socket, Arc::clone(&owner)));
+            tokio::spawn(hear(socket, Arc::clone(&owner), Arc::clone(&desk)));
         }
     }
 }
@@ -126,16 +152,21 @@ impl Drop for Control {
     }
 }
 
-/// Carries one order out and says so; then holds the socket while the other side does.
-async fn hear(socket: UnixStream, owner: Arc<Owner>) {
+/// Tells how the node is, or carries one order out and says so; then holds the socket while the other side does.
+async fn hear(socket: UnixStream, owner: Arc<Owner>, desk: Arc<Desk>) {
     let (reader, mut writer) = socket.into_split();
     let mut lines = BufReader::new(reader.take(MAX_LINE)).lines();
     let Ok(Ok(Some(line))) = timeout(PATIENCE, lines.next_line()).await else { return };
-    let order = Order::ALL.into_iter().find(|order| order.name() == line.trim());
-    let answer = order.map_or("this node does not know that order", |order| {
-        tracing::info!(order = order.name(), "told by its owner");
-        order.carry_out(&owner)
-    });
+    let answer = if line.trim() == STATUS {
+        serde_json::to_string(&desk.snapshot(&owner)).unwrap_or_default()
+    } else {
+        let order = Order::ALL.into_iter().find(|order| order.name() == line.trim());
+        let answer = order.map_or("this node does not know that order", |order| {
+            tracing::info!(order = order.name(), "told by its owner");
+            order.carry_out(&owner)
+        });
+        answer.to_owned()
+    };
     let answer = format!("{answer}\n");
     if timeout(PATIENCE, writer.write_all(answer.as_bytes())).await.is_ok_and(|said| said.is_ok()) {
         while lines.next_line().await.is_ok_and(|line| line.is_some()) {}
@@ -171,15 +202,19 @@ mod tests {
     async fn a_node_does_what_its_user_tells_it() {
         let (_folder, key) = key();
         let owner = Owner::new(Limits::default());
-        let serving = tokio::spawn(Control::open(&key).unwrap().serve(Arc::clone(&owner)));
+        let serving = Control::open(&key).unwrap().serve(Arc::clone(&owner), Desk::new(None, None));
+        let serving = tokio::spawn(serving);
         let rest = || owner.conduct().borrow().terms.rest;
         Order::Pause.give(&key).await.unwrap();
         assert_eq!(rest(), Some(Rest::Paused));
+        assert_eq!(snapshot(&key).await.unwrap().rest, Some(Rest::Paused));
         Order::Resume.give(&key).await.unwrap();
         assert_eq!(rest(), None);
         serving.abort();
         let _ = serving.await;
         assert!(Order::Pause.give(&key).await.is_err(), "nobody is there any more");
+        let failure = snapshot(&key).await.unwrap_err().to_string();
+        assert!(failure.contains("`iris-node` starts one"), "{failure}");
         assert!(!socket_of(&key).exists());
     }
 
@@ -187,7 +222,8 @@ mod tests {
     async fn nonsense_is_answered_and_changes_nothing() {
         let (_folder, key) = key();
         let owner = Owner::new(Limits::default());
-        tokio::spawn(Control::open(&key).unwrap().serve(Arc::clone(&owner)));
+        let control = Control::open(&key).unwrap();
+        tokio::spawn(control.serve(Arc::clone(&owner), Desk::new(None, None)));
         for nonsense in ["\n", "stop\n", "pause now\n", &"x".repeat(10_000)] {
             let mut socket = UnixStream::connect(socket_of(&key)).await.unwrap();
             let _ = socket.write_all(nonsense.as_bytes()).await;

@@ -3,12 +3,15 @@
 //! An [`Agent`](agent::Agent) connects [backends](backend) to a coordinator. Features bring the
 //! backends in: `openai` forwards to a model server, `engine` runs models in this process, and any
 //! other implementation of [`Backend`](iris_core::backend::Backend) serves as well. `sandbox` starts
-//! model servers and looks after them, and `cli` is what the `iris-node` command needs.
+//! model servers and looks after them, `history` keeps what the node has done, `cli` is what the
+//! `iris-node` command needs, and `status` what its view in a terminal does.
 
 pub mod agent;
 pub mod backend;
 mod backoff;
 pub mod datasets;
+#[cfg(feature = "history")]
+pub mod history;
 pub mod limits;
 pub mod probe;
 #[cfg(feature = "sandbox")]

@@ -11,6 +11,7 @@ use iris_core::backend::Backend;
 use iris_crypto::Identity;
 use iris_node::agent::{
     Agent, AgentBuilder, AgentError, ConnectError, CoordinatorUrl, Status, WebSocketConnector,
+    WorkLog,
 };
 use iris_node::datasets::Datasets;
 use iris_node::probe::Probe;
@@ -35,12 +36,19 @@ mod cli;
 #[cfg(unix)]
 mod control;
 mod credential;
+#[cfg(unix)]
+mod desk;
 mod doctor;
+mod estimate;
 mod failure;
 mod http;
 mod model_server;
 mod models;
+mod moment;
+mod network;
 mod owner;
+#[cfg(feature = "history")]
+mod past;
 mod private;
 mod reload;
 mod servers;
@@ -48,6 +56,8 @@ mod settings;
 mod setup;
 mod signals;
 mod spending;
+#[cfg(unix)]
+mod status;
 
 /// A node's work is many small answers, which the system's allocator takes twice as long for.
 #[global_allocator]
@@ -81,6 +91,13 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Some(Command::Callers(order)) => {
             order.carry_out(&load()?).await.map(|()| ExitCode::SUCCESS)
         }
+        #[cfg(unix)]
+        Some(Command::Status(args)) => {
+            status::run(args, &load()?).await.map(|()| ExitCode::SUCCESS)
+        }
+        #[cfg(feature = "history")]
+        Some(Command::History(args)) => past::run(&args, &load()?).map(|()| ExitCode::SUCCESS),
+        Some(Command::Estimate) => estimate::run(&load()?).await.map(|()| ExitCode::SUCCESS),
         Some(Command::Doctor(args)) => {
             let exit = doctor::run(args, load(), file.as_deref()).await;
             Ok(exit.map_or(ExitCode::SUCCESS, ExitCode::from))
@@ -131,10 +148,23 @@ async fn serve(cli: &Cli, settings: Settings, file: Option<PathBuf>) -> Result<(
             () = &mut stop => return Ok(()),
         }
     }
+    #[cfg(feature = "history")]
+    let history = past::keep(&settings);
+    #[cfg(feature = "history")]
+    let log = history.clone().map(|history| -> Arc<dyn WorkLog> { history });
+    #[cfg(not(feature = "history"))]
+    let log: Option<Arc<dyn WorkLog>> = None;
     #[cfg(unix)]
-    listen(&settings.key_path, &owner);
+    let desk = desk::Desk::new(settings.name.clone(), log);
+    #[cfg(unix)]
+    let log: Option<Arc<dyn WorkLog>> = Some(desk.clone());
+    #[cfg(unix)]
+    listen(&settings.key_path, &owner, &desk);
     let agent = compose(&settings, identity, models, datasets).await?;
+    let agent = log.into_iter().fold(agent, AgentBuilder::with_work_log);
     let agent = agent.with_conduct(owner.conduct()).build();
+    #[cfg(unix)]
+    tokio::spawn(desk.watch(agent.observer()));
     let spending = Spending::load(&settings.key_path, agent.carried());
     let coordinators = settings.coordinators().map_err(Failure::settings)?;
     let connector = connector(&settings, coordinators, credential.key.clone())?;
@@ -146,6 +176,8 @@ async fn serve(cli: &Cli, settings: Settings, file: Option<PathBuf>) -> Result<(
     tokio::spawn(callers::keep_up(settings.clone(), credential.key.clone()));
     tokio::spawn(owner.look_after(reload, agent.places(), spending, callers));
     let ended = agent.run_on(connector, stop).await;
+    #[cfg(feature = "history")]
+    past::close(history.as_deref());
     if let Some(server) = server {
         server.stop().await;
     }
@@ -160,9 +192,9 @@ async fn serve(cli: &Cli, settings: Settings, file: Option<PathBuf>) -> Result<(
 
 /// Takes orders of the node's user. A node that cannot works all the same.
 #[cfg(unix)]
-fn listen(key: &Path, owner: &Arc<Owner>) {
+fn listen(key: &Path, owner: &Arc<Owner>, desk: &Arc<desk::Desk>) {
     match control::Control::open(key) {
-        Ok(control) => drop(tokio::spawn(control.serve(Arc::clone(owner)))),
+        Ok(control) => drop(tokio::spawn(control.serve(Arc::clone(owner), Arc::clone(desk)))),
         Err(error) => tracing::warn!(%error, "`iris-node pause` and the like will not work"),
     }
 }

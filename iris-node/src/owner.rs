@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use iris_core::Timestamp;
 use iris_core::id::CallerTag;
 use iris_core::terms::Rest;
 use iris_node::agent::Conduct;
@@ -16,6 +15,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::callers::Callers;
+use crate::moment::now;
 use crate::reload::Reload;
 use crate::spending::Spending;
 
@@ -57,6 +57,11 @@ impl Owner {
     pub(crate) fn pause(&self, paused: bool) {
         self.wishes().paused = paused;
         self.review();
+    }
+
+    /// Returns the limits in force.
+    pub(crate) fn limits(&self) -> Limits {
+        self.wishes().limits.clone()
     }
 
     /// Replaces the limits.
@@ -131,9 +136,4 @@ async fn read(mut gauges: Gauges) -> (Gauges, Readings) {
         (gauges, readings)
     });
     reading.await.unwrap_or_else(|_| (Gauges::new(Probe::new()), Readings::default()))
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

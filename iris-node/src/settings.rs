@@ -21,7 +21,7 @@ use tracing_subscriber::EnvFilter;
 use crate::model_server::{ModelServer, ServerSetting};
 
 /// Environment variables, and whether their values are lists with commas.
-const ENVIRONMENT: [(&str, &str, bool); 30] = [
+const ENVIRONMENT: [(&str, &str, bool); 32] = [
     ("coordinator_url", "COORDINATOR_URL", true),
     ("coordinator_identity", "IRIS_COORDINATOR_IDENTITY", false),
     ("ca_file", "IRIS_CA_FILE", false),
@@ -48,6 +48,8 @@ const ENVIRONMENT: [(&str, &str, bool); 30] = [
     ("free_memory_gb", "IRIS_FREE_MEMORY_GB", false),
     ("gb_per_day", "IRIS_GB_PER_DAY", false),
     ("gb_per_month", "IRIS_GB_PER_MONTH", false),
+    ("history_days", "IRIS_HISTORY_DAYS", false),
+    ("history_mb", "IRIS_HISTORY_MB", false),
     ("measure", "IRIS_MEASURE", false),
     ("drain_secs", "IRIS_DRAIN_SECS", false),
     ("log_format", "IRIS_LOG_FORMAT", false),
@@ -84,6 +86,8 @@ pub(crate) struct Settings {
     free_memory_gb: Option<u32>,
     gb_per_day: Option<u32>,
     gb_per_month: Option<u32>,
+    history_days: u32,
+    history_mb: u32,
     pub(crate) measure: bool,
     drain_secs: u64,
     pub(crate) log_format: LogFormat,
@@ -154,6 +158,8 @@ impl Settings {
             .set_default("key_path", default_key_path(environment))?
             .set_default("allow_remote_backend", false)?
             .set_default("models", Vec::<String>::new())?
+            .set_default("history_days", 90)?
+            .set_default("history_mb", 64)?
             .set_default("measure", true)?
             .set_default("drain_secs", 60)?
             .set_default("log_format", "text")?
@@ -333,6 +339,14 @@ impl Settings {
         Ok(datasets)
     }
 
+    /// Returns how much of the node's history is kept; `None` where none is.
+    #[cfg(feature = "history")]
+    pub(crate) fn history(&self) -> Option<iris_node::history::Bounds> {
+        let age = Duration::from_hours(u64::from(self.history_days) * 24);
+        let size = u64::from(self.history_mb) << 20;
+        (self.history_days > 0).then_some(iris_node::history::Bounds { age, size })
+    }
+
     pub(crate) const fn drain_limit(&self) -> Duration {
         Duration::from_secs(self.drain_secs)
     }
@@ -398,6 +412,8 @@ impl Settings {
         writeln!(f, "{}", number("free_memory_gb", self.free_memory_gb.map(i64::from)))?;
         writeln!(f, "{}", number("gb_per_day", self.gb_per_day.map(i64::from)))?;
         writeln!(f, "{}", number("gb_per_month", self.gb_per_month.map(i64::from)))?;
+        writeln!(f, "history_days = {}", self.history_days)?;
+        writeln!(f, "history_mb = {}", self.history_mb)?;
         writeln!(f, "measure = {}", self.measure)?;
         writeln!(f, "drain_secs = {}", self.drain_secs)?;
         writeln!(f, "log_format = \"{format}\"")?;

@@ -64,6 +64,11 @@ impl Stopwatch {
         self.chunks = self.chunks.saturating_add(1);
     }
 
+    /// Returns how many of an answer's `tokens` came without a chunk of their own.
+    pub(crate) fn uncounted(&self, tokens: u32) -> u64 {
+        tokens.saturating_sub(self.chunks).into()
+    }
+
     /// Returns the pace from the first chunk until now; `None` when too little came to tell.
     ///
     /// `tokens` is how many the server counted; when that is zero, each chunk counts as one.

@@ -1,11 +1,11 @@
 //! Why a node has the work that it has, and what would bring it more.
 
-use iris_core::NodeId;
 use iris_core::demand::Trust;
 use iris_core::registry::{Node, NodeState, Registry};
 use iris_core::standing::Standing;
 use iris_core::terms::Callers;
 use iris_core::tier::Tier;
+use iris_core::{AccountId, ModelName, NodeId};
 use iris_protocol::rest::{Hindrance, NodeWhy, ReasonCount, WantedModel};
 
 use super::Dispatch;
@@ -29,6 +29,8 @@ impl Dispatch {
             name: (!profile.name.is_empty()).then(|| profile.name.clone()),
             slots: profile.slots,
             running: node.in_use(),
+            points: Some(node.points().value()),
+            standing: Some(node.standing().mean()),
             promise,
             hindrances: hindrances(node, &floor.registry),
             recent: Vec::new(),
@@ -49,6 +51,21 @@ impl Dispatch {
         Some(why)
     }
 
+    /// Returns whether a connected node is an account's.
+    pub(crate) fn owns(&self, account: &AccountId, id: &NodeId) -> bool {
+        let floor = self.floor();
+        let node = floor.registry.seat(id).and_then(|seat| floor.registry.node(seat));
+        node.is_some_and(|node| node.profile().owner == *account)
+    }
+
+    /// Returns the models that a connected node offers.
+    pub(crate) fn models_of(&self, id: &NodeId) -> Vec<ModelName> {
+        let floor = self.floor();
+        let node = floor.registry.seat(id).and_then(|seat| floor.registry.node(seat));
+        let offers = node.iter().flat_map(|node| &node.profile().models);
+        offers.map(|offer| offer.name.clone()).collect()
+    }
+
     /// Says of a node that is known and not connected why it has no work.
     pub(crate) fn why_away(id: NodeId) -> NodeWhy {
         let hindrance = hindrance(
@@ -61,6 +78,8 @@ impl Dispatch {
             name: None,
             slots: 0,
             running: 0,
+            points: None,
+            standing: None,
             promise: None,
             hindrances: vec![hindrance],
             recent: Vec::new(),

@@ -10,11 +10,12 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use iris_core::{AccountId, Epoch};
 use iris_protocol::rest::{
-    BalanceList, MonthList, MonthSummary, PaidRequest, Payout, PayoutPage, Statement, TopUpRequest,
+    BalanceList, MonthList, MonthSummary, PaidRequest, Payout, PayoutPage, RunningMonth, Statement,
+    TopUpRequest,
 };
 
 use super::accounts::SMALL_BODY;
-use super::auth::{LOOK, OPERATE, RUN};
+use super::auth::{OPERATE, OWN, RUN};
 use super::error::ApiError;
 use super::network::{Asked, Page};
 use super::rest::read_json;
@@ -30,7 +31,7 @@ pub(super) async fn payouts(
     headers: HeaderMap,
     asked: Asked,
 ) -> Reply {
-    let account = api.key(&headers, LOOK).await?.account;
+    let account = api.key(&headers, OWN).await?.account;
     let page: Page<Epoch> = Page::read(asked)?;
     let payouts = api.coordinator.payouts();
     let mut shares = Vec::new();
@@ -51,9 +52,14 @@ pub(super) async fn payouts(
 
 /// `GET /months`.
 pub(super) async fn months(State(api): State<Arc<Api>>, headers: HeaderMap) -> Reply {
-    api.key(&headers, LOOK).await?;
-    let months = api.coordinator.payouts().months().await?;
-    Ok(json_response(&MonthList { months: months.into_iter().map(summary).collect() }))
+    api.key(&headers, OWN).await?;
+    let payouts = api.coordinator.payouts();
+    let months = payouts.months().await?.into_iter().map(summary).collect();
+    let (epoch, pool) = payouts.running().await?;
+    let policy = payouts.policy().to_owned();
+    let tested = api.coordinator.cases().verification().is_some();
+    let running = Some(RunningMonth { epoch, policy, pool, tested });
+    Ok(json_response(&MonthList { months, running }))
 }
 
 /// `GET /months/{month}`: the caller's own statement.
@@ -62,7 +68,7 @@ pub(super) async fn statement(
     Path(month): Path<String>,
     headers: HeaderMap,
 ) -> Reply {
-    let account = api.key(&headers, LOOK).await?.account;
+    let account = api.key(&headers, OWN).await?.account;
     let payouts = api.coordinator.payouts();
     let month = payouts.month(epoch(&month)?).await?;
     let share = payouts.share(month.epoch, &account).await?;
@@ -187,6 +193,7 @@ fn summary(month: MonthRecord) -> MonthSummary {
         pool: month.pool,
         carried: month.carried,
         owners: month.owners,
+        weight: month.weight,
         closed: month.closed.as_secs(),
         release: month.release.as_secs(),
     }

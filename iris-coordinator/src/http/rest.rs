@@ -14,7 +14,7 @@ use iris_core::plan::{Decision, DecisionError};
 use iris_protocol::rest::{self, Health, InferenceStatus};
 use serde::de::DeserializeOwned;
 
-use super::auth::{ASK, Caller, LOOK, OPERATE};
+use super::auth::{ASK, Caller, LOOK, OPERATE, OWN};
 use super::error::ApiError;
 use super::members::{self, Members};
 use super::observe::RequestContext;
@@ -134,10 +134,14 @@ pub(super) async fn why(
     headers: HeaderMap,
     id: Result<Path<String>, PathRejection>,
 ) -> Reply {
-    api.key(&headers, LOOK).await?;
+    let caller = api.key(&headers, OWN).await?;
     let unknown = || ApiError::not_found("There is no such node.");
     let Path(id) = id.map_err(|_| unknown())?;
     let id = id.parse().map_err(|_| unknown())?;
+    let sees_all = caller.key.is_none_or(|key| LOOK.contains(&key.scope));
+    if !sees_all && !api.coordinator.owns(&caller.account, &id) {
+        return Err(unknown());
+    }
     let why = api.coordinator.why(&id).await.map_err(|error| {
         tracing::error!(%error, "a node could not be looked up");
         ApiError::unavailable("The node could not be looked up; try again.")

@@ -1,5 +1,7 @@
 //! Closing a month.
 
+use std::time::Duration;
+
 use futures::TryStreamExt;
 use iris_core::Epoch;
 use iris_core::ledger::{Book, Cause, Money, Movement};
@@ -18,6 +20,9 @@ use super::{PayoutError, Payouts};
 use crate::accounts::Accounts;
 use crate::link;
 use crate::settlement::SETTLEMENT;
+
+/// How long what was read of the running month's pool holds.
+const POOL_HOLDS: Duration = Duration::from_secs(10);
 
 impl Payouts {
     /// Takes in what was paid, closes every month that is due, and releases and pays what is.
@@ -81,6 +86,27 @@ impl Payouts {
         let mut months: Vec<MonthRecord> = months.try_collect().await?;
         months.reverse();
         Ok(months)
+    }
+
+    /// Returns the month that runs and what is in its pool so far, or was ten seconds ago: all
+    /// movements are read for it, and every member may ask.
+    pub async fn running(&self) -> Result<(Epoch, Money), PayoutError> {
+        let (now, mut known) = (self.now(), self.pool.lock().await);
+        if let Some((at, epoch, pool)) = *known
+            && epoch == Epoch::of(now)
+            && now.saturating_since(at) < POOL_HOLDS
+        {
+            return Ok((epoch, pool));
+        }
+        let epoch = Epoch::of(now);
+        let pool = self.pool_before(epoch).await?;
+        *known = Some((now, epoch, pool));
+        Ok((epoch, pool))
+    }
+
+    /// Returns the name of the rules that months are shared by.
+    pub fn policy(&self) -> &str {
+        &self.policy.name
     }
 
     /// Returns a closed month.
@@ -217,12 +243,14 @@ impl Payouts {
         let movement = closing.movement(now, |owner| name(owner).unwrap_or(*owner));
         let movement = movement.map_err(|error| StoreError::Corrupt(error.to_string()))?;
         batch = batch.create(movement_key(movement.cause()), Document::encode(&movement));
+        let weights = closing.shares.iter().map(|share| share.weight.weight);
         let month = MonthRecord {
             epoch,
             policy: opening.policy,
             pool: closing.pool,
             carried: closing.carried,
             owners: closing.shares.len() as u64,
+            weight: weights.fold(0, u64::saturating_add),
             closed: now,
             release: epoch.end().saturating_add(self.policy.hold),
             done: closing.shares.is_empty(),

@@ -178,6 +178,8 @@ pub struct Payouts {
     rail: Arc<dyn Settlement>,
     pseudonyms: Secret,
     convictions: tokio::sync::Mutex<Convictions>,
+    /// What was in the running month's pool, and when that was looked up.
+    pool: tokio::sync::Mutex<Option<(Timestamp, Epoch, Money)>>,
 }
 
 impl Payouts {
@@ -192,7 +194,8 @@ impl Payouts {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let pseudonyms = secret.derive("iris/pseudonym/v1", b"");
-        Self { store, clock, policy, rail, pseudonyms, convictions: tokio::sync::Mutex::default() }
+        let (convictions, pool) = (tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
+        Self { store, clock, policy, rail, pseudonyms, convictions, pool }
     }
 
     /// Returns the name by which an account is known in exports.

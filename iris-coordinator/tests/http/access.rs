@@ -54,6 +54,34 @@ async fn key_does_what_its_scope_allows_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn nodes_key_reads_what_is_its_accounts_and_nothing_of_others() {
+    let net = Net::start().await;
+    let node = key(&net.coordinator, net.account, KeyScope::Node).await;
+    let bearer = format!("Bearer {node}");
+    let get = |path: &str| {
+        let asked = request("GET", path, &[("authorization", bearer.as_str())], "");
+        send(net.address, asked)
+    };
+    assert_eq!(get("/payouts").await.json(), json!({"payouts": []}));
+    assert_eq!(get("/months").await.status, 200);
+    for path in ["/nodes", "/stats", "/reputation", "/history", "/balances", "/verdicts"] {
+        assert_eq!(get(path).await.status, 403, "{path}");
+    }
+    let _own = net.node(Vec::new()).await;
+    let own = net.coordinator.nodes()[0].id;
+    let _others = net.strangers_node(Vec::new()).await;
+    let nodes = net.coordinator.nodes();
+    let others = nodes.iter().map(|node| node.id).find(|id| *id != own).unwrap();
+    let why = get(&format!("/nodes/{own}/why")).await;
+    assert_eq!(why.status, 200, "{}", why.text());
+    assert_eq!(
+        (why.json()["points"].clone(), why.json()["standing"].clone()),
+        (json!(0), json!(500))
+    );
+    assert_eq!(get(&format!("/nodes/{others}/why")).await.status, 404);
+}
+
+#[tokio::test]
 async fn web_pages_cannot_pose_as_nodes() {
     let net = Net::start().await;
     let node = key(&net.coordinator, net.account, KeyScope::Node).await;

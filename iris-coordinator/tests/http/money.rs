@@ -81,6 +81,10 @@ async fn month_is_filled_closed_checked_and_paid() {
     assert_eq!((closed.status, closed.json()["owners"].clone()), (200, json!(1)));
     let months = ask(&net, "GET", "/months", &net.user, Value::Null).await.json();
     assert_eq!(months["months"], json!([closed.json()]));
+    assert!(months["months"][0]["weight"].as_u64() > Some(0), "{months}");
+    let running = &months["running"];
+    assert_eq!((&running["tested"], &running["pool"]), (&json!(false), &json!(0)), "{months}");
+    assert_ne!(running["epoch"], months["months"][0]["epoch"]);
 
     let mine = ask(&net, "GET", "/payouts", &net.user, Value::Null).await.json();
     let share = &mine["payouts"][0];

@@ -236,7 +236,10 @@ async fn attack_45_lists_show_no_owner_address_or_account() {
     let reputation = members("/reputation".to_owned(), Some("nodes")).await;
     assert_eq!(reputation, "connected id points rank");
     let why = format!("/nodes/{own}/why");
-    assert_eq!(members(why.clone(), None).await, "hindrances id recent running slots");
+    assert_eq!(
+        members(why.clone(), None).await,
+        "hindrances id points recent running slots standing"
+    );
     assert_eq!(members(why.clone(), Some("hindrances")).await, "code remedy text");
     assert_eq!(members(why, Some("recent")).await, "count reason text");
     assert_eq!(

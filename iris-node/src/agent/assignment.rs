@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::work_log::Ongoing;
 use super::worker::{Output, Run};
 use crate::slots::Slot;
 
@@ -111,5 +112,7 @@ pub(super) struct Running {
     pub(super) run: Run,
     pub(super) waiting: VecDeque<Output>,
     pub(super) credit: Arc<Semaphore>,
+    /// Tells of the end; `None` where nobody listens, or nothing is told of such work.
+    pub(super) ongoing: Option<Ongoing>,
     pub(super) _worker: AbortOnDropHandle<()>,
 }

@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 
 use iris_core::ModelName;
@@ -56,6 +57,14 @@ impl ModelFilter {
         let name = model.as_str().to_lowercase();
         let fits = |patterns: &[String]| patterns.iter().any(|pattern| fits(pattern, &name));
         (self.allowed.is_empty() || fits(&self.allowed)) && !fits(&self.denied)
+    }
+}
+
+impl fmt::Display for ModelFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let denied = self.denied.iter().map(|pattern| format!("!{pattern}"));
+        let patterns: Vec<_> = self.allowed.iter().cloned().chain(denied).collect();
+        f.write_str(&patterns.join(", "))
     }
 }
 

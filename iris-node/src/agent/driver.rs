@@ -86,6 +86,8 @@ pub(super) struct Driver {
     burst: usize,
     /// Until when acceptances wait; set while one does.
     hold: Option<Instant>,
+    /// As it was last told to observers.
+    round_trip: Option<Duration>,
 }
 
 /// The way to the coordinator.
@@ -139,6 +141,7 @@ impl Driver {
             unsettled: false,
             burst: 0,
             hold: None,
+            round_trip: None,
             core,
             connector,
             status,
@@ -255,7 +258,9 @@ impl Driver {
             }
             Event::Frame(frame) => {
                 let now = Instant::now().into_std();
-                match self.connection.handle_frame(now, frame)? {
+                let event = self.connection.handle_frame(now, frame)?;
+                self.note_round_trip();
+                match event {
                     Some(event) => self.handle_event(event),
                     None => Ok(()),
                 }
@@ -338,6 +343,7 @@ impl Driver {
         self.handshake.begin(link.endpoint);
         self.entered = false;
         self.connection.connect(Instant::now().into_std());
+        self.note_round_trip();
         self.line = Line::Open(Open {
             transport: link.transport,
             unflushed: false,
@@ -353,7 +359,8 @@ impl Driver {
             self.connection.drain()?;
             self.heartbeat()?;
         } else {
-            self.status.send_replace(Status::Online { session });
+            let (endpoint, since) = (self.handshake.endpoint().into(), (self.core.clock)());
+            self.status.send_replace(Status::Online { session, endpoint, since });
             self.tell_news();
         }
         let waiting: Vec<_> = self.assignments.keys().copied().collect();
@@ -361,6 +368,15 @@ impl Driver {
             self.pass_on(assignment);
         }
         Ok(())
+    }
+
+    fn note_round_trip(&mut self) {
+        let measured = self.connection.round_trip();
+        if measured != self.round_trip {
+            self.round_trip = measured;
+            debug!(?measured, "round trip");
+            self.core.round_trip.send_replace(measured);
+        }
     }
 
     fn heartbeat(&mut self) -> Result<(), AgentError> {

@@ -54,21 +54,25 @@ mod connector;
 mod driver;
 mod error;
 mod handshake;
+mod observer;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod properties;
 mod sealed;
 mod sealing;
 mod websocket;
+mod work_log;
 mod worker;
 
 pub use callers::{AskedTask, AskedTasks};
 pub use conduct::{Conduct, ModelFilter};
 pub use connector::{ConnectError, Connector, Link};
 pub use error::AgentError;
+pub use observer::Observer;
 #[cfg(feature = "openai")]
 pub(crate) use websocket::platform_trust;
 pub use websocket::{CoordinatorUrl, UrlError, WebSocketConnector};
+pub use work_log::{Done, Outcome, Privacy, Work, WorkLog};
 
 use catalogue::Catalogue;
 use driver::{Driver, Signal};
@@ -102,6 +106,10 @@ pub enum Status {
     Online {
         /// The session with the coordinator.
         session: SessionId,
+        /// Where the coordinator was reached.
+        endpoint: Arc<str>,
+        /// When it let the node in.
+        since: Timestamp,
     },
     /// Finishing its work, and taking no more.
     Draining,
@@ -120,6 +128,7 @@ impl Agent {
             datasets: Datasets::default(),
             hardware: Hardware::default(),
             conduct: watch::channel(Conduct::default()).1,
+            work_log: None,
             coordinator: None,
             limits: Limits::default(),
             list_interval: LIST_INTERVAL,
@@ -161,6 +170,11 @@ impl Agent {
     /// Returns how the agent stands, now and later.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
+    }
+
+    /// Returns what looks at the agent while it runs.
+    pub fn observer(&self) -> Observer {
+        Observer { core: Arc::clone(&self.core), status: self.status.subscribe() }
     }
 
     /// Serves a coordinator until `shutdown` resolves and running work is done.
@@ -217,6 +231,10 @@ struct Core {
     places: Slots,
     carried: Arc<AtomicU64>,
     asked: Arc<AskedTasks>,
+    /// Tokens that were written.
+    written: Arc<AtomicU64>,
+    round_trip: watch::Sender<Option<Duration>>,
+    work_log: Option<Arc<dyn WorkLog>>,
     datasets: Arc<Datasets>,
     hardware: Hardware,
     conduct: watch::Receiver<Conduct>,
@@ -248,6 +266,7 @@ pub struct AgentBuilder {
     datasets: Datasets,
     hardware: Hardware,
     conduct: watch::Receiver<Conduct>,
+    work_log: Option<Arc<dyn WorkLog>>,
     coordinator: Option<PublicIdentity>,
     limits: Limits,
     list_interval: Duration,
@@ -292,6 +311,12 @@ impl AgentBuilder {
     /// Default: whatever it can.
     pub fn with_conduct(mut self, conduct: watch::Receiver<Conduct>) -> Self {
         self.conduct = conduct;
+        self
+    }
+
+    /// Tells `log` of each task, as it begins and ends. Default: nobody is told.
+    pub fn with_work_log(mut self, log: Arc<dyn WorkLog>) -> Self {
+        self.work_log = Some(log);
         self
     }
 
@@ -357,6 +382,9 @@ impl AgentBuilder {
             places: Slots::new(slots),
             carried: Arc::default(),
             asked: Arc::default(),
+            written: Arc::default(),
+            round_trip: watch::Sender::new(None),
+            work_log: self.work_log,
             hardware: self.hardware,
             conduct: self.conduct,
             coordinator: self.coordinator,

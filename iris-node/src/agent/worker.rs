@@ -2,6 +2,7 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -58,6 +59,8 @@ pub(super) struct Worker {
     pub(super) outlet: Outlet,
     pub(super) backend: Arc<dyn Backend>,
     pub(super) catalogue: Arc<Catalogue>,
+    /// Counts the tokens that are written.
+    pub(super) written: Arc<AtomicU64>,
     /// How often progress is marked while nothing else is sent.
     pub(super) progress: Duration,
     pub(super) deadline: Instant,
@@ -94,6 +97,7 @@ impl Worker {
         let answer = self.backend.generate(request);
         let mut watch = Stopwatch::default();
         let finish = self.pass_on(answer, &mut watch).await?;
+        self.written.fetch_add(watch.uncounted(finish.usage.completion_tokens), Ordering::Relaxed);
         // The tokens of an answer that was begun elsewhere say nothing about this backend.
         if is_whole && let Some(rate) = watch.rate(finish.usage.completion_tokens) {
             self.catalogue.record(&model, rate);
@@ -117,6 +121,7 @@ impl Worker {
             };
             if content != Content::Whole {
                 watch.chunk();
+                self.written.fetch_add(1, Ordering::Relaxed);
             }
             self.send(&mut pulse, content, &text).await?;
         }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use iris_core::ModelName;
 use iris_core::backend::{Backend, BackendError, Chunk, GenerateRequest, Operation};
+use iris_core::model::TokenRate;
 use iris_node::speed;
 use tokio::time::timeout;
 
@@ -21,7 +22,12 @@ const FIRST_TOKEN: Duration = Duration::from_mins(1);
 /// How long the trial of a model may take.
 const TRIAL: Duration = Duration::from_secs(15);
 
-pub(super) async fn check(settings: &Settings, http: &Http, report: &mut Report) {
+/// Returns how fast the first model of the last server writes, where that was measured.
+pub(super) async fn check(
+    settings: &Settings,
+    http: &Http,
+    report: &mut Report,
+) -> Option<TokenRate> {
     let mut none_answers = true;
     for url in settings.model_servers() {
         let server = server(settings, http, url).await;
@@ -36,19 +42,21 @@ pub(super) async fn check(settings: &Settings, http: &Http, report: &mut Report)
         for link in ["models", "first token", "speed"] {
             report.add(Check::skip(link, "a model server"));
         }
-        return;
+        return None;
     }
     let models = match Models::set_up(settings) {
         Ok(models) => models,
         Err(failure) => {
             let advice = "see `iris-node --help` for --model-server and --engine";
             report.add(Check::fail("models", failure.exit, failure.to_string(), advice));
-            return;
+            return None;
         }
     };
+    let mut rate = None;
     for backend in models.into_backends() {
-        offered(&*backend, report).await;
+        rate = rate.max(offered(&*backend, report).await);
     }
+    rate
 }
 
 async fn server(settings: &Settings, http: &Http, url: &str) -> Check {
@@ -101,7 +109,7 @@ async fn exposure(http: &Http, url: &str) -> Check {
     }
 }
 
-async fn offered(backend: &dyn Backend, report: &mut Report) {
+async fn offered(backend: &dyn Backend, report: &mut Report) -> Option<TokenRate> {
     let offers = match backend.models().await {
         Ok(offers) => offers,
         Err(error) => {
@@ -112,7 +120,7 @@ async fn offered(backend: &dyn Backend, report: &mut Report) {
                 "see what the model server logs",
             ));
             report.add(Check::skip("first token", "models"));
-            return;
+            return None;
         }
     };
     let Some(first) = offers.first() else {
@@ -123,7 +131,7 @@ async fn offered(backend: &dyn Backend, report: &mut Report) {
             "load one there: a node offers what is loaded",
         ));
         report.add(Check::skip("first token", "a model"));
-        return;
+        return None;
     };
     let names: Vec<_> = offers.iter().take(5).map(|offer| offer.name.as_str()).collect();
     let more =
@@ -132,11 +140,13 @@ async fn offered(backend: &dyn Backend, report: &mut Report) {
     let token = first_token(backend, &first.name).await;
     let answers = token.state == State::Ok;
     report.add(token);
-    report.add(if answers {
-        speed(backend, &first.name).await
-    } else {
-        Check::skip("speed", "a first token")
-    });
+    if !answers {
+        report.add(Check::skip("speed", "a first token"));
+        return None;
+    }
+    let rate = speed::measure(backend, &first.name, TRIAL).await;
+    report.add(speed(&first.name, rate));
+    rate
 }
 
 async fn first_token(backend: &dyn Backend, model: &ModelName) -> Check {
@@ -180,9 +190,9 @@ async fn one_token(backend: &dyn Backend, model: &ModelName) -> Result<(), Backe
     Err(BackendError::Malformed)
 }
 
-async fn speed(backend: &dyn Backend, model: &ModelName) -> Check {
+fn speed(model: &ModelName, rate: Option<TokenRate>) -> Check {
     const LINK: &str = "speed";
-    match speed::measure(backend, model, TRIAL).await {
+    match rate {
         Some(rate) if rate.as_millis() >= 5_000 => {
             Check::ok(LINK, format!("{model} writes {rate}"))
         }

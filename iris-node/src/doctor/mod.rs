@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
+use iris_core::model::TokenRate;
 use iris_crypto::Identity;
 use iris_node::probe::Probe;
 use serde::Serialize;
@@ -139,8 +140,9 @@ pub(crate) async fn run(
     let settings = settings.with_started(server.as_ref());
     match Http::new(&settings, PATIENCE) {
         Ok(http) => {
-            backend::check(&settings, &http, &mut report).await;
+            let rate = backend::check(&settings, &http, &mut report).await;
             coordinator::check(&settings, &http, &mut report).await;
+            report.add(earnings(&settings, rate).await);
         }
         Err(failure) => {
             let advice = "name a readable PEM file with --ca-file, or none";
@@ -156,6 +158,15 @@ pub(crate) async fn run(
         report.add(check);
     }
     report.end()
+}
+
+/// Says what the machine may earn, where the network tells what that rests on.
+async fn earnings(settings: &Settings, rate: Option<TokenRate>) -> Check {
+    const LINK: &str = "earnings";
+    match crate::estimate::ask(settings, rate).await {
+        Ok(lines) => Check::ok(LINK, lines.join(" ")),
+        Err(_) => Check::skip(LINK, "a coordinator that tells this node's key what it shares"),
+    }
 }
 
 fn settings_are(file: Option<&Path>) -> Check {

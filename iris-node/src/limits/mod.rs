@@ -42,6 +42,29 @@ impl Limits {
         let (slots, models) = (self.slots, self.models.clone());
         Conduct { slots, models, terms, ..Conduct::default() }
     }
+
+    /// Returns each limit that is set in a few words; none where nothing is.
+    pub fn words(&self) -> Vec<String> {
+        const GB: u64 = 1_000_000_000;
+        let Self { promise, work, slots, models, callers, borders, allowance } = self;
+        let models = models.to_string();
+        [
+            promise.as_ref().map(|hours| format!("promises to be there {hours}")),
+            work.as_ref().map(|hours| format!("works {hours}")),
+            slots.map(|slots| format!("at most {slots} tasks at a time")),
+            (!models.is_empty()).then(|| format!("offers {models}")),
+            (!callers.are_all()).then(|| format!("answers {}", callers.name())),
+            borders.load.map(|load| format!("rests while the machine is {load} % busy")),
+            borders.celsius.map(|degrees| format!("rests from {degrees} °C on")),
+            borders.watts.map(|watts| format!("rests from {watts} W on")),
+            borders.memory_free.map(|bytes| format!("keeps {} GB of memory free", bytes >> 30)),
+            allowance.day.map(|bytes| format!("carries {} GB a day", bytes / GB)),
+            allowance.month.map(|bytes| format!("carries {} GB a month", bytes / GB)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
 }
 
 #[cfg(test)]
@@ -79,6 +102,27 @@ mod tests {
         assert_eq!(rest(&limits, monday(3, 0), true), Some(Rest::Paused));
         let strained = |paused| limits.conduct(monday(3, 0), paused, Some(Rest::Hot)).terms.rest;
         assert_eq!((strained(false), strained(true)), (Some(Rest::Hot), Some(Rest::Paused)));
+    }
+
+    #[test]
+    fn limits_are_told_in_words() {
+        assert!(Limits::default().words().is_empty());
+        let limits = Limits {
+            slots: Some(3),
+            models: ModelFilter::new(["Qwen*", "!*70b*"]),
+            callers: Callers::Members,
+            borders: Borders { load: Some(50), ..Borders::default() },
+            allowance: Allowance { day: Some(5_000_000_000), month: None },
+            ..Limits::default()
+        };
+        let expected = [
+            "at most 3 tasks at a time",
+            "offers qwen*, !*70b*",
+            "answers members",
+            "rests while the machine is 50 % busy",
+            "carries 5 GB a day",
+        ];
+        assert_eq!(limits.words(), expected);
     }
 
     #[test]

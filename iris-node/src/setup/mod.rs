@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use iris_core::backend::Backend;
+use iris_core::model::TokenRate;
 use iris_crypto::Identity;
 use iris_node::agent::{ConnectError, Connector, CoordinatorUrl};
 use iris_node::probe::{Machine, Probe};
@@ -19,6 +20,7 @@ use tokio::time::timeout;
 
 use crate::ask::Asker;
 use crate::credential::{self, Credential};
+use crate::estimate;
 use crate::failure::{Exit, Failure};
 use crate::http::{Http, cause};
 use crate::model_server::ModelServer;
@@ -114,10 +116,14 @@ pub(crate) async fn run<E: Fn(&str) -> Option<String>>(
         answers.push(("coordinator_url", Some(list(&text))));
     }
     let settings = setup.sources.load(answers)?;
-    setup.trial(&settings).await?;
+    let rate = setup.trial(&settings).await?;
     let key = setup.key(&settings, &coordinator).await?;
     let service = setup.service()?;
-    setup.write(&settings, key, &coordinator, service).await
+    setup.write(&settings, key, &coordinator, service).await?;
+    if !setup.args.dry_run {
+        setup.estimate(&settings, rate).await;
+    }
+    Ok(())
 }
 
 struct Setup<'a, E> {
@@ -256,7 +262,7 @@ impl<E: Fn(&str) -> Option<String>> Setup<'_, E> {
     }
 
     /// Runs a model for a moment.
-    async fn trial(&self, settings: &Settings) -> Result<(), Failure> {
+    async fn trial(&self, settings: &Settings) -> Result<Option<TokenRate>, Failure> {
         println!();
         let mut server = ModelServer::start(settings)?;
         if let Some(server) = &mut server
@@ -265,6 +271,7 @@ impl<E: Fn(&str) -> Option<String>> Setup<'_, E> {
             println!("{} does not answer; `iris-node doctor` will tell more.", server.program());
         }
         let settings = &settings.clone().with_started(server.as_ref());
+        let mut fastest = None;
         let models = Models::set_up(settings)?;
         for backend in models.into_backends() {
             let backend: &dyn Backend = &*backend;
@@ -277,7 +284,10 @@ impl<E: Fn(&str) -> Option<String>> Setup<'_, E> {
                 continue;
             };
             match speed::measure(backend, &offer.name, TRIAL).await {
-                Some(rate) => println!("{} writes {rate}.", offer.name),
+                Some(rate) => {
+                    println!("{} writes {rate}.", offer.name);
+                    fastest = fastest.max(Some(rate));
+                }
                 None => println!(
                     "{} did not answer within {} s; `iris-node doctor` tells more.",
                     offer.name,
@@ -288,7 +298,14 @@ impl<E: Fn(&str) -> Option<String>> Setup<'_, E> {
         if let Some(server) = server {
             server.stop().await;
         }
-        Ok(())
+        Ok(fastest)
+    }
+
+    /// Says what the machine may earn, where the network tells what that rests on.
+    async fn estimate(&self, settings: &Settings, rate: Option<TokenRate>) {
+        if let Ok(lines) = estimate::ask(settings, rate).await {
+            println!("\nEarnings: {}", lines.join("\n  "));
+        }
     }
 
     /// Finds the key with which the account lets this node in.

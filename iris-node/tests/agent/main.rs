@@ -12,6 +12,7 @@ mod sealed;
 mod socket;
 mod upheaval;
 mod work;
+mod work_log;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -3,7 +3,10 @@
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use iris_core::backend::Operation;
 use iris_core::terms::Rest;
+use iris_crypto::seal::{Prompt, SealedRequest, Shape, Terms};
+use iris_protocol::connection::CoordinatorEvent;
 use tokio::net::TcpListener;
 
 use super::owner::news;
@@ -29,7 +32,8 @@ fn program(key: &Path) -> Command {
 /// Gives a running node an order, as its owner does.
 async fn told(key: &Path, order: &'static str) -> Output {
     let mut command = program(key);
-    tokio::task::spawn_blocking(move || command.arg(order).output().unwrap()).await.unwrap()
+    command.args(order.split(' '));
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
 fn text(output: &[u8]) -> String {
@@ -80,6 +84,86 @@ async fn an_owner_pauses_resumes_changes_and_drains_a_running_node() {
     assert!(node.0.wait().unwrap().success());
     let left: Vec<_> = std::fs::read_dir(folder.path().join("node.control")).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// Runs a command of the program to its end, and reads what it prints as JSON.
+async fn asked(key: &Path, line: &'static [&'static str]) -> serde_json::Value {
+    let mut command = program(key);
+    let output = tokio::task::spawn_blocking(move || command.args(line).output().unwrap());
+    let output = output.await.unwrap();
+    assert!(output.status.success(), "{line:?}: {}", text(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn an_owner_sees_what_the_node_does_and_what_it_has_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("node.key");
+    for command in ["status", "history"] {
+        let nothing = told(&key, command).await;
+        assert!(!nothing.status.success(), "{command}");
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut command = program(&key);
+    command.args(["--engine", "bundled", "--no-measure", "--slots", "2", "--coordinator", &url]);
+    command.env("IRIS_NODE_KEY", "iris_key").stdout(Stdio::null()).stderr(Stdio::null());
+    let mut node = Process(command.spawn().unwrap());
+    let mut coordinator = Coordinator::over(upgraded(&listener).await);
+    coordinator.now = now();
+    coordinator.accept().await;
+    let model = coordinator.register.as_ref().unwrap().models[0].name.clone();
+    let body = serde_json::json!({"model": model, "max_tokens": 4,
+        "messages": [{"role": "user", "content": "Hi"}]});
+    let body = body.to_string().into();
+    let prompt = Prompt { operation: Operation::Chat, stream: true, body };
+    let terms = Terms { shape: Shape::Off, ..Terms::new(model.clone(), now()) };
+    let sealed = SealedRequest::seal(&coordinator.certificate(), terms, &prompt).unwrap();
+    coordinator.assign_sealed(model.as_str(), sealed.0.wire()).await;
+    while !matches!(coordinator.next().await, CoordinatorEvent::Result(_)) {}
+    coordinator.assign(model.as_str()).await;
+    coordinator.answer().await;
+
+    let told_of = asked(&key, &["status", "--json"]).await;
+    let now_is = &told_of["node"];
+    assert_eq!((&now_is["state"], &now_is["slots"]), (&"online".into(), &2.into()), "{told_of:#}");
+    let port = url.rsplit(':').next().unwrap();
+    assert!(now_is["coordinator"].as_str().unwrap().contains(port), "{told_of:#}");
+    assert_eq!(now_is["models"][0]["name"], model.as_str());
+    assert_eq!(now_is["limits"][0], "at most 2 tasks at a time");
+    let ended = now_is["recent"].as_array().unwrap();
+    assert_eq!((ended.len(), &ended[0]["privacy"]), (2, &"open".into()), "{told_of:#}");
+    assert!(told_of["hindrances"][0]["text"].as_str().unwrap().starts_with("No task came"));
+    let page = text(&told(&key, "status").await.stdout);
+    assert!(page.contains("0 of 2 slots taken") && !page.contains('\u{1b}'), "{page}");
+
+    let draining = key.clone();
+    let draining = tokio::spawn(async move { told(&draining, "drain").await });
+    assert!(coordinator.is_left().await);
+    draining.await.unwrap();
+    assert!(node.0.wait().unwrap().success());
+    let history = asked(&key, &["history", "--json"]).await;
+    let entries = history.as_array().unwrap();
+    assert_eq!(entries.len(), 2, "{history:#}");
+    assert_eq!(
+        (&entries[0]["task"], &entries[0]["model"]),
+        (&ended[0]["task"], &ended[0]["model"])
+    );
+    assert_eq!((&entries[0]["receipt"], &entries[1]["receipt"]), (&().into(), &"valid".into()));
+    let tokens = &entries[1]["completion_tokens"];
+    assert_eq!((&entries[1]["privacy"], tokens), (&"sealed".into(), &64.into()), "{history:#}");
+    assert_eq!(asked(&key, &["history", "--json", "--since", "2000-01"]).await, history);
+    let wrong = told(&key, "history --since tomorrow").await;
+    assert_eq!(wrong.status.code(), Some(2));
+    let table = text(&told(&key, "history").await.stdout);
+    assert!(table.starts_with("ENDED (UTC)") && table.contains("2 tasks"), "{table}");
+    // Another identity has not signed it.
+    std::fs::remove_file(&key).unwrap();
+    let history = asked(&key, &["history", "--json"]).await;
+    assert_eq!(history[1]["receipt"], "unchecked");
+    Identity::load_or_create(&key).unwrap();
+    let history = asked(&key, &["history", "--json", "--limit", "2"]).await;
+    assert_eq!(history[1]["receipt"], "invalid");
 }
 
 fn now() -> iris_core::Timestamp {

@@ -1,5 +1,5 @@
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use iris_core::AssignmentId;
@@ -31,6 +31,7 @@ pub struct NodeConnection {
     heard: Instant,
     /// When the next heartbeat is due.
     heartbeat: Instant,
+    pings: Pings,
     allowance: Allowance,
     outgoing: VecDeque<Frame>,
     /// Whether something waits to be sent that somebody waits for.
@@ -40,6 +41,35 @@ pub struct NodeConnection {
     window: Window,
     highest: Option<AssignmentId>,
     outboxes: BTreeMap<AssignmentId, Outbox>,
+}
+
+/// Times answers to heartbeats, which come in the order of what they answer. One is timed at a time.
+#[derive(Debug, Default)]
+struct Pings {
+    /// When a heartbeat fell due that was not sent yet.
+    due: Option<Instant>,
+    sent: u64,
+    answered: u64,
+    /// Which heartbeat is timed, and since when.
+    timed: Option<(u64, Instant)>,
+    round_trip: Option<Duration>,
+}
+
+impl Pings {
+    fn sent(&mut self) {
+        self.sent += 1;
+        if let Some(due) = self.due.take() {
+            self.timed.get_or_insert((self.sent, due));
+        }
+    }
+
+    /// Answers to what was never sent time nothing.
+    fn answered(&mut self, now: Instant) {
+        self.answered = self.sent.min(self.answered + 1);
+        if let Some((_, since)) = self.timed.take_if(|(number, _)| *number == self.answered) {
+            self.round_trip = Some(now.saturating_duration_since(since));
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +138,7 @@ impl NodeConnection {
             opened: now,
             heard: now,
             heartbeat: now,
+            pings: Pings::default(),
             allowance: Allowance::new(now, limits.heartbeat),
             outgoing: VecDeque::new(),
             urgent: false,
@@ -124,6 +155,7 @@ impl NodeConnection {
         self.phase = Phase::Opened;
         self.opened = now;
         self.heard = now;
+        self.pings = Pings::default();
         self.allowance = Allowance::new(now, self.limits.heartbeat);
         self.outgoing.clear();
     }
@@ -159,6 +191,7 @@ impl NodeConnection {
             Phase::Registered if now >= self.heard + self.limits.lost => Err(Violation::Silent),
             Phase::Registered if now >= self.heartbeat => {
                 self.heartbeat = now + self.limits.heartbeat;
+                self.pings.due = Some(now);
                 Ok(Some(NodeEvent::HeartbeatDue))
             }
             Phase::Disconnected | Phase::Registered => Ok(None),
@@ -243,7 +276,15 @@ impl NodeConnection {
 
     /// Sends a heartbeat; also right away when models or slots have changed.
     pub fn heartbeat(&mut self, heartbeat: NodeHeartbeat) -> Result<(), SendError> {
-        self.send_registered(&NodeMessage::NodeHeartbeat(heartbeat))
+        self.send_registered(&NodeMessage::NodeHeartbeat(heartbeat))?;
+        self.pings.sent();
+        Ok(())
+    }
+
+    /// Returns how long the coordinator took to answer the last heartbeat that was due, as far as
+    /// one was answered since [`connect`](Self::connect).
+    pub const fn round_trip(&self) -> Option<Duration> {
+        self.pings.round_trip
     }
 
     /// Takes an assignment on.
@@ -399,7 +440,10 @@ impl NodeConnection {
         message: CoordinatorMessage,
     ) -> Result<Option<NodeEvent>, Violation> {
         match message {
-            CoordinatorMessage::HeartbeatAck(Empty {}) => self.spend(now).map(|()| None),
+            CoordinatorMessage::HeartbeatAck(Empty {}) => {
+                self.pings.answered(now);
+                self.spend(now).map(|()| None)
+            }
             CoordinatorMessage::TaskAssign(task) => {
                 if task.begun.is_some_and(|begun| !(1..task.body_bytes).contains(&begun.bytes)) {
                     return Err(Violation::Length(task.assignment));

@@ -84,7 +84,8 @@ pub use inference::{
     InferenceError, InferenceRequest, InferenceResult, InferenceStatus, Input, InputError, Review,
 };
 pub use money::{
-    BalanceList, MonthList, MonthSummary, PaidRequest, Payout, PayoutPage, Statement, TopUpRequest,
+    BalanceList, MonthList, MonthSummary, PaidRequest, Payout, PayoutPage, RunningMonth, Statement,
+    TopUpRequest,
 };
 pub use network::{
     Hindrance, HistoryEntry, HistoryPage, NetworkStats, NodePromise, NodeWhy, ReasonCount,

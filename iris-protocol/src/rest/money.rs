@@ -49,17 +49,37 @@ pub struct MonthSummary {
     pub carried: Money,
     /// How many owners have a share.
     pub owners: u64,
+    /// What the owners' weights add up to; by evidence, thousandths of written tokens. Zero where
+    /// that is not known.
+    #[serde(default)]
+    pub weight: u64,
     /// When it was closed.
     pub closed: u64,
     /// When its shares are released.
     pub release: u64,
 }
 
-/// The closed months, the latest first.
+/// The closed months, the latest first, and the one that runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MonthList {
     /// The months.
     pub months: Vec<MonthSummary>,
+    /// The month that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<RunningMonth>,
+}
+
+/// The month that runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningMonth {
+    /// The month.
+    pub epoch: Epoch,
+    /// The rules it will be shared by.
+    pub policy: String,
+    /// What is in its pool so far.
+    pub pool: Money,
+    /// Whether nodes are tested. Where they are not, nobody is paid by evidence.
+    pub tested: bool,
 }
 
 /// An owner's statement of a month: what it was paid, and why that much.

@@ -103,6 +103,12 @@ pub struct NodeWhy {
     pub slots: u32,
     /// Requests it is working on.
     pub running: u32,
+    /// What it has done, in points of reputation, while it is connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub points: Option<i64>,
+    /// How many of a thousand tasks it is expected to complete, while it is connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<u16>,
     /// What it has promised, if anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promise: Option<NodePromise>,

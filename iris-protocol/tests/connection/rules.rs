@@ -362,6 +362,31 @@ fn ends_are_acknowledged_together_or_with_the_next_heartbeat() {
 }
 
 #[test]
+fn the_round_trip_is_that_of_the_heartbeat_that_was_due() {
+    let mut pair = Pair::new();
+    let ms = Duration::from_millis;
+    // What is sent between heartbeats times nothing, and its answer is not taken for another's.
+    pair.node.heartbeat(NodeHeartbeat::default()).unwrap();
+    pair.advance(pair.node.poll_timeout().unwrap() - pair.now);
+    assert_eq!(pair.node.handle_timeout(pair.now), Ok(Some(NodeEvent::HeartbeatDue)));
+    pair.node.heartbeat(NodeHeartbeat::default()).unwrap();
+    pair.coordinator_hears();
+    pair.node_hears();
+    assert_eq!(pair.node.round_trip(), None);
+    pair.advance(ms(30));
+    pair.coordinator_hears();
+    pair.advance(ms(12));
+    pair.node_hears();
+    assert_eq!(pair.node.round_trip(), Some(ms(42)));
+    // Answers to nothing change nothing.
+    let unasked = CoordinatorMessage::HeartbeatAck(Empty {}).encode();
+    pair.node.handle_frame(pair.now, unasked).unwrap();
+    assert_eq!(pair.node.round_trip(), Some(ms(42)));
+    pair.cut();
+    assert_eq!(pair.node.round_trip(), None, "another connection is another way");
+}
+
+#[test]
 fn a_question_about_a_task_is_answered_once() {
     let mut pair = Pair::new();
     let question =

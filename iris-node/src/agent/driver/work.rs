@@ -20,6 +20,7 @@ use crate::agent::AskedTask;
 use crate::agent::assignment::{Assignment, Opened, Prompt, Running, Stage};
 use crate::agent::classify::{Judge, LONGEST, MAX_QUESTION};
 use crate::agent::sealed::{self, SealedAnswer};
+use crate::agent::work_log::{Ongoing, Privacy, Work};
 use crate::agent::worker::{CREDIT, Outlet, Output, Run, Worker};
 use crate::slots::Slot;
 
@@ -92,6 +93,7 @@ impl Driver {
             run,
             waiting: VecDeque::new(),
             credit: Arc::new(Semaphore::new(CREDIT)),
+            ongoing: None,
             _worker: AbortOnDropHandle::new(worker),
         };
         let held = Assignment { stage: Stage::Running(running), slot };
@@ -190,6 +192,15 @@ impl Driver {
         };
         request.time_left = deadline.saturating_duration_since(Instant::now());
         debug!(%assignment, task = %task.task, ?request, "accepted");
+        let ongoing = self.core.work_log.as_ref().map(|log| {
+            let privacy = if seal.is_some() { Privacy::Sealed } else { Privacy::Open };
+            let (model, begun) = (request.model.clone(), (self.core.clock)());
+            let number = self.runs;
+            Ongoing::begin(
+                log,
+                Work { number, task: task.task, model, privacy, caller: None, begun },
+            )
+        });
         let worker = if let Some(seal) = seal {
             let answer = SealedAnswer { outlet, core: Arc::clone(&self.core), backend, deadline };
             tokio::spawn(answer.run(request, seal))
@@ -198,6 +209,7 @@ impl Driver {
                 outlet,
                 backend,
                 catalogue: Arc::clone(&self.core.catalogue),
+                written: Arc::clone(&self.core.written),
                 progress: self.core.limits.progress,
                 deadline,
             };
@@ -207,6 +219,7 @@ impl Driver {
             run,
             waiting: VecDeque::new(),
             credit,
+            ongoing,
             _worker: AbortOnDropHandle::new(worker),
         };
         let held = Assignment { stage: Stage::Running(running), slot };
@@ -235,6 +248,9 @@ impl Driver {
         };
         if !matches!(output, Output::Frame(_)) {
             *held = None;
+            if let Some(ongoing) = &mut running.ongoing {
+                ongoing.end(&output);
+            }
         }
         running.waiting.push_back(output);
         self.pass_on(assignment);

@@ -4,6 +4,7 @@ use std::future::pending;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -108,6 +109,7 @@ impl SealedAnswer {
                     if let Some((content, data)) = piece(chunk) {
                         if content != Content::Whole {
                             watch.chunk();
+                            self.core.written.fetch_add(1, Ordering::Relaxed);
                         }
                         shaper.push(content, data);
                     }
@@ -120,6 +122,8 @@ impl SealedAnswer {
             answer = None;
             match &ended {
                 Ok(finish) => {
+                    let rest = watch.uncounted(finish.usage.completion_tokens);
+                    self.core.written.fetch_add(rest, Ordering::Relaxed);
                     if let Some(rate) = watch.rate(finish.usage.completion_tokens) {
                         self.core.catalogue.record(&model, rate);
                     }

@@ -1,0 +1,139 @@
+//! What the coordinator says of the node and of what it earns.
+
+use std::time::Duration;
+
+use iris_core::NodeId;
+use iris_core::ledger::Money;
+use iris_node::agent::CoordinatorUrl;
+use iris_protocol::rest::{MonthList, NodeWhy, PayoutPage, Secret};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::credential::Credential;
+use crate::failure::Failure;
+use crate::http::{Http, cause};
+use crate::settings::Settings;
+
+/// How long one question may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How many of the latest shares are looked at.
+const SHARES: usize = 3;
+
+/// What the coordinator said; whatever it did not say is missing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Network {
+    pub(crate) why: Option<NodeWhy>,
+    pub(crate) payouts: Option<PayoutPage>,
+    pub(crate) months: Option<MonthList>,
+    /// Why something is missing.
+    pub(crate) trouble: Option<String>,
+}
+
+/// Asks a coordinator with the node's own key.
+#[derive(Clone, Debug)]
+pub(crate) struct Asking {
+    http: Http,
+    key: Option<Secret>,
+}
+
+impl Asking {
+    pub(crate) fn new(settings: &Settings) -> Result<Self, Failure> {
+        let key = match &settings.node_key {
+            Some(key) => Some(key.clone()),
+            None => Credential::kept(settings)?.map(|kept| kept.key),
+        };
+        Ok(Self { http: Http::new(settings, PATIENCE)?, key })
+    }
+
+    /// Asks the coordinator that a node is connected to, if it is, about it.
+    pub(crate) async fn about(&self, url: Option<&str>, node: Option<NodeId>) -> Network {
+        let url = url.and_then(|url| url.parse::<CoordinatorUrl>().ok());
+        match (url, node) {
+            (Some(url), Some(node)) => self.at(&url, Some(node)).await,
+            _ => Network {
+                trouble: Some("the node is not connected".to_owned()),
+                ..Network::default()
+            },
+        }
+    }
+
+    /// Asks a coordinator about what is shared in its network, and about a node.
+    pub(crate) async fn at(&self, url: &CoordinatorUrl, node: Option<NodeId>) -> Network {
+        let mut network = Network::default();
+        let Some(key) = &self.key else {
+            network.trouble = Some("this node has no key yet".to_owned());
+            return network;
+        };
+        let base = url.http_base();
+        if let Some(node) = node {
+            network.why =
+                self.ask(&format!("{base}/nodes/{node}/why"), key, &mut network.trouble).await;
+        }
+        let payouts = format!("{base}/payouts?limit={SHARES}");
+        network.payouts = self.ask(&payouts, key, &mut network.trouble).await;
+        network.months = self.ask(&format!("{base}/months"), key, &mut network.trouble).await;
+        network
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        url: &str,
+        key: &Secret,
+        trouble: &mut Option<String>,
+    ) -> Option<T> {
+        let problem = match self.http.get(url, Some(key)).await {
+            Ok(answer) if answer.is_success() => match answer.json() {
+                Some(told) => return Some(told),
+                None => "the coordinator's answer cannot be read".to_owned(),
+            },
+            // Coordinators of earlier versions let nodes' keys read nothing.
+            Ok(answer) if answer.wants_key() => {
+                format!(
+                    "the coordinator lets this node's key read nothing (status {})",
+                    answer.status
+                )
+            }
+            Ok(answer) => format!("the coordinator answers with status {}", answer.status),
+            Err(error) => format!("the coordinator does not answer: {}", cause(&error)),
+        };
+        trouble.get_or_insert(problem);
+        None
+    }
+}
+
+impl Network {
+    /// Says how the node stands.
+    pub(crate) fn standing(&self) -> Option<String> {
+        let why = self.why.as_ref()?;
+        let (standing, points) = (why.standing?, why.points?);
+        let promise = why.promise.as_ref().map_or(String::new(), |promise| {
+            format!("; promised hours: {} kept, {} broken", promise.kept, promise.broken)
+        });
+        Some(format!("of 1000 tasks {standing} are expected to end well; {points} points{promise}"))
+    }
+
+    /// Says what is earned: of the running month, which is shared once it is closed, nothing is
+    /// known but what there is to share.
+    pub(crate) fn earnings(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if let Some(running) = self.months.as_ref().and_then(|months| months.running.as_ref()) {
+            lines.push(if running.pool == Money::ZERO {
+                format!("{}: nothing is in the pool so far", running.epoch)
+            } else {
+                format!(
+                    "{}: {} in the pool so far, shared among all owners after the month's end",
+                    running.epoch, running.pool
+                )
+            });
+        }
+        if let Some(payouts) = &self.payouts {
+            lines.extend(payouts.payouts.iter().map(|share| {
+                format!("{}: your share is {} ({})", share.epoch, share.amount, share.state)
+            }));
+            if payouts.payouts.is_empty() {
+                lines.push("no share of a closed month yet".to_owned());
+            }
+        }
+        lines
+    }
+}
