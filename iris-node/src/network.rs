@@ -137,3 +137,32 @@ impl Network {
         lines
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_the_coordinator_says_is_told_in_words() {
+        let why = json!({"id": "5sd2lsz62mv4in63q3u4agspea", "slots": 1, "running": 0,
+            "points": 12, "standing": 830, "hindrances": [], "recent": []});
+        let running = json!({"epoch": "2026-11", "policy": "evidence", "pool": 250_000_000,
+            "tested": true});
+        let share = json!({"epoch": "2026-10", "account": "18517f34940d9186c7c50e5499441741",
+            "amount": 1_500_000, "state": "held", "since": 0, "release": 9});
+        let network = Network {
+            why: serde_json::from_value(why).unwrap(),
+            payouts: serde_json::from_value(json!({"payouts": [share]})).unwrap(),
+            months: serde_json::from_value(json!({"months": [], "running": running})).unwrap(),
+            trouble: None,
+        };
+        let standing = network.standing().unwrap();
+        assert_eq!(standing, "of 1000 tasks 830 are expected to end well; 12 points");
+        let earnings = network.earnings();
+        assert!(earnings[0].starts_with("2026-11: 250.000000 in the pool so far"), "{earnings:?}");
+        assert_eq!(earnings[1], "2026-10: your share is 1.500000 (held)");
+        assert_eq!((Network::default().standing(), Network::default().earnings().len()), (None, 0));
+    }
+}

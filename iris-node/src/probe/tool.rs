@@ -117,7 +117,7 @@ mod tests {
     fn commands_that_do_not_end_or_never_stop_talking_are_ended() {
         let (_folder, tools) = tools(&[
             ("hangs", "exec /bin/sleep 600"),
-            ("leaves-a-child", "/bin/sleep 600 &"),
+            ("leaves-a-child", "/bin/sleep 40 &"),
             ("talks", "while :; do echo yes; done"),
             ("closes", "exec >&-; exec /bin/sleep 600"),
         ]);
