@@ -339,6 +339,7 @@ impl Builder {
         let door = Door::new(
             Arc::clone(&dispatch),
             Arc::clone(&self.store),
+            link::Owned::load(&*self.store).await?,
             Arc::clone(&identity),
             self.limits,
         );
@@ -570,8 +571,36 @@ impl Coordinator {
             return Ok(Some(why));
         }
         let known = link::is_known(&*self.inner.store, node).await?;
-        let promise = dispatch.promises.of(node);
-        Ok(known.then(|| rest::NodeWhy { promise, ..Dispatch::why_away(*node) }))
+        Ok(known.then(|| self.why_away(*node)))
+    }
+
+    /// Returns at most `limit` nodes of `account`, connected or not, in the order of their ids,
+    /// beginning after `after`.
+    pub fn nodes_of(
+        &self,
+        account: &AccountId,
+        after: Option<&NodeId>,
+        limit: usize,
+    ) -> Vec<rest::OwnNode> {
+        let dispatch = &self.inner.dispatch;
+        let nodes = self.inner.door.owned().of(account, after, limit).into_iter();
+        nodes
+            .map(|(id, first_seen)| {
+                let (points, standing) = dispatch.record_of(&id);
+                rest::OwnNode {
+                    first_seen: first_seen.as_secs(),
+                    points: points.value(),
+                    standing: standing.mean(),
+                    node: dispatch.show_node(&id, summarise),
+                    why: dispatch.why(&id).unwrap_or_else(|| self.why_away(id)),
+                }
+            })
+            .collect()
+    }
+
+    fn why_away(&self, node: NodeId) -> rest::NodeWhy {
+        let promise = self.inner.dispatch.promises.of(&node);
+        rest::NodeWhy { promise, ..Dispatch::why_away(node) }
     }
 
     /// Names the conversation that `account` goes on with in a chat, for

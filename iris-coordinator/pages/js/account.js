@@ -1,8 +1,10 @@
-// An account: joining and signing in, then its keys, use, nodes and money.
+// An account: joining and signing in, then its keys, use, nodes and money, and what this browser has.
 
 import { call, register, signIn, signInWithKey, signOut, strangers, who } from "./api.js";
+import { device } from "./device.js";
 import { $, h, icon } from "./dom.js";
 import { date, duration, moment, number, text } from "./i18n.js";
+import { ownNodes } from "./nodes.js";
 import { copy, fault, notice } from "./shell.js";
 
 const place = $("account");
@@ -61,7 +63,7 @@ async function showOutside() {
     card("account.by.digits", byDigits),
     card("account.by.password", byPassword),
     card("account.by.key", byKey)),
-  h("p", { class: "fine", t: "account.session" }));
+  h("p", { class: "fine" }, h("span", { t: "account.session" }), " ", h("a", { href: "/docs", t: "docs.link" })), ...device());
 }
 
 function joining(isOpen) {
@@ -111,8 +113,9 @@ const TABS = [
   ["overview", "person", overview],
   ["keys", "key", keys],
   ["use", "pulse", use],
-  ["nodes", "node", nodes],
+  ["nodes", "node", ownNodes],
   ["money", "coin", money],
+  ["app", "bell", device],
 ];
 
 async function showInside() {
@@ -170,6 +173,7 @@ async function overview() {
     ["account.keys.count", number(me.keys)],
   ]), h("div", { class: "row" }, leave))];
   if (who().kind === "session" && me.email) parts.push(passwordCard());
+  parts.push(h("p", null, h("a", { href: "/docs", t: "docs.link" })));
   if (who().kind === "session") parts.push(h("p", { class: "fine", t: "account.session" }));
   return parts;
 }
@@ -310,64 +314,6 @@ async function explain(task, row) {
   const more = h("tr", null, h("td", { colspan: "7" }, said));
   more.dataset.why = task;
   row.after(more);
-}
-
-const MINE = "iris-own-nodes";
-const ownNodes = () => {
-  try {
-    return JSON.parse(localStorage.getItem(MINE)) ?? [];
-  } catch {
-    return [];
-  }
-};
-
-async function nodes() {
-  const list = h("div", { class: "stack" });
-  const listed = h("datalist", { id: "known-nodes" });
-  call("/nodes?limit=500").then(({ nodes }) =>
-    listed.replaceChildren(...nodes.map((node) => h("option", { value: node.id, raw: true }, node.name ?? ""))), () => {});
-  const draw = async () => {
-    const own = ownNodes();
-    if (own.length === 0) return list.replaceChildren(h("p", { class: "fine", t: "nodes.none" }));
-    list.replaceChildren(...(await Promise.all(own.map((id) => nodeCard(id, draw)))));
-  };
-  const id = field("nodes.id", { list: "known-nodes", autocomplete: "off", spellcheck: "false" }, "nodes.id.fine");
-  const add = form("nodes.add", [id.label, listed], async () => {
-    const wanted = id.input.value.trim();
-    await call(`/nodes/${encodeURIComponent(wanted)}/why`);
-    localStorage.setItem(MINE, JSON.stringify([...new Set([...ownNodes(), wanted])].slice(0, 50)));
-    id.input.value = "";
-    await draw();
-  });
-  await draw();
-  return [card("nodes.mine", h("p", { class: "fine", t: "nodes.explained" }), add), list];
-}
-
-async function nodeCard(id, draw) {
-  const away = button("nodes.forget", "quiet", () => {
-    localStorage.setItem(MINE, JSON.stringify(ownNodes().filter((own) => own !== id)));
-    draw();
-  }, "close");
-  let body;
-  let title = id.slice(0, 12);
-  try {
-    const why = await call(`/nodes/${id}/why`);
-    title = why.name ?? title;
-    const hindrances = why.hindrances.map(({ code, text: said, remedy }) => h("div", { class: "hindrance" },
-      h("p", { raw: true }, said), h("p", { class: "fine", raw: true }, remedy), h("p", { class: "unseen", raw: true }, code)));
-    body = [
-      h("p", { class: "row" }, h("span", { class: "badge", raw: true }, `${why.running}/${why.slots}`), h("span", { class: "fine", t: "nodes.at.work" })),
-      ...(hindrances.length > 0 ? hindrances : [h("p", { t: "nodes.fine" })]),
-      why.recent.length > 0 && h("p", { class: "fine", t: "nodes.recent" }),
-      ...why.recent.slice(0, 6).map(({ reason, count }) => h("p", { class: "fine" }, h("span", { raw: true }, `${number(count)} ×`), " ", h("span", { t: `reason.${reason}` }))),
-      why.wanted.length > 0 && h("p", { class: "fine" }, h("span", { t: "nodes.wanted" }), " ", h("span", { raw: true }, why.wanted.map(({ model, requests }) => `${model} (${number(requests)})`).join(", "))),
-    ];
-  } catch (error) {
-    body = [fault(error)];
-  }
-  return h("section", { class: "card" },
-    h("div", { class: "card-head" }, h("h2", { raw: true }, title), away),
-    h("p", { class: "id fine", raw: true }, id), ...body);
 }
 
 async function money() {

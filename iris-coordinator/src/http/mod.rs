@@ -117,6 +117,7 @@ fn routes(api: Arc<Api>) -> Router {
         .route("/history", get(network::history))
         .route("/live", get(live::live))
         .route("/nodes", get(network::nodes))
+        .route("/account/nodes", get(network::own_nodes))
         .route("/nodes/connect", get(connect::connect))
         .route("/nodes/{id}/why", get(rest::why))
         .route("/payouts", get(money::payouts))

@@ -30,6 +30,7 @@
 //! | `GET /history?limit=&after=` | | [`HistoryPage`] |
 //! | `GET /nodes?limit=&after=` | | [`NodeList`] |
 //! | `GET /nodes/{id}/why` | | [`NodeWhy`] |
+//! | `GET /account/nodes?limit=&after=` | | [`OwnNodeList`] |
 //! | `GET /payouts?limit=&after=` | | [`PayoutPage`] |
 //! | `GET /months` | | [`MonthList`] |
 //! | `GET /months/{month}` | | [`Statement`] |
@@ -76,8 +77,8 @@ pub use money::{
     BalanceList, MonthList, MonthSummary, PaidRequest, Payout, PayoutPage, Statement, TopUpRequest,
 };
 pub use network::{
-    Hindrance, HistoryEntry, HistoryPage, NetworkStats, NodePromise, NodeWhy, ReasonCount,
-    ReputationEntry, ReputationPage, WantedModel,
+    Hindrance, HistoryEntry, HistoryPage, NetworkStats, NodePromise, NodeWhy, OwnNode, OwnNodeList,
+    ReasonCount, ReputationEntry, ReputationPage, WantedModel,
 };
 pub use node::{
     Choice, Explanation, Health, NodeList, NodeReason, NodeSummary, Outline, SkipCount,
