@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use iris_core::admission::AdmissionPolicy;
 use iris_core::classify::Question;
 use iris_core::demand::Difficulty;
@@ -57,6 +57,8 @@ const HOUSEKEEPING: Duration = Duration::from_mins(1);
 const DAY: u64 = 24 * 60;
 /// How many of such records are written in one commit.
 const WRITTEN_TOGETHER: usize = 256;
+/// How many receipts are read at a time.
+const RECEIPTS_AT_A_TIME: usize = 16;
 
 /// The coordinator of a network; cloning shares it.
 #[derive(Clone)]
@@ -636,6 +638,24 @@ impl Coordinator {
     ) -> Result<rest::HistoryPage, StoreError> {
         let histories = &self.inner.dispatch.histories;
         history::page(&*self.inner.store, histories, account, after, limit).await
+    }
+
+    /// Returns the nodes' receipts for those tasks of `account` that [`history`](Self::history)
+    /// returns for the same page: sealed ones have receipts, as far as their nodes gave them.
+    pub async fn receipts(
+        &self,
+        account: &AccountId,
+        after: Option<&HistoryCursor>,
+        limit: usize,
+    ) -> Result<rest::ReceiptPage, StoreError> {
+        let store = &*self.inner.store;
+        let page = self.history(account, after, limit).await?;
+        let sealed = page.tasks.into_iter().filter(|task| task.sealed);
+        let receipts = futures::stream::iter(sealed)
+            .map(|task| ReceiptRecord::of(store, task.task))
+            .buffered(RECEIPTS_AT_A_TIME)
+            .try_filter_map(|receipt| async move { Ok(receipt) });
+        Ok(rest::ReceiptPage { receipts: receipts.try_collect().await?, next: page.next })
     }
 
     /// Counts a request of `account` that came with `key`, or says which limit it reached: its

@@ -5,6 +5,7 @@ import { device } from "./device.js";
 import { $, h, icon } from "./dom.js";
 import { date, duration, moment, number, text } from "./i18n.js";
 import { ownNodes } from "./nodes.js";
+import { receiptPart } from "./receipt.js";
 import { copy, fault, notice } from "./shell.js";
 
 const place = $("account");
@@ -133,6 +134,7 @@ async function showInside() {
       tab.setAttribute("aria-selected", String(name === chosen.name));
       tab.tabIndex = name === chosen.name ? 0 : -1;
     }
+    row.scrollTo({ left: chosen.tab.offsetLeft - (row.clientWidth - chosen.tab.offsetWidth) / 2 });
     body.setAttribute("aria-label", text(`tab.${chosen.name}`));
     history.replaceState(null, "", `#${chosen.name}`);
     body.replaceChildren(h("p", { class: "fine", t: "account.loading" }));
@@ -264,7 +266,8 @@ function keyRow(key, showSecret, reload) {
 }
 
 async function use() {
-  const page = await call("/history?limit=500");
+  const [page, { receipts }] = await Promise.all([call("/history?limit=500"), call("/receipts?limit=500")]);
+  const receiptOf = new Map(receipts.map((receipt) => [receipt.task, receipt]));
   const days = new Map();
   for (const task of page.tasks) {
     const day = new Date(task.submitted * 1000).toISOString().slice(0, 10);
@@ -283,6 +286,8 @@ async function use() {
   });
   const rows = page.tasks.slice(0, 50).map((task) => {
     const why = button("use.why", "quiet", (made) => explain(task.task, made.closest("tr")));
+    const receipt = receiptOf.get(task.task);
+    const proof = button("receipt.show", "quiet", (made) => below(made.closest("tr"), "receipt", () => receiptPart(receipt)), "file");
     return h("tr", null,
       h("td", { raw: true }, moment(task.submitted)), h("td", { raw: true }, task.model),
       h("td", null, h("span", { class: `badge ${task.state === "finished" ? "good" : "bad"}`, t: `task.${task.state}` }),
@@ -290,7 +295,7 @@ async function use() {
       h("td", { class: "number", raw: true }, duration(task.took_ms)),
       h("td", { class: "number", raw: true }, number(task.prompt_tokens + task.completion_tokens)),
       h("td", { class: "id", raw: true }, task.node?.slice(0, 8) ?? "–"),
-      h("td", null, !task.sealed && why));
+      h("td", null, task.sealed ? receipt && proof : why));
   });
   const head = ["use.when", "chat.model", "use.state", "use.took", "use.tokens", "use.node", "use.why"];
   return [
@@ -300,21 +305,24 @@ async function use() {
   ];
 }
 
-async function explain(task, row) {
-  if (row.nextElementSibling?.dataset.why === task) return row.nextElementSibling.remove();
-  let said;
+/** Shows a part below a row of the tasks, or takes it away again. */
+async function below(row, kind, make) {
+  if (row.nextElementSibling?.dataset.kind === kind) return row.nextElementSibling.remove();
+  const more = h("tr", null, h("td", { colspan: "7" }, await make()));
+  more.dataset.kind = kind;
+  row.after(more);
+}
+
+const explain = (task, row) => below(row, "why", async () => {
   try {
     const { reasons, skipped } = await call(`/inference/${task}/explain`);
-    said = h("ul", { class: "stack" },
+    return h("ul", { class: "stack" },
       reasons.map(({ node, reason }) => h("li", null, h("span", { class: "id", raw: true }, node.slice(0, 8)), " ", h("span", { t: `reason.${reason}` }))),
       skipped.map(({ reason, count }) => h("li", null, h("span", { raw: true }, `${number(count)} ×`), " ", h("span", { t: `reason.${reason}` }))));
   } catch (error) {
-    said = error.status === 404 ? h("p", { class: "fine", t: "use.forgotten" }) : fault(error);
+    return error.status === 404 ? h("p", { class: "fine", t: "use.forgotten" }) : fault(error);
   }
-  const more = h("tr", null, h("td", { colspan: "7" }, said));
-  more.dataset.why = task;
-  row.after(more);
-}
+});
 
 async function money() {
   const [{ payouts }, { months }] = await Promise.all([call("/payouts"), call("/months")]);

@@ -2,10 +2,11 @@
 
 import { canInstall, canKeep, install, isInstalled } from "./app.js";
 import { who } from "./api.js";
-import { h, icon } from "./dom.js";
+import { $, h, icon } from "./dom.js";
 import { duration, moment, number, text } from "./i18n.js";
 import * as log from "./log.js";
 import * as news from "./news.js";
+import { save } from "./save.js";
 import { notice } from "./shell.js";
 
 /** Entries of the log that are shown at a time. */
@@ -24,12 +25,10 @@ export const device = () => [installing(), ...(who() ? [telling()] : []), seen()
 // ----------------------------------------------------------------------------------------- the app
 
 function installing() {
-  const place = h("div", { class: "stack" });
-  const draw = () => place.replaceChildren(...how());
-  document.addEventListener("installable", draw);
-  draw();
-  return card("app.title", h("p", { class: "fine", t: "app.explained" }), place);
+  return card("app.title", h("p", { class: "fine", t: "app.explained" }), h("div", { class: "stack", id: "installing" }, how()));
 }
+
+document.addEventListener("installable", () => $("installing")?.replaceChildren(...how()));
 
 function how() {
   if (!canKeep) return [h("p", { t: "app.unsafe" })];
@@ -75,6 +74,16 @@ async function permitted() {
 
 // ----------------------------------------------------------------------------------------- the log
 
+/** Draws the log that is shown, if any is; many entries may come at a time. */
+let redraw = () => {};
+let due = null;
+document.addEventListener("log", () => {
+  due ??= setTimeout(() => {
+    due = null;
+    redraw();
+  }, 300);
+});
+
 function seen() {
   const list = h("ol", { class: "log" });
   const draw = async () => {
@@ -89,17 +98,10 @@ function seen() {
     await draw();
   }, "trash");
   const tools = h("div", { class: "row" },
-    button("log.json", "plain", async () => save("json", "application/json", JSON.stringify(await log.entries(), null, 2)), "download"),
-    button("log.text", "plain", async () => save("txt", "text/plain", (await log.entries()).map(line).join("\n")), "download"),
+    button("log.json", "plain", async () => keep("json", JSON.stringify(await log.entries(), null, 2)), "download"),
+    button("log.text", "plain", async () => keep("txt", (await log.entries()).map(line).join("\n")), "download"),
     clear);
-  let due = null;
-  document.addEventListener("log", () => {
-    if (!list.isConnected) return;
-    due ??= setTimeout(() => {
-      due = null;
-      draw();
-    }, 300);
-  });
+  redraw = draw;
   draw();
   return card("log.title", h("p", { class: "fine", t: "log.explained", values: { most: number(log.MOST) } }), tools,
     h("div", { class: "scroll tall", tabindex: "0", role: "region", label: "log.title" }, list));
@@ -119,13 +121,9 @@ function row(entry) {
     h("span", { class: isBad ? "bad" : "", t: key, values }));
 }
 
-const line = (entry) => `${new Date(entry.at).toISOString()} ${text(...words(entry))}`;
-
-/** Hands a text over as a file. */
-function save(ending, type, said) {
-  const address = URL.createObjectURL(new Blob([said], { type }));
-  const link = h("a", { href: address, download: `iris-log.${ending}` });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(address), 1000);
+function keep(ending, said) {
+  save(`iris-log.${ending}`, said);
   notice("log.saved");
 }
+
+const line = (entry) => `${new Date(entry.at).toISOString()} ${text(...words(entry))}`;

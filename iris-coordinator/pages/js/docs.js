@@ -25,9 +25,10 @@ const nameOf = (schema) => schema?.$ref?.split("/").pop();
 
 /** Writes a type in a few words, such as `string` or `array of Node`. */
 function typeOf(schema) {
-  const { type, items, oneOf, anyOf, enum: values, const: only, format } = resolve(schema);
+  const { type, items, oneOf, anyOf, properties, enum: values, const: only, format } = resolve(schema);
   if (only !== undefined) return JSON.stringify(only);
   if (values) return values.map((value) => JSON.stringify(value)).join(" | ");
+  if (properties) return nameOf(schema) ?? "object";
   if (oneOf ?? anyOf) return (oneOf ?? anyOf).map(typeOf).join(" | ");
   if (type === "array") return `array of ${typeOf(items)}`;
   const name = nameOf(schema);
@@ -42,13 +43,13 @@ function example(schema, depth = 0) {
     if (value !== undefined) return value;
   }
   const one = found.oneOf?.[0] ?? found.anyOf?.[0];
-  if (one) return example(one, depth);
+  if (one && !found.properties) return example(one, depth);
   const parts = found.allOf?.map((part) => example(part, depth)) ?? [];
   if (parts.length > 0) return Object.assign({}, ...parts);
   const type = Array.isArray(found.type) ? found.type[0] : found.type;
   if (type === "array") return depth < DEPTH && found.items ? [example(found.items, depth + 1)] : [];
   if (type === "object" || found.properties) {
-    const required = new Set(found.required ?? []);
+    const required = new Set([...(found.required ?? []), ...(one?.required ?? [])]);
     const names = Object.keys(found.properties ?? {}).filter((name) => required.has(name));
     return depth < DEPTH ? Object.fromEntries(names.map((name) => [name, example(found.properties[name], depth + 1)])) : {};
   }
@@ -56,6 +57,9 @@ function example(schema, depth = 0) {
   if (type === "boolean") return true;
   return "…";
 }
+
+/** Writes what stands between backticks as code. */
+const prose = (said) => said.split("`").map((part, place) => (place % 2 === 1 ? h("code", null, part) : part));
 
 const json = (content) => content?.["application/json"]?.schema;
 
@@ -90,7 +94,7 @@ function members(schema, depth = 0) {
     return h("li", null,
       h("p", null, h("code", { raw: true }, name), " ", h("span", { class: "fine", raw: true }, typeOf(member)),
         required.has(name) && h("span", null, " ", h("span", { class: "badge", t: "docs.required" }))),
-      (member.description ?? resolve(member).description) && h("p", { class: "fine", raw: true }, member.description ?? resolve(member).description),
+      (member.description ?? resolve(member).description) && h("p", { class: "fine", raw: true }, prose(member.description ?? resolve(member).description)),
       depth < DEPTH && isMany(inner) && h("details", null, h("summary", { t: "docs.members" }), lazily(() => members(inner, depth + 1))));
   });
   return h("ul", { class: "members" }, rows);
@@ -109,7 +113,7 @@ function parameters(list) {
   const rows = list.map(resolve).map(({ name, in: place, required, description, schema }) => h("li", null,
     h("p", null, h("code", { raw: true }, name), " ", h("span", { class: "fine", raw: true }, `${place}, ${typeOf(schema)}`),
       required && h("span", null, " ", h("span", { class: "badge", t: "docs.required" }))),
-    description && h("p", { class: "fine", raw: true }, description)));
+    description && h("p", { class: "fine", raw: true }, prose(description))));
   return h("section", null, h("h3", { t: "docs.parameters" }), h("ul", { class: "members" }, rows));
 }
 
@@ -124,7 +128,7 @@ function responses(operation) {
     const { description, content } = resolve(answer);
     const schema = json(content);
     return h("li", null,
-      h("p", null, h("code", { raw: true }, status), " ", h("span", { raw: true }, description ?? ""), " ",
+      h("p", null, h("code", { raw: true }, status), " ", h("span", { raw: true }, prose(description ?? "")), " ",
         h("span", { class: "fine", raw: true }, Object.keys(content ?? {}).join(", "))),
       schema && isMany(schema) && h("details", null, h("summary", null, h("span", { raw: true }, typeOf(schema))), lazily(() => members(schema))));
   });
@@ -144,7 +148,7 @@ function operationElement(one) {
     history.replaceState(null, "", `#${operation.operationId}`);
     if (said.childElementCount > 0) return;
     said.append(...[
-      operation.description && h("p", { raw: true }, operation.description),
+      operation.description && h("p", { raw: true }, prose(operation.description)),
       operation.parameters && parameters(operation.parameters),
       body(operation),
       responses(operation),

@@ -60,9 +60,11 @@ async function watch(signal) {
     } catch (error) {
       if (signal.aborted || [401, 403, 404].includes(error.status)) return;
     }
-    await new Promise((done) => setTimeout(done, pause));
+    await wait(pause);
   }
 }
+
+const wait = (millis) => new Promise((done) => setTimeout(done, millis));
 
 async function take(said, known) {
   if (said.type === "tasks") {
@@ -87,7 +89,8 @@ let looked = 0;
 
 /** Looks at one's nodes, and tells which of them have changed. */
 async function look(known) {
-  if (!settings().nodes || Date.now() - looked < PAUSE) return;
+  if (!settings().nodes) return;
+  await wait(looked + PAUSE - Date.now());
   looked = Date.now();
   const { nodes } = await call("/account/nodes?limit=500");
   for (const own of nodes) {

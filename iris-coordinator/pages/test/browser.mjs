@@ -67,4 +67,12 @@ export async function ask(page, question) {
   return page.locator(".theirs").last().locator(".body").innerText();
 }
 
+/** Waits until something that a page tells, maybe by a promise, is so. */
+export async function until(page, isSo, argument, limit = 30_000) {
+  for (const end = Date.now() + limit; Date.now() < end; await page.waitForTimeout(50)) {
+    if (await page.evaluate(isSo, argument)) return;
+  }
+  throw new Error(`not within ${limit} ms: ${isSo}`);
+}
+
 export const shot = (page, name, fullPage = false) => page.screenshot({ path: join(facts.shots, `${name}.png`), fullPage });

@@ -115,6 +115,7 @@ fn routes(api: Arc<Api>) -> Router {
         .route("/stats", get(network::stats))
         .route("/reputation", get(network::reputation))
         .route("/history", get(network::history))
+        .route("/receipts", get(network::receipts))
         .route("/live", get(live::live))
         .route("/nodes", get(network::nodes))
         .route("/account/nodes", get(network::own_nodes))

@@ -132,6 +132,18 @@ pub(super) async fn history(
     Ok(json_response(&history.map_err(unreadable)?))
 }
 
+/// `GET /receipts`: of the caller's own sealed tasks.
+pub(super) async fn receipts(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    asked: Asked,
+) -> Reply {
+    let account = api.key(&headers, ASK).await?.account;
+    let page = Page::read(asked)?;
+    let receipts = api.coordinator.receipts(&account, page.after.as_ref(), page.limit).await;
+    Ok(json_response(&receipts.map_err(unreadable)?))
+}
+
 fn unreadable(error: StoreError) -> ApiError {
     match error {
         StoreError::Unavailable(_) => {

@@ -75,6 +75,8 @@ const FILES: &[(&str, &[u8])] = embedded! {
     "js/news.js"
     "js/nodes.js"
     "js/nodestate.js"
+    "js/receipt.js"
+    "js/save.js"
     "js/shell.js"
     "js/stream.js"
     "js/talks.js"

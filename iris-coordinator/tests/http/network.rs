@@ -129,14 +129,14 @@ async fn figures_are_those_of_the_network() {
 #[tokio::test]
 async fn pages_are_for_members_and_bounded() {
     let net = Net::start().await;
-    for path in ["/stats", "/nodes", "/account/nodes", "/reputation", "/history"] {
+    for path in ["/stats", "/nodes", "/account/nodes", "/reputation", "/history", "/receipts"] {
         assert_eq!(send(net.address, request("GET", path, &[], "")).await.status, 401, "{path}");
         let node = key(&net.coordinator, net.account, KeyScope::Node).await;
         let bearer = format!("Bearer {node}");
         let reply = request("GET", path, &[("authorization", &bearer)], "");
         assert_eq!(send(net.address, reply).await.status, 403, "{path}");
     }
-    for path in ["/nodes", "/account/nodes", "/reputation", "/history"] {
+    for path in ["/nodes", "/account/nodes", "/reputation", "/history", "/receipts"] {
         for limit in ["0", "501", "-1", "x", "", "1e1", "99999999999999999999"] {
             let reply = net.get(&format!("{path}?limit={limit}")).await;
             assert_eq!(reply.status, 400, "{path} {limit}");
@@ -186,10 +186,13 @@ async fn members_see_their_own_nodes_and_why_each_is_idle() {
 
 #[tokio::test]
 async fn own_nodes_are_known_after_a_restart() {
-    let net = Net::start().await;
+    let identity = || Identity::from_seed(&Secret::from_bytes([7; 32]));
+    let store = Arc::new(MemoryStore::new());
+    let coordinator = coordinator_of(identity(), store.clone()).await;
+    let net = Net::around(coordinator, ServerSettings::default()).await;
     let _node = net.node(vec![]).await;
     let mine = net.coordinator.nodes()[0].id;
-    let again = coordinator_over(net.store.clone()).await;
+    let again = coordinator_of(identity(), store).await;
     let known = again.nodes_of(&net.account, None, 10);
     assert_eq!(known.iter().map(|own| own.why.id).collect::<Vec<_>>(), [mine]);
     assert!(known[0].node.is_none());
@@ -216,7 +219,7 @@ async fn attack_43_hostile_ids_cursors_and_names_are_inert() {
         "%F0%9F%92%A3",
     ];
     for text in hostile {
-        for path in ["/nodes", "/account/nodes", "/reputation", "/history"] {
+        for path in ["/nodes", "/account/nodes", "/reputation", "/history", "/receipts"] {
             let reply = net.get(&format!("{path}?after={text}")).await;
             assert_eq!(reply.status, 400, "{path} {text}: {}", reply.text());
             assert_eq!(reply.json()["error"]["param"], "after", "{path} {text}");

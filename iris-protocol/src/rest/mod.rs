@@ -28,6 +28,7 @@
 //! | `GET /stats` | | [`NetworkStats`] |
 //! | `GET /reputation?limit=&after=` | | [`ReputationPage`] |
 //! | `GET /history?limit=&after=` | | [`HistoryPage`] |
+//! | `GET /receipts?limit=&after=` | | [`ReceiptPage`] |
 //! | `GET /nodes?limit=&after=` | | [`NodeList`] |
 //! | `GET /nodes/{id}/why` | | [`NodeWhy`] |
 //! | `GET /account/nodes?limit=&after=` | | [`OwnNodeList`] |
@@ -87,7 +88,7 @@ pub use node::{
 pub use roster::{
     ConsistencyProof, FreeSlots, InclusionProof, LogEntries, Roster, RosterNode, SignedRoster,
 };
-pub use sealed::SealedRefusal;
+pub use sealed::{KeptReceipt, ReceiptPage, SealedRefusal};
 pub use secret::Secret;
 pub use session::{
     FeeRequest, InvitationCreated, InvitationList, InvitationRequest, InvitationSummary,
