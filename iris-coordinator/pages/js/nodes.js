@@ -81,9 +81,8 @@ function nodeCard(own) {
         h("span", { raw: true }, why.wanted.map(({ model, requests }) => `${model} (${number(requests)})`).join(", ")))));
 }
 
-/** The coordinator's words where the pages have none of their own. */
+/** Says what keeps a node from work; by the coordinator's words where the pages have none. */
 function hindrance({ code, text: said, remedy }) {
-  const word = (key, found) => (has(key) ? h("p", { t: key }) : h("p", { raw: true }, found));
-  const hint = has(`why.${code}.remedy`) ? h("p", { class: "fine", t: `why.${code}.remedy` }) : h("p", { class: "fine", raw: true }, remedy);
-  return h("div", { class: "hindrance" }, word(`why.${code}`, said), hint);
+  const line = (kind, key, found) => (has(key) ? h("p", { class: kind, t: key }) : h("p", { class: kind, raw: true }, found));
+  return h("div", { class: "hindrance" }, line("", `why.${code}`, said), line("fine", `why.${code}.remedy`, remedy));
 }

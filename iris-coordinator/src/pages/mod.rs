@@ -228,7 +228,7 @@ fn with_policy(mut response: Response) -> Response {
 
 /// Writes names as a list in JSON.
 fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    serde_json::Value::from_iter(names).to_string()
+    names.collect::<serde_json::Value>().to_string()
 }
 
 fn kind(name: &str) -> &'static str {
