@@ -3,7 +3,6 @@
 
 import { h, icon } from "./dom.js";
 import { note } from "./log.js";
-import * as news from "./news.js";
 import { isDark } from "./shell.js";
 
 /** Whether this browser can keep pages and show notifications: by https, or on this machine. */
@@ -59,6 +58,17 @@ const broke = (where) => note("error", { code: "script", where, page: location.p
 addEventListener("error", ({ filename, lineno }) => broke(`${filename?.split("/").pop()}:${lineno}`));
 addEventListener("unhandledrejection", ({ reason }) => broke(reason?.name ?? "promise"));
 
-document.addEventListener("session", news.begin);
-addEventListener("storage", ({ key }) => key === "iris-news" && news.begin());
-news.begin();
+/** Few ask to be told of anything, and only they load what does that. */
+async function listen() {
+  const isWanted = (() => {
+    try {
+      return localStorage.getItem("iris-news") !== null;
+    } catch {
+      return false;
+    }
+  })();
+  if (isWanted) (await import("./news.js")).begin();
+}
+document.addEventListener("session", listen);
+addEventListener("storage", ({ key }) => key === "iris-news" && listen());
+listen();

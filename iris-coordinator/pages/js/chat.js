@@ -3,7 +3,6 @@
 import { call, strangers, who } from "./api.js";
 import { $, h, icon } from "./dom.js";
 import { clock, duration, number, text } from "./i18n.js";
-import { show } from "./markdown.js";
 import { copy, fault, notice } from "./shell.js";
 import { ask } from "./stream.js";
 import * as talks from "./talks.js";
@@ -25,6 +24,25 @@ let isLetIn = {};
 
 function fresh() {
   return { id: crypto.randomUUID?.() ?? String(Math.random()), updated: Date.now(), messages: [] };
+}
+
+// --------------------------------------------------------------------------------- its formatting
+
+/** What formats answers is most of what the page weighs, and comes when there is one to expect. */
+let markdown = null;
+let loading = null;
+const load = () =>
+  (loading ??= import("./markdown.js").then(
+    (loaded) => (markdown = loaded),
+    // Without a connection texts stay as they are.
+    () => (loading = null),
+  ));
+
+/** Shows a text formatted, or for the moment as it is. */
+function show(body, content, isWhole) {
+  if (markdown) return markdown.show(body, content, isWhole);
+  body.textContent = content;
+  load().then(() => markdown?.show(body, content, isWhole));
 }
 
 // ------------------------------------------------------------------------------- the conversation
@@ -441,6 +459,7 @@ question.addEventListener("keydown", (event) => {
   }
 });
 question.addEventListener("input", grow);
+question.addEventListener("focus", load);
 $("stop").addEventListener("click", () => running?.controller.abort());
 $("new").addEventListener("click", () => choose(fresh()));
 $("drawer").addEventListener("click", () => openDrawer(!$("talks").classList.contains("open")));

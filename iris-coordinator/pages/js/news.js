@@ -85,13 +85,14 @@ async function ended({ task, model, state, took_ms, node, sealed }) {
   await tell("news.task", { model, state: text(`task.${state}`), time: duration(took_ms) }, "/account#use", "tasks");
 }
 
-let looked = 0;
+/** When it was last looked, by a clock that nobody sets. */
+let looked = -PAUSE;
 
 /** Looks at one's nodes, and tells which of them have changed. */
 async function look(known) {
   if (!settings().nodes) return;
-  await wait(looked + PAUSE - Date.now());
-  looked = Date.now();
+  await wait(looked + PAUSE - performance.now());
+  looked = performance.now();
   const { nodes } = await call("/account/nodes?limit=500");
   for (const own of nodes) {
     const { id, name } = own.why;

@@ -224,7 +224,7 @@ for (const [language, locale] of [["en", "en-US"], ["es", "es-ES"]]) {
     }
     const before = await page.innerText(".places");
     await page.click("#language");
-    assert.notEqual(await page.innerText(".places"), before);
+    await page.waitForFunction((before) => document.querySelector(".places").innerText !== before, before);
     assert.deepEqual(complaints, []);
     await context.close();
   });
