@@ -3,6 +3,7 @@
 import { call, strangers, who } from "./api.js";
 import { $, h, icon } from "./dom.js";
 import { clock, duration, number, text } from "./i18n.js";
+import { note as noteInLog } from "./log.js";
 import { copy, fault, notice } from "./shell.js";
 import { ask } from "./stream.js";
 import * as talks from "./talks.js";
@@ -229,6 +230,7 @@ async function answer(asked, document) {
       if (event.type === "node") Object.assign(message, { node: event.node, model: event.model ?? model });
       if (event.type === "privacy") message.privacy = event.privacy;
       if (event.type === "limit") showLimit(event.left);
+      if (event.type === "task") message.task = event.task;
       if (event.type === "unproven") message.unproven = true;
       if (event.type === "step") {
         message.steps ??= [];
@@ -261,11 +263,19 @@ async function answer(asked, document) {
   if (message.steps) parts.work.replaceChildren(stepsElement(message.steps, true));
   finish(parts.foot, message, place);
   messages.removeAttribute("aria-busy");
+  noteEnd(message, Math.round(performance.now() - began));
   running = null;
   showRunning();
   mine.updated = Date.now();
   await talks.save(mine).catch(() => notice("chat.unsaved"));
   await list();
+}
+
+/** Notes in the log that an answer is over; neither the question nor the answer. */
+function noteEnd({ task, model, node, privacy, stopped, error }, took) {
+  const state = stopped ? "cancelled" : error ? "failed" : "finished";
+  const facts = { task, model: model ?? text("chat.model.any"), node, state, took_ms: took, sealed: privacy === "sealed" };
+  noteInLog("task", facts, task ? `task:${task}` : undefined);
 }
 
 const limitOf = (error) => {

@@ -160,8 +160,8 @@ async fn members_see_their_own_nodes_and_why_each_is_idle() {
     loop {
         let page = net.get(&query).await.json();
         own.extend(page["nodes"].as_array().unwrap().clone());
-        let Some(next) = page["next"].as_str() else { break };
-        query = format!("/account/nodes?limit=1&after={next}");
+        let Some(after) = page["next"].as_str() else { break };
+        query = format!("/account/nodes?limit=1&after={after}");
     }
     let ids: Vec<_> = own.iter().map(|own| own["why"]["id"].as_str().unwrap()).collect();
     assert!(ids.len() == 2 && ids.is_sorted() && ids.contains(&mine.as_str()), "{ids:?}");
