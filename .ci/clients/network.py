@@ -54,10 +54,12 @@ class Network:
 
     def start_node(self, name, settings):
         """Starts a node that is the account's, and lets the caller wait for its model."""
-        files = {"NODE_KEY_PATH": self._path(f"{name}.key")}
-        account = {"IRIS_ACCOUNT_KEY": self.account_key}
-        joins = {"NODE_ID": name, "COORDINATOR_URL": self.url}
-        return self._start("iris-node", [], {**files, **account, **joins, **settings}, name)
+        return self._start("iris-node", [], self._node_settings(name, settings), name)
+
+    def node_command(self, name, settings):
+        """Returns the program and the environment of such a node, for others to start."""
+        environment = {**_environment(), **self._node_settings(name, settings)}
+        return os.path.join(self.binaries, "iris-node"), environment
 
     def start_proxy(self):
         """Starts what seals the requests of ordinary programs, and returns its address."""
@@ -120,6 +122,12 @@ class Network:
             # Callers of a busy model hear so soon.
             "IRIS_MAX_WAIT_SECS": "1",
         }
+
+    def _node_settings(self, name, settings):
+        files = {"NODE_KEY_PATH": self._path(f"{name}.key")}
+        account = {"IRIS_ACCOUNT_KEY": self.account_key}
+        joins = {"NODE_ID": name, "COORDINATOR_URL": self.url}
+        return {**files, **account, **joins, **settings}
 
     def _path(self, name):
         return os.path.join(self.folder, name)

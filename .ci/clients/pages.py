@@ -52,6 +52,7 @@ def main(binaries, cache):
                 "engine": ENGINE,
                 "scripted": SCRIPTED,
                 "attack": ATTACK,
+                "visiting": visiting(network, scripted.url),
                 "browser": browser,
                 "playwright": os.path.join(modules, "playwright-core", "index.mjs"),
                 "axe": os.path.join(modules, "axe-core", "axe.min.js"),
@@ -61,6 +62,12 @@ def main(binaries, cache):
                 print(network.logs(), file=sys.stderr)
                 return 1
     return 0
+
+
+def visiting(network, model_server):
+    """Returns how to start a further node of the account, which comes and goes."""
+    program, environment = network.node_command("visiting", {"LMSTUDIO_URL": model_server})
+    return {"name": "visiting", "program": program, "environment": environment}
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import suite
 from network import Failed, Network
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-TESTS = os.path.join(ROOT, "iris-client", "js", "test")
+TESTS = os.path.join(ROOT, "iris-crypto", "js", "test")
 MODEL = "iris-tiny"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -46,7 +46,7 @@ def main(binaries, cache):
                 "baseUrl": network.url,
                 "key": key,
                 "model": MODEL,
-                "page": f"{page}/iris-client/js/test/page.html",
+                "page": f"{page}/iris-crypto/js/test/page.html",
                 "playwright": os.path.join(playwright, "index.mjs"),
                 "browser": browser,
             }

@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use iris_core::admission::AdmissionPolicy;
 use iris_core::classify::Question;
 use iris_core::demand::Difficulty;
@@ -59,6 +59,8 @@ const HOUSEKEEPING: Duration = Duration::from_mins(1);
 const DAY: u64 = 24 * 60;
 /// How many of such records are written in one commit.
 const WRITTEN_TOGETHER: usize = 256;
+/// How many receipts are read at a time.
+const RECEIPTS_AT_A_TIME: usize = 16;
 
 /// The coordinator of a network; cloning shares it.
 #[derive(Clone)]
@@ -343,6 +345,7 @@ impl Builder {
         let door = Door::new(
             Arc::clone(&dispatch),
             Arc::clone(&self.store),
+            link::Owned::load(&*self.store).await?,
             Arc::clone(&identity),
             self.limits,
         );
@@ -586,8 +589,36 @@ impl Coordinator {
             return Ok(Some(why));
         }
         let known = link::is_known(&*self.inner.store, node).await?;
-        let promise = dispatch.promises.of(node);
-        Ok(known.then(|| rest::NodeWhy { promise, ..Dispatch::why_away(*node) }))
+        Ok(known.then(|| self.why_away(*node)))
+    }
+
+    /// Returns at most `limit` nodes of `account`, connected or not, in the order of their ids,
+    /// beginning after `after`.
+    pub fn nodes_of(
+        &self,
+        account: &AccountId,
+        after: Option<&NodeId>,
+        limit: usize,
+    ) -> Vec<rest::OwnNode> {
+        let dispatch = &self.inner.dispatch;
+        let nodes = self.inner.door.owned().of(account, after, limit).into_iter();
+        nodes
+            .map(|(id, first_seen)| {
+                let (points, standing) = dispatch.record_of(&id);
+                rest::OwnNode {
+                    first_seen: first_seen.as_secs(),
+                    points: points.value(),
+                    standing: standing.mean(),
+                    node: dispatch.show_node(&id, summarise),
+                    why: dispatch.why(&id).unwrap_or_else(|| self.why_away(id)),
+                }
+            })
+            .collect()
+    }
+
+    fn why_away(&self, node: NodeId) -> rest::NodeWhy {
+        let promise = self.inner.dispatch.promises.of(&node);
+        rest::NodeWhy { promise, ..Dispatch::why_away(node) }
     }
 
     /// Returns whether a connected node is an account's.
@@ -642,6 +673,24 @@ impl Coordinator {
     ) -> Result<rest::HistoryPage, StoreError> {
         let histories = &self.inner.dispatch.histories;
         history::page(&*self.inner.store, histories, account, after, limit).await
+    }
+
+    /// Returns the nodes' receipts for those tasks of `account` that [`history`](Self::history)
+    /// returns for the same page: sealed ones have receipts, as far as their nodes gave them.
+    pub async fn receipts(
+        &self,
+        account: &AccountId,
+        after: Option<&HistoryCursor>,
+        limit: usize,
+    ) -> Result<rest::ReceiptPage, StoreError> {
+        let store = &*self.inner.store;
+        let page = self.history(account, after, limit).await?;
+        let sealed = page.tasks.into_iter().filter(|task| task.sealed);
+        let receipts = futures::stream::iter(sealed)
+            .map(|task| ReceiptRecord::of(store, task.task))
+            .buffered(RECEIPTS_AT_A_TIME)
+            .try_filter_map(|receipt| async move { Ok(receipt) });
+        Ok(rest::ReceiptPage { receipts: receipts.try_collect().await?, next: page.next })
     }
 
     /// Counts a request of `account` that came with `key`, or says which limit it reached: its

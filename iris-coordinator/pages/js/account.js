@@ -1,8 +1,11 @@
-// An account: joining and signing in, then its keys, use, nodes and money.
+// An account: joining and signing in, then its keys, use, nodes and money, and what this browser has.
 
 import { call, register, signIn, signInWithKey, signOut, strangers, who } from "./api.js";
+import { device } from "./device.js";
 import { $, h, icon } from "./dom.js";
 import { date, duration, moment, number, text } from "./i18n.js";
+import { ownNodes } from "./nodes.js";
+import { receiptPart } from "./receipt.js";
 import { copy, fault, notice } from "./shell.js";
 
 const place = $("account");
@@ -61,7 +64,7 @@ async function showOutside() {
     card("account.by.digits", byDigits),
     card("account.by.password", byPassword),
     card("account.by.key", byKey)),
-  h("p", { class: "fine", t: "account.session" }));
+  h("p", { class: "fine" }, h("span", { t: "account.session" }), " ", h("a", { href: "/docs", t: "docs.link" })), ...device());
 }
 
 function joining(isOpen) {
@@ -111,8 +114,9 @@ const TABS = [
   ["overview", "person", overview],
   ["keys", "key", keys],
   ["use", "pulse", use],
-  ["nodes", "node", nodes],
+  ["nodes", "node", ownNodes],
   ["money", "coin", money],
+  ["app", "bell", device],
 ];
 
 async function showInside() {
@@ -130,6 +134,7 @@ async function showInside() {
       tab.setAttribute("aria-selected", String(name === chosen.name));
       tab.tabIndex = name === chosen.name ? 0 : -1;
     }
+    row.scrollTo({ left: chosen.tab.offsetLeft - (row.clientWidth - chosen.tab.offsetWidth) / 2 });
     body.setAttribute("aria-label", text(`tab.${chosen.name}`));
     history.replaceState(null, "", `#${chosen.name}`);
     body.replaceChildren(h("p", { class: "fine", t: "account.loading" }));
@@ -170,6 +175,7 @@ async function overview() {
     ["account.keys.count", number(me.keys)],
   ]), h("div", { class: "row" }, leave))];
   if (who().kind === "session" && me.email) parts.push(passwordCard());
+  parts.push(h("p", null, h("a", { href: "/docs", t: "docs.link" })));
   if (who().kind === "session") parts.push(h("p", { class: "fine", t: "account.session" }));
   return parts;
 }
@@ -260,7 +266,8 @@ function keyRow(key, showSecret, reload) {
 }
 
 async function use() {
-  const page = await call("/history?limit=500");
+  const [page, { receipts }] = await Promise.all([call("/history?limit=500"), call("/receipts?limit=500")]);
+  const receiptOf = new Map(receipts.map((receipt) => [receipt.task, receipt]));
   const days = new Map();
   for (const task of page.tasks) {
     const day = new Date(task.submitted * 1000).toISOString().slice(0, 10);
@@ -279,6 +286,8 @@ async function use() {
   });
   const rows = page.tasks.slice(0, 50).map((task) => {
     const why = button("use.why", "quiet", (made) => explain(task.task, made.closest("tr")));
+    const receipt = receiptOf.get(task.task);
+    const proof = button("receipt.show", "quiet", (made) => below(made.closest("tr"), "receipt", () => receiptPart(receipt)), "file");
     return h("tr", null,
       h("td", { raw: true }, moment(task.submitted)), h("td", { raw: true }, task.model),
       h("td", null, h("span", { class: `badge ${task.state === "finished" ? "good" : "bad"}`, t: `task.${task.state}` }),
@@ -286,7 +295,7 @@ async function use() {
       h("td", { class: "number", raw: true }, duration(task.took_ms)),
       h("td", { class: "number", raw: true }, number(task.prompt_tokens + task.completion_tokens)),
       h("td", { class: "id", raw: true }, task.node?.slice(0, 8) ?? "–"),
-      h("td", null, !task.sealed && why));
+      h("td", null, task.sealed ? receipt && proof : why));
   });
   const head = ["use.when", "chat.model", "use.state", "use.took", "use.tokens", "use.node", "use.why"];
   return [
@@ -296,79 +305,24 @@ async function use() {
   ];
 }
 
-async function explain(task, row) {
-  if (row.nextElementSibling?.dataset.why === task) return row.nextElementSibling.remove();
-  let said;
-  try {
-    const { reasons, skipped } = await call(`/inference/${task}/explain`);
-    said = h("ul", { class: "stack" },
-      reasons.map(({ node, reason }) => h("li", null, h("span", { class: "id", raw: true }, node.slice(0, 8)), " ", h("span", { t: `reason.${reason}` }))),
-      skipped.map(({ reason, count }) => h("li", null, h("span", { raw: true }, `${number(count)} ×`), " ", h("span", { t: `reason.${reason}` }))));
-  } catch (error) {
-    said = error.status === 404 ? h("p", { class: "fine", t: "use.forgotten" }) : fault(error);
-  }
-  const more = h("tr", null, h("td", { colspan: "7" }, said));
-  more.dataset.why = task;
+/** Shows a part below a row of the tasks, or takes it away again. */
+async function below(row, kind, make) {
+  if (row.nextElementSibling?.dataset.kind === kind) return row.nextElementSibling.remove();
+  const more = h("tr", null, h("td", { colspan: "7" }, await make()));
+  more.dataset.kind = kind;
   row.after(more);
 }
 
-const MINE = "iris-own-nodes";
-const ownNodes = () => {
+const explain = (task, row) => below(row, "why", async () => {
   try {
-    return JSON.parse(localStorage.getItem(MINE)) ?? [];
-  } catch {
-    return [];
-  }
-};
-
-async function nodes() {
-  const list = h("div", { class: "stack" });
-  const listed = h("datalist", { id: "known-nodes" });
-  call("/nodes?limit=500").then(({ nodes }) =>
-    listed.replaceChildren(...nodes.map((node) => h("option", { value: node.id, raw: true }, node.name ?? ""))), () => {});
-  const draw = async () => {
-    const own = ownNodes();
-    if (own.length === 0) return list.replaceChildren(h("p", { class: "fine", t: "nodes.none" }));
-    list.replaceChildren(...(await Promise.all(own.map((id) => nodeCard(id, draw)))));
-  };
-  const id = field("nodes.id", { list: "known-nodes", autocomplete: "off", spellcheck: "false" }, "nodes.id.fine");
-  const add = form("nodes.add", [id.label, listed], async () => {
-    const wanted = id.input.value.trim();
-    await call(`/nodes/${encodeURIComponent(wanted)}/why`);
-    localStorage.setItem(MINE, JSON.stringify([...new Set([...ownNodes(), wanted])].slice(0, 50)));
-    id.input.value = "";
-    await draw();
-  });
-  await draw();
-  return [card("nodes.mine", h("p", { class: "fine", t: "nodes.explained" }), add), list];
-}
-
-async function nodeCard(id, draw) {
-  const away = button("nodes.forget", "quiet", () => {
-    localStorage.setItem(MINE, JSON.stringify(ownNodes().filter((own) => own !== id)));
-    draw();
-  }, "close");
-  let body;
-  let title = id.slice(0, 12);
-  try {
-    const why = await call(`/nodes/${id}/why`);
-    title = why.name ?? title;
-    const hindrances = why.hindrances.map(({ code, text: said, remedy }) => h("div", { class: "hindrance" },
-      h("p", { raw: true }, said), h("p", { class: "fine", raw: true }, remedy), h("p", { class: "unseen", raw: true }, code)));
-    body = [
-      h("p", { class: "row" }, h("span", { class: "badge", raw: true }, `${why.running}/${why.slots}`), h("span", { class: "fine", t: "nodes.at.work" })),
-      ...(hindrances.length > 0 ? hindrances : [h("p", { t: "nodes.fine" })]),
-      why.recent.length > 0 && h("p", { class: "fine", t: "nodes.recent" }),
-      ...why.recent.slice(0, 6).map(({ reason, count }) => h("p", { class: "fine" }, h("span", { raw: true }, `${number(count)} ×`), " ", h("span", { t: `reason.${reason}` }))),
-      why.wanted.length > 0 && h("p", { class: "fine" }, h("span", { t: "nodes.wanted" }), " ", h("span", { raw: true }, why.wanted.map(({ model, requests }) => `${model} (${number(requests)})`).join(", "))),
-    ];
+    const { reasons, skipped } = await call(`/inference/${task}/explain`);
+    return h("ul", { class: "stack" },
+      reasons.map(({ node, reason }) => h("li", null, h("span", { class: "id", raw: true }, node.slice(0, 8)), " ", h("span", { t: `reason.${reason}` }))),
+      skipped.map(({ reason, count }) => h("li", null, h("span", { raw: true }, `${number(count)} ×`), " ", h("span", { t: `reason.${reason}` }))));
   } catch (error) {
-    body = [fault(error)];
+    return error.status === 404 ? h("p", { class: "fine", t: "use.forgotten" }) : fault(error);
   }
-  return h("section", { class: "card" },
-    h("div", { class: "card-head" }, h("h2", { raw: true }, title), away),
-    h("p", { class: "id fine", raw: true }, id), ...body);
-}
+});
 
 async function money() {
   const [{ payouts }, { months }] = await Promise.all([call("/payouts"), call("/months")]);

@@ -3,7 +3,7 @@
 import { call, strangers, who } from "./api.js";
 import { $, h, icon } from "./dom.js";
 import { clock, duration, number, text } from "./i18n.js";
-import { show } from "./markdown.js";
+import { note as noteInLog } from "./log.js";
 import { copy, fault, notice } from "./shell.js";
 import { ask } from "./stream.js";
 import * as talks from "./talks.js";
@@ -25,6 +25,25 @@ let isLetIn = {};
 
 function fresh() {
   return { id: crypto.randomUUID?.() ?? String(Math.random()), updated: Date.now(), messages: [] };
+}
+
+// --------------------------------------------------------------------------------- its formatting
+
+/** What formats answers is most of what the page weighs, and comes when there is one to expect. */
+let markdown = null;
+let loading = null;
+const load = () =>
+  (loading ??= import("./markdown.js").then(
+    (loaded) => (markdown = loaded),
+    // Without a connection texts stay as they are.
+    () => (loading = null),
+  ));
+
+/** Shows a text formatted, or for the moment as it is. */
+function show(body, content, isWhole) {
+  if (markdown) return markdown.show(body, content, isWhole);
+  body.textContent = content;
+  load().then(() => markdown?.show(body, content, isWhole));
 }
 
 // ------------------------------------------------------------------------------- the conversation
@@ -211,6 +230,7 @@ async function answer(asked, document) {
       if (event.type === "node") Object.assign(message, { node: event.node, model: event.model ?? model });
       if (event.type === "privacy") message.privacy = event.privacy;
       if (event.type === "limit") showLimit(event.left);
+      if (event.type === "task") message.task = event.task;
       if (event.type === "unproven") message.unproven = true;
       if (event.type === "step") {
         message.steps ??= [];
@@ -243,11 +263,19 @@ async function answer(asked, document) {
   if (message.steps) parts.work.replaceChildren(stepsElement(message.steps, true));
   finish(parts.foot, message, place);
   messages.removeAttribute("aria-busy");
+  noteEnd(message, Math.round(performance.now() - began));
   running = null;
   showRunning();
   mine.updated = Date.now();
   await talks.save(mine).catch(() => notice("chat.unsaved"));
   await list();
+}
+
+/** Notes in the log that an answer is over; neither the question nor the answer. */
+function noteEnd({ task, model, node, privacy, stopped, error }, took) {
+  const state = stopped ? "cancelled" : error ? "failed" : "finished";
+  const facts = { task, model: model ?? text("chat.model.any"), node, state, took_ms: took, sealed: privacy === "sealed" };
+  noteInLog("task", facts, task ? `task:${task}` : undefined);
 }
 
 const limitOf = (error) => {
@@ -441,6 +469,7 @@ question.addEventListener("keydown", (event) => {
   }
 });
 question.addEventListener("input", grow);
+question.addEventListener("focus", load);
 $("stop").addEventListener("click", () => running?.controller.abort());
 $("new").addEventListener("click", () => choose(fresh()));
 $("drawer").addEventListener("click", () => openDrawer(!$("talks").classList.contains("open")));

@@ -1,20 +1,19 @@
 // The texts of the pages, in the reader's language.
 
-import en from "../i18n/en.js";
-import es from "../i18n/es.js";
-
-const languages = { en, es };
 const root = document.documentElement;
+const wordsOf = async (language) => (await import(`../i18n/${language}.js`)).default;
+/** The texts of the reader's language; the other one is loaded when somebody asks for it. */
+let words = await wordsOf(root.lang);
 
 export const language = () => root.lang;
 
 /** Returns a text, with `{name}` replaced by the values. */
 export function text(key, values = {}) {
-  const found = languages[root.lang][key] ?? en[key] ?? key;
+  const found = words[key] ?? key;
   return found.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
 }
 
-export const has = (key) => key in en;
+export const has = (key) => key in words;
 
 /** Fills in all texts below an element; those that come later fill themselves in. */
 export function translate(top = document) {
@@ -36,7 +35,8 @@ export function translate(top = document) {
   each("-hint", (element) => element.setAttribute("placeholder", text(element.dataset.tHint)));
 }
 
-export function setLanguage(next) {
+export async function setLanguage(next) {
+  words = await wordsOf(next);
   root.lang = next;
   try {
     localStorage.setItem("iris-language", next);

@@ -11,7 +11,7 @@ for (const place of document.querySelectorAll(".places a")) {
 
 function showLanguage() {
   $("language").textContent = language() === "en" ? "ES" : "EN";
-  const place = document.querySelector(".places [aria-current] span")?.dataset.t;
+  const place = (document.querySelector(".places [aria-current] span") ?? document.querySelector("h1"))?.dataset.t;
   document.title = place ? `${text(place)} · Iris` : "Iris";
 }
 
@@ -46,6 +46,7 @@ export function notice(key, values) {
 
 /** Shows an error: what it means here, and beneath it what the coordinator said. */
 export function fault(error) {
+  document.dispatchEvent(new CustomEvent("fault", { detail: error }));
   const key = has(`error.${error?.code}`) ? `error.${error.code}` : "error.other";
   const detail = error?.message ?? String(error);
   return h("div", { class: "fault", role: "alert" }, icon("warn"),

@@ -1,73 +1,9 @@
 // The pages in Chromium, against real processes.
 
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
-import { after, test } from "node:test";
+import { test } from "node:test";
 
-const path = process.env.IRIS_PAGES_FACTS;
-if (!path) {
-  console.log("!!! SKIPPED: the pages in Chromium. They need .ci/clients/pages.py.");
-  process.exit(0);
-}
-
-const facts = JSON.parse(readFileSync(path, "utf8"));
-const { chromium } = await import(facts.playwright);
-const quiet = ["--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
-// Whoever is root cannot make the sandbox; what runs in it comes from this network alone.
-const args = process.getuid?.() === 0 ? ["--no-sandbox", ...quiet] : quiet;
-const browser = await chromium.launch({ executablePath: facts.browser, args });
-after(() => browser.close());
-const axe = readFileSync(facts.axe, "utf8");
-const WIDE = { width: 1280, height: 800 };
-const PHONE = { width: 390, height: 844 };
-
-/** Opens a browser of its own; whatever its pages complain about is in `complaints`. */
-async function visitor(settings = {}) {
-  const context = await browser.newContext({ viewport: WIDE, locale: "en-US", bypassCSP: false, ...settings });
-  const page = await context.newPage();
-  const complaints = [];
-  page.on("console", (message) => {
-    // A refusal that a page handles is a line of the browser's own.
-    const isRefusal = /Failed to load resource: the server responded with a status of 4\d\d/.test(message.text());
-    if (["error", "warning"].includes(message.type()) && !isRefusal) complaints.push(message.text());
-  });
-  page.on("pageerror", (error) => complaints.push(String(error)));
-  await page.exposeFunction("hacked", () => complaints.push("a stranger's script ran"));
-  await page.addInitScript(() => {
-    document.addEventListener("securitypolicyviolation", (event) => console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`));
-  });
-  return { context, page, complaints };
-}
-
-async function member(settings) {
-  const visit = await visitor(settings);
-  const { page } = visit;
-  await page.goto(`${facts.url}/account`);
-  await page.fill("input[name=digits]", facts.digits);
-  await page.press("input[name=digits]", "Enter");
-  await page.waitForSelector("[role=tablist]");
-  return visit;
-}
-
-async function chatting(model, settings) {
-  const visit = await member(settings);
-  await visit.page.goto(`${facts.url}/chat`);
-  await visit.page.waitForFunction((model) => [...document.querySelectorAll("#model option")].some((o) => o.value === model), model);
-  await visit.page.selectOption("#model", model);
-  return visit;
-}
-
-/** Asks, and returns the text of the complete answer. */
-async function ask(page, question) {
-  const before = await page.locator(".theirs").count();
-  await page.fill("#question", question);
-  await page.press("#question", "Enter");
-  await page.waitForFunction((n) => document.querySelectorAll(".theirs").length > n && document.querySelector("#stop").hidden, before);
-  return page.locator(".theirs").last().locator(".body").innerText();
-}
-
-const shot = (page, name, fullPage = false) => page.screenshot({ path: join(facts.shots, `${name}.png`), fullPage });
+import { PHONE, WIDE, ask, axe, chatting, facts, member, shot, visitor } from "./browser.mjs";
 
 test("a question gets a streamed answer of the bundled model, and the talk is there after a reload", async () => {
   const { page, complaints, context } = await chatting(facts.engine);
@@ -240,7 +176,7 @@ test("an account is opened, its digits are shown once, and its keys are made and
   await page.waitForFunction(() => document.querySelectorAll("#key-rows tr").length === 0);
   const gone = await fetch(`${facts.url}/stats`, { headers: { authorization: `Bearer ${key}` } });
   assert.equal(gone.status, 401);
-  for (const tab of [3, 4, 5]) {
+  for (const tab of [3, 4, 5, 6]) {
     await page.click(`[role=tab]:nth-child(${tab})`);
     await page.waitForFunction(() => document.querySelector("#tab .card") && !document.querySelector("#tab .fault"));
   }
@@ -265,12 +201,12 @@ const untranslated = (page) =>
     return found;
   });
 
-const PLACES = ["/chat", "/dashboard", "/account#overview", "/account#keys", "/account#use", "/account#nodes", "/account#money"];
+const PLACES = ["/chat", "/dashboard", "/account#overview", "/account#keys", "/account#use", "/account#nodes", "/account#money", "/account#app", "/docs#createChatCompletion"];
 
 async function settled(page, place) {
   await page.goto(`${facts.url}${place}`);
   if (place.includes("#")) await page.reload();
-  const ready = { "/chat": "#model option", "/dashboard": "#nodes tr", "/account": "#tab .card" }[place.split("#")[0]];
+  const ready = { "/chat": "#model option", "/dashboard": "#nodes tr", "/account": "#tab .card", "/docs": ".operation" }[place.split("#")[0]];
   await page.waitForSelector(ready, { state: "attached" });
 }
 
@@ -288,7 +224,7 @@ for (const [language, locale] of [["en", "en-US"], ["es", "es-ES"]]) {
     }
     const before = await page.innerText(".places");
     await page.click("#language");
-    assert.notEqual(await page.innerText(".places"), before);
+    await page.waitForFunction((before) => document.querySelector(".places").innerText !== before, before);
     assert.deepEqual(complaints, []);
     await context.close();
   });
@@ -352,8 +288,9 @@ test("a question is asked, stopped and sent by keys alone", async () => {
 });
 
 test("a page is small, paints without shifting, and needs little script", async () => {
-  for (const place of ["/chat", "/dashboard", "/account"]) {
-    const { page, context } = await member();
+  for (const place of ["/chat", "/dashboard", "/account", "/docs"]) {
+    // What is kept for later comes beside the page, and is none of it.
+    const { page, context } = await member({ serviceWorkers: "block" });
     let bytes = 0;
     page.on("response", async (answer) => {
       if (new URL(answer.url()).pathname.startsWith("/pages/") || answer.url().endsWith(place)) bytes += Number(answer.headers()["content-length"] ?? 0);

@@ -15,7 +15,7 @@ use iris_core::queue::{Priority, Ticket, WaitQueue};
 use iris_core::registry::{Node, NodeProfile, NodeState, Registry, Seat};
 use iris_core::reputation::{Points, ReputationEvent, ReputationLedger};
 use iris_core::scheduler::{Choice, Scheduler};
-use iris_core::standing::Standings;
+use iris_core::standing::{Standing as Trusted, Standings};
 use iris_core::store::{Batch, Document};
 use iris_core::task::{Attempt, RetryPolicy, TaskError};
 use iris_core::terms::Terms;
@@ -615,6 +615,25 @@ impl Dispatch {
         let floor = self.floor();
         let seat = floor.registry.seat(node)?;
         Some(floor.registry.node(seat)?.points().value())
+    }
+
+    /// Returns what a node has done and how far it is trusted, also while it is away.
+    pub(crate) fn record_of(&self, node: &NodeId) -> (Points, Trusted) {
+        let now = self.clock.calendar();
+        let points = self.points(node, now);
+        (points, self.floor().standings.of(node, now))
+    }
+
+    /// Shows a node that is connected, with its link.
+    pub(crate) fn show_node<T>(
+        &self,
+        node: &NodeId,
+        show: impl FnOnce(&Node, Option<&NodeLink>) -> T,
+    ) -> Option<T> {
+        let floor = self.floor();
+        let seat = floor.registry.seat(node)?;
+        let link = floor.links.get(&seat).map(Arc::as_ref);
+        Some(show(floor.registry.node(seat)?, link))
     }
 
     /// Returns the name of a node that is connected.

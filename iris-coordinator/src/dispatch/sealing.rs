@@ -2,11 +2,12 @@
 //! records, and whether its node's receipt is for it.
 
 use iris_core::backend::Usage;
-use iris_core::store::{Document, Key};
+use iris_core::store::{Document, Key, Store, StoreError};
 use iris_core::{NodeId, TaskId, Timestamp};
 use iris_crypto::PublicIdentity;
 use iris_crypto::certificate::CertificateHash;
 use iris_crypto::seal::{MAX_RECORD, Outcome, ReceiptError, SealedRequest, SignedReceipt};
+use iris_protocol::rest::KeptReceipt;
 use iris_protocol::text::FixedBytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -160,6 +161,16 @@ impl ReceiptRecord {
 
     pub(crate) fn document(&self) -> Document {
         Document::encode(self)
+    }
+
+    /// Reads the receipt of `task`, if it has one.
+    pub(crate) async fn of(
+        store: &dyn Store,
+        task: TaskId,
+    ) -> Result<Option<KeptReceipt>, StoreError> {
+        let Some(kept) = store.get(Self::key(&task)).await? else { return Ok(None) };
+        let Self { node, client_task, request, receipt, at } = kept.value.decode()?;
+        Ok(Some(KeptReceipt { task, node, at: at.as_secs(), client_task, request, receipt }))
     }
 }
 

@@ -10,7 +10,7 @@ use axum::response::Response;
 use http::HeaderMap;
 use iris_core::NodeId;
 use iris_core::store::StoreError;
-use iris_protocol::rest::{NetworkStats, NodeList};
+use iris_protocol::rest::{NetworkStats, NodeList, OwnNodeList};
 use serde::Deserialize;
 
 use super::auth::{ASK, LOOK};
@@ -94,6 +94,21 @@ pub(super) async fn nodes(State(api): State<Arc<Api>>, headers: HeaderMap, asked
     Ok(json_response(&NodeList { nodes, next }))
 }
 
+/// `GET /account/nodes`: the caller's own, connected or not.
+pub(super) async fn own_nodes(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    asked: Asked,
+) -> Reply {
+    let account = api.key(&headers, LOOK).await?.account;
+    let page: Page<NodeId> = Page::read(asked)?;
+    let mut nodes = api.coordinator.nodes_of(&account, page.after.as_ref(), page.limit + 1);
+    let more = nodes.len() > page.limit;
+    nodes.truncate(page.limit);
+    let next = nodes.last().filter(|_| more).map(|node| node.why.id);
+    Ok(json_response(&OwnNodeList { nodes, next }))
+}
+
 /// `GET /reputation`.
 pub(super) async fn reputation(
     State(api): State<Arc<Api>>,
@@ -115,6 +130,18 @@ pub(super) async fn history(
     let page = Page::read(asked)?;
     let history = api.coordinator.history(&account, page.after.as_ref(), page.limit).await;
     Ok(json_response(&history.map_err(unreadable)?))
+}
+
+/// `GET /receipts`: of the caller's own sealed tasks.
+pub(super) async fn receipts(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    asked: Asked,
+) -> Reply {
+    let account = api.key(&headers, ASK).await?.account;
+    let page = Page::read(asked)?;
+    let receipts = api.coordinator.receipts(&account, page.after.as_ref(), page.limit).await;
+    Ok(json_response(&receipts.map_err(unreadable)?))
 }
 
 fn unreadable(error: StoreError) -> ApiError {

@@ -21,18 +21,20 @@ use iris_protocol::version::{CLASSIFY, CONTINUE, NEWEST, OLDEST, SEAL};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use super::owned::Owned;
 use super::session::Session;
 use super::{Arrival, BoxTransport, Command, HopKeys, NodeLink};
 use crate::dispatch::Dispatch;
 
 /// The record type that binds nodes to accounts.
-const NODE: &str = "node";
+pub(super) const NODE: &str = "node";
 
 /// Lets nodes in.
 #[derive(Debug)]
 pub(crate) struct Door {
     dispatch: Arc<Dispatch>,
     store: Arc<dyn Store>,
+    owned: Owned,
     identity: Arc<Identity>,
     limits: Limits,
 }
@@ -63,9 +65,9 @@ pub enum LinkError {
 
 /// Whose a node is.
 #[derive(Debug, Serialize, Deserialize)]
-struct NodeRecord {
-    owner: AccountId,
-    first_seen: Timestamp,
+pub(super) struct NodeRecord {
+    pub(super) owner: AccountId,
+    pub(super) first_seen: Timestamp,
 }
 
 /// Returns who owns which node, as far as nodes ever came.
@@ -87,10 +89,16 @@ impl Door {
     pub(crate) const fn new(
         dispatch: Arc<Dispatch>,
         store: Arc<dyn Store>,
+        owned: Owned,
         identity: Arc<Identity>,
         limits: Limits,
     ) -> Self {
-        Self { dispatch, store, identity, limits }
+        Self { dispatch, store, owned, identity, limits }
+    }
+
+    /// Returns which nodes each account has.
+    pub(crate) const fn owned(&self) -> &Owned {
+        &self.owned
     }
 
     /// Leads a node through registration and hands its connection to its session.
@@ -211,7 +219,9 @@ impl Door {
             let batch = iris_core::store::Batch {
                 writes: vec![Write { key, expect: Expect::Absent, value }],
             };
-            return self.store.commit(batch).await.map_err(|_| LinkError::Store);
+            self.store.commit(batch).await.map_err(|_| LinkError::Store)?;
+            self.owned.note(node, &record);
+            return Ok(());
         };
         let known: NodeRecord = known.value.decode().map_err(|_| LinkError::Store)?;
         if known.owner == owner { Ok(()) } else { Err(LinkError::Forbidden) }

@@ -30,12 +30,14 @@ use crate::dispatch::Lease;
 
 mod handshake;
 mod inquiry;
+mod owned;
 mod session;
 mod work;
 
 pub use handshake::LinkError;
 pub(crate) use handshake::{Door, is_known, owners, within};
 pub(crate) use inquiry::Inquiry;
+pub(crate) use owned::Owned;
 pub(crate) use work::{News, Work, fits};
 
 pub(crate) type BoxTransport = Pin<Box<dyn Transport>>;

@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 /// What a page may load and do: what comes from here, and nothing else.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'self'; \
-    frame-ancestors 'none'";
+    manifest-src 'self'; worker-src 'self'; frame-ancestors 'none'";
 /// Versioned addresses mean the same for ever.
 const FOREVER: &str = "public, max-age=31536000, immutable";
 /// How much of a hash names a version.
@@ -33,14 +33,25 @@ const VERSION: usize = 16;
 const VERSION_MARK: &str = "{{version}}";
 const PART_MARK: &str = "{{page}}";
 
+/// What stands in the service worker where its files and its pages go.
+const FILES_MARK: &str = "[\"{{files}}\"]";
+const PAGES_MARK: &str = "[\"{{pages}}\"]";
+
 macro_rules! embedded {
     ($($name:literal)*) => {
-        &[$(($name, include_bytes!(concat!("../../pages/", $name)))),*]
+        &[
+            $(($name, include_bytes!(concat!("../../pages/", $name)))),*,
+            ("vendor/iris-seal.mjs", iris_crypto::seal::BROWSER_CLIENT.as_bytes()),
+        ]
     };
 }
 
 /// Everything that pages load, by its name.
 const FILES: &[(&str, &[u8])] = embedded! {
+    "app/icon-180.png"
+    "app/icon-192.png"
+    "app/icon-512.png"
+    "app/maskable-512.png"
     "css/iris.css"
     "favicon.svg"
     "i18n/en.js"
@@ -48,14 +59,24 @@ const FILES: &[(&str, &[u8])] = embedded! {
     "icons.svg"
     "js/account.js"
     "js/api.js"
+    "js/app.js"
     "js/charts.js"
     "js/chat.js"
     "js/dashboard.js"
+    "js/database.js"
+    "js/device.js"
+    "js/docs.js"
     "js/dom.js"
     "js/flow.js"
     "js/highlight.js"
     "js/i18n.js"
+    "js/log.js"
     "js/markdown.js"
+    "js/news.js"
+    "js/nodes.js"
+    "js/nodestate.js"
+    "js/receipt.js"
+    "js/save.js"
     "js/shell.js"
     "js/stream.js"
     "js/talks.js"
@@ -69,24 +90,34 @@ const FILES: &[(&str, &[u8])] = embedded! {
     "vendor/highlight/rust.min.js"
     "vendor/highlight/sql.min.js"
     "vendor/highlight/xml.min.js"
-    "vendor/iris-seal.mjs"
     "vendor/marked.esm.js"
     "vendor/purify.min.js"
 };
 
 const FRAME: &str = include_str!("../../pages/frame.html");
 /// The pages, and the part of each that is its own.
-const PAGES: [(&str, &str); 3] = [
+const PAGES: [(&str, &str); 4] = [
     ("/account", include_str!("../../pages/account.html")),
     ("/chat", include_str!("../../pages/chat.html")),
     ("/dashboard", include_str!("../../pages/dashboard.html")),
+    ("/docs", include_str!("../../pages/docs.html")),
 ];
+
+/// What makes an app of the pages. They stand at addresses of their own, which stay the same, since
+/// browsers look there for the next version.
+const APP: [(&str, &str, &str); 2] = [
+    ("/app.webmanifest", include_str!("../../pages/app/app.webmanifest"), MANIFEST),
+    ("/worker.js", include_str!("../../pages/app/worker.js"), SCRIPT),
+];
+const MANIFEST: &str = "application/manifest+json";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 static SITE: LazyLock<Site> = LazyLock::new(Site::new);
 
 /// Serves the pages; the rest is for others.
 pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    let pages = PAGES.into_iter().fold(Router::new(), |router, (path, _)| {
+    let paths = PAGES.iter().map(|(path, _)| *path).chain(APP.iter().map(|(path, ..)| *path));
+    let pages = paths.fold(Router::new(), |router, path| {
         let page = move |headers: HeaderMap| async move { SITE.page(path, &headers) };
         router.route(path, get(page))
     });
@@ -125,6 +156,10 @@ impl Site {
             all.update(name.as_bytes());
             all.update(Sha256::digest(contents));
         }
+        let texts = PAGES.iter().map(|(_, part)| part).chain(APP.iter().map(|(_, text, _)| text));
+        for text in texts.chain([&FRAME]) {
+            all.update(Sha256::digest(text));
+        }
         let version = hexadecimal(&all.finalize());
         let files = FILES
             .iter()
@@ -133,7 +168,13 @@ impl Site {
             let page = FRAME.replace(PART_MARK, part).replace(VERSION_MARK, &version);
             (*path, File::new(page.into(), "text/html; charset=utf-8"))
         });
-        Self { files: files.collect(), pages: pages.collect(), version }
+        let app = APP.iter().map(|(path, text, kind)| {
+            let text = text.replace(VERSION_MARK, &version);
+            let text = text.replace(FILES_MARK, &list(FILES.iter().map(|(name, _)| *name)));
+            let text = text.replace(PAGES_MARK, &list(PAGES.iter().map(|(path, _)| *path)));
+            (*path, File::new(text.into(), kind))
+        });
+        Self { files: files.collect(), pages: pages.chain(app).collect(), version }
     }
 
     fn page(&self, path: &str, headers: &HeaderMap) -> Response {
@@ -185,11 +226,17 @@ fn with_policy(mut response: Response) -> Response {
     response
 }
 
+/// Writes names as a list in JSON.
+fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<serde_json::Value>().to_string()
+}
+
 fn kind(name: &str) -> &'static str {
     match name.rsplit('.').next() {
-        Some("js" | "mjs") => "text/javascript; charset=utf-8",
+        Some("js" | "mjs") => SCRIPT,
         Some("css") => "text/css; charset=utf-8",
         Some("svg") => "image/svg+xml",
+        Some("png") => "image/png",
         _ => "application/octet-stream",
     }
 }

@@ -129,14 +129,14 @@ async fn figures_are_those_of_the_network() {
 #[tokio::test]
 async fn pages_are_for_members_and_bounded() {
     let net = Net::start().await;
-    for path in ["/stats", "/nodes", "/reputation", "/history"] {
+    for path in ["/stats", "/nodes", "/account/nodes", "/reputation", "/history", "/receipts"] {
         assert_eq!(send(net.address, request("GET", path, &[], "")).await.status, 401, "{path}");
         let node = key(&net.coordinator, net.account, KeyScope::Node).await;
         let bearer = format!("Bearer {node}");
         let reply = request("GET", path, &[("authorization", &bearer)], "");
         assert_eq!(send(net.address, reply).await.status, 403, "{path}");
     }
-    for path in ["/nodes", "/reputation", "/history"] {
+    for path in ["/nodes", "/account/nodes", "/reputation", "/history", "/receipts"] {
         for limit in ["0", "501", "-1", "x", "", "1e1", "99999999999999999999"] {
             let reply = net.get(&format!("{path}?limit={limit}")).await;
             assert_eq!(reply.status, 400, "{path} {limit}");
@@ -144,6 +144,59 @@ async fn pages_are_for_members_and_bounded() {
         }
         assert_eq!(net.get(&format!("{path}?limit=500")).await.status, 200);
     }
+}
+
+#[tokio::test]
+async fn members_see_their_own_nodes_and_why_each_is_idle() {
+    let net = Net::start().await;
+    let node = net.node(vec![Step::whole(ANSWER), Step::Finish("stop")]).await;
+    let mine = net.coordinator.nodes()[0].id.to_string();
+    let _second = net.node(vec![]).await;
+    let _strangers = net.strangers_node(vec![]).await;
+    assert_eq!(net.coordinator.nodes().len(), 3);
+    assert_eq!(net.chat("").await.status, 200);
+    let mut own = Vec::new();
+    let mut query = "/account/nodes?limit=1".to_owned();
+    loop {
+        let page = net.get(&query).await.json();
+        own.extend(page["nodes"].as_array().unwrap().clone());
+        let Some(after) = page["next"].as_str() else { break };
+        query = format!("/account/nodes?limit=1&after={after}");
+    }
+    let ids: Vec<_> = own.iter().map(|own| own["why"]["id"].as_str().unwrap()).collect();
+    assert!(ids.len() == 2 && ids.is_sorted() && ids.contains(&mine.as_str()), "{ids:?}");
+    let first = own.iter().find(|own| own["why"]["id"] == mine).unwrap();
+    assert_eq!(first["node"]["slots"], 2, "{first}");
+    assert_eq!(first["why"]["hindrances"][0]["code"], "new");
+    assert!(first["first_seen"].as_u64() > Some(1_700_000_000));
+
+    node.leave();
+    let away = loop {
+        let page = net.get("/account/nodes").await.json();
+        let nodes = page["nodes"].as_array().unwrap().clone();
+        let away = nodes.into_iter().find(|own| own["why"]["id"] == mine).unwrap();
+        if away["node"].is_null() {
+            break away;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(away["why"]["hindrances"][0]["code"], "not_connected");
+    assert_eq!((&away["points"], &away["standing"]), (&first["points"], &first["standing"]));
+}
+
+#[tokio::test]
+async fn own_nodes_are_known_after_a_restart() {
+    let identity = || Identity::from_seed(&Secret::from_bytes([7; 32]));
+    let store = Arc::new(MemoryStore::new());
+    let coordinator = coordinator_of(identity(), store.clone()).await;
+    let net = Net::around(coordinator, ServerSettings::default()).await;
+    let _node = net.node(vec![]).await;
+    let mine = net.coordinator.nodes()[0].id;
+    let again = coordinator_of(identity(), store).await;
+    let known = again.nodes_of(&net.account, None, 10);
+    assert_eq!(known.iter().map(|own| own.why.id).collect::<Vec<_>>(), [mine]);
+    assert!(known[0].node.is_none());
+    assert!(again.nodes_of(&AccountId::from_bytes([9; 16]), None, 10).is_empty());
 }
 
 /// What would mean something to a database, a file system, a terminal or a log means nothing here.
@@ -166,7 +219,7 @@ async fn attack_43_hostile_ids_cursors_and_names_are_inert() {
         "%F0%9F%92%A3",
     ];
     for text in hostile {
-        for path in ["/nodes", "/reputation", "/history"] {
+        for path in ["/nodes", "/account/nodes", "/reputation", "/history", "/receipts"] {
             let reply = net.get(&format!("{path}?after={text}")).await;
             assert_eq!(reply.status, 400, "{path} {text}: {}", reply.text());
             assert_eq!(reply.json()["error"]["param"], "after", "{path} {text}");
@@ -242,6 +295,10 @@ async fn attack_45_lists_show_no_owner_address_or_account() {
     );
     assert_eq!(members(why.clone(), Some("hindrances")).await, "code remedy text");
     assert_eq!(members(why, Some("recent")).await, "count reason text");
+    assert_eq!(
+        members("/account/nodes".to_owned(), Some("nodes")).await,
+        "first_seen node points standing why"
+    );
     assert_eq!(
         members("/nodes".to_owned(), Some("nodes")).await,
         "connected id models points running slots standing tier version"

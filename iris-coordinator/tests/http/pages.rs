@@ -23,7 +23,7 @@ fn loaded(page: &str) -> BTreeSet<String> {
 #[tokio::test]
 async fn page_needs_no_key_and_nothing_from_elsewhere() {
     let net = with_pages().await;
-    for path in ["/chat", "/dashboard", "/account"] {
+    for path in ["/chat", "/dashboard", "/account", "/docs"] {
         let page = fetch(&net, path, &[]).await;
         assert_eq!(page.status, 200, "{path}");
         assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
@@ -52,7 +52,16 @@ async fn every_page_and_file_has_the_policy() {
     let net = with_pages().await;
     let page = fetch(&net, "/chat", &[]).await;
     let script = loaded(page.text()).into_iter().find(|file| file.ends_with("chat.js")).unwrap();
-    for path in ["/chat", "/dashboard", "/account", &script, "/pages/0000000000000000/js/chat.js"] {
+    for path in [
+        "/chat",
+        "/dashboard",
+        "/account",
+        "/docs",
+        "/worker.js",
+        "/app.webmanifest",
+        &script,
+        "/pages/0000000000000000/js/chat.js",
+    ] {
         let reply = fetch(&net, path, &[]).await;
         let policy = reply.header("content-security-policy").unwrap();
         for rule in [
@@ -62,6 +71,8 @@ async fn every_page_and_file_has_the_policy() {
             "connect-src 'self'",
             "base-uri 'none'",
             "form-action 'self'",
+            "worker-src 'self'",
+            "manifest-src 'self'",
             "frame-ancestors 'none'",
         ] {
             assert!(policy.split("; ").any(|told| told == rule), "{path}: {rule}: {policy}");
@@ -116,7 +127,17 @@ async fn file_that_is_none_is_not_found_and_not_kept() {
 #[tokio::test]
 async fn coordinator_without_pages_serves_none() {
     let net = Net::start().await;
-    for path in ["/", "/chat", "/dashboard", "/account", "/pages/strangers.json", "/favicon.ico"] {
+    for path in [
+        "/",
+        "/chat",
+        "/dashboard",
+        "/account",
+        "/docs",
+        "/worker.js",
+        "/app.webmanifest",
+        "/pages/strangers.json",
+        "/favicon.ico",
+    ] {
         assert_eq!(fetch(&net, path, &[]).await.status, 404, "{path}");
     }
     assert_eq!(fetch(&net, "/healthz", &[]).await.status, 200);
@@ -151,16 +172,63 @@ async fn every_file_of_the_folder_is_served() {
                 continue;
             }
             let kind = path.extension().and_then(|kind| kind.to_str());
-            if !matches!(kind, Some("js" | "mjs" | "css" | "svg")) {
+            if !matches!(kind, Some("js" | "mjs" | "css" | "svg" | "png"))
+                || name == "app/worker.js"
+            {
                 continue;
             }
             let reply = fetch(&net, &format!("/pages/{version}/{name}"), &[]).await;
             assert_eq!(reply.status, 200, "{name}");
-            assert_eq!(reply.text().as_bytes(), std::fs::read(&path).unwrap(), "{name}");
+            assert_eq!(reply.body, std::fs::read(&path).unwrap(), "{name}");
             seen += 1;
         }
     }
     assert!(seen > 25, "{seen}");
+}
+
+#[tokio::test]
+async fn app_is_named_by_its_manifest_and_keeps_nothing_but_pages_of_this_version() {
+    let net = with_pages().await;
+    let page = fetch(&net, "/chat", &[]).await.text().to_owned();
+    assert!(page.contains("rel=\"manifest\" href=\"/app.webmanifest\""));
+    let manifest = fetch(&net, "/app.webmanifest", &[]).await;
+    assert_eq!(manifest.header("content-type"), Some("application/manifest+json"));
+    assert_eq!(manifest.header("cache-control"), Some("no-cache"));
+    let manifest = manifest.json();
+    assert_eq!((&manifest["start_url"], &manifest["scope"]), (&"/chat".into(), &"/".into()));
+    let icons = manifest["icons"].as_array().unwrap();
+    assert!(icons.iter().any(|icon| icon["sizes"] == "512x512" && icon["purpose"] == "maskable"));
+    for icon in icons {
+        let file = fetch(&net, icon["src"].as_str().unwrap(), &[]).await;
+        assert_eq!((file.status, file.header("content-type")), (200, icon["type"].as_str()));
+    }
+
+    let worker = fetch(&net, "/worker.js", &[]).await;
+    assert_eq!(worker.header("content-type"), Some("text/javascript; charset=utf-8"));
+    assert_eq!(worker.header("cache-control"), Some("no-cache"));
+    let text = worker.text();
+    assert!(!text.contains("{{"), "{text}");
+    let list = |name: &str| -> Vec<String> {
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("const {name} = ")));
+        serde_json::from_str(line.unwrap().trim_end_matches(';')).unwrap()
+    };
+    assert_eq!(list("PAGES"), ["/account", "/chat", "/dashboard", "/docs"]);
+    let version = loaded(&page).first().unwrap().split('/').nth(2).unwrap().to_owned();
+    assert!(text.contains(&format!("const VERSION = \"{version}\";")));
+    for file in list("FILES") {
+        let reply = fetch(&net, &format!("/pages/{version}/{file}"), &[]).await;
+        assert_eq!(reply.status, 200, "{file}");
+    }
+}
+
+#[tokio::test]
+async fn sealing_in_browsers_is_the_same_module_that_is_tested_by_itself() {
+    let net = with_pages().await;
+    let page = fetch(&net, "/chat", &[]).await.text().to_owned();
+    let version = loaded(&page).first().unwrap().split('/').nth(2).unwrap().to_owned();
+    let served = fetch(&net, &format!("/pages/{version}/vendor/iris-seal.mjs"), &[]).await;
+    assert_eq!(served.header("content-type"), Some("text/javascript; charset=utf-8"));
+    assert!(served.text().contains("export async function* chat"));
 }
 
 /// Reads the texts of a dictionary.

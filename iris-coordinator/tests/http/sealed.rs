@@ -176,6 +176,17 @@ async fn request_and_answer_pass_byte_for_byte_and_leave_a_receipt() {
     assert_eq!(kept["request"], base64(&caller.request.digest()));
     assert_eq!(kept["client_task"], base64(&caller.request.header().task));
     assert_eq!(kept["node"], nodes[0].id.as_str());
+    let page = net.get("/receipts").await.json();
+    let told = &page["receipts"][0];
+    assert_eq!(told["task"], reply.header("x-iris-task").unwrap(), "{page}");
+    for member in ["node", "client_task", "request", "receipt"] {
+        assert_eq!(told[member], kept[member], "{member}");
+    }
+    let other = net.coordinator.accounts().create_account().await.unwrap().account;
+    let other = key(&net.coordinator, other, KeyScope::Inference).await;
+    let bearer = format!("Bearer {other}");
+    let others = request("GET", "/receipts", &[("authorization", &bearer)], "");
+    assert_eq!(send(net.address, others).await.json(), json!({"receipts": []}));
     assert!(net.points() > 100);
     let stats = net.coordinator.stats();
     assert_eq!((stats.finished, stats.sealed), (1, 1));

@@ -142,7 +142,7 @@
 //! - *Failures are JSON of one type*, the node's [`BackendError`](iris_core::backend::BackendError),
 //!   and their text is the model server's; the relay learns that it failed.
 //!
-//! `iris-client/js/iris-seal.mjs` is the client's side once more, for browsers.
+//! `js/iris-seal.mjs` is the client's side once more, for browsers.
 //!
 //! # Shapes
 //!
@@ -188,6 +188,10 @@ pub use sealer::AnswerSealer;
 
 /// The media type of a wire request and of the records of an answer.
 pub const MEDIA_TYPE: &str = "application/vnd.iris.sealed";
+
+/// The client for browsers, an ES module without dependencies.
+#[cfg(feature = "browser")]
+pub const BROWSER_CLIENT: &str = include_str!("../../js/iris-seal.mjs");
 
 /// The longest wire request, in bytes: what fits into a relay's hop beside its own sealing.
 pub const MAX_REQUEST: usize = 28 << 20;

@@ -28,8 +28,10 @@
 //! | `GET /stats` | | [`NetworkStats`] |
 //! | `GET /reputation?limit=&after=` | | [`ReputationPage`] |
 //! | `GET /history?limit=&after=` | | [`HistoryPage`] |
+//! | `GET /receipts?limit=&after=` | | [`ReceiptPage`] |
 //! | `GET /nodes?limit=&after=` | | [`NodeList`] |
 //! | `GET /nodes/{id}/why` | | [`NodeWhy`] |
+//! | `GET /account/nodes?limit=&after=` | | [`OwnNodeList`] |
 //! | `GET /payouts?limit=&after=` | | [`PayoutPage`] |
 //! | `GET /months` | | [`MonthList`] |
 //! | `GET /months/{month}` | | [`Statement`] |
@@ -88,8 +90,8 @@ pub use money::{
     TopUpRequest,
 };
 pub use network::{
-    Hindrance, HistoryEntry, HistoryPage, NetworkStats, NodePromise, NodeWhy, ReasonCount,
-    ReputationEntry, ReputationPage, WantedModel,
+    Hindrance, HistoryEntry, HistoryPage, NetworkStats, NodePromise, NodeWhy, OwnNode, OwnNodeList,
+    ReasonCount, ReputationEntry, ReputationPage, WantedModel,
 };
 pub use node::{
     Choice, Explanation, Health, NodeList, NodeReason, NodeSummary, Outline, SkipCount,
@@ -98,7 +100,7 @@ pub use node::{
 pub use roster::{
     ConsistencyProof, FreeSlots, InclusionProof, LogEntries, Roster, RosterNode, SignedRoster,
 };
-pub use sealed::SealedRefusal;
+pub use sealed::{KeptReceipt, ReceiptPage, SealedRefusal};
 pub use secret::Secret;
 pub use session::{
     FeeRequest, InvitationCreated, InvitationList, InvitationRequest, InvitationSummary,

@@ -4,6 +4,8 @@ use iris_core::task::TaskState;
 use iris_core::{Hours, ModelName, NodeId, TaskId};
 use serde::{Deserialize, Serialize};
 
+use super::NodeSummary;
+
 /// The network at a glance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkStats {
@@ -119,6 +121,32 @@ pub struct NodeWhy {
     /// Models that were asked for of late and that it does not offer, the most wanted first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub wanted: Vec<WantedModel>,
+}
+
+/// A part of an account's own nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnNodeList {
+    /// The nodes that ever came with a key of the account, ordered by id.
+    pub nodes: Vec<OwnNode>,
+    /// What to ask for `after` to read on; absent on the last page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<NodeId>,
+}
+
+/// One of an account's own nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnNode {
+    /// When it first came.
+    pub first_seen: u64,
+    /// What it has done, in points of reputation.
+    pub points: i64,
+    /// How many of a thousand tasks it is expected to complete; 500 where nothing is known of it.
+    pub standing: u16,
+    /// What it offers now; absent while it is not connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeSummary>,
+    /// Why it has the work that it has.
+    pub why: NodeWhy,
 }
 
 /// When a node promises to be there, and how it kept that.

@@ -1,8 +1,9 @@
+use iris_core::{NodeId, TaskId};
 use serde::{Deserialize, Serialize};
 
 use crate::limits::MAX_CERTIFICATE;
 use crate::openai::ErrorDetail;
-use crate::text::Blob;
+use crate::text::{Blob, Bytes16, Bytes32};
 
 /// The body of a refusal of `POST /sealed`.
 ///
@@ -23,4 +24,31 @@ pub struct SealedRefusal {
     /// is verified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<Blob<MAX_CERTIFICATE>>,
+}
+
+/// What nodes signed for an account's sealed tasks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptPage {
+    /// The receipts, the latest first.
+    pub receipts: Vec<KeptReceipt>,
+    /// What to ask for `after` to read on; absent on the last page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// A receipt as the coordinator keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptReceipt {
+    /// The coordinator's name for the task.
+    pub task: TaskId,
+    /// The node that signed it.
+    pub node: NodeId,
+    /// When it came.
+    pub at: u64,
+    /// The caller's own name for the task.
+    pub client_task: Bytes16,
+    /// SHA-256 of the sealed request.
+    pub request: Bytes32,
+    /// What the node signed, and its signature, in base64url.
+    pub receipt: String,
 }

@@ -593,11 +593,7 @@ export class AnswerOpener {
     const wrong = Object.keys(fits).find((what) => !fits[what]);
     if (wrong) throw disputed("Mismatch", `another ${wrong}`);
     this.#stage = "Receipted";
-    const shown = Object.entries(receipt).map(([name, value]) => [
-      name,
-      value instanceof Uint8Array ? toHex(value) : value,
-    ]);
-    return [{ type: "receipt", receipt: { ...Object.fromEntries(shown), encoded: payload } }];
+    return [{ type: "receipt", receipt: shownReceipt(receipt, payload) }];
   }
 }
 
@@ -682,6 +678,36 @@ function decodeReceipt(bytes) {
   } catch (cause) {
     throw disputed("Malformed", "the bytes are no receipt", cause);
   }
+}
+
+/**
+ * Reads a receipt, and checks that the node signed it whose certificate this is: any that the node
+ * ever had, since its identity stays.
+ *
+ * @param {Uint8Array | string} encoded bytes, or unpadded base64url
+ * @param {Uint8Array | string} certificate bytes, or unpadded base64url
+ * @returns {Promise<{nodeId: string, receipt: Receipt}>}
+ */
+export async function verifyReceipt(encoded, certificate) {
+  const [bytes, proof] = [encoded, certificate].map((one) =>
+    typeof one === "string" ? fromBase64url(one) : one,
+  );
+  const receipt = decodeReceipt(bytes);
+  const { identityKey } = decodeCertificate(proof);
+  const said = bytes.subarray(0, bytes.length - 64);
+  if (!(await isSigned(identityKey, said, bytes.subarray(bytes.length - 64)))) {
+    throw disputed("BadSignature", "the node did not sign it");
+  }
+  return { nodeId: await nodeIdOf(identityKey), receipt: shownReceipt(receipt, bytes) };
+}
+
+/** Writes a receipt's bytes in hexadecimal. */
+function shownReceipt(receipt, encoded) {
+  const shown = Object.entries(receipt).map(([name, value]) => [
+    name,
+    value instanceof Uint8Array ? toHex(value) : value,
+  ]);
+  return { ...Object.fromEntries(shown), encoded };
 }
 
 /** Rounds usage up to multiples of 64 tokens. */

@@ -15,6 +15,7 @@ import {
   verifyConsistency,
   verifyInclusion,
   verifyNode,
+  verifyReceipt,
   verifyRoster,
 } from "../iris-seal.mjs";
 import { collect, holds, refused, same } from "./check.mjs";
@@ -99,6 +100,18 @@ function vectorsOf({ node, exchanges, refused: wrong }, test) {
         same([...events.slice(0, -1), { type: "receipt", outcome, usage }], answer.events);
       });
     }
+
+    test(`a receipt is checked by itself, and no bit of it can be altered: ${name}`, async () => {
+      const encoded = fromHex(answer.receipt + answer.signature);
+      const certificate = fromHex(node.certificate);
+      const { nodeId, receipt } = await verifyReceipt(encoded, certificate);
+      same([nodeId, receipt.nonce, receipt.chain], [node.id, answer.rn, answer.chain]);
+      for (let place = 0; place < encoded.length; place += 7) {
+        const altered = encoded.slice();
+        altered[place] ^= 1;
+        await refused("ReceiptDisputed", () => verifyReceipt(altered, certificate), `byte ${place}`);
+      }
+    });
 
     test(`no bit of an answer can be altered: ${name}`, async () => {
       const { opener } = await sealed(exchange);

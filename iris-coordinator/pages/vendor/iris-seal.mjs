@@ -1,1 +1,0 @@
-../../../iris-client/js/iris-seal.mjs
