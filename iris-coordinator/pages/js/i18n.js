@@ -16,6 +16,14 @@ export function text(key, values = {}) {
 
 export const has = (key) => key in en;
 
+/** Takes in the texts of a page: for each key the English and the Spanish one. */
+export function add(words) {
+  for (const [key, [english, spanish]] of Object.entries(words)) {
+    en[key] = english;
+    es[key] = spanish;
+  }
+}
+
 /** Fills in all texts below an element; those that come later fill themselves in. */
 export function translate(top = document) {
   const each = (name, set) => {

@@ -30,6 +30,7 @@ use crate::accounts::{Accounts, NOBODY};
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::history::Histories;
+use crate::holds::Holds;
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::link::{NodeLink, within};
@@ -42,6 +43,7 @@ mod apart;
 mod audits;
 mod certificates;
 mod explanations;
+mod held;
 mod judges;
 mod lease;
 mod listing;
@@ -107,6 +109,7 @@ pub(crate) struct Parts {
     pub(crate) limits: Arc<Limits>,
     pub(crate) members: Arc<Accounts>,
     pub(crate) promises: Promises,
+    pub(crate) holds: Holds,
 }
 
 /// What all tasks and links of a coordinator share.
@@ -120,6 +123,7 @@ pub(crate) struct Dispatch {
     pub(crate) entropy: Entropy,
     pub(crate) limits: Arc<Limits>,
     pub(crate) promises: Promises,
+    pub(crate) holds: Holds,
     pub(crate) live: Live,
     members: Arc<Accounts>,
     scheduler: Arc<dyn Scheduler>,
@@ -214,6 +218,7 @@ impl Dispatch {
             entropy,
             limits: parts.limits,
             promises: parts.promises,
+            holds: parts.holds,
             live: Live::default(),
             changes: AtomicU64::new(0),
             floor: Mutex::new(Floor {
@@ -398,6 +403,9 @@ impl Dispatch {
         let standing = floor.standings.of(&profile.id, calendar);
         let seat = floor.registry.join(profile, points);
         floor.registry.set_standing(seat, standing);
+        if self.allowed(&floor, seat, NodeState::Ready) == NodeState::Draining {
+            floor.registry.set_state(seat, NodeState::Draining);
+        }
         floor.forget_lines(&before);
         let link = link(seat);
         floor.links.insert(seat, Arc::clone(&link));
@@ -455,6 +463,7 @@ impl Dispatch {
     /// Sets whether a node takes work.
     pub(crate) fn set_state(self: &Arc<Self>, seat: Seat, state: NodeState) {
         let mut floor = self.floor();
+        let state = self.allowed(&floor, seat, state);
         floor.registry.set_state(seat, state);
         self.note_change();
         self.serve_node(&mut floor, seat, self.clock.now());

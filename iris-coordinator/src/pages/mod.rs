@@ -42,9 +42,13 @@ macro_rules! embedded {
 /// Everything that pages load, by its name.
 const FILES: &[(&str, &[u8])] = embedded! {
     "css/iris.css"
+    "css/jobs.css"
+    "css/operator.css"
     "favicon.svg"
     "i18n/en.js"
     "i18n/es.js"
+    "i18n/jobs.js"
+    "i18n/operator.js"
     "icons.svg"
     "js/account.js"
     "js/api.js"
@@ -53,9 +57,16 @@ const FILES: &[(&str, &[u8])] = embedded! {
     "js/dashboard.js"
     "js/dom.js"
     "js/flow.js"
+    "js/graph.js"
     "js/highlight.js"
     "js/i18n.js"
+    "js/jobs.js"
     "js/markdown.js"
+    "js/operator-money.js"
+    "js/operator-nodes.js"
+    "js/operator-people.js"
+    "js/operator.js"
+    "js/parts.js"
     "js/shell.js"
     "js/stream.js"
     "js/talks.js"
@@ -76,10 +87,12 @@ const FILES: &[(&str, &[u8])] = embedded! {
 
 const FRAME: &str = include_str!("../../pages/frame.html");
 /// The pages, and the part of each that is its own.
-const PAGES: [(&str, &str); 3] = [
+const PAGES: [(&str, &str); 5] = [
     ("/account", include_str!("../../pages/account.html")),
     ("/chat", include_str!("../../pages/chat.html")),
     ("/dashboard", include_str!("../../pages/dashboard.html")),
+    ("/jobs", include_str!("../../pages/jobs.html")),
+    ("/operator", include_str!("../../pages/operator.html")),
 ];
 
 static SITE: LazyLock<Site> = LazyLock::new(Site::new);
@@ -91,6 +104,8 @@ pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
         router.route(path, get(page))
     });
     pages
+        // Which job it is, the page reads from its own address.
+        .route("/jobs/{id}", get(|headers: HeaderMap| async move { SITE.page("/jobs", &headers) }))
         .route("/", get(|| async { Redirect::to("/chat") }))
         .route("/favicon.ico", get(|| async { Redirect::to(&SITE.address("favicon.svg")) }))
         .route("/pages/{version}/{*file}", get(file))

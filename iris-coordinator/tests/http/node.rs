@@ -131,6 +131,16 @@ impl Node {
         persona: Persona,
         steps: Vec<Step>,
     ) -> Self {
+        Self::try_to_connect(server, key, persona, steps).await.unwrap()
+    }
+
+    /// The same; `None` where the node is turned away.
+    pub(crate) async fn try_to_connect(
+        server: SocketAddr,
+        key: &str,
+        persona: Persona,
+        steps: Vec<Step>,
+    ) -> Option<Self> {
         let (gate, opened) = watch::channel(false);
         let (orders, told) = mpsc::unbounded_channel();
         let (certified, certificate) = watch::channel(None);
@@ -163,8 +173,8 @@ impl Node {
         };
         let (registered, wait) = tokio::sync::oneshot::channel();
         tokio::spawn(agent.run(socket, registered));
-        wait.await.unwrap();
-        Self { asked, cancelled, certificate, gate, orders }
+        wait.await.ok()?;
+        Some(Self { asked, cancelled, certificate, gate, orders })
     }
 
     /// Returns the node's current certificate.
