@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 
-LIMIT = 300.0
+LIMIT = 600.0
 
 
 def run(tests, variable, facts, folder):

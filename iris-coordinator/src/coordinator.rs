@@ -627,8 +627,7 @@ impl Coordinator {
 
     /// Returns the rules that the coordinator was built with; those of accounts and of pay are
     /// theirs to tell.
-    #[cfg(feature = "http")]
-    pub(crate) fn rules(&self) -> rest::Policies {
+    pub fn rules(&self) -> rest::Policies {
         self.inner.rules.clone()
     }
 

@@ -31,7 +31,7 @@ add({
   "health.unready": ["takes no tasks", "no acepta tareas"],
   "health.version": ["Version", "Versión"],
   "health.since": ["At work since", "En marcha desde"],
-  "health.tasks": ["Tasks since then", "Tareas desde entonces"],
+  "health.tasks": ["Tasks since the start", "Tareas desde el arranque"],
   "health.finished": ["{n} finished, {failed} failed", "{n} terminadas, {failed} fallidas"],
   "health.metrics": ["All figures", "Todas las cifras"],
   "alerts.title": ["What needs you", "Lo que te necesita"],

@@ -2,14 +2,14 @@
 
 import { svg } from "./dom.js";
 
-const [WIDTH, HEIGHT] = [184, 76];
+const [WIDTH, HEIGHT] = [204, 76];
 /** Between steps that follow each other, and between those side by side. */
-const [AHEAD, BESIDE] = [52, 18];
+const [AHEAD, BESIDE] = [52, 16];
 const MARGIN = 6;
-/** Where a plan runs downwards, since there is no room to the right. */
-const NARROW = 640;
+/** Where a plan runs downwards, since there is no room to the right, and room for its lines. */
+const [NARROW, GUTTER] = [640, 44];
 /** Letters of a name or a text that fit into a box. */
-const [NAME, TEXT] = [20, 27];
+const [NAME, TEXT] = [23, 30];
 
 const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
@@ -32,46 +32,61 @@ function layers(steps) {
   return found;
 }
 
+/** Places layer after layer to the right; returns the picture's size and where each box is. */
+function across(steps) {
+  const found = layers(steps);
+  const most = Math.max(1, ...found.map((layer) => layer.length));
+  const tall = (count) => count * HEIGHT + (count - 1) * BESIDE;
+  const places = new Map();
+  found.forEach((layer, depth) => {
+    const top = (tall(most) - tall(layer.length)) / 2;
+    layer.forEach((step, n) => places.set(step.name, [depth * (WIDTH + AHEAD), top + n * (HEIGHT + BESIDE)]));
+  });
+  return { places, size: [found.length * WIDTH + (found.length - 1) * AHEAD, tall(most)] };
+}
+
+/** Places the steps one below the other, with room at their left for the lines. */
+function below(steps) {
+  const ordered = layers(steps).flat();
+  const places = new Map(ordered.map(({ name }, n) => [name, [GUTTER, n * (HEIGHT + BESIDE)]]));
+  return { places, size: [GUTTER + WIDTH, ordered.length * (HEIGHT + BESIDE) - BESIDE] };
+}
+
 /**
  * Draws `steps` into an element. `standing` returns for a step its `state`, what part of it is
  * `done`, from 0 to 1, and a `note`; `choose` is told the step that somebody points at.
  */
 export function draw(element, steps, standing, choose) {
-  const isDown = element.clientWidth < NARROW;
-  const [along, across] = isDown ? [HEIGHT, WIDTH] : [WIDTH, HEIGHT];
-  const found = layers(steps);
-  const most = Math.max(1, ...found.map((layer) => layer.length));
-  const length = found.length * along + (found.length - 1) * AHEAD;
-  const breadth = most * across + (most - 1) * BESIDE;
-  const places = new Map();
-  found.forEach((layer, depth) => {
-    const free = breadth - layer.length * across - (layer.length - 1) * BESIDE;
-    layer.forEach((step, n) => {
-      const [ahead, beside] = [depth * (along + AHEAD), free / 2 + n * (across + BESIDE)];
-      places.set(step.name, isDown ? [beside, ahead] : [ahead, beside]);
-    });
-  });
-  const [width, height] = (isDown ? [breadth, length] : [length, breadth]).map((size) => size + 2 * MARGIN);
+  const isNarrow = element.clientWidth < NARROW;
+  const { places, size } = isNarrow ? below(steps) : across(steps);
+  const [width, height] = size.map((side) => side + 2 * MARGIN);
   const picture = svg("svg", {
     viewBox: `${-MARGIN} ${-MARGIN} ${width} ${height}`, width, height, role: "img", class: "plan",
   });
   picture.dataset.tLabel = "jobs.picture";
   for (const step of steps) {
     for (const used of step.after ?? []) {
-      if (places.has(used)) picture.append(line(places.get(used), places.get(step.name), isDown, standing(used).state));
+      if (!places.has(used)) continue;
+      const d = (isNarrow ? beside : forward)(places.get(used), places.get(step.name));
+      picture.append(svg("path", { class: `way ${standing(used).state}`, d }));
     }
   }
   for (const step of steps) picture.append(box(step, places.get(step.name), standing(step.name), choose));
   element.replaceChildren(picture);
 }
 
-function line([fromX, fromY], [toX, toY], isDown, state) {
-  const way = isDown
-    ? [[fromX + WIDTH / 2, fromY + HEIGHT], [toX + WIDTH / 2, toY]]
-    : [[fromX + WIDTH, fromY + HEIGHT / 2], [toX, toY + HEIGHT / 2]];
-  const [[x1, y1], [x2, y2]] = way;
-  const bend = isDown ? [[x1, (y1 + y2) / 2], [x2, (y1 + y2) / 2]] : [[(x1 + x2) / 2, y1], [(x1 + x2) / 2, y2]];
-  return svg("path", { class: `way ${state}`, d: `M${x1} ${y1}C${bend.map((at) => at.join(" ")).join(" ")} ${x2} ${y2}` });
+/** The way from a step to one at its right. */
+function forward([fromX, fromY], [toX, toY]) {
+  const [x1, y1, x2, y2] = [fromX + WIDTH, fromY + HEIGHT / 2, toX, toY + HEIGHT / 2];
+  const middle = (x1 + x2) / 2;
+  return `M${x1} ${y1}C${middle} ${y1} ${middle} ${y2} ${x2} ${y2}`;
+}
+
+/** The way from a step to one below it, which leads further out the longer it is. */
+function beside([x, fromY], [, toY]) {
+  const [y1, y2] = [fromY + HEIGHT / 2 + 8, toY + HEIGHT / 2 - 8];
+  const out = x - Math.min(GUTTER * 1.3, 16 + (y2 - y1) / 12);
+  return `M${x} ${y1}C${out} ${y1} ${out} ${y2} ${x} ${y2}`;
 }
 
 function box(step, [x, y], { state, done, note }, choose) {

@@ -1,27 +1,30 @@
 // The texts of the pages, in the reader's language.
 
-import en from "../i18n/en.js";
-import es from "../i18n/es.js";
-
-const languages = { en, es };
+const LANGUAGES = ["en", "es"];
 const root = document.documentElement;
+/** The texts of the languages that were needed so far. */
+const read = new Map();
+/** The texts that pages have beside these: for each key one for each language. */
+const more = {};
+
+async function load(name) {
+  if (!read.has(name)) read.set(name, (await import(`../i18n/${name}.js`)).default);
+}
+await load(root.lang);
 
 export const language = () => root.lang;
 
 /** Returns a text, with `{name}` replaced by the values. */
 export function text(key, values = {}) {
-  const found = languages[root.lang][key] ?? en[key] ?? key;
+  const found = read.get(root.lang)[key] ?? more[key]?.[LANGUAGES.indexOf(root.lang)] ?? key;
   return found.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
 }
 
-export const has = (key) => key in en;
+export const has = (key) => key in read.get(root.lang) || key in more;
 
 /** Takes in the texts of a page: for each key the English and the Spanish one. */
 export function add(words) {
-  for (const [key, [english, spanish]] of Object.entries(words)) {
-    en[key] = english;
-    es[key] = spanish;
-  }
+  Object.assign(more, words);
 }
 
 /** Fills in all texts below an element; those that come later fill themselves in. */
@@ -44,7 +47,8 @@ export function translate(top = document) {
   each("-hint", (element) => element.setAttribute("placeholder", text(element.dataset.tHint)));
 }
 
-export function setLanguage(next) {
+export async function setLanguage(next) {
+  await load(next);
   root.lang = next;
   try {
     localStorage.setItem("iris-language", next);

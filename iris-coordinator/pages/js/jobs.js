@@ -4,15 +4,16 @@ import "../i18n/jobs.js";
 
 import { call, open, who } from "./api.js";
 import { $, h, icon } from "./dom.js";
+import { events } from "./events.js";
 import { draw } from "./graph.js";
 import { duration, has, number, text } from "./i18n.js";
-import { show } from "./markdown.js";
 import { button, card, certain, field, form, save, table, when } from "./parts.js";
 import { fault, notice } from "./shell.js";
-import { events } from "./stream.js";
 
 const place = $("jobs");
 const id = location.pathname.split("/")[2] ?? "";
+// The list shows nothing that a model wrote.
+const { show } = id ? await import("./markdown.js") : {};
 const OVER = ["finished", "failed", "cancelled", "expired"];
 /** Milliseconds between two looks at the list, and at least between two at a task. */
 const [LIST_AGAIN, LOOK_AGAIN] = [5000, 700];
@@ -57,7 +58,7 @@ async function showList() {
     h("td", { raw: true }, task.model),
     h("td", null, when(task.created)),
     h("td", { class: "number", raw: true }, task.finished ? duration(Math.max(0, task.finished - task.created) * 1000) : "–")));
-  const head = ["jobs.task", "jobs.state", "jobs.mode", "jobs.model", "jobs.when", "jobs.took"];
+  const head = ["jobs.task", "jobs.state", "jobs.mode", "jobs.model", "jobs.when", ["jobs.took", "number"]];
   place.replaceChildren(h("section", { class: "card" },
     h("p", { class: "fine", t: "jobs.explained" }),
     rows.length > 0 ? table("jobs.title", head, rows, "nodes") : h("p", { class: "empty", t: "jobs.none" })));
@@ -216,8 +217,8 @@ function frame() {
     save(`iris-task-${job.status.id}.json`, JSON.stringify({ exported: new Date().toISOString(), task: job.status, explanation: job.explanation }, null, 2), "application/json"), "save");
   place.replaceChildren(
     h("div", { class: "card-head" }, parts.head, h("div", { class: "row" }, cancel, exported)),
-    parts.tiles, parts.review,
-    card("jobs.plan", parts.graph),
+    parts.tiles,
+    card("jobs.plan", parts.graph), parts.review,
     h("section", { class: "card theirs" }, h("h2", { t: "jobs.answer" }), parts.answerNote, parts.answer),
     h("section", { class: "card" }, h("h2", { t: "jobs.each" }), parts.steps, parts.more));
   new ResizeObserver(() => paintGraph()).observe(parts.graph);
@@ -226,13 +227,14 @@ function frame() {
 function paint() {
   const { status } = job;
   parts.cancel.hidden = OVER.includes(status.status);
-  parts.head.replaceChildren(
+  parts.head.replaceChildren(...[
     h("a", { href: "/jobs", t: "jobs.all" }),
     h("span", { class: "id", raw: true }, status.id),
     badge(status.status),
     status.reviews?.length > 0 && badge("review", "jobs.waits"),
     status.place_in_line && h("span", { class: "badge warn", t: "jobs.place", values: { n: number(status.place_in_line) } }),
-    h("span", { class: "badge open" }, icon("open"), h("span", { t: "privacy.open" })));
+    h("span", { class: "badge open" }, icon("open"), h("span", { t: "privacy.open" })),
+  ].filter(Boolean));
   paintTiles();
   paintGraph();
   paintAnswer();
@@ -252,13 +254,23 @@ function paintTiles() {
   const took = ((status.finished ?? Date.now() / 1000) - status.created) * 1000;
   parts.tiles.replaceChildren(
     tile("jobs.mode", text(`mode.${status.mode ?? "single"}`), h("span", { raw: true }, status.model)),
-    tile("jobs.steps", `${number(over)} / ${number(status.steps.length)}`),
+    tile("jobs.steps", `${number(over)} / ${number(allUnits().length)}`),
     tile("jobs.nodes", number(nodes.size)),
     tile("jobs.tokens", number(read + written), h("span", { t: "jobs.tokens.of", values: { read: number(read), written: number(written) } })),
     tile(status.finished ? "jobs.took" : "jobs.running", duration(Math.max(0, took)), when(status.created)));
 }
 
-const unitsOf = (step) => job.status.steps.filter(({ unit }) => unit.split(".")[0] === step);
+const stepOf = ({ unit }) => unit.split(".")[0];
+const unitsOf = (step) => job.status.steps.filter((unit) => stepOf(unit) === step);
+
+/** Returns all units in the order of the plan, with those of steps whose turn has not come. */
+function allUnits() {
+  const order = new Map(job.steps.map(({ name }, n) => [name, n]));
+  const coming = job.steps.filter(({ name }) => unitsOf(name).length === 0);
+  const all = [...job.status.steps, ...coming.map(({ name }) => ({ unit: name, state: OVER.includes(job.status.status) ? "dropped" : "waiting" }))];
+  const place = (unit) => order.get(stepOf(unit)) ?? order.size;
+  return all.sort((a, b) => place(a) - place(b));
+}
 
 /** Says how a step stands by how its units do. */
 function standing(step) {
@@ -274,7 +286,7 @@ function paintGraph() {
   if (!job.status || parts.graph.clientWidth === 0) return;
   const known = job.steps.map(({ name }) => name);
   // Whatever is not in the plan's outline, or where there is none, stands by itself.
-  const others = [...new Set(job.status.steps.map(({ unit }) => unit.split(".")[0]))].filter((name) => !known.includes(name));
+  const others = [...new Set(job.status.steps.map(stepOf))].filter((name) => !known.includes(name));
   draw(parts.graph, [...job.steps, ...others.map((name) => ({ name, work: "ask", text: "" }))], standing, (step) => {
     const first = parts.steps.querySelector(`[data-step="${CSS.escape(step)}"]`);
     first?.scrollIntoView({ block: "center" });
@@ -338,7 +350,7 @@ function reviewCard({ step, choices }) {
 
 /** Brings the list of units up to date; what is open there stays open. */
 function paintSteps() {
-  const units = job.status.steps;
+  const units = allUnits();
   const shown = units.slice(0, job.rows);
   shown.forEach((unit, n) => {
     const said = JSON.stringify([unit, job.why.has(unit.unit)]);
@@ -393,7 +405,7 @@ function unitElement(unit, isOpen) {
   details.addEventListener("toggle", fill);
   fill();
   const row = h("li", null, details);
-  row.dataset.step = unit.unit.split(".")[0];
+  row.dataset.step = stepOf(unit);
   return row;
 }
 

@@ -50,7 +50,7 @@ function previewCard(preview, again) {
       ["end.policy", policy],
       ["end.due", when(due)],
     ]),
-    rows.length > 0 ? table("end.title", ["end.owner", "end.weight", "end.share"], rows) : h("p", { class: "fine", t: "end.nobody" }),
+    rows.length > 0 ? table("end.title", ["end.owner", ["end.weight", "number"], ["end.share", "number"]], rows) : h("p", { class: "fine", t: "end.nobody" }),
     h("div", { class: "row" }, close));
 }
 
@@ -79,7 +79,7 @@ function monthsCard(months, again) {
       h("td", { raw: true }, date(month.release)),
       h("td", null, h("div", { class: "row acts" }, shares, books)));
   });
-  const head = ["months.month", "end.pool", "end.carried", "months.owners", "months.closed", "months.release", "members.change"];
+  const head = ["months.month", ["end.pool", "number"], ["end.carried", "number"], ["months.owners", "number"], "months.closed", "months.release", "members.change"];
   return card("months.title", table("months.title", head, rows));
 }
 
@@ -95,7 +95,7 @@ async function showShares(month, row, again) {
       h("td", { raw: true }, payout.reference ?? "–"),
       h("td", null, payout.state === "owed" && paidButton(month, payout, again))));
     said = rows.length > 0
-      ? table("months.shares", ["end.owner", "end.share", "money.state", "money.reference", "members.change"], rows)
+      ? table("months.shares", ["end.owner", ["end.share", "number"], "money.state", "money.reference", "members.change"], rows)
       : h("p", { class: "fine", t: "months.nobody" });
   } catch (error) {
     said = fault(error);
@@ -120,7 +120,7 @@ function balancesCard(balances) {
     const [name, of] = book.split(":");
     return h("tr", null, h("td", { t: `book.${name}`, values: { of: of ?? "" } }), h("td", { class: "number", raw: true }, amount(held)));
   });
-  return card("books.title", rows.length > 0 ? table("books.title", ["books.book", "books.amount"], rows) : h("p", { class: "fine", t: "books.none" }));
+  return card("books.title", rows.length > 0 ? table("books.title", ["books.book", ["books.amount", "number"]], rows) : h("p", { class: "fine", t: "books.none" }));
 }
 
 function topUpCard(again) {

@@ -29,7 +29,7 @@ export async function nodes(again) {
   // Those that are held come first: they wait for somebody.
   const all = [...connected, ...holds.filter(({ node }) => !ids.has(node)).map(({ node }) => ({ id: node, models: [] }))]
     .sort((a, b) => Number(held.has(b.id)) - Number(held.has(a.id)) || (b.points ?? 0) - (a.points ?? 0));
-  const head = ["node.name", "nodes.state", "node.models", "node.slots", "node.standing", "node.points", "nodes.change"];
+  const head = ["node.name", "nodes.state", "node.models", "node.slots", "node.standing", ["node.points", "number"], "nodes.change"];
   const list = table("nodes.title", head, [], "nodes");
   const more = h("p");
   const search = h("input", { type: "search", hint: "nodes.search" });

@@ -24,7 +24,7 @@ export async function members(again) {
 }
 
 const accountTable = (takesFees) =>
-  table("members.title", ["members.account", "members.since", "members.membership", "members.keys", "members.invited", ...(takesFees ? ["members.change"] : [])], []);
+  table("members.title", ["members.account", "members.since", "members.membership", ["members.keys", "number"], "members.invited", ...(takesFees ? ["members.change"] : [])], []);
 
 function accountRow({ account, created, membership, keys, invited_by: by }, takesFees, again) {
   const kind = { lapsed: "bad", grace: "warn" }[membership.state] ?? "good";

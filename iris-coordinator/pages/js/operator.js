@@ -4,7 +4,7 @@ import "../i18n/operator.js";
 
 import { call, open, signInWithKey, who } from "./api.js";
 import { $, h, icon } from "./dom.js";
-import { date, duration, moment, number, text } from "./i18n.js";
+import { duration, moment, number, text } from "./i18n.js";
 import { amount, money } from "./operator-money.js";
 import { nodes, verdicts } from "./operator-nodes.js";
 import { members } from "./operator-people.js";
@@ -72,6 +72,7 @@ async function showTabs() {
     for (const tab of row.children) {
       tab.setAttribute("aria-selected", String(tab.dataset.name === found));
       tab.tabIndex = tab.dataset.name === found ? 0 : -1;
+      if (tab.dataset.name === found) tab.scrollIntoView({ block: "nearest", inline: "nearest" });
     }
     body.setAttribute("aria-label", text(`optab.${found}`));
     history.replaceState(null, "", `#${found}`);

@@ -43,11 +43,14 @@ export const facts = (entries) =>
   h("dl", { class: "facts" }, entries.filter(([, value]) => value !== undefined && value !== null).flatMap(([key, value]) =>
     [h("dt", { t: key }), h("dd", typeof value === "string" ? { raw: true } : null, value)]));
 
-/** A table of rows under the texts of `head`; `label` names it. */
+/** A table of rows under the texts of `head`, each a key or a key and a class; `label` names it. */
 export const table = (label, head, rows, kind) =>
   h("div", { class: "scroll", tabindex: "0", role: "region", label },
     h("table", { class: kind },
-      h("thead", null, h("tr", null, head.map((key) => (key ? h("th", { scope: "col", t: key }) : h("td"))))),
+      h("thead", null, h("tr", null, head.map((one) => {
+        const [key, kind] = [one].flat();
+        return h("th", { scope: "col", t: key, class: kind });
+      }))),
       h("tbody", null, rows)));
 
 /** Says when something was, to the second for those who point at it. */

@@ -56,6 +56,7 @@ const FILES: &[(&str, &[u8])] = embedded! {
     "js/chat.js"
     "js/dashboard.js"
     "js/dom.js"
+    "js/events.js"
     "js/flow.js"
     "js/graph.js"
     "js/highlight.js"
