@@ -78,8 +78,13 @@ async function showTabs() {
     history.replaceState(null, "", `#${found}`);
     if (body.dataset.shown !== found) body.replaceChildren(h("p", { class: "fine", t: "operator.loading" }));
     body.dataset.shown = found;
+    const again = async () => {
+      await choose(found);
+      // What had the focus may be gone.
+      if (document.activeElement === document.body) body.focus({ preventScroll: true });
+    };
     try {
-      const made = await make(() => choose(found));
+      const made = await make(again);
       if (chosen === found) body.replaceChildren(...made.filter(Boolean));
     } catch (error) {
       if (chosen === found) body.replaceChildren(fault(error));
@@ -105,7 +110,7 @@ async function showTabs() {
 }
 
 setInterval(() => {
-  const isIdle = !document.hidden && !document.querySelector("dialog[open]");
+  const isIdle = !document.hidden && !document.querySelector("dialog[open], #tab :focus");
   if (chosen === "overview" && isIdle && $("tab")) refreshOverview?.();
 }, LOOK_AGAIN);
 

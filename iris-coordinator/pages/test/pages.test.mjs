@@ -438,6 +438,62 @@ test("the operator holds a node, invites, puts money in, and is asked before", a
   await context.close();
 });
 
+test("the operator decides appeals, closes months and marks what was paid", async () => {
+  const { page, complaints, context } = await operator();
+  const attack = "<img src=x onerror=hacked()>";
+  const [account, verdict] = ["b".repeat(32), "7".repeat(32)];
+  const found = {
+    id: verdict, node: "a".repeat(26), account, model: `m${attack}`, text: `found ${attack}`, at: 1_700_000_000,
+    appeal_until: 1_700_600_000, state: "appealed", objection: `no ${attack}`, seeds: [],
+  };
+  const month = { epoch: "2026-09", policy: "seed", pool: 7_500_000, carried: 0, owners: 1, closed: 1_700_000_000, release: 1_700_000_000 };
+  const payout = { epoch: "2026-09", account, amount: 7_500_000, state: "owed", since: 1, release: 1 };
+  const preview = { epoch: "2026-10", policy: "seed", pool: 3_000_001, carried: 0, due: 1, is_due: true, shares: [{ account, amount: 3_000_001, weight: 4 }] };
+  const sent = [];
+  const answers = {
+    "/verdicts": { verdicts: [found] }, [`/verdicts/${verdict}`]: { ...found, prompts: [`${attack} what?`] },
+    "/months": { months: [month] }, "/months/2026-09/payouts": { payouts: [payout] }, "/months/next": preview,
+    "/months/2026-09/books": { line: 1 },
+  };
+  await page.route((url) => url.pathname in answers || /decision$|close$|payouts\/b/.test(url.pathname), async (route) => {
+    const { pathname } = new URL(route.request().url());
+    if (route.request().method() === "POST") sent.push([pathname, route.request().postDataJSON()]);
+    await route.fulfill({ json: answers[pathname] ?? found });
+  });
+  await page.click("[role=tab][data-name=overview]");
+  await page.waitForSelector("[data-t='alerts.appeals']");
+  await page.waitForSelector("[data-t='alerts.due']");
+  await page.click("[role=tab][data-name=verdicts]");
+  await page.click("[data-t='verdicts.prompts']");
+  await page.waitForSelector(".prompt");
+  await shot(page, "operator-appeal");
+  await page.click("[data-t='verdicts.overturn']");
+  await shot(page, "operator-asks");
+  await page.fill("dialog input", "So it had.");
+  await page.click("dialog [type=submit]");
+  await page.waitForFunction(() => !document.querySelector("dialog"));
+  await page.click("[role=tab][data-name=money]");
+  await page.click("[data-t='months.shares']");
+  await page.click("[data-t='paid.mark']");
+  await page.fill("dialog input", "transfer 7");
+  await page.click("dialog [type=submit]");
+  await page.waitForFunction(() => !document.querySelector("dialog"));
+  const [books] = await Promise.all([page.waitForEvent("download"), page.click("[data-t='months.books']")]);
+  assert.equal(books.suggestedFilename(), "iris-2026-09.jsonl");
+  await page.click("[data-t='end.close']");
+  await shot(page, "operator-close");
+  await page.click("dialog [type=submit]");
+  await page.waitForFunction(() => !document.querySelector("dialog"));
+  assert.deepEqual(sent, [
+    [`/verdicts/${verdict}/decision`, { ruling: "overturn", reason: "So it had." }],
+    [`/months/2026-09/payouts/${account}`, { reference: "transfer 7" }],
+    ["/months/2026-10/close", null],
+  ]);
+  assert.equal(await page.locator("#operator img, dialog img").count(), 0);
+  assert.deepEqual(complaints, []);
+  await context.close();
+});
+
 test("the operator's page lets nobody in who does not run the network", async () => {
   const { page, complaints, context } = await member();
   await page.goto(`${facts.url}/operator`);
