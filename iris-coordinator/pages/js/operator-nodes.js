@@ -99,7 +99,7 @@ async function why(id, row) {
   } catch (error) {
     said = fault(error);
   }
-  const more = h("tr", null, h("td", { colspan: "7", class: "wide-cell" }, said));
+  const more = h("tr", null, h("td", { colspan: "7" }, said));
   more.dataset.why = id;
   row.after(more);
 }

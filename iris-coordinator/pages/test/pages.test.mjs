@@ -331,7 +331,7 @@ test("a task that is not divided is one box, and is cancelled by whoever says so
   await page.click("[data-t='jobs.cancel']");
   await page.waitForSelector("dialog[open]");
   await page.keyboard.press("Escape");
-  assert.equal(await page.locator("dialog").count(), 0);
+  await page.waitForFunction(() => !document.querySelector("dialog"));
   assert.equal(await page.locator(".plan .box.running").count(), 1);
   await page.click("[data-t='jobs.cancel']");
   await page.click("dialog[open] [type=submit]");
