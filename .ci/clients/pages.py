@@ -36,6 +36,7 @@ def main(binaries, cache):
             try:
                 network.start_coordinator(IRIS_OPEN_REGISTRATION="true", IRIS_PUBLIC_CHAT="true")
                 key = network.new_key("inference")
+                operator = network.operator_key("admin").strip()
                 scripted = ScriptedServer(SCRIPTED, 4)
                 network.start_node("engine", {"IRIS_ENGINE": "bundled"})
                 attack = {"LMSTUDIO_URL": scripted.url, "NODE_ID": ATTACK}
@@ -49,6 +50,7 @@ def main(binaries, cache):
                 "url": network.url,
                 "digits": network.account_key,
                 "key": key,
+                "operator": operator,
                 "engine": ENGINE,
                 "scripted": SCRIPTED,
                 "attack": ATTACK,

@@ -41,6 +41,7 @@ use crate::dispatch::{
 };
 use crate::entropy::Entropy;
 use crate::history::{self, Histories, HistoryCursor};
+use crate::holds::{HoldError, Holds};
 use crate::inference::{Inference, PlanHandle};
 use crate::journal::{Journal, JournalLimits};
 use crate::limits::{Allowance, Exceeded, Limits, PER_MINUTE};
@@ -87,6 +88,7 @@ struct Inner {
     /// A ledger of no deeds, where such ledgers can be gone on from.
     empty: Option<Mutex<Box<dyn ReputationLedger>>>,
     standing: StandingPolicy,
+    rules: rest::Policies,
 }
 
 impl Inner {
@@ -297,7 +299,7 @@ impl Builder {
     /// Fails where the store holds the public log of another identity. Must be called within a
     /// tokio runtime, whose tasks it uses from then on.
     pub async fn build(self) -> Result<Coordinator, StartError> {
-        let identity = Arc::new(self.identity);
+        let (rules, identity) = (self.rules(), Arc::new(self.identity));
         let journal = Journal::start(Arc::clone(&self.store), self.journal);
         let settings = DispatchSettings {
             retry: self.retry,
@@ -331,6 +333,7 @@ impl Builder {
             limits: Arc::new(limits),
             members: Arc::clone(&accounts),
             promises: Promises::load(&*self.store).await?,
+            holds: Holds::load(Arc::clone(&self.store)).await?,
         }));
         dispatch.restore_models(load_models(&*self.store).await?);
         let classifiers = self.classifiers.over(&dispatch);
@@ -392,10 +395,28 @@ impl Builder {
             ranking: Ranking::default(),
             empty: empty.map(Mutex::new),
             standing: policy,
+            rules,
         };
         let coordinator = Coordinator { inner: Arc::new(inner) };
         coordinator.begin_housekeeping();
         Ok(coordinator)
+    }
+
+    /// Returns the rules that follow from what was set here.
+    fn rules(&self) -> rest::Policies {
+        let hedge = self.retry.hedge.map(|hedge| hedge.after.as_millis());
+        rest::Policies {
+            trusted_owners: self.trusted.clone(),
+            compare_answers: self.verifying.compares,
+            owner_share_percent: self.share.as_percent(),
+            rate_per_minute: self.per_minute,
+            queue_capacity: self.queue_capacity as u64,
+            max_wait_secs: self.admission.longest.as_secs(),
+            patience: self.admission.patience,
+            hedge_after_ms: hedge.and_then(|millis| millis.try_into().ok()),
+            retention_secs: self.retention.as_secs(),
+            ..rest::Policies::default()
+        }
     }
 }
 
@@ -618,7 +639,7 @@ impl Coordinator {
 
     fn why_away(&self, node: NodeId) -> rest::NodeWhy {
         let promise = self.inner.dispatch.promises.of(&node);
-        rest::NodeWhy { promise, ..Dispatch::why_away(node) }
+        rest::NodeWhy { promise, ..self.inner.dispatch.why_away(node) }
     }
 
     /// Returns whether a connected node is an account's.
@@ -638,6 +659,42 @@ impl Coordinator {
                      come by themselves where a trusted node offers one of its models."
                 .to_owned(),
         })
+    }
+
+    /// Holds a node, until it is released: a drained one finishes what it has and gets nothing new,
+    /// a blocked one is sent away at once and not let in. Its owner reads why.
+    pub async fn hold(
+        &self,
+        node: NodeId,
+        request: rest::HoldRequest,
+    ) -> Result<rest::NodeHold, HoldError> {
+        if !link::is_known(&*self.inner.store, &node).await? {
+            return Err(HoldError::NoNode);
+        }
+        let dispatch = &self.inner.dispatch;
+        let hold = dispatch.holds.hold(node, request, dispatch.clock.calendar()).await?;
+        dispatch.carry_out_hold(&node);
+        Ok(hold)
+    }
+
+    /// Lets a node work that was held; returns whether it was. A blocked one comes back when its
+    /// owner starts it.
+    pub async fn release(&self, node: &NodeId) -> Result<bool, HoldError> {
+        let dispatch = &self.inner.dispatch;
+        let released = dispatch.holds.release(node).await?;
+        dispatch.carry_out_hold(node);
+        Ok(released)
+    }
+
+    /// Returns the nodes that are held, in the order of their ids.
+    pub fn holds(&self) -> Vec<rest::NodeHold> {
+        self.inner.dispatch.holds.all()
+    }
+
+    /// Returns the rules that the coordinator was built with; those of accounts and of pay are
+    /// theirs to tell.
+    pub fn rules(&self) -> rest::Policies {
+        self.inner.rules.clone()
     }
 
     /// Names the conversation that `account` goes on with in a chat, for

@@ -12,6 +12,7 @@ mod deeds;
 mod dispatch;
 mod entropy;
 mod history;
+mod holds;
 #[cfg(feature = "http")]
 pub mod http;
 mod inference;
@@ -49,6 +50,7 @@ pub use dispatch::{
     TaskHandle, TaskRequest,
 };
 pub use history::{Histories, HistoryCursor, HistoryCursorError};
+pub use holds::HoldError;
 pub use inference::{
     Chosen, Events, Evidence, Followed, Inference, InferenceError, Once, PlanHandle,
 };

@@ -24,6 +24,11 @@ impl OwnerShare {
         Self { percent }
     }
 
+    /// Returns the bound in hundredths.
+    pub const fn as_percent(self) -> u8 {
+        self.percent
+    }
+
     /// Returns the bound in thousandths where so many owners offer the model: twice an equal part
     /// where that is more, since among a few owners every one has a large share.
     fn among(self, owners: usize) -> u64 {

@@ -6,45 +6,12 @@ import { $, h, icon } from "./dom.js";
 import { date, duration, moment, number, text } from "./i18n.js";
 import { ownNodes } from "./nodes.js";
 import { receiptPart } from "./receipt.js";
+import { button, card, facts, field, form } from "./parts.js";
 import { copy, fault, notice } from "./shell.js";
 
 const place = $("account");
 /** Millionths in a unit of the network's money. */
 const UNIT = 1_000_000;
-
-const button = (key, kind, act, picture) => {
-  const made = h("button", { type: "button", class: kind }, picture && icon(picture), h("span", { t: key }));
-  if (act) made.addEventListener("click", () => act(made));
-  return made;
-};
-
-const field = (key, members, fine) => {
-  const input = h("input", members);
-  const label = h("label", { class: "field" }, h("span", { t: key }), input, fine && h("span", { class: "fine", t: fine }));
-  return { label, input };
-};
-
-const card = (title, ...children) => h("section", { class: "card" }, h("h2", { t: title }), ...children);
-
-/** A form that says what went wrong, and cannot be sent twice at a time. */
-function form(action, fields, submit, ...more) {
-  const send = h("button", { type: "submit", class: "primary" }, h("span", { t: action }));
-  const problem = h("div", { "aria-live": "assertive" });
-  const made = h("form", { novalidate: true }, fields, problem, h("div", { class: "row" }, send, ...more));
-  made.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    send.disabled = true;
-    problem.replaceChildren();
-    try {
-      await submit();
-    } catch (error) {
-      problem.replaceChildren(fault(error));
-    } finally {
-      send.disabled = false;
-    }
-  });
-  return made;
-}
 
 // ---------------------------------------------------------------------------------------- outside
 
@@ -156,10 +123,6 @@ async function showInside() {
   place.replaceChildren(row, body);
   await choose(location.hash.slice(1));
 }
-
-const facts = (entries) =>
-  h("dl", { class: "facts" }, entries.filter(([, value]) => value !== undefined && value !== null).flatMap(([key, value]) =>
-    [h("dt", { t: key }), h("dd", typeof value === "string" ? { raw: true } : null, value)]));
 
 async function overview() {
   const me = await call("/auth/me");

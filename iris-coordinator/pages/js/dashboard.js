@@ -3,10 +3,10 @@
 import { call, open, who } from "./api.js";
 import { draw } from "./charts.js";
 import { $, h, icon } from "./dom.js";
+import { events } from "./events.js";
 import { Flow } from "./flow.js";
 import { clock, compact, duration, has, number, text } from "./i18n.js";
 import { fault } from "./shell.js";
-import { events } from "./stream.js";
 
 /** Nodes that the table shows at a time. */
 const ROWS = 50;

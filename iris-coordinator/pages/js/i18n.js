@@ -1,19 +1,31 @@
 // The texts of the pages, in the reader's language.
 
+const LANGUAGES = ["en", "es"];
 const root = document.documentElement;
-const wordsOf = async (language) => (await import(`../i18n/${language}.js`)).default;
-/** The texts of the reader's language; the other one is loaded when somebody asks for it. */
-let words = await wordsOf(root.lang);
+/** The texts of the languages that were needed so far. */
+const read = new Map();
+/** The texts that pages have beside these: for each key one for each language. */
+const more = {};
+
+async function load(name) {
+  if (!read.has(name)) read.set(name, (await import(`../i18n/${name}.js`)).default);
+}
+await load(root.lang);
 
 export const language = () => root.lang;
 
 /** Returns a text, with `{name}` replaced by the values. */
 export function text(key, values = {}) {
-  const found = words[key] ?? key;
+  const found = read.get(root.lang)[key] ?? more[key]?.[LANGUAGES.indexOf(root.lang)] ?? key;
   return found.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
 }
 
-export const has = (key) => key in words;
+export const has = (key) => key in read.get(root.lang) || key in more;
+
+/** Takes in the texts of a page: for each key the English and the Spanish one. */
+export function add(words) {
+  Object.assign(more, words);
+}
 
 /** Fills in all texts below an element; those that come later fill themselves in. */
 export function translate(top = document) {
@@ -36,7 +48,7 @@ export function translate(top = document) {
 }
 
 export async function setLanguage(next) {
-  words = await wordsOf(next);
+  await load(next);
   root.lang = next;
   try {
     localStorage.setItem("iris-language", next);

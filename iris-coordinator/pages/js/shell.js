@@ -6,7 +6,18 @@ import { has, language, setLanguage, text, translate } from "./i18n.js";
 const root = document.documentElement;
 
 for (const place of document.querySelectorAll(".places a")) {
-  if (place.pathname === location.pathname) place.setAttribute("aria-current", "page");
+  const isHere = place.pathname === location.pathname || location.pathname.startsWith(`${place.pathname}/`);
+  if (isHere) place.setAttribute("aria-current", "page");
+}
+
+/** Shows the way to the operator's page to whoever was let in there, for as long as the tab is open. */
+export function showOperator(isLetIn) {
+  $("operator-place").hidden = !isLetIn && location.pathname !== "/operator";
+}
+try {
+  showOperator(sessionStorage.getItem("iris-operates") === "yes");
+} catch {
+  showOperator(false);
 }
 
 function showLanguage() {

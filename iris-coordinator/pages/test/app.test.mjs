@@ -70,7 +70,7 @@ test("the app opens without a connection, and keeps pages alone: no answer of th
   assert.match(await ask(page, "What is the capital of France?"), /Paris/);
   const files = await kept(page);
   assert.ok(files.length > 20, `${files.length} files`);
-  const allowed = /^\/(pages\/[0-9a-f]{16}\/.*|account|chat|dashboard|docs)$/;
+  const allowed = /^\/(pages\/[0-9a-f]{16}\/.*|account|chat|dashboard|docs|jobs|operator)$/;
   assert.deepEqual(files.map(({ path }) => path).filter((path) => !allowed.test(path)), []);
   const session = await page.evaluate(() => Object.values(sessionStorage).join(" "));
   const { account, access } = JSON.parse(session);

@@ -1,5 +1,6 @@
 // A browser for tests of the pages, and what people do in it first.
 
+import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after } from "node:test";
@@ -48,6 +49,29 @@ export async function member({ at = facts.url, ...settings } = {}) {
   await page.press("input[name=digits]", "Enter");
   await page.waitForSelector("[role=tablist]");
   return visit;
+}
+
+/** Opens the operator's page with a key, which is typed there and in no address. */
+export async function operator(settings) {
+  const visit = await visitor(settings);
+  const { page } = visit;
+  await page.goto(`${facts.url}/operator`);
+  await page.fill("input[name=operator-key]", facts.operator);
+  await page.press("input[name=operator-key]", "Enter");
+  await page.waitForSelector("[role=tablist]");
+  return visit;
+}
+
+/** Submits a durable task as a program does, and returns its id. */
+export async function submit(body) {
+  const answer = await fetch(`${facts.url}/inference`, {
+    method: "POST",
+    headers: { authorization: `Bearer ${facts.key}`, "content-type": "application/json" },
+    body: JSON.stringify(body),
+  });
+  const said = await answer.json();
+  assert.equal(answer.status, 202, JSON.stringify(said));
+  return said.id;
 }
 
 export async function chatting(model, settings) {

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { PHONE, WIDE, ask, axe, chatting, facts, member, shot, visitor } from "./browser.mjs";
+import { PHONE, WIDE, ask, axe, chatting, facts, member, operator, shot, submit, visitor } from "./browser.mjs";
 
 test("a question gets a streamed answer of the bundled model, and the talk is there after a reload", async () => {
   const { page, complaints, context } = await chatting(facts.engine);
@@ -188,6 +188,240 @@ test("an account is opened, its digits are shown once, and its keys are made and
   await context.close();
 });
 
+/** A plan that runs side by side, puts together, and lets a person choose. */
+const plan = (first) => ({
+  plan: {
+    model: facts.scripted,
+    steps: [
+      { name: "first", prompt: first },
+      { name: "second", prompt: "echo **two** of them", model: facts.scripted },
+      { name: "five", each: ["a", "b", "c", "d", "e"], prompt: "echo part {{ item }}" },
+      { name: "both", join: { of: ["first", "second"], how: "concat", separator: "\n" } },
+      { name: "expert", review: ["first", "second"] },
+      { name: "end", prompt: "echo chosen: {{ expert }}, of {{ both }} and {{ five }}" },
+    ],
+  },
+});
+
+test("a plan fills up as it is carried out, and waits for a person who decides", async () => {
+  const id = await submit(plan("echo # one\n\n- of them"));
+  const { page, complaints, context } = await member();
+  await page.goto(`${facts.url}/jobs`);
+  await page.click(`a[href="/jobs/${id}"]`);
+  await page.waitForSelector(".review .choice");
+  assert.equal(await page.locator(".plan .box").count(), 6);
+  assert.equal(await page.locator(".plan .box.review").count(), 1);
+  // Each line leads from a step to one that uses it.
+  assert.equal(await page.locator(".plan .way").count(), 7);
+  assert.equal(await page.locator(".units > li").count(), 10);
+  await page.locator(".units summary", { hasText: "first" }).first().click();
+  await page.waitForSelector(".units details[open] .body li");
+  await page.waitForSelector(".units details[open] .why");
+  assert.equal(await page.locator(".review .choice .body strong").innerText(), "two");
+  await shot(page, "job-review");
+  await page.locator(".choice", { hasText: "two" }).locator("[type=submit]").click();
+  await page.waitForSelector(".job-head .badge.good");
+  await page.waitForFunction(() => document.querySelectorAll(".plan .box.finished").length === 6);
+  assert.match(await page.locator(".card.theirs .body").first().innerText(), /chosen: two of them/);
+  assert.equal(await page.locator(".review.card").count(), 0);
+  const [saved] = await Promise.all([page.waitForEvent("download"), page.click("[data-t='jobs.export']")]);
+  const exported = JSON.parse(readFileSync(await saved.path(), "utf8"));
+  assert.equal(exported.task.status, "finished");
+  assert.equal(exported.task.steps.find(({ unit }) => unit === "second").text, "**two** of them");
+  assert.equal(exported.explanation.plan.steps.length, 6);
+  assert.equal(JSON.stringify(exported).includes(facts.key), false);
+  assert.deepEqual(complaints, []);
+  await context.close();
+});
+
+test("a task that is not divided is one box, and is cancelled by whoever says so twice", async () => {
+  const id = await submit({ model: facts.scripted, prompt: "marker hold" });
+  const { page, complaints, context } = await member();
+  await page.goto(`${facts.url}/jobs/${id}`);
+  await page.waitForSelector(".plan .box.running");
+  assert.equal(await page.locator(".plan .box").count(), 1);
+  await page.waitForSelector(".state.live");
+  await page.click("[data-t='jobs.cancel']");
+  await page.waitForSelector("dialog[open]");
+  await page.keyboard.press("Escape");
+  await page.waitForFunction(() => !document.querySelector("dialog"));
+  assert.equal(await page.locator(".plan .box.running").count(), 1);
+  await page.click("[data-t='jobs.cancel']");
+  await page.click("dialog[open] [type=submit]");
+  await page.waitForSelector(".job-head [data-t='task.cancelled']");
+  assert.equal(await page.locator("[data-t='jobs.cancel']").isVisible(), false);
+  await page.goto(`${facts.url}/jobs/${"0".repeat(32)}`);
+  await page.waitForSelector("[data-t='jobs.gone']");
+  assert.deepEqual(complaints, []);
+  await context.close();
+});
+
+test("a divided answer in the chat leads to its steps, in a tab that is signed in", async () => {
+  const { page, complaints, context } = await chatting(facts.scripted);
+  await page.selectOption("#mode", "subtasks");
+  await ask(page, "extract: themes, characters and conclusions");
+  const [tab] = await Promise.all([context.waitForEvent("page"), page.locator(".foot a[data-t='chat.job']").click()]);
+  await tab.waitForSelector(".plan .box.finished");
+  assert.match(new URL(tab.url()).pathname, /^\/jobs\/[0-9a-f]{32}$/);
+  assert.ok(await tab.locator(".units > li").count() > 2);
+  assert.deepEqual(complaints, []);
+  await context.close();
+});
+
+test("what a task's prompts, answers, steps and nodes say does nothing, whatever it is", async () => {
+  const attack = ATTACKS.join("\n\n");
+  const id = await submit(plan(`echo ${attack}`));
+  const { page, complaints, context } = await member();
+  await page.goto(`${facts.url}/jobs/${id}`);
+  await page.waitForSelector(".review .choice");
+  for (const summary of await page.locator(".units summary").all()) await summary.click();
+  for (const link of await page.locator(".theirs .body a").all()) await link.click({ force: true, noWaitAfter: true, timeout: 300 }).catch(() => {});
+  await page.locator(".choice").first().locator("[type=submit]").click();
+  await page.waitForSelector(".job-head .badge.good");
+  await page.waitForTimeout(200);
+  const found = await page.evaluate(() => ({
+    elements: [...document.querySelectorAll("#jobs :is(script, iframe, img, input, style, object, embed, base, math)")].map((e) => e.outerHTML),
+    handlers: [...document.querySelectorAll("#jobs .body *")].flatMap((e) => e.getAttributeNames()).filter((name) => name.startsWith("on") || name === "style" || name === "id"),
+    links: [...document.querySelectorAll("#jobs .body a")].map((a) => a.protocol).filter((p) => !["http:", "https:", "mailto:"].includes(p) && p !== ":"),
+  }));
+  assert.deepEqual(found, { elements: [], handlers: [], links: [] });
+  assert.deepEqual(complaints, []);
+  await context.close();
+});
+
+test("the operator holds a node, invites, puts money in, and is asked before", async () => {
+  const { page, complaints, context } = await operator();
+  const sent = [];
+  page.on("request", (request) => sent.push(request.url()));
+  await page.click("[role=tab][data-name=nodes]");
+  const row = page.locator("#tab tbody tr", { hasText: facts.attack });
+  await row.waitFor();
+  assert.equal(await page.locator("#tab img").count(), 0);
+  await row.locator("[data-t='nodes.do.drain']").click();
+  await page.waitForSelector("dialog[open]");
+  assert.ok((await page.locator("dialog").innerText()).includes(facts.attack));
+  assert.equal(await page.locator("dialog img").count(), 0);
+  await page.click("dialog [data-t='parts.leave']");
+  assert.equal(await page.locator("[data-t='nodes.drain']").count(), 0);
+  await row.locator("[data-t='nodes.do.drain']").click();
+  await page.fill("dialog input", "a new card <img src=x onerror=hacked()>");
+  await page.click("dialog [type=submit]");
+  await page.waitForSelector("[data-t='nodes.drain']");
+  await page.locator("#tab tbody tr").first().locator("[data-t='nodes.do.why']").click();
+  await page.waitForFunction(() => document.querySelector(".hindrance")?.textContent.includes("gives it nothing new"));
+  await page.click("[role=tab][data-name=overview]");
+  await page.waitForSelector("[data-t='alerts.held']");
+  await page.click("[role=tab][data-name=nodes]");
+  await page.click("[data-t='nodes.do.release']");
+  await page.click("dialog [type=submit]");
+  await page.waitForFunction(() => !document.querySelector("[data-t='nodes.drain']") && document.querySelector("[data-t='nodes.ready']"));
+
+  await page.click("[role=tab][data-name=members]");
+  await page.waitForSelector("#tab tbody tr");
+  await page.click("[data-t='invite.make']");
+  const invitation = await page.waitForSelector(".secret").then((element) => element.innerText());
+  assert.ok(invitation.length > 20);
+  await page.click("[data-t='operator.reload']");
+  await page.click("[data-t='invite.revoke']");
+  await page.click("dialog [type=submit]");
+  await page.waitForSelector("[data-t='invite.none']");
+
+  await page.click("[role=tab][data-name=money]");
+  await page.waitForSelector("[data-t='topup.go']");
+  const [sum, reference] = [page.locator("form input").nth(0), page.locator("form input").nth(1)];
+  await sum.fill("0");
+  await reference.fill("gift 1");
+  await page.click("[data-t='topup.go']");
+  await page.waitForSelector("[data-t='topup.wrong']:not([hidden])");
+  await sum.fill("2.5");
+  await page.locator("form [type=submit]").first().click();
+  await page.click("dialog [type=submit]");
+  await page.waitForSelector("[data-t='book.pool']");
+  await page.waitForSelector("[data-t='end.preview']");
+  assert.equal(await page.locator("button", { has: page.locator("[data-t='end.close']") }).isDisabled(), true);
+  const [figures] = await Promise.all([
+    page.waitForEvent("download"),
+    page.click("[role=tab][data-name=overview]").then(() => page.click("[data-t='health.metrics']")),
+  ]);
+  assert.match(readFileSync(await figures.path(), "utf8"), /# EOF/);
+  assert.ok(sent.every((url) => !url.includes(facts.operator) && !url.includes("iris_")), "no key is in an address");
+  await page.goto(`${facts.url}/chat`);
+  assert.equal(await page.locator("#operator-place").isVisible(), true);
+  assert.deepEqual(complaints, []);
+  await context.close();
+});
+
+test("the operator decides appeals, closes months and marks what was paid", async () => {
+  const { page, complaints, context } = await operator();
+  const attack = "<img src=x onerror=hacked()>";
+  const [account, verdict] = ["b".repeat(32), "7".repeat(32)];
+  const found = {
+    id: verdict, node: "a".repeat(26), account, model: `m${attack}`, text: `found ${attack}`, at: 1_700_000_000,
+    appeal_until: 1_700_600_000, state: "appealed", objection: `no ${attack}`, seeds: [],
+  };
+  const month = { epoch: "2026-09", policy: "seed", pool: 7_500_000, carried: 0, owners: 1, closed: 1_700_000_000, release: 1_700_000_000 };
+  const payout = { epoch: "2026-09", account, amount: 7_500_000, state: "owed", since: 1, release: 1 };
+  const preview = { epoch: "2026-10", policy: "seed", pool: 3_000_001, carried: 0, due: 1, is_due: true, shares: [{ account, amount: 3_000_001, weight: 4 }] };
+  const sent = [];
+  const answers = {
+    "/verdicts": { verdicts: [found] }, [`/verdicts/${verdict}`]: { ...found, prompts: [`${attack} what?`] },
+    "/months": { months: [month] }, "/months/2026-09/payouts": { payouts: [payout] }, "/months/next": preview,
+    "/months/2026-09/books": { line: 1 },
+  };
+  await page.route((url) => url.pathname in answers || /decision$|close$|payouts\/b/.test(url.pathname), async (route) => {
+    const { pathname } = new URL(route.request().url());
+    if (route.request().method() === "POST") sent.push([pathname, route.request().postDataJSON()]);
+    await route.fulfill({ json: answers[pathname] ?? found });
+  });
+  await page.click("[role=tab][data-name=overview]");
+  await page.waitForSelector("[data-t='alerts.appeals']");
+  await page.waitForSelector("[data-t='alerts.due']");
+  await page.click("[role=tab][data-name=verdicts]");
+  await page.click("[data-t='verdicts.prompts']");
+  await page.waitForSelector(".prompt");
+  await shot(page, "operator-appeal");
+  await page.click("[data-t='verdicts.overturn']");
+  await shot(page, "operator-asks");
+  await page.fill("dialog input", "So it had.");
+  await page.click("dialog [type=submit]");
+  await page.waitForFunction(() => !document.querySelector("dialog"));
+  await page.click("[role=tab][data-name=money]");
+  await page.click("[data-t='months.shares']");
+  await page.click("[data-t='paid.mark']");
+  await page.fill("dialog input", "transfer 7");
+  await page.click("dialog [type=submit]");
+  await page.waitForFunction(() => !document.querySelector("dialog"));
+  const [books] = await Promise.all([page.waitForEvent("download"), page.click("[data-t='months.books']")]);
+  assert.equal(books.suggestedFilename(), "iris-2026-09.jsonl");
+  await page.click("[data-t='end.close']");
+  await shot(page, "operator-close");
+  await page.click("dialog [type=submit]");
+  await page.waitForFunction(() => !document.querySelector("dialog"));
+  assert.deepEqual(sent, [
+    [`/verdicts/${verdict}/decision`, { ruling: "overturn", reason: "So it had." }],
+    [`/months/2026-09/payouts/${account}`, { reference: "transfer 7" }],
+    ["/months/2026-10/close", null],
+  ]);
+  assert.equal(await page.locator("#operator img, dialog img").count(), 0);
+  assert.deepEqual(complaints, []);
+  await context.close();
+});
+
+test("the operator's page lets nobody in who does not run the network", async () => {
+  const { page, complaints, context } = await member();
+  await page.goto(`${facts.url}/operator`);
+  await page.waitForSelector("input[name=operator-key]");
+  assert.equal(await page.locator("[role=tablist]").count(), 0);
+  await page.fill("input[name=operator-key]", facts.key);
+  await page.press("input[name=operator-key]", "Enter");
+  await page.waitForSelector(".gate .fault");
+  assert.equal(await page.locator("[role=tablist]").count(), 0);
+  await page.goto(`${facts.url}/chat`);
+  assert.equal(await page.locator("#operator-place").isVisible(), false);
+  assert.deepEqual(complaints, []);
+  await context.close();
+});
+
 /** Returns texts that are seen and are neither translated nor marked as what nobody translates. */
 const untranslated = (page) =>
   page.evaluate(() => {
@@ -201,19 +435,27 @@ const untranslated = (page) =>
     return found;
   });
 
-const PLACES = ["/chat", "/dashboard", "/account#overview", "/account#keys", "/account#use", "/account#nodes", "/account#money", "/account#app", "/docs#createChatCompletion"];
+const PLACES = ["/chat", "/dashboard", "/account#overview", "/account#keys", "/account#use", "/account#nodes", "/account#money", "/account#app", "/docs#createChatCompletion", "/jobs", "/jobs/"];
+const OPERATED = ["overview", "members", "nodes", "verdicts", "money", "rules"].map((tab) => `/operator#${tab}`);
+let waiting = null;
+/** Returns a task that waits for a person. */
+const waitingJob = () => (waiting ??= submit(plan("echo one")));
 
 async function settled(page, place) {
-  await page.goto(`${facts.url}${place}`);
+  await page.goto(`${facts.url}${place}${place === "/jobs/" ? await waitingJob() : ""}`);
   if (place.includes("#")) await page.reload();
-  const ready = { "/chat": "#model option", "/dashboard": "#nodes tr", "/account": "#tab .card", "/docs": ".operation" }[place.split("#")[0]];
+  const ready = {
+    "/chat": "#model option", "/dashboard": "#nodes tr", "/account": "#tab .card", "/docs": ".operation",
+    "/jobs": "#jobs tbody tr", "/jobs/": ".review .choice", "/operator": "#tab :is(.card, .halves)",
+  }[place.split("#")[0]];
   await page.waitForSelector(ready, { state: "attached" });
 }
 
 for (const [language, locale] of [["en", "en-US"], ["es", "es-ES"]]) {
-  test(`every text is in the dictionary, and nothing is wider than a phone of 360 px: ${language}`, async () => {
-    const { page, complaints, context } = await member({ locale, viewport: { width: 360, height: 740 } });
-    for (const place of PLACES) {
+  const narrow = { locale, viewport: { width: 360, height: 740 } };
+  for (const [who, enter, places] of [["member", member, PLACES], ["operator", operator, OPERATED]]) test(`every text is in the dictionary, and nothing is wider than a phone of 360 px: ${who}, ${language}`, async () => {
+    const { page, complaints, context } = await enter(narrow);
+    for (const place of places) {
       await settled(page, place);
       assert.equal(await page.getAttribute("html", "lang"), language);
       assert.deepEqual(await untranslated(page), [], place);
@@ -230,11 +472,11 @@ for (const [language, locale] of [["en", "en-US"], ["es", "es-ES"]]) {
   });
 }
 
-for (const colorScheme of ["light", "dark"]) {
-  test(`axe finds no serious fault, and screenshots are kept: ${colorScheme}`, async () => {
-    const { page, complaints, context } = await chatting(facts.engine, { colorScheme });
-    await ask(page, "What is the capital of Italy?");
-    for (const place of ["talk", ...PLACES]) {
+for (const colorScheme of ["light", "dark"]) for (const isOperator of [false, true]) {
+  test(`axe finds no serious fault, and screenshots are kept: ${isOperator ? "operator" : "member"}, ${colorScheme}`, async () => {
+    const { page, complaints, context } = isOperator ? await operator({ colorScheme }) : await chatting(facts.engine, { colorScheme });
+    if (!isOperator) await ask(page, "What is the capital of Italy?");
+    for (const place of isOperator ? OPERATED : ["talk", ...PLACES]) {
       if (place !== "talk") await settled(page, place);
       await page.waitForTimeout(200);
       // In a world of its own, which the page's policy does not bind.
@@ -246,7 +488,7 @@ for (const colorScheme of ["light", "dark"]) {
       const run = "axe.run({ resultTypes: ['violations'] }).then((r) => r.violations.filter((v) => ['serious', 'critical'].includes(v.impact)).map((v) => `${v.id}: ${v.nodes.map((n) => n.target).join(' ')}`))";
       const { result } = await session.send("Runtime.evaluate", { expression: run, contextId, awaitPromise: true, returnByValue: true });
       assert.deepEqual(result.value, [], place);
-      const name = place.replaceAll(/[/#]/g, "-").replace(/^-/, "");
+      const name = place === "/jobs/" ? "job" : place.replaceAll(/[/#]/g, "-").replace(/^-/, "");
       await shot(page, `${name}-${colorScheme}`);
       await page.setViewportSize(PHONE);
       await page.waitForTimeout(100);
@@ -273,7 +515,7 @@ test("a question is asked, stopped and sent by keys alone", async () => {
     assert.ok(seen, `the focus cannot be seen: ${[...reached].at(-1)}`);
     await page.keyboard.press("Tab");
   }
-  for (const wanted of ["#main", "/chat", "/dashboard", "/account", "language", "theme", "new", "question", "model", "mode", "attach"]) {
+  for (const wanted of ["#main", "/chat", "/dashboard", "/account", "/jobs", "language", "theme", "new", "question", "model", "mode", "attach"]) {
     assert.ok(reached.has(wanted), `${wanted} is not reached by Tab: ${[...reached].join(" ")}`);
   }
   await page.focus("#question");
@@ -288,12 +530,17 @@ test("a question is asked, stopped and sent by keys alone", async () => {
 });
 
 test("a page is small, paints without shifting, and needs little script", async () => {
-  for (const place of ["/chat", "/dashboard", "/account", "/docs"]) {
+  for (const place of ["/chat", "/dashboard", "/account", "/docs", "/jobs", "/jobs/", "/operator"]) {
     // What is kept for later comes beside the page, and is none of it.
-    const { page, context } = await member({ serviceWorkers: "block" });
+    const quiet = { serviceWorkers: "block" };
+    const { page, context } = await (place === "/operator" ? operator(quiet) : member(quiet));
     let bytes = 0;
+    const seen = new Set();
     page.on("response", async (answer) => {
-      if (new URL(answer.url()).pathname.startsWith("/pages/") || answer.url().endsWith(place)) bytes += Number(answer.headers()["content-length"] ?? 0);
+      // Files are kept by browsers: what is used twice comes once.
+      if (seen.has(answer.url())) return;
+      seen.add(answer.url());
+      if (new URL(answer.url()).pathname.startsWith("/pages/") || answer.request().isNavigationRequest()) bytes += Number(answer.headers()["content-length"] ?? 0);
     });
     const session = await context.newCDPSession(page);
     await session.send("Network.setCacheDisabled", { cacheDisabled: true });

@@ -9,10 +9,12 @@
 //! random bits, as their SHA-256; and of sessions there are only counts, since their tokens are
 //! vouched for by keys that lie elsewhere too.
 
+use std::future::ready;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use futures::{StreamExt, TryStreamExt};
 use iris_core::AccountId;
 use iris_core::store::{Batch, Document, Key, Store, StoreError};
 use iris_crypto::jwt::{Jwt, JwtKey};
@@ -289,6 +291,35 @@ impl Accounts {
             *swept = Some(now);
         }
         due
+    }
+
+    /// Returns the policy.
+    pub const fn policy(&self) -> &AccountPolicy {
+        &self.policy
+    }
+
+    /// Returns at most `limit` accounts, in the order of their ids, beginning after `after`.
+    pub async fn members(
+        &self,
+        after: Option<&AccountId>,
+        limit: usize,
+    ) -> Result<Vec<rest::MemberSummary>, StoreError> {
+        let all = Key::all(AccountRecord::TYPE);
+        let start = after.map_or(all.start, |after| path(AccountRecord::TYPE, after));
+        let members = self.store.scan(start..all.end).and_then(|record| async move {
+            let corrupt = |_| StoreError::Corrupt("an account is not under its id".to_owned());
+            let account = record.key.id().parse().map_err(corrupt)?;
+            Ok((account, record.value.decode::<AccountRecord>()?))
+        });
+        let wanted = members.try_filter(|(account, _)| ready(after != Some(account)));
+        let members = wanted.take(limit).map_ok(|(account, record)| rest::MemberSummary {
+            account,
+            created: record.created.as_secs(),
+            invited_by: record.invited_by,
+            membership: self.membership_of(&record),
+            keys: self.count_keys(&account) as u64,
+        });
+        members.try_collect().await
     }
 
     async fn account(&self, account: &AccountId) -> Result<AccountRecord, AccountError> {

@@ -31,6 +31,7 @@ use crate::admittance::Admittance;
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::history::Histories;
+use crate::holds::Holds;
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::link::{NodeLink, within};
@@ -43,6 +44,7 @@ mod apart;
 mod audits;
 mod certificates;
 mod explanations;
+mod held;
 mod judges;
 mod lease;
 mod listing;
@@ -109,6 +111,7 @@ pub(crate) struct Parts {
     pub(crate) limits: Arc<Limits>,
     pub(crate) members: Arc<Accounts>,
     pub(crate) promises: Promises,
+    pub(crate) holds: Holds,
 }
 
 /// What all tasks and links of a coordinator share.
@@ -122,6 +125,7 @@ pub(crate) struct Dispatch {
     pub(crate) entropy: Entropy,
     pub(crate) limits: Arc<Limits>,
     pub(crate) promises: Promises,
+    pub(crate) holds: Holds,
     pub(crate) live: Live,
     pub(crate) admittance: Admittance,
     members: Arc<Accounts>,
@@ -218,6 +222,7 @@ impl Dispatch {
             entropy,
             limits: parts.limits,
             promises: parts.promises,
+            holds: parts.holds,
             live: Live::default(),
             changes: AtomicU64::new(0),
             floor: Mutex::new(Floor {
@@ -413,6 +418,9 @@ impl Dispatch {
         let standing = floor.standings.of(&profile.id, calendar);
         let seat = floor.registry.join(profile, points);
         floor.registry.set_standing(seat, standing);
+        if self.allowed(&floor, seat, NodeState::Ready) == NodeState::Draining {
+            floor.registry.set_state(seat, NodeState::Draining);
+        }
         floor.forget_lines(&before);
         let link = link(seat);
         floor.links.insert(seat, Arc::clone(&link));
@@ -470,6 +478,7 @@ impl Dispatch {
     /// Sets whether a node takes work.
     pub(crate) fn set_state(self: &Arc<Self>, seat: Seat, state: NodeState) {
         let mut floor = self.floor();
+        let state = self.allowed(&floor, seat, state);
         floor.registry.set_state(seat, state);
         self.note_change();
         self.serve_node(&mut floor, seat, self.clock.now());

@@ -6,7 +6,7 @@ use iris_core::standing::Standing;
 use iris_core::terms::Callers;
 use iris_core::tier::Tier;
 use iris_core::{AccountId, ModelName, NodeId};
-use iris_protocol::rest::{Hindrance, NodeWhy, ReasonCount, WantedModel};
+use iris_protocol::rest::{Hindrance, HoldKind, NodeHold, NodeWhy, ReasonCount, WantedModel};
 
 use super::Dispatch;
 
@@ -32,7 +32,7 @@ impl Dispatch {
             points: Some(node.points().value()),
             standing: Some(node.standing().mean()),
             promise,
-            hindrances: hindrances(node, &floor.registry),
+            hindrances: hindrances(node, &floor.registry, self.holds.of(id)),
             recent: Vec::new(),
             wanted: Vec::new(),
         };
@@ -67,8 +67,8 @@ impl Dispatch {
     }
 
     /// Says of a node that is known and not connected why it has no work.
-    pub(crate) fn why_away(id: NodeId) -> NodeWhy {
-        let hindrance = hindrance(
+    pub(crate) fn why_away(&self, id: NodeId) -> NodeWhy {
+        let not_connected = hindrance(
             "not_connected",
             "It is not connected.",
             "Start iris-node on its machine; its log tells why it cannot connect.",
@@ -81,7 +81,7 @@ impl Dispatch {
             points: None,
             standing: None,
             promise: None,
-            hindrances: vec![hindrance],
+            hindrances: self.holds.of(&id).map(held).into_iter().chain([not_connected]).collect(),
             recent: Vec::new(),
             wanted: Vec::new(),
         }
@@ -89,11 +89,13 @@ impl Dispatch {
 }
 
 /// Returns what keeps a node from work, the most important first.
-fn hindrances(node: &Node, registry: &Registry) -> Vec<Hindrance> {
-    let mut found = Vec::new();
+fn hindrances(node: &Node, registry: &Registry, hold: Option<NodeHold>) -> Vec<Hindrance> {
+    let is_held = hold.is_some();
+    let mut found: Vec<_> = hold.map(held).into_iter().collect();
     let mut add = |code, text: &str, remedy: &str| found.push(hindrance(code, text, remedy));
     match node.state() {
         NodeState::Ready => {}
+        NodeState::Draining if is_held => {}
         NodeState::Draining => add(
             "draining",
             "It finishes what it has and takes nothing new.",
@@ -152,6 +154,21 @@ fn hindrances(node: &Node, registry: &Registry) -> Vec<Hindrance> {
     }
     models(node, registry, &mut add);
     found
+}
+
+/// Says what an operator has decided about a node.
+fn held(hold: NodeHold) -> Hindrance {
+    let (code, text) = match hold.hold {
+        HoldKind::Drain => {
+            ("held", "The operator lets it finish what it has and gives it nothing new.")
+        }
+        HoldKind::Block => ("blocked", "The operator does not let it in."),
+    };
+    let remedy = match hold.reason {
+        Some(reason) => format!("Ask the operator, whose reason is: {reason}"),
+        None => "Ask the operator, who gave no reason.".to_owned(),
+    };
+    hindrance(code, text, &remedy)
 }
 
 fn standing(standing: Standing, add: &mut impl FnMut(&'static str, &str, &str)) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use iris_protocol::openai::RequestError;
@@ -42,6 +42,7 @@ mod money;
 mod network;
 mod observe;
 mod openai;
+mod operator;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod properties;
@@ -103,7 +104,7 @@ fn routes(api: Arc<Api>) -> Router {
         .route("/v1/models", get(openai::models))
         .route("/v1/models/{*id}", get(openai::model_by_name))
         .route("/sealed", post(sealed::post))
-        .route("/inference", post(rest::submit))
+        .route("/inference", get(rest::list).post(rest::submit))
         .route("/inference/{id}", get(rest::status).delete(rest::cancel))
         .route("/inference/{id}/events", get(events::events))
         .route("/inference/{id}/explain", get(rest::explain))
@@ -122,8 +123,12 @@ fn routes(api: Arc<Api>) -> Router {
         .route("/account/nodes", get(network::own_nodes))
         .route("/nodes/connect", get(connect::connect))
         .route("/nodes/{id}/why", get(rest::why))
+        .route("/nodes/{id}/hold", put(operator::hold).delete(operator::release))
+        .route("/holds", get(operator::holds))
+        .route("/policies", get(operator::policies))
         .route("/payouts", get(money::payouts))
         .route("/months", get(money::months))
+        .route("/months/next", get(money::preview))
         .route("/months/{month}", get(money::statement))
         .route("/months/{month}/close", post(money::close))
         .route("/months/{month}/books", get(money::books))
@@ -145,6 +150,7 @@ fn routes(api: Arc<Api>) -> Router {
         .route("/log/inclusion", get(transparency::inclusion))
         .route("/log/consistency", get(transparency::consistency))
         .route("/log/entries", get(transparency::entries))
+        .route("/accounts", get(operator::members))
         .route("/accounts/generate", post(accounts::generate))
         .route("/accounts/verify", post(accounts::verify))
         .route("/accounts/keys", get(accounts::keys).post(accounts::create_key))

@@ -62,6 +62,14 @@ pub(super) async fn months(State(api): State<Arc<Api>>, headers: HeaderMap) -> R
     Ok(json_response(&MonthList { months, running }))
 }
 
+/// `GET /months/next`: how the first month that is not closed would be shared now.
+pub(super) async fn preview(State(api): State<Arc<Api>>, headers: HeaderMap) -> Reply {
+    api.key(&headers, OPERATE).await?;
+    let preview = api.coordinator.payouts().preview().await?;
+    let nothing = || ApiError::not_found("There has been neither money nor work to share.");
+    Ok(json_response(&preview.ok_or_else(nothing)?))
+}
+
 /// `GET /months/{month}`: the caller's own statement.
 pub(super) async fn statement(
     State(api): State<Arc<Api>>,

@@ -11,7 +11,7 @@ use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use iris_core::TaskId;
 use iris_core::plan::{Decision, DecisionError};
-use iris_protocol::rest::{self, Health, InferenceStatus};
+use iris_protocol::rest::{self, Health, InferenceStatus, TaskList};
 use serde::de::DeserializeOwned;
 
 use super::auth::{ASK, Caller, LOOK, OPERATE, OWN};
@@ -80,6 +80,13 @@ pub(super) async fn take(
             inference.submit_plan(caller.payer(), *plan, &wishes, priority, once).await?
         }
     })
+}
+
+/// `GET /inference`: the caller's own of late.
+pub(super) async fn list(State(api): State<Arc<Api>>, headers: HeaderMap) -> Reply {
+    let account = api.key(&headers, ASK).await?.account;
+    let tasks = api.coordinator.inference().list(account).await?;
+    Ok(json_response(&TaskList { tasks }))
 }
 
 /// `GET /inference/{id}`.

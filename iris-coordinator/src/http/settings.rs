@@ -64,8 +64,8 @@ impl ApiSettings {
         self
     }
 
-    /// Serves pages for people beside the API: a chat, the network as it changes, and accounts.
-    /// Default: no, and the binary does.
+    /// Serves pages for people beside the API: a chat, one's tasks, the network as it changes,
+    /// accounts, and what operators do. Default: no, and the binary does.
     #[cfg(feature = "pages")]
     pub const fn with_pages(mut self, served: bool) -> Self {
         self.pages = served;

@@ -64,7 +64,7 @@ impl Passed {
 
 /// Returns a plan as a person reads it.
 pub(super) fn outline(plan: &Plan) -> rest::Outline {
-    rest::Outline { text: plan.as_text(), mermaid: plan.as_mermaid() }
+    rest::Outline { text: plan.as_text(), mermaid: plan.as_mermaid(), steps: plan.outline() }
 }
 
 /// Returns the units of a plan with the tasks that were made of them.

@@ -124,6 +124,11 @@ impl Live {
             .collect();
     }
 
+    /// Returns whether a person has to decide something.
+    pub(super) fn waits(&self) -> bool {
+        !self.state().reviews.is_empty()
+    }
+
     /// Takes the review that a decision is for, so that nobody decides it a second time.
     pub(super) fn take_review(&self, decision: &Decision) -> Result<(), DecisionError> {
         let mut state = self.state();

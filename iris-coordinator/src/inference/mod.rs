@@ -12,7 +12,7 @@ use iris_core::plan::{Decision, DecisionError, Plan, PlanError, PlanRun, Progres
 use iris_core::queue::Priority;
 use iris_core::store::{Batch, Document, Key, Record, Store, StoreError, Version};
 use iris_core::task::TaskState;
-use iris_core::{AccountId, ModelName, TaskId, Timestamp};
+use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use iris_crypto::RecordKey;
 use iris_protocol::openai::{Asked, Preferences, RequestError, with_model};
 use iris_protocol::rest;
@@ -29,6 +29,7 @@ use crate::turns::Turns;
 mod asking;
 mod evidence;
 mod explain;
+mod latest;
 mod live;
 mod passing;
 mod plan;
@@ -43,6 +44,7 @@ pub(crate) use record::Sealed;
 
 use asking::{ASK_AGAIN, Manner};
 use explain::Passed;
+use latest::Latest;
 use live::Live;
 use plan::{Decided, PATIENCE, Reins};
 use record::{
@@ -85,6 +87,7 @@ struct Shared {
     passing: Arc<Turns>,
     passed: Arc<Passed>,
     unfinished: Mutex<HashMap<TaskId, Unfinished>>,
+    latest: Latest,
     /// Cancelled when the coordinator shuts down: unfinished tasks stay as they are.
     suspended: CancellationToken,
 }
@@ -164,6 +167,7 @@ impl Inference {
             passing: Arc::new(Turns::new(PASSING)),
             passed: Arc::default(),
             unfinished: Mutex::new(HashMap::new()),
+            latest: Latest::default(),
             suspended: CancellationToken::new(),
         };
         Self { shared: Arc::new(shared) }
@@ -318,6 +322,20 @@ impl Inference {
         Ok(self.shared.status(id, &record))
     }
 
+    /// Returns the tasks of `account` that are known, the latest first, at most a hundred.
+    pub async fn list(&self, account: AccountId) -> Result<Vec<rest::TaskSummary>, InferenceError> {
+        let mut tasks = Vec::new();
+        for id in self.shared.latest.of(account) {
+            match self.shared.load(account, id).await {
+                Ok((record, _)) => tasks.push(self.shared.summary(id, &record)),
+                // Its retention is over, or its acceptance was never written down.
+                Err(InferenceError::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(tasks)
+    }
+
     /// Tells what happens to a task of `account`, from its beginning.
     pub async fn follow(&self, account: AccountId, id: TaskId) -> Result<Events, InferenceError> {
         let (record, _) = self.shared.load(account, id).await?;
@@ -402,6 +420,7 @@ impl Inference {
             let Record { key, version, value } = record?;
             let Ok(id) = key.id().parse() else { continue };
             let record: InferenceRecord = value.decode()?;
+            self.shared.latest.add(record.account, record.created, id);
             let driven = self.shared.unfinished().contains_key(&id);
             if !record.state.is_terminal() && !driven {
                 drop(self.shared.start(id, record, version, None));
@@ -433,7 +452,11 @@ impl Inference {
         while let Some(record) = records.next().await {
             let record = record?;
             let decoded = record.value.decode::<InferenceRecord>();
-            if decoded.is_ok_and(|decoded| decoded.finished.is_some_and(over)) {
+            let Ok(decoded) = decoded else { continue };
+            if decoded.finished.is_some_and(over) {
+                if let Ok(id) = record.key.id().parse() {
+                    self.shared.latest.forget(decoded.account, decoded.created, id);
+                }
                 batch = batch.delete(record.key);
             }
         }
@@ -497,6 +520,7 @@ impl Shared {
             decisions: decide,
         };
         self.unfinished().insert(id, task);
+        self.latest.add(record.account, record.created, id);
         let (accepted, acceptance_of_caller) = oneshot::channel();
         let shared = Arc::clone(self);
         self.tasks.spawn(async move {
@@ -617,22 +641,47 @@ impl Shared {
         }
     }
 
-    fn status(&self, id: TaskId, record: &InferenceRecord) -> rest::InferenceStatus {
-        let place = key(&id);
+    /// Returns a task as its followers see it, and how far it is.
+    fn standing(
+        &self,
+        id: TaskId,
+        record: &InferenceRecord,
+    ) -> (Option<Arc<Live>>, Option<NodeId>, TaskState) {
         let live = self.live(&id).filter(|_| !record.state.is_terminal());
         let node = live.as_ref().and_then(|live| live.node());
-        let error = record.error.as_ref().and_then(|error| error.read(&self.key, &place));
-        let mut status = rest::InferenceStatus {
+        let state = match node {
+            Some(_) => TaskState::Running,
+            None if live.is_some() && record.mode.is_some() => TaskState::Planned,
+            None => record.state,
+        };
+        (live, record.node.or(node), state)
+    }
+
+    fn summary(&self, id: TaskId, record: &InferenceRecord) -> rest::TaskSummary {
+        let (live, node, status) = self.standing(id, record);
+        rest::TaskSummary {
             id,
-            status: match node {
-                Some(_) => TaskState::Running,
-                None if live.is_some() && record.mode.is_some() => TaskState::Planned,
-                None => record.state,
-            },
+            status,
             created: record.created.as_secs(),
             finished: record.finished.map(Timestamp::as_secs),
             model: record.model.clone(),
-            node: record.node.or(node),
+            node,
+            mode: record.mode,
+            waits: live.is_some_and(|live| live.waits()),
+        }
+    }
+
+    fn status(&self, id: TaskId, record: &InferenceRecord) -> rest::InferenceStatus {
+        let place = key(&id);
+        let (live, node, status) = self.standing(id, record);
+        let error = record.error.as_ref().and_then(|error| error.read(&self.key, &place));
+        let mut status = rest::InferenceStatus {
+            id,
+            status,
+            created: record.created.as_secs(),
+            finished: record.finished.map(Timestamp::as_secs),
+            model: record.model.clone(),
+            node,
             result: record.result.as_ref().and_then(|result| result.read(&self.key, &place)),
             error: error.as_ref().map(explained),
             mode: record.mode,

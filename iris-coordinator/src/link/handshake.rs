@@ -15,6 +15,7 @@ use iris_crypto::{HopRoot, Identity, PublicIdentity, Signature, VerifiedCertific
 use iris_protocol::connection::{CoordinatorConnection, CoordinatorEvent, Violation};
 use iris_protocol::limits::Limits;
 use iris_protocol::message::{Challenge, ErrorCode, Hardware, Hop, NodeRegister, SessionId};
+use iris_protocol::rest::HoldKind;
 use iris_protocol::text::{Bytes32, Label};
 use iris_protocol::transport::TransportError;
 use iris_protocol::version::{CLASSIFY, CONTINUE, NEWEST, OLDEST, SEAL};
@@ -58,6 +59,9 @@ pub enum LinkError {
     /// The node belongs to another account.
     #[error("the node belongs to another account")]
     Forbidden,
+    /// The operator does not let the node in.
+    #[error("the operator does not let this node in")]
+    Blocked,
     /// The coordinator could not look the node up.
     #[error("the node could not be looked up")]
     Store,
@@ -148,7 +152,7 @@ impl Door {
             LinkError::Violation(Violation::Version) => ErrorCode::Version,
             LinkError::Violation(_) => ErrorCode::Violation,
             LinkError::Unauthorized => ErrorCode::Unauthorized,
-            LinkError::Forbidden => ErrorCode::Forbidden,
+            LinkError::Forbidden | LinkError::Blocked => ErrorCode::Forbidden,
             LinkError::Store => ErrorCode::Internal,
             LinkError::Transport(_) | LinkError::Left => return,
         };
@@ -206,6 +210,9 @@ impl Door {
         let signature = Signature::from_bytes(register.signature.0);
         verify_hello(&identity, &hello, &signature).map_err(|_| LinkError::Unauthorized)?;
         self.bind(identity.node_id(), owner).await?;
+        if self.dispatch.holds.kind(&identity.node_id()) == Some(HoldKind::Block) {
+            return Err(LinkError::Blocked);
+        }
         Ok(certificate)
     }
 
@@ -275,6 +282,7 @@ impl Door {
                 seals,
                 classifies,
                 audited: AtomicBool::new(false),
+                leaving: AtomicBool::new(false),
                 identity,
                 window: self.limits.window,
                 commands,
@@ -285,6 +293,8 @@ impl Door {
         if let Some(displaced) = displaced {
             displaced.replace();
         }
+        // It may have been blocked since it was checked.
+        self.dispatch.carry_out_hold(&node);
         let (dispatch, identity) = (Arc::clone(&self.dispatch), Arc::clone(&self.identity));
         let session = Session::new(dispatch, link, identity, self.limits, enc);
         tokio::spawn(session.run(arrival, receiver));

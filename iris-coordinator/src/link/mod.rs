@@ -63,6 +63,8 @@ pub(crate) struct NodeLink {
     pub(crate) classifies: bool,
     /// Whether a receipt of this session was checked to the last.
     audited: AtomicBool,
+    /// Whether the node said that it finishes what it has and ends.
+    leaving: AtomicBool,
     identity: PublicIdentity,
     window: Window,
     commands: mpsc::UnboundedSender<Command>,
@@ -157,6 +159,16 @@ impl NodeLink {
     /// Returns whether no receipt of this session was checked to the last, and notes that one is.
     pub(crate) fn is_first_audit(&self) -> bool {
         !self.audited.swap(true, Ordering::Relaxed)
+    }
+
+    /// Notes that the node finishes what it has and ends.
+    pub(crate) fn note_leaving(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether the node said that it ends.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     /// Says that nothing more will be assigned.

@@ -310,6 +310,7 @@ impl Session {
                 }
             }
             CoordinatorEvent::Draining => {
+                self.link.note_leaving();
                 self.dispatch.set_state(self.link.seat, NodeState::Draining);
             }
             CoordinatorEvent::Classified(result) => {

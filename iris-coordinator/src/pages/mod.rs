@@ -53,9 +53,13 @@ const FILES: &[(&str, &[u8])] = embedded! {
     "app/icon-512.png"
     "app/maskable-512.png"
     "css/iris.css"
+    "css/jobs.css"
+    "css/operator.css"
     "favicon.svg"
     "i18n/en.js"
     "i18n/es.js"
+    "i18n/jobs.js"
+    "i18n/operator.js"
     "icons.svg"
     "js/account.js"
     "js/api.js"
@@ -67,14 +71,22 @@ const FILES: &[(&str, &[u8])] = embedded! {
     "js/device.js"
     "js/docs.js"
     "js/dom.js"
+    "js/events.js"
     "js/flow.js"
+    "js/graph.js"
     "js/highlight.js"
     "js/i18n.js"
+    "js/jobs.js"
     "js/log.js"
     "js/markdown.js"
     "js/news.js"
     "js/nodes.js"
     "js/nodestate.js"
+    "js/operator-money.js"
+    "js/operator-nodes.js"
+    "js/operator-people.js"
+    "js/operator.js"
+    "js/parts.js"
     "js/receipt.js"
     "js/save.js"
     "js/shell.js"
@@ -96,11 +108,13 @@ const FILES: &[(&str, &[u8])] = embedded! {
 
 const FRAME: &str = include_str!("../../pages/frame.html");
 /// The pages, and the part of each that is its own.
-const PAGES: [(&str, &str); 4] = [
+const PAGES: [(&str, &str); 6] = [
     ("/account", include_str!("../../pages/account.html")),
     ("/chat", include_str!("../../pages/chat.html")),
     ("/dashboard", include_str!("../../pages/dashboard.html")),
     ("/docs", include_str!("../../pages/docs.html")),
+    ("/jobs", include_str!("../../pages/jobs.html")),
+    ("/operator", include_str!("../../pages/operator.html")),
 ];
 
 /// What makes an app of the pages. They stand at addresses of their own, which stay the same, since
@@ -122,6 +136,8 @@ pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
         router.route(path, get(page))
     });
     pages
+        // Which job it is, the page reads from its own address.
+        .route("/jobs/{id}", get(|headers: HeaderMap| async move { SITE.page("/jobs", &headers) }))
         .route("/", get(|| async { Redirect::to("/chat") }))
         .route("/favicon.ico", get(|| async { Redirect::to(&SITE.address("favicon.svg")) }))
         .route("/pages/{version}/{*file}", get(file))

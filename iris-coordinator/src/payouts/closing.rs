@@ -1,14 +1,16 @@
 //! Closing a month.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use iris_core::Epoch;
 use iris_core::ledger::{Book, Cause, Money, Movement};
 use iris_core::reputation::MemoryLedger;
 use iris_core::reward::audit::{FORMAT, Opening};
-use iris_core::reward::{Month, Outcome, State};
+use iris_core::reward::{Closing, Month, Outcome, State};
 use iris_core::store::{Batch, Document, Key, StoreError};
+use iris_core::{AccountId, Epoch};
+use iris_protocol::rest::{MonthPreview, PreviewShare};
 use serde_json::value::RawValue;
 
 use super::facts::{Fact, Facts};
@@ -141,6 +143,32 @@ impl Payouts {
         }
     }
 
+    /// Shares the pool of the first month that is not closed as if it were closed now, and writes
+    /// nothing down; `None` where there has been neither money nor work.
+    pub async fn preview(&self) -> Result<Option<MonthPreview>, PayoutError> {
+        let Some(epoch) = self.first_open().await? else { return Ok(None) };
+        self.check_rules(epoch).await?;
+        let opening = self.opening(epoch).await?;
+        let pool = self.pool_before(epoch).await?;
+        let Closing { pool, carried, shares, .. } = self.compute(&opening, pool).await?.closing;
+        let owners = self.owners().await?;
+        let shares = shares.into_iter().map(|share| {
+            let account = owners.get(&share.owner).copied().unwrap_or(share.owner);
+            PreviewShare { account, amount: share.amount, weight: share.weight.weight }
+        });
+        let mut shares: Vec<_> = shares.collect();
+        shares.sort_by_key(|share| share.account);
+        let due = epoch.end().saturating_add(self.policy.close_after);
+        let (is_due, due) = (self.now() >= due, due.as_secs());
+        Ok(Some(MonthPreview { epoch, policy: opening.policy, pool, carried, due, is_due, shares }))
+    }
+
+    /// Returns the owners of nodes by their pseudonyms.
+    async fn owners(&self) -> Result<HashMap<AccountId, AccountId>, StoreError> {
+        let owners = link::owners(&*self.store).await?;
+        Ok(owners.into_values().map(|owner| (self.pseudonym(&owner), owner)).collect())
+    }
+
     /// Returns the first month that is not closed and has money or tasks; `None` where there are
     /// neither.
     async fn first_open(&self) -> Result<Option<Epoch>, PayoutError> {
@@ -219,10 +247,8 @@ impl Payouts {
     /// Returns the one commit that closes a month.
     async fn closed(&self, opening: Opening, outcome: Outcome) -> Result<Batch, PayoutError> {
         let (epoch, now) = (opening.epoch, self.now());
-        let owners = link::owners(&*self.store).await?;
-        let known: std::collections::HashMap<_, _> =
-            owners.into_values().map(|owner| (self.pseudonym(&owner), owner)).collect();
-        let name = |pseudonym: &iris_core::AccountId| known.get(pseudonym).copied();
+        let known = self.owners().await?;
+        let name = |pseudonym: &AccountId| known.get(pseudonym).copied();
         let unknown = || StoreError::Corrupt("a share is nobody's".to_owned());
         let closing = &outcome.closing;
         let mut batch = Batch::new();

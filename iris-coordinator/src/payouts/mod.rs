@@ -62,6 +62,11 @@ impl PayPolicy {
         Some(Self::with_rules(name, move |state| rules(&known, state)))
     }
 
+    /// Returns the name of the rules.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Pays by rules of one's own, which have a `name` and are made from the state that they left,
     /// or from nothing. `make` returns `None` for a state that it cannot read.
     pub fn with_rules(
@@ -196,6 +201,11 @@ impl Payouts {
         let pseudonyms = secret.derive("iris/pseudonym/v1", b"");
         let (convictions, pool) = (tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
         Self { store, clock, policy, rail, pseudonyms, convictions, pool }
+    }
+
+    /// Returns how pools are shared.
+    pub const fn policy(&self) -> &PayPolicy {
+        &self.policy
     }
 
     /// Returns the name by which an account is known in exports.

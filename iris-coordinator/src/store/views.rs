@@ -103,6 +103,10 @@ pub const VIEWS: &[RecordView] = &[
         columns: &[("cause", "$.cause"), ("at", "$.at"), ("postings", "$.postings")],
     },
     RecordView {
+        record_type: "hold",
+        columns: &[("hold", "$.hold"), ("reason", "$.reason"), ("since", "$.since")],
+    },
+    RecordView {
         record_type: "month",
         columns: &[
             ("policy", "$.policy"),

@@ -35,6 +35,7 @@ mod money;
 mod network;
 mod node;
 mod operation;
+mod operator;
 mod pages;
 mod plan;
 mod plan_restart;

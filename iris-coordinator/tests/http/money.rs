@@ -76,7 +76,13 @@ async fn month_is_filled_closed_checked_and_paid() {
     let path = |rest: &str| format!("/months/{month}{rest}");
     let early = ask(&net, "POST", &path("/close"), &admin, Value::Null).await;
     assert_eq!(early.status, 409, "{}", early.text());
+    let preview = ask(&net, "GET", "/months/next", &admin, Value::Null).await.json();
+    assert_eq!((&preview["epoch"], &preview["is_due"]), (&json!(month), &json!(false)));
     clock.by(DAY * 45);
+    let preview = ask(&net, "GET", "/months/next", &net.operator, Value::Null).await.json();
+    assert_eq!((&preview["pool"], &preview["is_due"]), (&json!(1_000_003), &json!(true)));
+    let (account, amount) = (&preview["shares"][0]["account"], &preview["shares"][0]["amount"]);
+    assert_eq!((account, amount), (&json!(net.account), &json!(1_000_003)), "{preview}");
     let closed = ask(&net, "POST", &path("/close"), &admin, Value::Null).await;
     assert_eq!((closed.status, closed.json()["owners"].clone()), (200, json!(1)));
     let months = ask(&net, "GET", "/months", &net.user, Value::Null).await.json();

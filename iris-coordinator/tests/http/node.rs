@@ -134,6 +134,16 @@ impl Node {
         persona: Persona,
         steps: Vec<Step>,
     ) -> Self {
+        Self::try_to_connect(server, key, persona, steps).await.unwrap()
+    }
+
+    /// The same; `None` where the node is turned away.
+    pub(crate) async fn try_to_connect(
+        server: SocketAddr,
+        key: &str,
+        persona: Persona,
+        steps: Vec<Step>,
+    ) -> Option<Self> {
         let (gate, opened) = watch::channel(false);
         let (orders, told) = mpsc::unbounded_channel();
         let (certified, certificate) = watch::channel(None);
@@ -168,8 +178,8 @@ impl Node {
         };
         let (registered, wait) = tokio::sync::oneshot::channel();
         tokio::spawn(agent.run(socket, registered));
-        wait.await.unwrap();
-        Self { asked, callers, cancelled, certificate, gate, orders }
+        wait.await.ok()?;
+        Some(Self { asked, callers, cancelled, certificate, gate, orders })
     }
 
     /// Returns the node's current certificate.

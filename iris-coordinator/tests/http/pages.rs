@@ -23,7 +23,7 @@ fn loaded(page: &str) -> BTreeSet<String> {
 #[tokio::test]
 async fn page_needs_no_key_and_nothing_from_elsewhere() {
     let net = with_pages().await;
-    for path in ["/chat", "/dashboard", "/account", "/docs"] {
+    for path in ["/chat", "/dashboard", "/account", "/docs", "/jobs", "/jobs/0123", "/operator"] {
         let page = fetch(&net, path, &[]).await;
         assert_eq!(page.status, 200, "{path}");
         assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));

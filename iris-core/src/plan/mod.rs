@@ -70,6 +70,7 @@ pub use event::{
 pub use list::list;
 pub use mode::{Capacity, Chat, Compare, Division, ModeChoice, divide, single};
 pub use name::{StepName, StepNameError};
+pub use picture::StepOutline;
 pub use run::{Action, PlanRun};
 #[cfg(feature = "split")]
 pub use split::split;

@@ -1,13 +1,47 @@
 //! A plan as text and as a picture.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::{Items, Join, Plan, Step, UnitReport, UnitState, Work};
+use serde::{Deserialize, Serialize};
+
+use super::{Items, Join, Plan, Step, StepName, UnitReport, UnitState, Work};
 
 /// How much of a text is shown on one line, in characters.
 const SHOWN: usize = 48;
 
+/// A step as whoever draws a plan needs it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepOutline {
+    /// Its name. The units of a step are named `NAME`, or `NAME.` and which part of it they are.
+    pub name: StepName,
+    /// What kind of work it is: `ask`, `each`, `fold`, `join` or `review`.
+    pub work: String,
+    /// What it does, in a few words.
+    pub text: String,
+    /// The steps whose outputs it uses, in the order of the plan.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<StepName>,
+}
+
 impl Plan {
+    /// Returns the plan's steps, in their order, for whoever draws them.
+    pub fn outline(&self) -> Vec<StepOutline> {
+        let steps = self.steps.iter().map(|step| StepOutline {
+            name: step.name.clone(),
+            work: step.work.kind().to_owned(),
+            text: step.describe(),
+            after: self.inputs(step).map(|place| self.steps[place].name.clone()).collect(),
+        });
+        steps.collect()
+    }
+
+    /// Returns the places of the steps whose outputs a step uses, each once.
+    fn inputs(&self, step: &Step) -> impl Iterator<Item = usize> {
+        let places: BTreeSet<_> = step.uses().filter_map(|name| self.place(&name)).collect();
+        places.into_iter()
+    }
+
     /// Returns the plan as text, a step a line and what it needs below.
     pub fn as_text(&self) -> String {
         self.as_text_with(&[])
@@ -50,9 +84,7 @@ impl Plan {
             line(&mut text, &format!("    s{place}{open}{}{close}", label.join("<br/>")));
         }
         for (place, step) in self.steps.iter().enumerate() {
-            let inputs: std::collections::BTreeSet<_> =
-                step.uses().filter_map(|name| self.place(&name)).collect();
-            for input in inputs {
+            for input in self.inputs(step) {
                 line(&mut text, &format!("    s{input} --> s{place}"));
             }
         }
@@ -117,6 +149,18 @@ impl Step {
             details.push("is undone if the plan fails".to_owned());
         }
         details
+    }
+}
+
+impl Work {
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::Ask(_) => "ask",
+            Self::Each { .. } => "each",
+            Self::Fold { .. } => "fold",
+            Self::Join { .. } => "join",
+            Self::Review { .. } => "review",
+        }
     }
 }
 
@@ -226,6 +270,25 @@ mod tests {
         for line in ["s0[\"triage<br/>asks m\"]", "s0 --> s1", "s1 --> s2", "s2{{\"expert"] {
             assert!(picture.contains(line), "{picture}");
         }
+    }
+
+    #[test]
+    fn outline_names_each_step_once_after_what_it_uses() {
+        let outline = plan("m").outline();
+        let told: Vec<_> = outline
+            .iter()
+            .map(|step| {
+                let after: Vec<_> = step.after.iter().map(StepName::as_str).collect();
+                (step.name.as_str(), step.work.as_str(), after)
+            })
+            .collect();
+        let expected = [
+            ("triage", "ask", vec![]),
+            ("votes", "ask", vec!["triage"]),
+            ("expert", "review", vec!["triage", "votes"]),
+        ];
+        assert_eq!(told, expected);
+        assert_eq!(outline[0].text, "asks m");
     }
 
     #[test]

@@ -215,6 +215,38 @@ pub struct InferenceStatus {
     pub place_in_line: Option<u32>,
 }
 
+/// The caller's durable tasks of late.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskList {
+    /// At most a hundred, the latest first, as far as their results are kept.
+    pub tasks: Vec<TaskSummary>,
+}
+
+/// A durable task at a glance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskSummary {
+    /// Names the task.
+    pub id: TaskId,
+    /// How far it is.
+    pub status: TaskState,
+    /// When it was submitted.
+    pub created: u64,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished: Option<u64>,
+    /// The model that is asked, or the first of several.
+    pub model: ModelName,
+    /// The node that has it or last had it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeId>,
+    /// Which way the task is divided, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// Whether it waits for a person's decision.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waits: bool,
+}
+
 /// A step that waits for a person's decision. It is decided by `POST /inference/{id}/review` with
 /// a [`Decision`](iris_core::plan::Decision).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -68,6 +68,7 @@ mod inference;
 mod money;
 mod network;
 mod node;
+mod operator;
 mod roster;
 mod sealed;
 mod secret;
@@ -84,6 +85,7 @@ pub use caller::{
 };
 pub use inference::{
     InferenceError, InferenceRequest, InferenceResult, InferenceStatus, Input, InputError, Review,
+    TaskList, TaskSummary,
 };
 pub use money::{
     BalanceList, MonthList, MonthSummary, PaidRequest, Payout, PayoutPage, RunningMonth, Statement,
@@ -96,6 +98,10 @@ pub use network::{
 pub use node::{
     Choice, Explanation, Health, NodeList, NodeReason, NodeSummary, Outline, SkipCount,
     StepExplanation,
+};
+pub use operator::{
+    HoldKind, HoldList, HoldRequest, MemberPage, MemberSummary, MonthPreview, NodeHold, Policies,
+    PreviewShare,
 };
 pub use roster::{
     ConsistencyProof, FreeSlots, InclusionProof, LogEntries, Roster, RosterNode, SignedRoster,

@@ -1,5 +1,6 @@
 use iris_core::explain::Reason;
 use iris_core::model::ModelOffer;
+use iris_core::plan::StepOutline;
 use iris_core::terms::Callers;
 use iris_core::{Hours, NodeId, TaskId};
 use serde::{Deserialize, Serialize};
@@ -81,6 +82,9 @@ pub struct Outline {
     pub text: String,
     /// As a picture in the language of Mermaid.
     pub mermaid: String,
+    /// Its steps, for whoever draws them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepOutline>,
 }
 
 /// Why one assignment of a plan went where it went.

@@ -195,11 +195,9 @@ impl Driver {
         let ongoing = self.core.work_log.as_ref().map(|log| {
             let privacy = if seal.is_some() { Privacy::Sealed } else { Privacy::Open };
             let (model, begun) = (request.model.clone(), (self.core.clock)());
+            let caller = task.caller.map(|tag| tag.to_string());
             let number = self.runs;
-            Ongoing::begin(
-                log,
-                Work { number, task: task.task, model, privacy, caller: None, begun },
-            )
+            Ongoing::begin(log, Work { number, task: task.task, model, privacy, caller, begun })
         });
         let worker = if let Some(seal) = seal {
             let answer = SealedAnswer { outlet, core: Arc::clone(&self.core), backend, deadline };
