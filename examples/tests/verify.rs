@@ -187,7 +187,7 @@ fn convicted(events: &[RewardEvent]) -> Vec<NodeId> {
 
 fn checked(events: &[RewardEvent], node: NodeId) -> usize {
     let passed = |event: &&RewardEvent| {
-        event.node == node && event.what == What::Checked { passed: true, weight: 1000 }
+        event.node == node && matches!(event.what, What::Checked { passed: true, weight: 1000, .. })
     };
     events.iter().filter(passed).count()
 }

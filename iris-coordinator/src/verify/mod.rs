@@ -419,7 +419,8 @@ impl Verification {
             Ok(Outcome::Passed) => {
                 // What two others asked may be a word that anybody would answer.
                 if let (Some(owner), Check::Canary { commitment, .. }) = (owner, &audit.check) {
-                    let what = What::Checked { passed: true, weight: 1000 };
+                    let model = audit.id.model.clone();
+                    let what = What::Checked { model, passed: true, weight: 1000 };
                     // By its cause, since two models may be done in the same millisecond.
                     let kind = format!("checked-{commitment}");
                     self.dispatch.credit(&RewardEvent { at: now, node, owner, what }, &kind);

@@ -35,12 +35,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::epoch::Epoch;
 use crate::id::{AccountId, NodeId};
+use crate::model::ModelName;
 use crate::reputation::{Deed, ReputationEvent};
 use crate::store::Document;
 use crate::time::Timestamp;
 
 /// Something that a node did, or that was found out about it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RewardEvent {
     /// When.
     pub at: Timestamp,
@@ -69,7 +70,7 @@ impl RewardEvent {
 }
 
 /// What a [`RewardEvent`] is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum What {
@@ -82,11 +83,15 @@ pub enum What {
     Work {
         /// Who asked, or a pseudonym that is the same for the whole month.
         requester: AccountId,
+        /// With which model.
+        model: ModelName,
         /// How much work that was, by the network's [`WorkRates`].
         units: u64,
     },
     /// Its answer to a test was compared with what a reference says.
     Checked {
+        /// Of which model.
+        model: ModelName,
         /// Whether it is what the model would say.
         passed: bool,
         /// How much that says, in thousandths of a whole test.
