@@ -745,12 +745,22 @@ impl TaskHandle {
             self.dispatch.affinity.remember(conversation, node, self.dispatch.clock.now());
         }
         match (self.apart.take(), outcome) {
+    /// Returns how many tokens its answer was to have at most; zero where nobody knows.
+    const fn most_written(&self) -> u32 {
+        match self.request.operation {
+            Operation::Chat => self.request.max_tokens,
+            // It may be several prompts in one, each with an answer of this length.
+            Operation::Completion => 0,
+        }
+    }
+
             (Some(member), Outcome::Finished(_)) => member.keep(),
             (member, _) => drop(member),
         }
         let usage = match outcome {
             Outcome::Finished(finish) => {
-                finish.usage.carried_by(self.request.body.len() as u64, self.came)
+                let asked = self.request.body.len() as u64;
+                finish.usage.carried_by(asked, self.came, self.most_written())
             }
             _ => Usage::default(),
         };
