@@ -51,6 +51,8 @@ use crate::settlement::Settlement;
 use crate::transparency::{StartError, Transparency};
 use crate::verify::{Cases, Manner, Sign, Verification};
 
+/// Nodes that one account may bring.
+const MOST_NODES: u32 = 1000;
 /// How often what changes slowly is written down, and what is too old is deleted.
 const HOUSEKEEPING: Duration = Duration::from_mins(1);
 /// How often what nodes did is folded for the next start, in minutes.
@@ -110,6 +112,7 @@ pub struct Builder {
     standing: StandingPolicy,
     share: OwnerShare,
     trusted: Vec<AccountId>,
+    most_nodes: u32,
     verifying: Manner,
     retry: RetryPolicy,
     limits: LinkLimits,
@@ -169,6 +172,13 @@ impl Builder {
     /// nothing is verified.
     pub fn with_trusted_owners(mut self, owners: impl IntoIterator<Item = AccountId>) -> Self {
         self.trusted.extend(owners);
+        self
+    }
+
+    /// Lets one account bring at most so many nodes; a node stays its account's for good, whether it
+    /// ever comes again or not. Default: 1,000, a hundredth of what the checks of nodes keep in mind.
+    pub const fn with_most_nodes_of_one(mut self, most: u32) -> Self {
+        self.most_nodes = most;
         self
     }
 
@@ -341,6 +351,7 @@ impl Builder {
             Arc::clone(&self.store),
             Arc::clone(&identity),
             self.limits,
+            self.most_nodes,
         );
         let payouts = Payouts::new(
             Arc::clone(&self.store),
@@ -418,6 +429,7 @@ impl Coordinator {
             standing: StandingPolicy::default(),
             share: OwnerShare::default(),
             trusted: Vec::new(),
+            most_nodes: MOST_NODES,
             verifying: Manner::default(),
             retry: RetryPolicy::default(),
             limits: LinkLimits::default(),

@@ -1,13 +1,13 @@
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use futures::TryStreamExt;
 use iris_core::model::{Abilities, ModelOffer};
 use iris_core::registry::NodeProfile;
-use iris_core::store::{Document, Expect, Key, Store, StoreError, Write};
+use iris_core::store::{Batch, Document, Key, Store, StoreError};
 use iris_core::{AccountId, NodeId, Timestamp};
 use iris_crypto::certificate::{Expectation, Origin, Role, SignedCertificate};
 use iris_crypto::hello::{Hello, verify_hello};
@@ -35,6 +35,9 @@ pub(crate) struct Door {
     store: Arc<dyn Store>,
     identity: Arc<Identity>,
     limits: Limits,
+    most_nodes: u32,
+    /// How many nodes each account has, once that was counted.
+    owned: Mutex<Option<HashMap<AccountId, u32>>>,
 }
 
 /// Why a node was not let in.
@@ -56,6 +59,12 @@ pub enum LinkError {
     /// The node belongs to another account.
     #[error("the node belongs to another account")]
     Forbidden,
+    /// Its account has brought as many nodes as it may; they stay its own for good.
+    #[error(
+        "the account has {0} nodes already, the most it may have: start one with the identity of a \
+         node it had, or ask the operator"
+    )]
+    TooManyNodes(u32),
     /// The coordinator could not look the node up.
     #[error("the node could not be looked up")]
     Store,
@@ -89,8 +98,9 @@ impl Door {
         store: Arc<dyn Store>,
         identity: Arc<Identity>,
         limits: Limits,
+        most_nodes: u32,
     ) -> Self {
-        Self { dispatch, store, identity, limits }
+        Self { dispatch, store, identity, limits, most_nodes, owned: Mutex::new(None) }
     }
 
     /// Leads a node through registration and hands its connection to its session.
@@ -140,7 +150,7 @@ impl Door {
             LinkError::Violation(Violation::Version) => ErrorCode::Version,
             LinkError::Violation(_) => ErrorCode::Violation,
             LinkError::Unauthorized => ErrorCode::Unauthorized,
-            LinkError::Forbidden => ErrorCode::Forbidden,
+            LinkError::Forbidden | LinkError::TooManyNodes(_) => ErrorCode::Forbidden,
             LinkError::Store => ErrorCode::Internal,
             LinkError::Transport(_) | LinkError::Left => return,
         };
@@ -207,14 +217,47 @@ impl Door {
         let known = self.store.get(key.clone()).await.map_err(|_| LinkError::Store)?;
         let Some(known) = known else {
             let record = NodeRecord { owner, first_seen: self.dispatch.clock.calendar() };
-            let value = Some(Document::encode(&record));
-            let batch = iris_core::store::Batch {
-                writes: vec![Write { key, expect: Expect::Absent, value }],
-            };
-            return self.store.commit(batch).await.map_err(|_| LinkError::Store);
+            self.count(owner).await?;
+            let batch = Batch::new().create(key, Document::encode(&record));
+            let bound = self.store.commit(batch).await;
+            if bound.is_err() {
+                self.uncount(&owner);
+            }
+            return bound.map_err(|_| LinkError::Store);
         };
         let known: NodeRecord = known.value.decode().map_err(|_| LinkError::Store)?;
         if known.owner == owner { Ok(()) } else { Err(LinkError::Forbidden) }
+    }
+
+    /// Counts a new node of an account, if it may have one more.
+    async fn count(&self, owner: AccountId) -> Result<(), LinkError> {
+        if self.owned().is_none() {
+            let bound = owners(&*self.store).await.map_err(|_| LinkError::Store)?;
+            let mut all: HashMap<AccountId, u32> = HashMap::new();
+            for owner in bound.into_values() {
+                *all.entry(owner).or_default() += 1;
+            }
+            // Whoever counted at the same moment, and counted a node since, is right.
+            self.owned().get_or_insert(all);
+        }
+        let mut counts = self.owned();
+        let count = counts.get_or_insert_default().entry(owner).or_default();
+        if *count >= self.most_nodes {
+            return Err(LinkError::TooManyNodes(self.most_nodes));
+        }
+        *count += 1;
+        Ok(())
+    }
+
+    /// Takes back what was counted of a node that was not bound.
+    fn uncount(&self, owner: &AccountId) {
+        if let Some(count) = self.owned().as_mut().and_then(|owned| owned.get_mut(owner)) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    fn owned(&self) -> MutexGuard<'_, Option<HashMap<AccountId, u32>>> {
+        self.owned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives an admitted node to the session it resumes, or to a new one.

@@ -32,6 +32,8 @@ pub struct Auditor {
     nodes: BTreeMap<NodeId, NodeRecord>,
     references: BTreeMap<ModelName, Vec<Reference>>,
     due: BTreeSet<(Timestamp, NodeId, ModelName)>,
+    /// Nodes that had to make room, and are still written down.
+    crowded_out: BTreeSet<NodeId>,
     latest: Timestamp,
 }
 
@@ -43,6 +45,7 @@ impl Auditor {
             nodes: BTreeMap::new(),
             references: BTreeMap::new(),
             due: BTreeSet::new(),
+            crowded_out: BTreeSet::new(),
             latest: Timestamp::from_millis(0),
         }
     }
@@ -75,7 +78,10 @@ impl Auditor {
     ) {
         let now = self.clock(now);
         if !self.nodes.contains_key(&node) && self.nodes.len() >= self.rules.most_nodes {
-            return;
+            self.make_room();
+            if self.nodes.len() >= self.rules.most_nodes {
+                return;
+            }
         }
         if self.nodes.get(&node).is_some_and(|known| known.owner != owner) {
             self.hand_over(&node, owner, now);
@@ -127,7 +133,26 @@ impl Auditor {
     /// comes back is a new one.
     pub fn forget_absent(&mut self, before: Timestamp) -> Vec<NodeId> {
         let is_absent = |known: &NodeRecord| !known.is_online && known.seen < before;
-        self.nodes.extract_if(.., |_, known| is_absent(known)).map(|(node, _)| node).collect()
+        let absent = self.nodes.extract_if(.., |_, known| is_absent(known)).map(|(node, _)| node);
+        let mut forgotten: BTreeSet<_> = absent.collect();
+        forgotten.append(&mut self.crowded_out);
+        forgotten.retain(|node| !self.nodes.contains_key(node));
+        forgotten.into_iter().collect()
+    }
+
+    /// Forgets some of those who are away and have shown least, the longest away first, and nobody
+    /// of whom there is something to remember.
+    fn make_room(&mut self) {
+        let away = self.nodes.iter().filter(|(_, known)| !known.is_online && !known.is_marked());
+        let mut away: Vec<_> =
+            away.map(|(node, known)| (known.shown(), known.seen, *node)).collect();
+        away.sort_unstable();
+        // Several at a time, lest each newcomer is as much work.
+        away.truncate((self.rules.most_nodes / 64).max(1));
+        for (.., node) in away {
+            self.nodes.remove(&node);
+            self.crowded_out.insert(node);
+        }
     }
 
     /// Makes a verdict void: the node is where it was, and watched.

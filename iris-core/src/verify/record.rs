@@ -47,6 +47,18 @@ impl NodeRecord {
         self.verdict.is_some()
     }
 
+    /// Returns how many canaries it has answered as its models do.
+    pub(super) fn shown(&self) -> u32 {
+        let verified = self.models.values().map(|record| record.verified);
+        verified.fold(0, u32::saturating_add)
+    }
+
+    /// Returns whether it would be better off if this was forgotten: it was found lying, or
+    /// suspected within the last year.
+    pub(super) fn is_marked(&self) -> bool {
+        self.verdict.is_some() || self.budget.sum() > 0
+    }
+
     pub(super) fn stage(&self, model: &ModelName, rules: &Rules, now: Timestamp) -> Stage {
         match self.models.get(model) {
             _ if self.verdict.is_some() => Stage::Convicted,

@@ -47,7 +47,8 @@ pub struct Rules {
     pub patience: Duration,
     /// How long a verdict can be appealed against. Default: 7 days.
     pub appeal: Duration,
-    /// How many nodes are kept in mind; further ones are never verified. Default: 100,000.
+    /// How many nodes are kept in mind. For further ones those make room that are away and have
+    /// shown least; where all are here, newcomers are not verified. Default: 100,000.
     pub most_nodes: usize,
 }
 

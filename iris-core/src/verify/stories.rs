@@ -489,6 +489,36 @@ fn events() -> impl Strategy<Value = Event> {
         (0_u8..4, any::<bool>()).prop_map(|(node, comparable)| Event::Task(node, comparable)),
         Just(Event::Poll),
         (any::<usize>(), 0_u8..4, tokens).prop_map(|(n, kind, t)| Event::Result(n, kind, t)),
+#[test]
+fn newcomers_take_the_places_of_those_who_are_away_and_have_shown_least() {
+    let mut office = Office::new(21);
+    let rules = Rules { most_nodes: 3, ..Rules::default() };
+    office.auditor = Auditor::new(rules);
+    office.auditor.set_references(model(), vec![reference(21), reference(22)]);
+    let proven = office.join(1, Nature::Differs(10_000));
+    let liar = office.join(2, Nature::Differs(400_000));
+    office.days(10);
+    assert_eq!(office.stage(liar), Stage::Convicted);
+    let idle = office.join(3, Nature::Silent);
+    office.join(4, Nature::Differs(10_000));
+    assert!(office.auditor.record(&node(4)).is_none(), "all are here");
+    for number in 1..4 {
+        office.auditor.handle_leave(&node(number), office.now);
+        office.now = office.now.saturating_add(HOUR);
+    }
+    office.join(4, Nature::Differs(10_000));
+    assert!(office.auditor.record(&node(4)).is_some());
+    assert!(office.auditor.record(&idle).is_none(), "it had shown nothing");
+    office.join(5, Nature::Differs(10_000));
+    assert!(office.auditor.record(&proven).is_none(), "it is away");
+    office.join(6, Nature::Differs(10_000));
+    assert!(office.auditor.record(&node(6)).is_none());
+    assert_eq!(office.stage(liar), Stage::Convicted, "a liar is not forgotten");
+    let begun = Timestamp::from_millis(0);
+    assert_eq!(office.auditor.forget_absent(begun), [proven, idle], "they are to be deleted");
+    assert_eq!(office.auditor.forget_absent(begun), []);
+}
+
         (-10_000_000_i64..100_000_000).prop_map(Event::Wait),
         (0_u8..4).prop_map(Event::Restart),
         Just(Event::Forget),
