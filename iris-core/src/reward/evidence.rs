@@ -16,8 +16,14 @@
 //!
 //! A node is on probation with each of its models: until its first test with that one is seven days
 //! ago and fifty were passed. Tests with one model say nothing of another. A node that was convicted
-//! begins anew with all of them, and its owner's work of the month counts no more. So a new identity
-//! earns nothing at first, and it never pays to leave a bad name behind.
+//! begins anew with all of them, and nothing that its owner's nodes do in that month counts, before
+//! the verdict or after it: what is lost is lost with the identity, which is the owner's. So a new
+//! identity earns nothing at first, and it never pays to leave a bad name behind.
+//!
+//! Who passed tests once has to go on passing them: work with a model is paid within two weeks of the
+//! last test with it that was passed. That says nothing bad of a node that answers no test, perhaps
+//! behind a bad line; it is not paid meanwhile, and one passed test ends that. Ten tests in a row that
+//! it leaves unanswered end its pay sooner.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -94,6 +100,9 @@ struct Owner {
 }
 
 /// How far a node has come with one of its models.
+    /// Whether one of its nodes was convicted in the month.
+    #[serde(skip)]
+    convicted: bool,
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Probation {
     /// When it was first tested.
@@ -104,7 +113,7 @@ struct Probation {
 impl Owner {
     fn new(at: Timestamp) -> Self {
         let evidence = Standing::default();
-        Self { evidence, faded_to: at, tasks: 0, promised: 0, kept: 0 }
+        Self { evidence, faded_to: at, tasks: 0, promised: 0, kept: 0, convicted: false }
     }
 
     fn evidence_at(&self, now: Timestamp) -> Standing {
@@ -164,8 +173,11 @@ impl EvidenceRules {
         if is_own || units == 0 || !self.is_paid(&event.node, model, event.at) {
             return;
         }
-        let tasks = &mut self.owner(event).tasks;
-        *tasks = tasks.saturating_add(1);
+        let owner = self.owner(event);
+        if owner.convicted {
+            return;
+        }
+        owner.tasks = owner.tasks.saturating_add(1);
         let done = self.work.entry(event.owner).or_default().entry(requester).or_default();
         *done = done.saturating_add(units);
     }
@@ -173,7 +185,9 @@ impl EvidenceRules {
     fn convict(&mut self, event: &RewardEvent) {
         let failed = u64::from(self.policy.conviction_tests) * 1000;
         self.nodes.remove(&event.node);
-        self.owner(event).note(0, failed, event.at);
+        let owner = self.owner(event);
+        owner.note(0, failed, event.at);
+        owner.convicted = true;
         self.work.remove(&event.owner);
     }
 
@@ -231,7 +245,7 @@ impl RewardRules for EvidenceRules {
         self.epoch = epoch;
         self.work.clear();
         for owner in self.owners.values_mut() {
-            (owner.promised, owner.kept) = (0, 0);
+            (owner.promised, owner.kept, owner.convicted) = (0, 0, false);
         }
     }
 
@@ -504,6 +518,11 @@ mod tests {
         ) {
             let mut whole = Story::begin();
             whole.pass(0, 1, tests);
+        assert_eq!(story.weight(1), 0, "the month is lost");
+        story.rules.begin(epoch().next());
+        story.pass(31, 1, 1);
+        story.work(31, 1, 1000);
+        assert!(story.weight(1) > 0, "and the next one is another");
             whole.work(10, 1, units * u64::from(parts));
             let mut split = Story::begin();
             for part in 1..=parts {
