@@ -231,6 +231,7 @@ async fn liar_is_convicted_by_a_second_test_of_another_owner_and_honest_nodes_pa
     assert_eq!(checked(&events, good.id), asked.len());
     assert!(checked(&events, references[0].id) > 5, "references are checked by each other");
     assert_eq!(checked(&events, bad.id), 0);
+    assert_eq!(case.prompts(), again);
     let once: std::collections::BTreeSet<_> = asked.iter().collect();
     assert_eq!(once.len(), asked.len(), "no prompt comes twice");
     assert_eq!(verdicts(&net).await.len(), 1);

@@ -54,7 +54,7 @@ pub(super) async fn verdict(
     let operates = key.is_some_and(|key| OPERATE.contains(&key.scope));
     let cases = api.coordinator.cases();
     let case = cases.case((!operates).then_some(&account), verdict_id(&id)?).await?;
-    let prompts = cases.prompts(&case);
+    let prompts = case.prompts().to_vec();
     Ok(json_response(&VerdictSummary { prompts, ..summary(&api, &case) }))
 }
 

@@ -272,8 +272,8 @@ impl Auditor {
             Effect::Convicted(test) => test,
         };
         let known = self.nodes.get_mut(&id.node).expect("it was just audited");
-        let AuditId { node, model, number } = id.clone();
-        let conviction = Conviction::new(node, known.owner, model, number, test, &self.rules, now);
+        let AuditId { node, model, .. } = id.clone();
+        let conviction = Conviction::new(node, known.owner, model, test, &self.rules, now);
         known.verdict = Some(conviction.verdict.id);
         self.due.retain(|(_, node, _)| *node != id.node);
         Outcome::Convicted(Box::new(conviction))
