@@ -578,7 +578,10 @@ impl Coordinator {
     /// never was part of the network.
     pub async fn why(&self, node: &NodeId) -> Result<Option<rest::NodeWhy>, StoreError> {
         let dispatch = &self.inner.dispatch;
-        if let Some(why) = dispatch.why(node) {
+        if let Some(mut why) = dispatch.why(node) {
+            let silent = self.inner.cases.verification();
+            let silent = silent.map_or(Vec::new(), |verification| verification.unanswered(node));
+            why.hindrances.extend(silent.iter().map(Dispatch::why_unpaid));
             return Ok(Some(why));
         }
         let known = link::is_known(&*self.inner.store, node).await?;

@@ -1,11 +1,11 @@
 //! Why a node has the work that it has, and what would bring it more.
 
-use iris_core::NodeId;
 use iris_core::demand::Trust;
 use iris_core::registry::{Node, NodeState, Registry};
 use iris_core::standing::Standing;
 use iris_core::terms::Callers;
 use iris_core::tier::Tier;
+use iris_core::{ModelName, NodeId};
 use iris_protocol::rest::{Hindrance, NodeWhy, ReasonCount, WantedModel};
 
 use super::Dispatch;
@@ -47,6 +47,19 @@ impl Dispatch {
             })
             .collect();
         Some(why)
+    }
+
+    /// Says of a node that it answers no tests with a model.
+    pub(crate) fn why_unpaid(model: &ModelName) -> Hindrance {
+        hindrance(
+            "tests_unanswered",
+            &format!(
+                "It has left many tests in a row unanswered that it was sent as requests for {model}: \
+                 its work with it is not paid, and its standing suffers."
+            ),
+            "See its log: it may refuse or fail some requests, be too slow, or have a bad line. The \
+             first test that it passes ends this.",
+        )
     }
 
     /// Says of a node that is known and not connected why it has no work.

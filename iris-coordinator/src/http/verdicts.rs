@@ -67,6 +67,7 @@ pub(super) async fn signs(State(api): State<Arc<Api>>, headers: HeaderMap) -> Re
         sign: match sign.flag {
             Flag::TooFast { tokens_per_second } => OddSign::TooFast { tokens_per_second },
             Flag::SameAnswer { owner } => OddSign::SameAnswer { owner },
+            Flag::Unanswered => OddSign::Unanswered,
             Flag::ManyNewNodes { count } => OddSign::ManyNewNodes { count },
             _ => OddSign::Other,
         },

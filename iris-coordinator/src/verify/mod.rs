@@ -256,7 +256,7 @@ impl Verification {
             let is_convicted =
                 |auditor: &Auditor| auditor.record(node).is_some_and(NodeRecord::is_convicted);
             let was = is_convicted(&state.auditor);
-            state.auditor.handle_overturned(node, *id, now);
+            state.auditor.handle_overturned(node, *verdict, now);
             let is = is_convicted(&state.auditor);
             drop(state);
             if was && !is {
@@ -305,7 +305,7 @@ impl Verification {
     fn tick(self: &Arc<Self>) {
         let (now, offers) = (self.dispatch.clock.calendar(), self.dispatch.offers());
         let mut state = self.state();
-        let State { auditor, presence, rests, signs } = &mut *state;
+        let State { auditor, presence, rests, signs, .. } = &mut *state;
         for (node, owner) in presence.see(&offers, auditor, now) {
             signs.see_new_node(node, owner, now);
         }
@@ -347,7 +347,7 @@ impl Verification {
             let audit = &due.audit;
             let owner = this.dispatch.owner_of_offer(&audit.id.node, &audit.id.model);
             let carried = this.suspended.run_until_cancelled(this.carry_out(&due)).await;
-            let result = carried.unwrap_or(AuditResult::ReferenceFailed);
+            let result = carried.unwrap_or(AuditResult::Unscored);
             this.conclude(audit, owner, &result);
             drop(turn);
         });
@@ -357,16 +357,16 @@ impl Verification {
         let Audit { id, check, reference } = &due.audit;
         let within = u64::try_from(self.manner.within.as_millis()).unwrap_or(u64::MAX);
         tokio::time::sleep(Duration::from_millis(self.draw(0..within))).await;
-        let Ok(_turn) = self.under_way.acquire().await else { return AuditResult::ReferenceFailed };
+        let Ok(_turn) = self.under_way.acquire().await else { return AuditResult::Unscored };
         if self.dispatch.owner_of_offer(&reference.node, &id.model) != Some(reference.owner) {
-            return AuditResult::ReferenceFailed;
+            return AuditResult::Unscored;
         }
         match (check, &due.compared) {
             (Check::Canary { seed, commitment }, _) => {
                 self.send(&due.audit, due.mode, *seed, *commitment).await
             }
             (Check::Duplicate, Some(compared)) => self.compare(&due.audit, compared).await,
-            (Check::Duplicate, None) => AuditResult::ReferenceFailed,
+            (Check::Duplicate, None) => AuditResult::Unscored,
         }
     }
 
@@ -379,7 +379,7 @@ impl Verification {
         commitment: Commitment,
     ) -> AuditResult {
         if !self.commit(audit, commitment).await {
-            return AuditResult::ReferenceFailed;
+            return AuditResult::Unscored;
         }
         let AuditId { node, model, .. } = &audit.id;
         let canary = Canary::draw(&self.manner.phrases, seed);
@@ -420,7 +420,7 @@ impl Verification {
         };
         match timeout(SCORING, scored).await {
             Ok(Some(scored)) => AuditResult::Scored(scored),
-            Ok(None) | Err(_) => AuditResult::ReferenceFailed,
+            Ok(None) | Err(_) => AuditResult::Unscored,
         }
     }
 
@@ -460,6 +460,7 @@ impl Verification {
                     self.dispatch.credit(&RewardEvent { at: now, node, owner, what }, &kind);
                 }
             }
+            Ok(Outcome::Unanswered) => self.tell_silence(audit, owner, now),
             Ok(Outcome::Suspected { is_confirming }) => {
                 tracing::warn!(%node, is_confirming, "a node does not seem to run its model");
             }

@@ -47,6 +47,8 @@ pub struct EvidencePolicy {
     pub probation_tests: u32,
     /// How long before that it passed the first of them, in milliseconds. Default: seven days.
     pub probation_millis: u64,
+    /// How long work is paid after the last test that was passed, in milliseconds. Default: two weeks.
+    pub fresh_millis: u64,
     /// Most that one requester counts for of an owner's work, in thousandths. Default: 100.
     pub requester_share: u32,
     /// Most that one requester counts for in all, in medians of what requesters ask. Default: 10.
@@ -64,6 +66,7 @@ impl Default for EvidencePolicy {
         Self {
             probation_tests: 50,
             probation_millis: 7 * 24 * HOUR_MILLIS,
+            fresh_millis: 14 * 24 * HOUR_MILLIS,
             requester_share: 100,
             requester_medians: 10,
             promises: 100,
@@ -97,17 +100,19 @@ struct Owner {
     promised: u64,
     #[serde(skip)]
     kept: u64,
-}
-
-/// How far a node has come with one of its models.
     /// Whether one of its nodes was convicted in the month.
     #[serde(skip)]
     convicted: bool,
+}
+
+/// How far a node has come with one of its models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Probation {
     /// When it was first tested.
     since: Timestamp,
     passed: u32,
+    /// When it last passed a test, unless it has left many unanswered since.
+    latest: Option<Timestamp>,
 }
 
 impl Owner {
@@ -146,11 +151,14 @@ impl EvidenceRules {
         Self { policy, ..Self::default() }
     }
 
-    /// Returns whether a node's work with a model is paid at a moment: it is off probation.
+    /// Returns whether a node's work with a model is paid at a moment: it is off probation, and has
+    /// passed a test of late.
     pub fn is_paid(&self, node: &NodeId, model: &ModelName, at: Timestamp) -> bool {
         self.nodes.get(node).and_then(|models| models.get(model)).is_some_and(|known| {
-            let age = at.as_millis().saturating_sub(known.since.as_millis());
-            known.passed >= self.policy.probation_tests && age >= self.policy.probation_millis
+            let since = |then: Timestamp| at.as_millis().saturating_sub(then.as_millis());
+            let is_old = since(known.since) >= self.policy.probation_millis;
+            let is_fresh = known.latest.is_some_and(|then| since(then) < self.policy.fresh_millis);
+            known.passed >= self.policy.probation_tests && is_old && is_fresh
         })
     }
 
@@ -163,9 +171,20 @@ impl EvidenceRules {
         let (good, bad) = if passed { (weight, 0) } else { (0, weight) };
         self.owner(event).note(good, bad, event.at);
         let models = self.nodes.entry(event.node).or_default();
-        let new = Probation { since: event.at, passed: 0 };
+        let new = Probation { since: event.at, passed: 0, latest: None };
         let known = models.entry(model.clone()).or_insert(new);
-        known.passed = known.passed.saturating_add(u32::from(passed));
+        if passed {
+            known.passed = known.passed.saturating_add(1);
+            known.latest = Some(event.at);
+        }
+    }
+
+    /// Ends the pay for work with a model until a test with it is passed.
+    fn doubt(&mut self, event: &RewardEvent, model: &ModelName) {
+        let models = self.nodes.get_mut(&event.node);
+        if let Some(known) = models.and_then(|models| models.get_mut(model)) {
+            known.latest = None;
+        }
     }
 
     fn work(&mut self, event: &RewardEvent, requester: AccountId, model: &ModelName, units: u64) {
@@ -254,6 +273,7 @@ impl RewardRules for EvidenceRules {
             What::Deed { .. } => {}
             What::Work { requester, model, units } => self.work(event, *requester, model, *units),
             What::Checked { model, passed, weight } => self.check(event, model, *passed, *weight),
+            What::Unanswered { model } => self.doubt(event, model),
             What::Promised { kept } => {
                 let owner = self.owner(event);
                 owner.promised += 1;
@@ -414,6 +434,28 @@ mod tests {
     }
 
     #[test]
+    fn work_is_paid_while_tests_are_passed_and_no_longer() {
+        let mut story = Story::begin();
+        story.pass(0, 1, 100);
+        story.work(13, 1, 1000);
+        assert_eq!(story.paid(1), 12_000);
+        story.work(14, 1, 1000);
+        assert_eq!(story.paid(1), 12_000, "its last test is two weeks ago");
+        story.pass(15, 1, 1);
+        story.work(15, 1, 1000);
+        assert_eq!(story.paid(1), 24_000, "one passed test is enough");
+        let quality = story.rules.weights()[&account(1)].parts["quality_millionths"];
+        story.at(16, 1, What::Unanswered { model: "m".parse().unwrap() });
+        story.work(16, 1, 1000);
+        assert_eq!(story.paid(1), 24_000);
+        let after = story.rules.weights()[&account(1)].parts["quality_millionths"];
+        assert_eq!(after, quality, "no answer is no lie");
+        story.pass(17, 1, 1);
+        story.work(17, 1, 1000);
+        assert_eq!(story.paid(1), 36_000);
+    }
+
+    #[test]
     fn attack_31_who_is_idle_earns_nothing() {
         let mut story = Story::begin();
         story.pass(0, 1, 100);
@@ -476,8 +518,32 @@ mod tests {
         assert_eq!(story.weight(1), 0, "it is on probation again");
         story.pass(12, 1, 50);
         story.work(19, 1, 1000);
+        assert_eq!(story.weight(1), 0, "the month is lost");
+        story.rules.begin(epoch().next());
+        story.pass(31, 1, 1);
+        story.work(31, 1, 1000);
+        assert!(story.weight(1) > 0, "and the next one is another");
         let quality = story.rules.weights()[&account(1)].parts["quality_millionths"];
         assert!(quality < 960_000, "ten failed tests are remembered: {quality}");
+    }
+
+    #[test]
+    fn conviction_of_one_node_takes_the_month_of_all_nodes_of_its_owner() {
+        let mut story = Story::begin();
+        let other = |story: &mut Story, day, what| {
+            let at = Timestamp::from_millis(epoch().start().as_millis() + day * DAY);
+            story.rules.apply(&RewardEvent { at, node: node(2), owner: account(1), what });
+        };
+        story.pass(0, 1, 100);
+        (0..100).for_each(|_| other(&mut story, 0, passed("m")));
+        other(&mut story, 10, work(100, "m", 1000));
+        assert_eq!(story.paid(1), 1000);
+        story.at(11, 1, What::Convicted);
+        other(&mut story, 12, work(100, "m", 1000));
+        assert_eq!(story.paid(1), 0);
+        story.rules.begin(epoch().next());
+        other(&mut story, 13, work(100, "m", 1000));
+        assert_eq!(story.paid(1), 1000, "its other node is still tested, and paid for");
     }
 
     #[test]
@@ -518,11 +584,6 @@ mod tests {
         ) {
             let mut whole = Story::begin();
             whole.pass(0, 1, tests);
-        assert_eq!(story.weight(1), 0, "the month is lost");
-        story.rules.begin(epoch().next());
-        story.pass(31, 1, 1);
-        story.work(31, 1, 1000);
-        assert!(story.weight(1) > 0, "and the next one is another");
             whole.work(10, 1, units * u64::from(parts));
             let mut split = Story::begin();
             for part in 1..=parts {

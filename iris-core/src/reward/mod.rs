@@ -38,6 +38,7 @@ use crate::id::{AccountId, NodeId};
 use crate::model::ModelName;
 use crate::reputation::{Deed, ReputationEvent};
 use crate::store::Document;
+use crate::task::{Attempt, AttemptEnd};
 use crate::time::Timestamp;
 
 /// Something that a node did, or that was found out about it.
@@ -61,11 +62,18 @@ impl RewardEvent {
             What::Deed { deed } => deed,
             What::Promised { kept: false } => Deed::BrokenPromise,
             What::Convicted => Deed::Invalid,
-            What::Work { .. } | What::Checked { .. } | What::Promised { kept: true } => {
-                return None;
-            }
+            What::Work { .. }
+            | What::Checked { .. }
+            | What::Unanswered { .. }
+            | What::Promised { kept: true } => return None,
         };
         Some(ReputationEvent { node: self.node, deed, at: self.at })
+    }
+
+    /// Returns as what it counts for the node's [standing](crate::standing), where it does.
+    pub fn attempt(&self) -> Option<Attempt> {
+        let is_silent = matches!(self.what, What::Unanswered { .. });
+        is_silent.then_some(Attempt { node: self.node, end: AttemptEnd::Unanswered })
     }
 }
 
@@ -96,6 +104,11 @@ pub enum What {
         passed: bool,
         /// How much that says, in thousandths of a whole test.
         weight: u32,
+    },
+    /// It has left many tests in a row without an answer. That is no lie, and perhaps a bad line.
+    Unanswered {
+        /// Of which model.
+        model: ModelName,
     },
     /// An hour is over in which it had promised to be there.
     Promised {

@@ -53,7 +53,7 @@ impl Auditor {
     /// Sets who is asked about answers of `model`, in place of all before.
     ///
     /// All of them, whether they are there or not: where one is away, the audit that names it ends
-    /// with [`AuditResult::ReferenceFailed`] before anything is sent, and a later one may name
+    /// with [`AuditResult::Unscored`] before anything is sent, and a later one may name
     /// another. Two owners at least, or a suspicion is confirmed by the one who raised it. A
     /// reference is never asked about nodes of its own owner; a model without one is not verified
     /// at all.
@@ -117,6 +117,13 @@ impl Auditor {
             .map_or(Stage::Probation, |known| known.stage(model, &self.rules, now.max(self.latest)))
     }
 
+    /// Returns the models with which `node` has [answered no test](Outcome::Unanswered) for long.
+    pub fn unanswered(&self, node: &NodeId) -> Vec<ModelName> {
+        let models = self.nodes.get(node).into_iter().flat_map(|known| &known.models);
+        let silent = models.filter(|(_, record)| record.is_silent(&self.rules));
+        silent.map(|(model, _)| model.clone()).collect()
+    }
+
     /// Returns what to write down of `node`.
     pub fn record(&self, node: &NodeId) -> Option<&NodeRecord> {
         self.nodes.get(node)
@@ -129,8 +136,8 @@ impl Auditor {
         self.nodes.insert(node, record);
     }
 
-    /// Forgets the nodes that have been away since before `before`, and returns them. One that
-    /// comes back is a new one.
+    /// Forgets the nodes that have been away since before `before`, and returns them, and those that
+    /// had to make room for others. One that comes back is a new one.
     pub fn forget_absent(&mut self, before: Timestamp) -> Vec<NodeId> {
         let is_absent = |known: &NodeRecord| !known.is_online && known.seen < before;
         let absent = self.nodes.extract_if(.., |_, known| is_absent(known)).map(|(node, _)| node);
@@ -252,10 +259,13 @@ impl Auditor {
             }
             _ => None,
         };
+        let is_missed = *result == AuditResult::NoAnswer && pending.canary.is_some();
+        let is_told = is_missed && known.verdict.is_none() && record.miss(&self.rules);
+        let nothing = if is_told { Outcome::Unanswered } else { Outcome::Inconclusive };
         record.is_owed = effect.is_none();
         record.promote(&self.rules, now);
         self.due.remove(&(pending.deadline, id.node, id.model.clone()));
-        let outcome = effect.map_or(Outcome::Inconclusive, |effect| self.outcome(id, effect, now));
+        let outcome = effect.map_or(nothing, |effect| self.outcome(id, effect, now));
         self.schedule(&id.node, &id.model);
         Ok(outcome)
     }

@@ -11,7 +11,7 @@ use iris_core::demand::Demand;
 use iris_core::explain::{Explanation, Reason};
 use iris_core::model::Abilities;
 use iris_core::queue::Priority;
-use iris_core::task::{Action, Attempt, Outcome, TaskError, TaskRun};
+use iris_core::task::{Action, Attempt, AttemptEnd, Outcome, TaskError, TaskRun};
 use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use iris_crypto::PublicIdentity;
 use iris_crypto::seal::{Outcome as Told, ReceiptError, SealedRequest, SignedReceipt};
@@ -322,6 +322,16 @@ impl TaskHandle {
     /// Returns the node that was asked last, if any was.
     pub fn node(&self) -> Option<NodeId> {
         self.asked
+    }
+
+    /// Returns whether a node that was offered the task owes an answer: it is at work, or it has
+    /// refused, failed or fallen silent.
+    pub(crate) fn is_withheld(&self) -> bool {
+        let is_owed = |attempt: &Attempt| {
+            use AttemptEnd::{Done, Outrun, Stopped, Unreached};
+            !matches!(attempt.end, Done | Outrun | Stopped | Unreached)
+        };
+        matches!(self.stage, Stage::Working(_)) || self.run.attempts().iter().any(is_owed)
     }
 
     /// Returns which place it has in the line for its model while it waits for a node, 1 being the
@@ -735,6 +745,15 @@ impl TaskHandle {
         self.noted = attempts.len();
     }
 
+    /// Returns how many tokens its answer was to have at most; zero where nobody knows.
+    const fn most_written(&self) -> u32 {
+        match self.request.operation {
+            Operation::Chat => self.request.max_tokens,
+            // It may be several prompts in one, each with an answer of this length.
+            Operation::Completion => 0,
+        }
+    }
+
     /// Settles the task.
     fn end(&mut self, outcome: &Outcome) {
         self.stage = Stage::Over;
@@ -745,15 +764,6 @@ impl TaskHandle {
             self.dispatch.affinity.remember(conversation, node, self.dispatch.clock.now());
         }
         match (self.apart.take(), outcome) {
-    /// Returns how many tokens its answer was to have at most; zero where nobody knows.
-    const fn most_written(&self) -> u32 {
-        match self.request.operation {
-            Operation::Chat => self.request.max_tokens,
-            // It may be several prompts in one, each with an answer of this length.
-            Operation::Completion => 0,
-        }
-    }
-
             (Some(member), Outcome::Finished(_)) => member.keep(),
             (member, _) => drop(member),
         }
