@@ -519,7 +519,9 @@ async fn honest_node_passes_fifty_tests_and_is_paid_by_evidence() {
 fn rules_of(events: &[RewardEvent]) -> EvidenceRules {
     let mut rules = EvidenceRules::default();
     rules.begin(Epoch::of(VirtualClock.calendar()));
-    events.iter().for_each(|event| rules.apply(event));
+    for event in events {
+        rules.apply(event);
+    }
     rules
 }
 
