@@ -214,7 +214,8 @@ impl Network {
         }
         if tasks > 0 && !self.nodes[place].is_convicted {
             let units = u64::from(tasks) * UNITS;
-            self.tell(place, now, What::Work { requester, units }, Book::Evidence);
+            let model = self.model.clone();
+            self.tell(place, now, What::Work { requester, model, units }, Book::Evidence);
         }
     }
 
@@ -245,7 +246,9 @@ impl Network {
         let outcome = self.auditor.handle_result(&audit.id, &result, now);
         match outcome.expect("every audit has one result") {
             Outcome::Passed => {
-                self.tell(place, now, What::Checked { passed: true, weight: 1000 }, Book::Evidence);
+                let model = self.model.clone();
+                let what = What::Checked { model, passed: true, weight: 1000 };
+                self.tell(place, now, what, Book::Evidence);
             }
             Outcome::Convicted(_) => self.convict(place, now),
             _ => {}

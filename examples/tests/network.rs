@@ -284,6 +284,39 @@ async fn node_of_another_account_is_turned_away() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn account_brings_only_so_many_nodes_and_is_told_what_to_do() {
+    let store: std::sync::Arc<dyn iris_core::store::Store> =
+        std::sync::Arc::new(iris_core::store::MemoryStore::new());
+    let few = |builder: iris_coordinator::Builder| builder.with_most_nodes_of_one(2);
+    let identity = |seed| Identity::from_seed(&iris_crypto::Secret::from_bytes([seed; 32]));
+    let net = Net::set_up(std::sync::Arc::clone(&store), few).await;
+    net.join_as(identity(1), echo(), |agent| agent).await.stop().await;
+    net.coordinator.shutdown().await;
+
+    let net = Net::set_up(store, few).await;
+    net.join_as(identity(2), echo(), |agent| agent).await.stop().await;
+    let agent = iris_node::agent::Agent::builder(identity(3), std::sync::Arc::new(echo()))
+        .with_measurement(false)
+        .with_clock(|| VirtualClock.calendar())
+        .build();
+    let coordinator = net.coordinator.clone();
+    let connector = move || {
+        let (here, there) = iris_protocol::transport::memory::pair(16);
+        let coordinator = coordinator.clone();
+        tokio::spawn(async move { coordinator.serve_node(there, net::OWNER).await.map(|_| ()) });
+        async { Ok(iris_node::agent::Link::new("here", here)) }
+    };
+    let ended = agent.run_on(connector, std::future::pending()).await;
+    let Err(AgentError::Closed { code, message }) = ended else { panic!("{ended:?}") };
+    assert_eq!(code, ErrorCode::Forbidden, "trying again is in vain");
+    let message = message.unwrap();
+    assert!(message.contains("2 nodes already"), "{message}");
+    assert!(message.contains("ask the operator"), "{message}");
+    net.join_as(identity(1), echo(), |agent| agent).await.stop().await;
+    net.join_of(CALLER, identity(3), echo(), |agent| agent).await.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn reputation_is_rebuilt_from_the_books() {
     let net = Net::new().await;
     let store = std::sync::Arc::clone(&net.store);

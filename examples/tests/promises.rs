@@ -208,6 +208,8 @@ async fn an_hour_that_was_judged_elsewhere_is_judged_once() {
     until_next_hour(1).await;
     let last = *judged(&store, id).await.last().unwrap();
     assert!(last.1, "what another coordinator wrote stands: {last:?}");
+    let promise = net.coordinator.why(&id).await.unwrap().unwrap().promise.unwrap();
+    assert_eq!(promise.broken, 0, "what was not written down is not counted");
     let _back = join(&net, Some("always")).await;
     assert!(net.coordinator.points_of(&id) >= before, "and it costs nothing");
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use iris_client::{Client, ClientBuilder, ClientError, Policy, Privacy, Shape};
 use iris_coordinator::http::ServerSettings;
-use iris_core::backend::{BackendError, Gate, Script, ScriptedBackend};
+use iris_core::backend::{BackendError, Chunk, Finish, Gate, Script, ScriptedBackend, Step, Usage};
 use iris_core::model::ModelOffer;
 use iris_core::store::{Key, MemoryStore};
 use iris_core::task::{AttemptEnd, TaskState};
@@ -50,6 +50,22 @@ async fn chat_is_sealed_by_default_and_settled_with_its_receipt() {
         kept.into_iter().map(|record| record.unwrap().value.decode().unwrap()).collect();
     let encoded = data_encoding::BASE64URL_NOPAD.encode(&receipt.encode());
     assert_eq!((kept.len(), &kept[0]["receipt"]), (1, &Value::from(encoded)));
+}
+
+#[tokio::test]
+async fn padding_of_a_sealed_answer_carries_no_tokens_that_were_not_asked_for() {
+    let live = Live::start().await;
+    let usage = Usage { prompt_tokens: 4, completion_tokens: 4000 };
+    let finish = Finish { reason: "stop".to_owned(), usage };
+    let chunks = [Chunk::Text("yes".to_owned()), Chunk::Finished(finish)];
+    let boasting: Script = chunks.into_iter().map(Step::Chunk).collect();
+    let _node = live.join(scripted(boasting), 1).await;
+    let client = builder(&live).with_shape(Shape::Paced).build().unwrap();
+    let answer = client.ask(MODEL, "well?").with_max_tokens(10).send().await.unwrap();
+    assert_eq!(answer.text(), "yes");
+    live.is_idle().await;
+    let rows = live.settlements().await;
+    assert_eq!(rows[0].usage.completion_tokens, 10 + Usage::UNSEEN);
 }
 
 #[tokio::test]

@@ -18,9 +18,9 @@ use iris_core::backend::{
 };
 use iris_core::demand::Own;
 use iris_core::model::{Abilities, ModelOffer};
-use iris_core::reward::{RewardEvent, What};
+use iris_core::reward::{EvidenceRules, RewardEvent, RewardRules, What};
 use iris_core::store::{Batch, Document, Key, MemoryStore, Store};
-use iris_core::verify::{Appeal, Canary, Commitment, Phrases, Ruling, Seed, Stage};
+use iris_core::verify::{Appeal, Canary, Commitment, Flag, Phrases, Ruling, Seed, Stage};
 use iris_core::{AccountId, Epoch, NodeId, Timestamp};
 use iris_crypto::{Identity, Secret};
 use iris_node::agent::AgentBuilder;
@@ -90,11 +90,22 @@ fn backend(
     abilities: Abilities,
     answer: impl Fn(&GenerateRequest) -> Script + Send + Sync + 'static,
 ) -> (ScriptedBackend, Asked) {
-    let mut offer = ModelOffer::new(MODEL.parse().unwrap(), 8192);
-    offer.abilities = abilities;
+    backend_of(&[MODEL], abilities, answer)
+}
+
+fn backend_of(
+    models: &[&str],
+    abilities: Abilities,
+    answer: impl Fn(&GenerateRequest) -> Script + Send + Sync + 'static,
+) -> (ScriptedBackend, Asked) {
+    let offer = |model: &&str| {
+        let mut offer = ModelOffer::new(model.parse().unwrap(), 8192);
+        offer.abilities = abilities;
+        offer
+    };
     let asked = Asked::default();
     let noted = Arc::clone(&asked);
-    let backend = ScriptedBackend::new([offer], move |request| {
+    let backend = ScriptedBackend::new(models.iter().map(offer), move |request| {
         noted.lock().unwrap().push(messages(request)[0].clone());
         answer(request)
     });
@@ -119,6 +130,10 @@ fn lying() -> (ScriptedBackend, Asked) {
 
 /// A node of a trusted owner, which is honest and scores.
 fn reference() -> ScriptedBackend {
+    reference_of(&[MODEL])
+}
+
+fn reference_of(models: &[&str]) -> ScriptedBackend {
     let scores = |request: &GenerateRequest| {
         if messages(request).len() == 2 {
             score(request, &messages(request)[1])
@@ -126,7 +141,7 @@ fn reference() -> ScriptedBackend {
             Script::saying(words("", &messages(request)[0]))
         }
     };
-    backend(Abilities::SCORE, scores).0
+    backend_of(models, Abilities::SCORE, scores).0
 }
 
 async fn network(store: &Arc<dyn Store>) -> Net {
@@ -187,7 +202,7 @@ fn convicted(events: &[RewardEvent]) -> Vec<NodeId> {
 
 fn checked(events: &[RewardEvent], node: NodeId) -> usize {
     let passed = |event: &&RewardEvent| {
-        event.node == node && event.what == What::Checked { passed: true, weight: 1000 }
+        event.node == node && matches!(event.what, What::Checked { passed: true, weight: 1000, .. })
     };
     events.iter().filter(passed).count()
 }
@@ -216,6 +231,7 @@ async fn liar_is_convicted_by_a_second_test_of_another_owner_and_honest_nodes_pa
     let again: Vec<_> =
         case.seeds().iter().map(|seed| Canary::draw(&phrases, *seed).prompt).collect();
     assert_eq!(again, heard.lock().unwrap()[1..]);
+    assert_eq!(case.prompts(), again);
     let commitments: Vec<_> = case.seeds().iter().map(Seed::commitment).collect();
     assert_eq!(commitments, evidence.prompts);
     let written: Vec<_> = net.store.scan(Key::all("canary")).try_collect().await.unwrap();
@@ -497,6 +513,107 @@ async fn honest_node_passes_fifty_tests_and_is_paid_by_evidence() {
     assert_eq!(owners, [OWNER], "whoever did nothing, or was found lying, has none");
     assert_eq!(shares[0].amount, "12".parse().unwrap());
     assert_eq!(shares[0].state, ShareState::Held);
+}
+
+/// Folds events as the rules of pay do.
+fn rules_of(events: &[RewardEvent]) -> EvidenceRules {
+    let mut rules = EvidenceRules::default();
+    rules.begin(Epoch::of(VirtualClock.calendar()));
+    for event in events {
+        rules.apply(event);
+    }
+    rules
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_model_of_a_node_is_tested_and_paid_for_alone() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let net = network(&store).await;
+    for (owner, seed) in TRUSTED.into_iter().zip(80..) {
+        join(&net, owner, seed, reference_of(&[MODEL, "n"])).await;
+    }
+    let answer = |request: &GenerateRequest| Script::saying(words("", &messages(request)[0]));
+    let (answers, _) = backend_of(&[MODEL, "n", "unscored"], Abilities::NONE, answer);
+    let node = join(&net, OWNER, 1, answers).await.id;
+    let models = [MODEL, "n", "unscored"].map(|model| model.parse().unwrap());
+    let stages = || models.each_ref().map(|model| net.coordinator.stage(&node, model));
+    let expected = [Stage::Watched, Stage::Watched, Stage::Probation];
+    for _ in 0..9 * 24 {
+        if stages() == expected {
+            break;
+        }
+        tokio::time::sleep(HOUR).await;
+    }
+    assert_eq!(stages(), expected);
+    tokio::time::sleep(DAY).await;
+    let events = events(&store).await;
+    let rules = rules_of(&events);
+    let now = VirtualClock.calendar();
+    let paid = models.each_ref().map(|model| rules.is_paid(&node, model, now));
+    assert_eq!(paid, [true, true, false]);
+    let later = now.saturating_add(15 * DAY);
+    assert!(!rules.is_paid(&node, &models[0], later), "who is not tested any more is not paid");
+}
+
+fn unanswered(events: &[RewardEvent], node: NodeId) -> usize {
+    let silent =
+        |event: &&RewardEvent| event.node == node && matches!(event.what, What::Unanswered { .. });
+    events.iter().filter(silent).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn node_that_answers_no_test_is_told_of_unpaid_and_never_accused() {
+    let (net, references) = referenced().await;
+    let (refusing, refused) =
+        backend(Abilities::NONE, |_| Script::new().fail(BackendError::Failed));
+    let silent = join(&net, OWNER, 1, refusing).await.id;
+    // What a model thinks cannot be scored, and that is not its fault.
+    let (thinking, thought) = backend(Abilities::NONE, |request| {
+        let member = if request.stream { "delta" } else { "message" };
+        let said = json!({"choices": [{"index": 0, member: {"reasoning_content": "so"}}]});
+        let said = said.to_string().into();
+        let said = if request.stream { Chunk::Json(said) } else { Chunk::Whole(said) };
+        let finish = Finish { reason: "stop".to_owned(), usage: Usage::default() };
+        [said, Chunk::Finished(finish)].into_iter().map(Step::Chunk).collect()
+    });
+    let thinks = join(&net, LIAR, 2, thinking).await.id;
+    tokio::time::sleep(4 * DAY).await;
+    assert!(thought.lock().unwrap().len() > 12, "{}", thought.lock().unwrap().len());
+    let events = events(&net.store).await;
+    let (tests, told) = (refused.lock().unwrap().len(), unanswered(&events, silent));
+    assert!((1..=tests / 10).contains(&told), "{told} of {tests}");
+    assert_eq!(unanswered(&events, thinks), 0);
+    assert!(standing(&net, silent) < 500, "{}", standing(&net, silent));
+    assert_eq!(standing(&net, thinks), 500);
+    assert!(verdicts(&net).await.is_empty());
+    assert_eq!(convicted(&events), []);
+    let signs = net.coordinator.signs();
+    assert!(signs.iter().all(|sign| sign.node == silent && sign.flag == Flag::Unanswered));
+    assert!(!signs.is_empty());
+    let code = "tests_unanswered".to_owned();
+    assert!(codes_of(&net, &silent).await.contains(&code));
+    assert!(!codes_of(&net, &thinks).await.contains(&code));
+    assert!(!codes_of(&net, &references[0].id).await.contains(&code));
+
+    // It stands as low after a restart.
+    let low = standing(&net, silent);
+    net.coordinator.shutdown().await;
+    let net = network(&net.store).await;
+    let (honest, _) = honest();
+    let silent = join(&net, OWNER, 1, honest).await.id;
+    assert!(standing(&net, silent).abs_diff(low) < 20, "{} {low}", standing(&net, silent));
+    assert!(codes_of(&net, &silent).await.contains(&code), "nor is that forgotten");
+    let _references = [
+        join(&net, TRUSTED[0], 80, reference()).await,
+        join(&net, TRUSTED[1], 81, reference()).await,
+    ];
+    tokio::time::sleep(DAY).await;
+    assert!(!codes_of(&net, &silent).await.contains(&code), "the first answer ends it");
+}
+
+async fn codes_of(net: &Net, node: &NodeId) -> Vec<String> {
+    let why = net.coordinator.why(node).await.unwrap().unwrap();
+    why.hindrances.into_iter().map(|hindrance| hindrance.code).collect()
 }
 
 /// Frames of answers that a node has sent.

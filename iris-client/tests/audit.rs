@@ -80,7 +80,8 @@ fn books_after(epoch: Epoch, state: State, brought: Option<Movement>) -> (Vec<St
     let (rates, policy) = (WorkRates::default(), EvidenceRules::NAME.to_owned());
     let made = rules(&policy, Some(&state.rules)).expect("the rules go on");
     let mut month = Month::begin(epoch, rates.clone(), state.points.clone(), made);
-    let checked = What::Checked { passed: true, weight: 1000 };
+    let model = "m".parse().expect("it is a name");
+    let checked = What::Checked { model, passed: true, weight: 1000 };
     let event = RewardEvent { at: at(1), node, owner: OWNER, what: checked };
     month.event(&event);
     let more = brought.as_ref().map_or(Money::ZERO, |moved| moved.adds_to(Book::Pool(epoch)));

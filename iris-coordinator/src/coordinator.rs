@@ -54,6 +54,8 @@ use crate::settlement::Settlement;
 use crate::transparency::{StartError, Transparency};
 use crate::verify::{Cases, Manner, Sign, Verification};
 
+/// Nodes that one account may bring.
+const MOST_NODES: u32 = 1000;
 /// How often what changes slowly is written down, and what is too old is deleted.
 const HOUSEKEEPING: Duration = Duration::from_mins(1);
 /// How often what nodes did is folded for the next start, in minutes.
@@ -117,6 +119,7 @@ pub struct Builder {
     standing: StandingPolicy,
     share: OwnerShare,
     trusted: Vec<AccountId>,
+    most_nodes: u32,
     verifying: Manner,
     retry: RetryPolicy,
     limits: LinkLimits,
@@ -176,6 +179,13 @@ impl Builder {
     /// nothing is verified.
     pub fn with_trusted_owners(mut self, owners: impl IntoIterator<Item = AccountId>) -> Self {
         self.trusted.extend(owners);
+        self
+    }
+
+    /// Lets one account bring at most so many nodes; a node stays its account's for good, whether it
+    /// ever comes again or not. Default: 1,000, a hundredth of what the checks of nodes keep in mind.
+    pub const fn with_most_nodes_of_one(mut self, most: u32) -> Self {
+        self.most_nodes = most;
         self
     }
 
@@ -351,6 +361,7 @@ impl Builder {
             link::Owned::load(&*self.store).await?,
             Arc::clone(&identity),
             self.limits,
+            self.most_nodes,
         );
         let payouts = Payouts::new(
             Arc::clone(&self.store),
@@ -447,6 +458,7 @@ impl Coordinator {
             standing: StandingPolicy::default(),
             share: OwnerShare::default(),
             trusted: Vec::new(),
+            most_nodes: MOST_NODES,
             verifying: Manner::default(),
             retry: RetryPolicy::default(),
             limits: LinkLimits::default(),
@@ -607,6 +619,9 @@ impl Coordinator {
         let dispatch = &self.inner.dispatch;
         if let Some(mut why) = dispatch.why(node) {
             why.hindrances.extend(self.probation(node));
+            let silent = self.inner.cases.verification();
+            let silent = silent.map_or(Vec::new(), |verification| verification.unanswered(node));
+            why.hindrances.extend(silent.iter().map(Dispatch::why_unpaid));
             return Ok(Some(why));
         }
         let known = link::is_known(&*self.inner.store, node).await?;
@@ -655,8 +670,8 @@ impl Coordinator {
         (!models.iter().any(is_paid)).then(|| rest::Hindrance {
             code: "probation".to_owned(),
             text: "It is on probation: what it does is not paid yet.".to_owned(),
-            remedy: "Probation ends when it is seven days old and has passed fifty tests, which \
-                     come by themselves where a trusted node offers one of its models."
+            remedy: "Probation with a model ends once it has passed fifty tests with it in seven \
+                     days, which come by themselves where a trusted node offers one of its models."
                 .to_owned(),
         })
     }

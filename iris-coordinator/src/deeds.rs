@@ -118,7 +118,7 @@ impl Deeds {
         let longest = u64::try_from(LONGEST.as_millis()).unwrap_or(u64::MAX);
         let owners = link::owners(store).await?;
         let mut deeds: Vec<(Timestamp, Option<TaskId>, ReputationEvent)> = Vec::new();
-        let mut attempts: Vec<(Timestamp, TaskId, Attempt)> = Vec::new();
+        let mut attempts: Vec<(Timestamp, Option<TaskId>, Attempt)> = Vec::new();
         let early = from(SETTLEMENT, start.saturating_sub(longest));
         let mut rows = store.scan(early..Key::all(SETTLEMENT).end);
         while let Some(record) = rows.try_next().await? {
@@ -135,16 +135,18 @@ impl Deeds {
             let for_others = row.attempts.iter();
             let for_others =
                 for_others.filter(|attempt| owners.get(&attempt.node) != Some(&row.account));
-            attempts.extend(for_others.map(|attempt| (at, task, *attempt)));
+            attempts.extend(for_others.map(|attempt| (at, Some(task), *attempt)));
         }
         let mut events = store.scan(from(EVENT, start)..Key::all(EVENT).end);
         while let Some(record) = events.try_next().await? {
-            let deed = record.value.decode::<RewardEvent>()?.deed();
-            let deed = deed.filter(|deed| is_new(deed.at));
-            deeds.extend(deed.map(|deed| (deed.at, None, deed)));
+            let event: RewardEvent = record.value.decode()?;
+            if is_new(event.at) {
+                deeds.extend(event.deed().map(|deed| (event.at, None, deed)));
+                attempts.extend(event.attempt().map(|attempt| (event.at, None, attempt)));
+            }
         }
         deeds.sort_by_key(|(at, task, _)| (*at, task.is_none(), *task));
-        attempts.sort_by_key(|(at, task, _)| (*at, *task));
+        attempts.sort_by_key(|(at, task, _)| (*at, task.is_none(), *task));
         for (at, _, Attempt { node, end }) in attempts {
             self.standings.note(node, end, at);
         }
@@ -189,7 +191,7 @@ mod tests {
     }
 
     fn happening() -> impl Strategy<Value = Happening> {
-        (0_u8..3, 0..20 * HOUR, 0..20 * HOUR, 0_u8..8, any::<bool>())
+        (0_u8..3, 0..20 * HOUR, 0..20 * HOUR, 0_u8..9, any::<bool>())
             .prop_map(|(node, after, late, kind, fold)| Happening { node, after, late, kind, fold })
     }
 
@@ -203,6 +205,7 @@ mod tests {
             0 => What::Deed { deed: Deed::Uptime },
             1 => What::Promised { kept: false },
             2 => What::Convicted,
+            3 => What::Unanswered { model: "m".parse().unwrap() },
             kind => {
                 let ends = [AttemptEnd::Done, AttemptEnd::Lost, AttemptEnd::Invalid];
                 let took_ms = late / 7 + 1;

@@ -1,7 +1,7 @@
 //! The promises of nodes to be there: kept beside the nodes that made them, judged every hour. The
 //! rules are those of [`iris_core::promise`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -82,15 +82,26 @@ impl Promises {
         })
     }
 
-    /// Notes a verdict; returns the event that it is, and the promise as it is written down.
-    fn judge(&self, verdict: Verdict) -> Option<(RewardEvent, Promise)> {
+    /// Returns the event that a verdict is, and the promise as it is after it.
+    fn judged(&self, verdict: Verdict) -> Option<(RewardEvent, Promise)> {
         let Verdict { node, hour, kept } = verdict;
-        let mut held = self.held();
-        let promise = held.by_node.get_mut(&node)?;
+        let mut promise = self.held().by_node.get(&node)?.clone();
         promise.judge(hour, kept);
         let what = What::Promised { kept };
         let event = RewardEvent { at: hour.last(), node, owner: promise.owner, what };
-        Some((event, promise.clone()))
+        Some((event, promise))
+    }
+
+    /// Takes in a verdict that was written down with the promise as it was then.
+    fn take_in(&self, Verdict { node, hour, kept }: Verdict, written: &Promise) {
+        let mut held = self.held();
+        let Held { by_node, changed } = &mut *held;
+        let Some(promise) = by_node.get_mut(&node) else { return };
+        promise.judge(hour, kept);
+        if promise != written {
+            // Something else was declared meanwhile.
+            changed.insert(node);
+        }
     }
 
     /// Returns what is to be written down: promises that have changed, and those that are over by
@@ -144,16 +155,14 @@ impl Dispatch {
     /// Looks which of the nodes that have promised something are there.
     fn look(&self, watch: &mut Watch) -> Vec<Verdict> {
         let (now, calendar) = (self.clock.now(), self.clock.calendar());
-        // A copy, since whoever explains a node holds the registry when it looks at promises.
-        let held = self.promises.held().by_node.clone();
-        self.with_registry(|registry| {
-            let is_there = |node: &NodeId| {
-                let seat = registry.seat(node);
-                seat.and_then(|seat| registry.node(seat)).is_some_and(is_able)
-            };
-            let anybody = registry.iter().any(|(_, node)| is_able(node));
-            watch.look(now, calendar, held.iter(), is_there, anybody)
-        })
+        // Tasks wait for the registry, so it is held no longer than it takes to see who is there.
+        let there: HashSet<NodeId> = self.with_registry(|registry| {
+            let able = registry.iter().filter(|(_, node)| is_able(node));
+            able.map(|(_, node)| node.profile().id).collect()
+        });
+        let held = self.promises.held();
+        let is_there = |node: &NodeId| there.contains(node);
+        watch.look(now, calendar, held.by_node.iter(), is_there, !there.is_empty())
     }
 
     async fn write_verdicts(&self, verdicts: &[Verdict]) {
@@ -164,7 +173,7 @@ impl Dispatch {
 
     /// Writes down whether a node kept an hour, unless that was written down before.
     async fn write_verdict(&self, verdict: Verdict) {
-        let Some((event, promise)) = self.promises.judge(verdict) else { return };
+        let Some((event, promise)) = self.promises.judged(verdict) else { return };
         let batch = Batch::new()
             .create(payouts::event_key(event.at, &event.node, "promise"), Document::encode(&event))
             .put(key(&event.node), Document::encode(&promise));
@@ -185,6 +194,7 @@ impl Dispatch {
                 }
             }
         }
+        self.promises.take_in(verdict, &promise);
         self.apply(event.deed().as_slice());
     }
 

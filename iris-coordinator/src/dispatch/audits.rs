@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use iris_core::demand::Trust;
 use iris_core::model::Abilities;
+use iris_core::reward::RewardEvent;
 use iris_core::task::{Attempt, AttemptEnd};
 use iris_core::verify::Flags;
 use iris_core::{AccountId, ModelName, NodeId};
@@ -140,6 +141,16 @@ impl Dispatch {
         let profile = floor.registry.node(floor.registry.seat(node)?)?.profile();
         let offers = profile.models.iter().any(|offer| offer.name == *model);
         offers.then_some(profile.owner)
+    }
+
+    /// Takes into account that a node answers no tests.
+    pub(crate) fn note_silence(&self, event: &RewardEvent) {
+        let Some(Attempt { node, end }) = event.attempt() else { return };
+        let mut floor = self.floor();
+        let standing = floor.standings.note(node, end, event.at);
+        if let Some((standing, seat)) = standing.zip(floor.registry.seat(&node)) {
+            floor.registry.set_standing(seat, standing);
+        }
     }
 
     /// Sets whether a node stands as one that was found lying.

@@ -66,6 +66,19 @@ impl Dispatch {
         offers.map(|offer| offer.name.clone()).collect()
     }
 
+    /// Says of a node that it answers no tests with a model.
+    pub(crate) fn why_unpaid(model: &ModelName) -> Hindrance {
+        hindrance(
+            "tests_unanswered",
+            &format!(
+                "It has left many tests in a row unanswered that it was sent as requests for {model}: \
+                 its work with it is not paid, and its standing suffers."
+            ),
+            "See its log: it may refuse or fail some requests, be too slow, or have a bad line. The \
+             first test that it passes ends this.",
+        )
+    }
+
     /// Says of a node that is known and not connected why it has no work.
     pub(crate) fn why_away(&self, id: NodeId) -> NodeWhy {
         let not_connected = hindrance(

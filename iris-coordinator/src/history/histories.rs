@@ -8,6 +8,10 @@
 //! What a crash takes is in the rows themselves. A mark says up to which time of submission every
 //! row has its line; a start writes the lines of the rows after it. A row of a task that was
 //! submitted before the mark, because it took long, brings its line along.
+//!
+//! There is one mark, so one coordinator at a time may work on a store: a second would move the mark
+//! past rows whose lines wait in the memory of the first, and a crash of that one would leave them out
+//! of histories (never out of the books). `iris-coordinator` locks its books for that.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;

@@ -54,7 +54,7 @@ pub(super) async fn verdict(
     let operates = key.is_some_and(|key| OPERATE.contains(&key.scope));
     let cases = api.coordinator.cases();
     let case = cases.case((!operates).then_some(&account), verdict_id(&id)?).await?;
-    let prompts = cases.prompts(&case);
+    let prompts = case.prompts().to_vec();
     Ok(json_response(&VerdictSummary { prompts, ..summary(&api, &case) }))
 }
 
@@ -67,6 +67,7 @@ pub(super) async fn signs(State(api): State<Arc<Api>>, headers: HeaderMap) -> Re
         sign: match sign.flag {
             Flag::TooFast { tokens_per_second } => OddSign::TooFast { tokens_per_second },
             Flag::SameAnswer { owner } => OddSign::SameAnswer { owner },
+            Flag::Unanswered => OddSign::Unanswered,
             Flag::ManyNewNodes { count } => OddSign::ManyNewNodes { count },
             _ => OddSign::Other,
         },

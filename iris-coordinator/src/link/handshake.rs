@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use futures::TryStreamExt;
 use iris_core::model::{Abilities, ModelOffer};
 use iris_core::registry::NodeProfile;
-use iris_core::store::{Document, Expect, Key, Store, StoreError, Write};
+use iris_core::store::{Batch, Document, Key, Store, StoreError};
 use iris_core::{AccountId, NodeId, Timestamp};
 use iris_crypto::certificate::{Expectation, Origin, Role, SignedCertificate};
 use iris_crypto::hello::{Hello, verify_hello};
@@ -38,6 +38,7 @@ pub(crate) struct Door {
     owned: Owned,
     identity: Arc<Identity>,
     limits: Limits,
+    most_nodes: u32,
 }
 
 /// Why a node was not let in.
@@ -62,6 +63,12 @@ pub enum LinkError {
     /// The operator does not let the node in.
     #[error("the operator does not let this node in")]
     Blocked,
+    /// Its account has brought as many nodes as it may; they stay its own for good.
+    #[error(
+        "the account has {0} nodes already, the most it may have: start one with the identity of a \
+         node it had, or ask the operator"
+    )]
+    TooManyNodes(u32),
     /// The coordinator could not look the node up.
     #[error("the node could not be looked up")]
     Store,
@@ -96,8 +103,9 @@ impl Door {
         owned: Owned,
         identity: Arc<Identity>,
         limits: Limits,
+        most_nodes: u32,
     ) -> Self {
-        Self { dispatch, store, owned, identity, limits }
+        Self { dispatch, store, owned, identity, limits, most_nodes }
     }
 
     /// Returns which nodes each account has.
@@ -152,7 +160,9 @@ impl Door {
             LinkError::Violation(Violation::Version) => ErrorCode::Version,
             LinkError::Violation(_) => ErrorCode::Violation,
             LinkError::Unauthorized => ErrorCode::Unauthorized,
-            LinkError::Forbidden | LinkError::Blocked => ErrorCode::Forbidden,
+            LinkError::Forbidden | LinkError::Blocked | LinkError::TooManyNodes(_) => {
+                ErrorCode::Forbidden
+            }
             LinkError::Store => ErrorCode::Internal,
             LinkError::Transport(_) | LinkError::Left => return,
         };
@@ -222,16 +232,24 @@ impl Door {
         let known = self.store.get(key.clone()).await.map_err(|_| LinkError::Store)?;
         let Some(known) = known else {
             let record = NodeRecord { owner, first_seen: self.dispatch.clock.calendar() };
-            let value = Some(Document::encode(&record));
-            let batch = iris_core::store::Batch {
-                writes: vec![Write { key, expect: Expect::Absent, value }],
-            };
-            self.store.commit(batch).await.map_err(|_| LinkError::Store)?;
-            self.owned.note(node, &record);
-            return Ok(());
+            return self.take_in(node, key, &record).await;
         };
         let known: NodeRecord = known.value.decode().map_err(|_| LinkError::Store)?;
         if known.owner == owner { Ok(()) } else { Err(LinkError::Forbidden) }
+    }
+
+    /// Writes down whose a new node is, if its owner may have one more.
+    async fn take_in(&self, node: NodeId, key: Key, record: &NodeRecord) -> Result<(), LinkError> {
+        let most = self.most_nodes;
+        let is_new = self.owned.claim(node, record, most).ok_or(LinkError::TooManyNodes(most))?;
+        let batch = Batch::new().create(key, Document::encode(record));
+        let written = self.store.commit(batch).await;
+        match written {
+            Ok(()) => self.owned.note(node, record),
+            Err(_) if is_new => self.owned.forget(&node, &record.owner),
+            Err(_) => {}
+        }
+        written.map_err(|_| LinkError::Store)
     }
 
     /// Gives an admitted node to the session it resumes, or to a new one.

@@ -31,6 +31,24 @@ impl Owned {
         Ok(owned)
     }
 
+    /// Counts a node among an account's if that has fewer than `most`, and returns whether it was
+    /// none of them before.
+    pub(super) fn claim(&self, node: NodeId, record: &NodeRecord, most: u32) -> Option<bool> {
+        let mut all = self.nodes();
+        let nodes = all.entry(record.owner).or_default();
+        if nodes.contains_key(&node) {
+            return Some(false);
+        }
+        let has_room = u32::try_from(nodes.len()).is_ok_and(|count| count < most);
+        has_room.then(|| nodes.insert(node, record.first_seen).is_none())
+    }
+
+    pub(super) fn forget(&self, node: &NodeId, owner: &AccountId) {
+        if let Some(nodes) = self.nodes().get_mut(owner) {
+            nodes.remove(node);
+        }
+    }
+
     pub(super) fn note(&self, node: NodeId, record: &NodeRecord) {
         self.nodes().entry(record.owner).or_default().insert(node, record.first_seen);
     }

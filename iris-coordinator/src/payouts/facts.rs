@@ -102,7 +102,7 @@ impl<'a> Facts<'a> {
     pub(super) async fn next(&mut self) -> Result<Option<Fact>, StoreError> {
         self.read_tasks().await?;
         let task = self.waiting.peek().map(|Reverse(waiting)| waiting.fact.at);
-        let event = self.next_event.map(|event| event.at);
+        let event = self.next_event.as_ref().map(|event| event.at);
         if event.is_some_and(|event| task.is_none_or(|task| event < task)) {
             let next = self.read_event().await?;
             return Ok(std::mem::replace(&mut self.next_event, next).map(Fact::Event));
@@ -155,8 +155,8 @@ impl<'a> Facts<'a> {
         let Some(record) = self.events.next().await else { return Ok(None) };
         let event: RewardEvent = record?.value.decode()?;
         let what = match event.what {
-            What::Work { requester, units } => {
-                What::Work { requester: self.pseudonym(requester), units }
+            What::Work { requester, model, units } => {
+                What::Work { requester: self.pseudonym(requester), model, units }
             }
             what => what,
         };

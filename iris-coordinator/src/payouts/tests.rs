@@ -146,7 +146,9 @@ impl Network {
     async fn prove(&self, number: u8) {
         for test in 0..50 {
             let at = Timestamp::from_millis(day(0).as_millis() + test);
-            self.event(at, number, "checked", What::Checked { passed: true, weight: 1000 }).await;
+            let model = "m".parse().unwrap();
+            let what = What::Checked { model, passed: true, weight: 1000 };
+            self.event(at, number, "checked", what).await;
         }
     }
 

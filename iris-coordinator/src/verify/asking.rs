@@ -9,16 +9,18 @@ use iris_core::backend::{Chunk, Operation};
 use iris_core::model::Abilities;
 use iris_core::queue::Priority;
 use iris_core::task::{Outcome, TaskError};
-use iris_core::verify::{Canary, Scored};
+use iris_core::verify::{AuditResult, Canary, Scored};
 use iris_core::{ModelName, NodeId};
+use iris_crypto::VerifiedCertificate;
 use iris_crypto::seal::{
     AnswerEvent, AnswerOpener, MAX_TTL, Prompt, RecordReader, SealedRequest, Terms,
 };
 use iris_protocol::openai::{Asked, PromptScores};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
 
-use super::Verification;
+use super::{PATIENCE, Verification};
 use crate::accounts::NETWORK;
 use crate::dispatch::{Books, Placement, Routing, SealedTask, TaskEvent, TaskHandle, TaskRequest};
 
@@ -39,18 +41,20 @@ pub(super) enum Mode {
 }
 
 impl Verification {
-    /// Asks the node that is checked; `None` where there is no answer that can be scored.
+    /// Asks the node that is checked, until it is time to give up; says what the check comes to
+    /// where there is no answer that can be scored.
     pub(super) async fn ask(
         &self,
         canary: &Canary,
         model: &ModelName,
         node: NodeId,
         mode: Mode,
-    ) -> Option<String> {
+    ) -> Result<String, AuditResult> {
+        let until = Instant::now() + Duration::from_millis(self.draw(PATIENCE));
         let body = Bytes::from(canary.body(model));
         match mode {
-            Mode::Sealed => self.ask_sealed(body, model, node).await,
-            Mode::Open => self.ask_open(body, model, node).await,
+            Mode::Sealed => self.ask_sealed(body, model, node, until).await,
+            Mode::Open => self.ask_open(body, model, node, until).await,
         }
     }
 
@@ -60,60 +64,72 @@ impl Verification {
         body: Bytes,
         model: &ModelName,
         node: NodeId,
-    ) -> Option<String> {
-        let request = self.request(body, model, node, Priority::Interactive)?;
+        until: Instant,
+    ) -> Result<String, AuditResult> {
+        let request = self.request(body, model, node, Priority::Interactive);
+        let request = request.ok_or(AuditResult::Unscored)?;
         let mut handle = TaskHandle::new(Arc::clone(&self.dispatch), request, Books::Nobody);
-        let mut answer = Answer::default();
-        while let Some(event) = handle.next().await {
-            match event {
-                TaskEvent::Accepted { .. } | TaskEvent::Sealed(_) => {}
-                TaskEvent::Chunk(chunk) => answer.take_in(&chunk)?,
-                TaskEvent::Ended(Outcome::Finished(_)) => return answer.text(),
-                TaskEvent::Ended(_) => return None,
-            }
-        }
-        None
+        let read = timeout_at(until, read(&mut handle)).await;
+        read.unwrap_or_else(|_| Err(missing(&handle)))
     }
 
     /// Asks as a client does that seals to the node; one without a key for that is asked openly.
-    async fn ask_sealed(&self, body: Bytes, model: &ModelName, node: NodeId) -> Option<String> {
-        let asked = Asked::read(Operation::Chat, &body).ok()?;
+    async fn ask_sealed(
+        &self,
+        body: Bytes,
+        model: &ModelName,
+        node: NodeId,
+        until: Instant,
+    ) -> Result<String, AuditResult> {
+        let asked = Asked::read(Operation::Chat, &body).map_err(|_| AuditResult::Unscored)?;
+        let mut came = AuditResult::Unscored;
         for _ in 0..TRIES {
             let Some(certificate) = self.dispatch.certificate_of(&node) else {
-                return self.ask_open(body, model, node).await;
+                return self.ask_open(body, model, node, until).await;
             };
-            // Who waits for a whole answer has taken some time until it seals.
-            let spent = if asked.stream { 0 } else { self.draw(1..30) };
-            let terms = Terms {
-                ttl: MAX_TTL.saturating_sub(Duration::from_millis(spent)),
-                max_tokens: asked.max_tokens,
-                ..Terms::new(model.clone(), self.dispatch.clock.calendar())
-            };
-            let (operation, stream) = (Operation::Chat, asked.stream);
-            let prompt = Prompt { operation, stream, body: body.clone() };
-            let (request, opener) = SealedRequest::seal(&certificate, terms, &prompt).ok()?;
-            let task = SealedTask {
-                id: self.dispatch.entropy.task_id(),
-                account: NETWORK,
-                key: None,
-                request,
-                time_limit: self.time_limit(),
-            };
+            let sealed = self.seal(&certificate, &asked, model, &body);
+            let (task, opening) = sealed.ok_or(AuditResult::Unscored)?;
             let mut handle = TaskHandle::sealed(Arc::clone(&self.dispatch), task, Books::Nobody);
-            let mut answer =
-                Opening { opener, reader: RecordReader::new(), answer: Answer::default() };
-            loop {
-                match handle.next().await? {
-                    TaskEvent::Accepted { .. } => {}
-                    TaskEvent::Sealed(records) => answer.take_in(&records)?,
-                    TaskEvent::Ended(Outcome::Finished(_)) => return answer.answer.text(),
-                    TaskEvent::Ended(Outcome::Failed(TaskError::Busy { .. })) => break,
-                    TaskEvent::Ended(_) | TaskEvent::Chunk(_) => return None,
-                }
+            match timeout_at(until, opening.read(&mut handle)).await {
+                Ok(Heard::Ended(answer)) => return answer,
+                Ok(Heard::Busy) => came = missing(&handle),
+                Err(_) => return Err(missing(&handle)),
             }
-            tokio::time::sleep(Duration::from_millis(self.draw(1000..3000))).await;
+            let pause = tokio::time::sleep(Duration::from_millis(self.draw(1000..3000)));
+            if timeout_at(until, pause).await.is_err() {
+                break;
+            }
         }
-        None
+        Err(came)
+    }
+
+    /// Seals a request as a client does.
+    fn seal(
+        &self,
+        certificate: &VerifiedCertificate,
+        asked: &Asked,
+        model: &ModelName,
+        body: &Bytes,
+    ) -> Option<(SealedTask, Opening)> {
+        // Who waits for a whole answer has taken some time until it seals.
+        let spent = if asked.stream { 0 } else { self.draw(1..30) };
+        let terms = Terms {
+            ttl: MAX_TTL.saturating_sub(Duration::from_millis(spent)),
+            max_tokens: asked.max_tokens,
+            ..Terms::new(model.clone(), self.dispatch.clock.calendar())
+        };
+        let (operation, stream) = (Operation::Chat, asked.stream);
+        let prompt = Prompt { operation, stream, body: body.clone() };
+        let (request, opener) = SealedRequest::seal(certificate, terms, &prompt).ok()?;
+        let task = SealedTask {
+            id: self.dispatch.entropy.task_id(),
+            account: NETWORK,
+            key: None,
+            request,
+            time_limit: self.time_limit(),
+        };
+        let (reader, answer) = (RecordReader::new(), Answer::default());
+        Some((task, Opening { opener, reader, answer }))
     }
 
     /// Has an answer to `messages` scored by a reference; `None` where it fails.
@@ -191,6 +207,36 @@ impl Verification {
     }
 }
 
+/// Reads an open answer.
+async fn read(handle: &mut TaskHandle) -> Result<String, AuditResult> {
+    let mut answer = Answer::default();
+    while let Some(event) = handle.next().await {
+        match event {
+            TaskEvent::Accepted { .. } | TaskEvent::Sealed(_) => {}
+            TaskEvent::Chunk(chunk) => answer.take_in(&chunk).ok_or(AuditResult::Unscored)?,
+            TaskEvent::Ended(Outcome::Finished(_)) => {
+                return answer.text().ok_or(AuditResult::Unscored);
+            }
+            TaskEvent::Ended(_) => break,
+        }
+    }
+    Err(missing(handle))
+}
+
+/// Returns what a check comes to without an answer that can be scored: one that the node owes, or
+/// nothing that can be laid at its door.
+fn missing(handle: &TaskHandle) -> AuditResult {
+    if handle.is_withheld() { AuditResult::NoAnswer } else { AuditResult::Unscored }
+}
+
+/// How a sealed request ended.
+enum Heard {
+    /// With an answer, or without one that can be scored.
+    Ended(Result<String, AuditResult>),
+    /// The node had no slot free for it.
+    Busy,
+}
+
 /// A sealed answer that is being opened.
 struct Opening {
     opener: AnswerOpener,
@@ -199,21 +245,45 @@ struct Opening {
 }
 
 impl Opening {
-    /// Takes records in; `None` where the answer cannot be scored.
-    fn take_in(&mut self, records: &[u8]) -> Option<()> {
-        self.reader.push(records);
-        while let Some(record) = self.reader.pop().ok()? {
-            for event in self.opener.handle_record(&record).ok()? {
-                match event {
-                    AnswerEvent::Text(text) => self.answer.take_in(&Chunk::Text(text))?,
-                    AnswerEvent::Json(json) => self.answer.take_in(&Chunk::Json(json.into()))?,
-                    AnswerEvent::Whole(json) => self.answer.take_in(&Chunk::Whole(json.into()))?,
-                    AnswerEvent::Failed(_) => return None,
-                    AnswerEvent::Opened | AnswerEvent::Finished(_) | AnswerEvent::Receipt(_) => {}
+    /// Reads an answer.
+    async fn read(mut self, handle: &mut TaskHandle) -> Heard {
+        while let Some(event) = handle.next().await {
+            match event {
+                TaskEvent::Accepted { .. } => {}
+                TaskEvent::Sealed(records) => {
+                    if let Err(result) = self.take_in(&records) {
+                        return Heard::Ended(Err(result));
+                    }
                 }
+                TaskEvent::Ended(Outcome::Finished(_)) => {
+                    return Heard::Ended(self.answer.text().ok_or(AuditResult::Unscored));
+                }
+                TaskEvent::Ended(Outcome::Failed(TaskError::Busy { .. })) => return Heard::Busy,
+                TaskEvent::Ended(_) | TaskEvent::Chunk(_) => break,
             }
         }
-        Some(())
+        Heard::Ended(Err(missing(handle)))
+    }
+
+    /// Takes records in; says what the check comes to where the answer cannot be scored.
+    fn take_in(&mut self, records: &[u8]) -> Result<(), AuditResult> {
+        self.reader.push(records);
+        while let Some(record) = self.reader.pop().map_err(|_| AuditResult::NoAnswer)? {
+            let events = self.opener.handle_record(&record);
+            for event in events.map_err(|_| AuditResult::NoAnswer)? {
+                let chunk = match event {
+                    AnswerEvent::Text(text) => Chunk::Text(text),
+                    AnswerEvent::Json(json) => Chunk::Json(json.into()),
+                    AnswerEvent::Whole(json) => Chunk::Whole(json.into()),
+                    AnswerEvent::Failed(_) => return Err(AuditResult::NoAnswer),
+                    AnswerEvent::Opened | AnswerEvent::Finished(_) | AnswerEvent::Receipt(_) => {
+                        continue;
+                    }
+                };
+                self.answer.take_in(&chunk).ok_or(AuditResult::Unscored)?;
+            }
+        }
+        Ok(())
     }
 }
 

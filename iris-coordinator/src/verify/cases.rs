@@ -1,6 +1,6 @@
 //! Verdicts, and what their owners and operators say of them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
@@ -8,7 +8,7 @@ use iris_core::id::VerdictId;
 use iris_core::reward::{RewardEvent, What};
 use iris_core::store::{Batch, Document, Key, Record, Store, StoreError, Version};
 use iris_core::verify::{Appeal, AppealError, Case, Conviction, Ruling, Seed, Verdict};
-use iris_core::{AccountId, Timestamp};
+use iris_core::{AccountId, NodeId, Timestamp};
 use iris_crypto::RecordKey;
 use serde::{Deserialize, Serialize};
 use tokio_util::task::TaskTracker;
@@ -28,8 +28,12 @@ const MAX_TEXT: usize = 4096;
 pub struct CaseRecord {
     #[serde(flatten)]
     case: Case,
-    /// From which the prompts can be made again that confirmed it.
+    /// From which the prompts can be made again that confirmed it, as long as they are made of the
+    /// same phrases.
     seeds: Vec<Seed>,
+    /// Those prompts, as they were asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    prompts: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     objection: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,17 +70,36 @@ pub struct Cases {
     clock: Arc<dyn Clock>,
     /// The coordinator that is at work on them, if it is this one.
     at_work: Option<(Arc<Dispatch>, Arc<Verification>)>,
+    /// The verdicts that were read before.
+    known: tokio::sync::Mutex<BTreeMap<Key, Known>>,
+}
+
+/// What a verdict came to when it was last read.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    version: Version,
+    stand: Stand,
+    is_pending: bool,
+}
+
+/// A verdict on a node, and whether it is void.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stand {
+    pub(super) node: NodeId,
+    pub(super) verdict: VerdictId,
+    pub(super) is_void: bool,
 }
 
 impl CaseRecord {
-    pub(super) fn new(conviction: Conviction) -> Self {
+    pub(super) fn new(conviction: Conviction, prompts: Vec<String>) -> Self {
         let Conviction { verdict, seeds } = conviction;
         let case = Case::new(verdict);
-        Self { case, seeds, objection: None, reason: None, carried_out: false }
+        Self { case, seeds, prompts, objection: None, reason: None, carried_out: false }
     }
 
+    /// Writes it down; whatever else may have its id stands.
     pub(super) fn write(&self, batch: Batch) -> Batch {
-        batch.put(key(self.verdict().id), Document::encode(self))
+        batch.create(key(self.verdict().id), Document::encode(self))
     }
 
     /// Returns the verdict.
@@ -99,6 +122,11 @@ impl CaseRecord {
         &self.seeds
     }
 
+    /// Returns those prompts, as they were asked.
+    pub fn prompts(&self) -> &[String] {
+        &self.prompts
+    }
+
     /// Returns what the owner says of it.
     pub fn objection(&self) -> Option<&str> {
         self.objection.as_deref()
@@ -109,7 +137,7 @@ impl CaseRecord {
         self.reason.as_deref()
     }
 
-    pub(super) const fn is_overturned(&self) -> bool {
+    const fn is_overturned(&self) -> bool {
         matches!(self.case.appeal, Some(Appeal::Overturned { .. }))
     }
 
@@ -127,7 +155,7 @@ impl Cases {
     /// Reads and decides the verdicts in `store` beside the coordinator that is at work on them: it
     /// carries out what is decided here within a minute.
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
-        Self { store, clock, at_work: None }
+        Self { store, clock, at_work: None, known: tokio::sync::Mutex::default() }
     }
 
     /// Takes up what the store knows of nodes and verdicts, and begins to check nodes if that is
@@ -146,7 +174,8 @@ impl Cases {
             verification.start();
         }
         let clock = Arc::clone(&dispatch.clock);
-        Ok(Self { store, clock, at_work: Some((dispatch, verification)) })
+        let (at_work, known) = (Some((dispatch, verification)), tokio::sync::Mutex::default());
+        Ok(Self { store, clock, at_work, known })
     }
 
     /// Returns who checks nodes, where that is the coordinator at work.
@@ -163,14 +192,6 @@ impl Cases {
         let (_, case) = self.find(id).await?;
         let is_seen = owner.is_none_or(|owner| case.verdict().owner == *owner);
         if is_seen { Ok(case) } else { Err(VerdictError::NotFound) }
-    }
-
-    /// Returns the prompts from which a verdict follows, in order.
-    pub fn prompts(&self, case: &CaseRecord) -> Vec<String> {
-        match &self.at_work {
-            Some((_, verification)) => verification.prompts(case),
-            None => Vec::new(),
-        }
     }
 
     /// Returns at most `limit` verdicts on nodes of `owner`, or of everybody, in the order of their
@@ -250,11 +271,10 @@ impl Cases {
     async fn carry_out(&self) -> Result<(), VerdictError> {
         let Some((dispatch, verification)) = &self.at_work else { return Ok(()) };
         let now = self.clock.calendar();
-        let found = self.store.scan(Key::all(VERDICT)).map(|record| decode(&record?));
-        let found: Vec<(Version, CaseRecord)> = found.try_collect().await?;
-        verification.agree(found.iter().map(|(_, case)| case));
-        for (version, mut case) in found {
-            if !case.is_pending() || !case.case.is_final(now) {
+        let (stands, pending) = self.read_anew().await?;
+        verification.agree(&stands);
+        for (version, mut case) in pending {
+            if !case.case.is_final(now) {
                 continue;
             }
             let (batch, event) = case.carry_out(now, Batch::new());
@@ -266,6 +286,30 @@ impl Cases {
             }
         }
         Ok(())
+    }
+
+    /// Returns how all verdicts stand, and those that may yet have consequences. What nobody has
+    /// changed since it had its consequences is not read again.
+    async fn read_anew(&self) -> Result<(Vec<Stand>, Vec<(Version, CaseRecord)>), StoreError> {
+        let mut known = self.known.lock().await;
+        let (mut seen, mut pending) = (BTreeMap::new(), Vec::new());
+        let mut records = self.store.scan(Key::all(VERDICT));
+        while let Some(record) = records.try_next().await? {
+            let before = known.get(&record.key).filter(|known| known.version == record.version);
+            let now = match before {
+                Some(before) if !before.is_pending => *before,
+                _ => {
+                    let (version, case) = decode(&record)?;
+                    let (stand, is_pending) = (case.stand(), case.is_pending());
+                    pending.extend(is_pending.then_some((version, case)));
+                    Known { version, stand, is_pending }
+                }
+            };
+            seen.insert(record.key, now);
+        }
+        let stands = seen.values().map(|known| known.stand).collect();
+        *known = seen;
+        Ok((stands, pending))
     }
 
     async fn find(&self, id: VerdictId) -> Result<(Version, CaseRecord), VerdictError> {
@@ -288,6 +332,11 @@ impl Cases {
 }
 
 impl CaseRecord {
+    pub(super) const fn stand(&self) -> Stand {
+        let Verdict { node, id, .. } = self.case.verdict;
+        Stand { node, verdict: id, is_void: self.is_overturned() }
+    }
+
     /// Returns whether it may yet have consequences for points and money.
     const fn is_pending(&self) -> bool {
         !self.carried_out && !self.is_overturned()
@@ -325,4 +374,67 @@ fn check_text(text: &str) -> Result<(), VerdictError> {
 
 fn key(id: VerdictId) -> Key {
     Key::new(VERDICT, id).expect("an id is a key segment")
+}
+
+#[cfg(test)]
+mod tests {
+    use iris_core::store::MemoryStore;
+    use serde_json::json;
+
+    use super::*;
+
+    fn case(owner: u8) -> CaseRecord {
+        let id = |number: u8| format!("{number:02x}").repeat(16);
+        let trial = json!({"tokens": 90, "mismatches": 30, "likelihood": 13_000_000});
+        let case = json!({
+            "verdict": {
+                "id": id(7), "node": "a".repeat(26), "owner": id(owner), "model": "m",
+                "offence": "another_model", "at": 1, "appeal_until": 2,
+                "evidence": {
+                    "suspicion": trial, "suspecting": id(1), "confirmation": trial, "answers": 1,
+                    "confirming": [id(2)], "error": 100, "prompts": [],
+                },
+            },
+            "appeal": null,
+            "seeds": [],
+        });
+        serde_json::from_value(case).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_case_is_written_over_no_other() {
+        let store = MemoryStore::new();
+        store.commit(case(3).write(Batch::new())).await.unwrap();
+        let again = store.commit(case(4).write(Batch::new())).await;
+        assert!(matches!(again, Err(StoreError::Conflict(_))), "{again:?}");
+        assert_eq!(all(&store).await.unwrap(), [case(3)]);
+    }
+
+    #[tokio::test]
+    async fn verdicts_that_came_to_an_end_are_read_once() {
+        let store = Arc::new(MemoryStore::new());
+        let (mut done, open) = (case(3), case(3));
+        done.carried_out = true;
+        let other = |case: &CaseRecord| {
+            Key::new(VERDICT, "f".repeat(32)).map(|key| (key, Document::encode(case)))
+        };
+        let (key, document) = other(&open).unwrap();
+        let batch = done.write(Batch::new()).put(key, document);
+        store.commit(batch).await.unwrap();
+        let cases = Cases::new(store.clone(), Arc::new(crate::clock::SystemClock));
+        for _ in 0..2 {
+            let (stands, pending) = cases.read_anew().await.unwrap();
+            assert_eq!((stands.len(), pending.len()), (2, 1), "what is pending is looked at anew");
+        }
+        let known = cases.known.lock().await.clone();
+        assert_eq!(known.values().filter(|known| known.is_pending).count(), 1);
+        // Of the version that was read, so it would be seen if it were decoded again.
+        let broken = Document::from_text("{".to_owned());
+        let changed = Key::new(VERDICT, done.verdict().id).unwrap();
+        store.commit(Batch::new().delete(changed.clone())).await.unwrap();
+        store.commit(Batch::new().put(changed.clone(), broken.clone())).await.unwrap();
+        assert_eq!(cases.read_anew().await.unwrap().0.len(), 2);
+        store.commit(Batch::new().put(changed, broken)).await.unwrap();
+        assert!(cases.read_anew().await.is_err(), "what has changed is read");
+    }
 }

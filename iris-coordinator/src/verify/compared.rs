@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use iris_core::verify::{Audit, AuditId, AuditResult};
 use serde_json::{Map, Value};
-use tokio::time::timeout;
+use tokio::time::Instant;
 
 use super::{PATIENCE, Verification};
 use crate::dispatch::Exchange;
@@ -66,11 +66,9 @@ impl Verification {
         let others = self.dispatch.offers_of_others(node, model);
         let place = usize::try_from(self.draw(0..others.len() as u64)).unwrap_or_default();
         if let Some(other) = others.get(place) {
-            let asked = self.ask_open(compared.body.clone(), model, *other);
-            let again = timeout(Duration::from_millis(self.draw(PATIENCE)), asked).await;
-            if again
-                .is_ok_and(|again| again.as_deref().map(str::trim) == Some(compared.answer.trim()))
-            {
+            let until = Instant::now() + Duration::from_millis(self.draw(PATIENCE));
+            let again = self.ask_open(compared.body.clone(), model, *other, until).await;
+            if again.is_ok_and(|again| again.trim() == compared.answer.trim()) {
                 return AuditResult::Agreed;
             }
         }

@@ -16,7 +16,16 @@
 //! What the network asks for itself is in nobody's books: it is not counted, not limited, brings no
 //! points and no pay, and does not show in the standing of nodes. Whatever goes wrong on the way (no
 //! reference, a refusal, an answer that cannot be scored, time that runs out) ends the check with
-//! nothing learnt, and is never held against the node.
+//! nothing learnt.
+//!
+//! # Who answers no test
+//!
+//! What a node cannot help says nothing of it: that it was busy with others' tasks, gone before it was
+//! asked, or that its answer was not scored. One that was asked ten times in a row, and each time
+//! refused, failed or fell silent, is not accused of anything: it may have a bad line. But an
+//! [`Unanswered`](iris_core::reward::What::Unanswered) event says so in the books, its work with that
+//! model is not paid until it passes a test, its standing suffers as by one task that it failed, and
+//! owner and operator are told.
 //!
 //! # What follows from a verdict
 //!
@@ -35,7 +44,7 @@ mod presence;
 mod rests;
 mod signs;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -46,10 +55,11 @@ use iris_core::reward::{RewardEvent, What};
 use iris_core::store::{Batch, Document, Key, Store, StoreError};
 use iris_core::verify::{
     Audit, AuditId, AuditResult, Auditor, Canary, Check, Commitment, Conviction, NodeRecord,
-    Outcome, Phrases, Rules, Seed, Stage, Traffic, Verdict,
+    Outcome, Phrases, Rules, Seed, Stage, Traffic,
 };
 use iris_core::{AccountId, ModelName, NodeId, Timestamp};
 use iris_crypto::RecordKey;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Interval, MissedTickBehavior, timeout};
@@ -59,6 +69,7 @@ use tokio_util::task::TaskTracker;
 use crate::dispatch::{Dispatch, Worked};
 use crate::inference::Sealed;
 use asking::Mode;
+use cases::Stand;
 use compared::Compared;
 use presence::Presence;
 use rests::Rests;
@@ -139,9 +150,22 @@ impl Default for Manner {
 
 struct State {
     auditor: Auditor,
+    /// The prompts of second tests under way, as they were asked: what prompts are made of may
+    /// change before there is a verdict.
+    asked: BTreeMap<NodeId, Asked>,
     presence: Presence,
     rests: Rests,
     signs: Signs,
+}
+
+/// The prompts of one node's second tests, in order.
+type Asked = BTreeMap<ModelName, Vec<String>>;
+
+/// What is written down of a node.
+#[derive(Serialize, Deserialize)]
+struct Audited {
+    record: NodeRecord,
+    asked: Asked,
 }
 
 /// A check that is to be made.
@@ -161,14 +185,17 @@ impl Verification {
         manner: Manner,
         tasks: TaskTracker,
     ) -> Result<Self, StoreError> {
-        let mut auditor = Auditor::new(Rules::default());
+        let (mut auditor, mut asked) = (Auditor::new(Rules::default()), BTreeMap::new());
         let mut records = store.scan(Key::all(AUDITED));
         while let Some(record) = records.next().await {
             let record = record?;
             let Ok(node) = record.key.id().parse() else { continue };
             let sealed: Sealed = record.value.decode()?;
-            if let Some(known) = sealed.read::<NodeRecord>(&key, &record.key) {
-                auditor.restore(node, known);
+            if let Some(Audited { record, asked: own }) = sealed.read(&key, &record.key) {
+                auditor.restore(node, record);
+                if !own.is_empty() {
+                    asked.insert(node, own);
+                }
             } else {
                 tracing::warn!(%node, "what is known of a node's honesty does not open");
             }
@@ -179,6 +206,7 @@ impl Verification {
             manner,
             state: Mutex::new(State {
                 auditor,
+                asked,
                 presence: Presence::default(),
                 rests: Rests::default(),
                 signs: Signs::default(),
@@ -191,7 +219,8 @@ impl Verification {
             tasks,
             suspended: CancellationToken::new(),
         };
-        verification.agree(&cases::all(store).await?);
+        let cases = cases::all(store).await?;
+        verification.agree(&cases.iter().map(CaseRecord::stand).collect::<Vec<_>>());
         Ok(verification)
     }
 
@@ -215,20 +244,19 @@ impl Verification {
     }
 
     /// Takes in what the books say of all verdicts, whoever wrote it there.
-    fn agree<'a>(&self, cases: impl IntoIterator<Item = &'a CaseRecord>) {
-        let cases = cases.into_iter();
-        let (void, standing): (Vec<_>, Vec<_>) = cases.partition(|case| case.is_overturned());
-        let standing: BTreeSet<_> = standing.iter().map(|case| case.verdict().node).collect();
+    fn agree(&self, verdicts: &[Stand]) {
+        let standing = verdicts.iter().filter(|verdict| !verdict.is_void);
+        let standing: BTreeSet<_> = standing.map(|verdict| verdict.node).collect();
         for node in &standing {
             self.dispatch.set_convicted(*node, true);
         }
-        for Verdict { node, id, .. } in void.iter().map(|case| case.verdict()) {
+        for Stand { node, verdict, .. } in verdicts.iter().filter(|verdict| verdict.is_void) {
             let now = self.dispatch.clock.calendar();
             let mut state = self.state();
             let is_convicted =
                 |auditor: &Auditor| auditor.record(node).is_some_and(NodeRecord::is_convicted);
             let was = is_convicted(&state.auditor);
-            state.auditor.handle_overturned(node, *id, now);
+            state.auditor.handle_overturned(node, *verdict, now);
             let is = is_convicted(&state.auditor);
             drop(state);
             if was && !is {
@@ -246,7 +274,10 @@ impl Verification {
         let now = self.dispatch.clock.calendar().as_millis();
         let longest = u64::try_from(FORGOTTEN.as_millis()).unwrap_or(u64::MAX);
         let before = Timestamp::from_millis(now.saturating_sub(longest));
-        let forgotten = self.state().auditor.forget_absent(before);
+        let mut state = self.state();
+        let forgotten = state.auditor.forget_absent(before);
+        state.asked.retain(|node, _| !forgotten.contains(node));
+        drop(state);
         let batch = forgotten.iter().map(audited_key).fold(Batch::new(), Batch::delete);
         if !batch.writes.is_empty() {
             self.dispatch.record(batch);
@@ -274,7 +305,7 @@ impl Verification {
     fn tick(self: &Arc<Self>) {
         let (now, offers) = (self.dispatch.clock.calendar(), self.dispatch.offers());
         let mut state = self.state();
-        let State { auditor, presence, rests, signs } = &mut *state;
+        let State { auditor, presence, rests, signs, .. } = &mut *state;
         for (node, owner) in presence.see(&offers, auditor, now) {
             signs.see_new_node(node, owner, now);
         }
@@ -316,7 +347,7 @@ impl Verification {
             let audit = &due.audit;
             let owner = this.dispatch.owner_of_offer(&audit.id.node, &audit.id.model);
             let carried = this.suspended.run_until_cancelled(this.carry_out(&due)).await;
-            let result = carried.unwrap_or(AuditResult::ReferenceFailed);
+            let result = carried.unwrap_or(AuditResult::Unscored);
             this.conclude(audit, owner, &result);
             drop(turn);
         });
@@ -326,16 +357,16 @@ impl Verification {
         let Audit { id, check, reference } = &due.audit;
         let within = u64::try_from(self.manner.within.as_millis()).unwrap_or(u64::MAX);
         tokio::time::sleep(Duration::from_millis(self.draw(0..within))).await;
-        let Ok(_turn) = self.under_way.acquire().await else { return AuditResult::ReferenceFailed };
+        let Ok(_turn) = self.under_way.acquire().await else { return AuditResult::Unscored };
         if self.dispatch.owner_of_offer(&reference.node, &id.model) != Some(reference.owner) {
-            return AuditResult::ReferenceFailed;
+            return AuditResult::Unscored;
         }
         match (check, &due.compared) {
             (Check::Canary { seed, commitment }, _) => {
                 self.send(&due.audit, due.mode, *seed, *commitment).await
             }
             (Check::Duplicate, Some(compared)) => self.compare(&due.audit, compared).await,
-            (Check::Duplicate, None) => AuditResult::ReferenceFailed,
+            (Check::Duplicate, None) => AuditResult::Unscored,
         }
     }
 
@@ -348,13 +379,14 @@ impl Verification {
         commitment: Commitment,
     ) -> AuditResult {
         if !self.commit(audit, commitment).await {
-            return AuditResult::ReferenceFailed;
+            return AuditResult::Unscored;
         }
         let AuditId { node, model, .. } = &audit.id;
         let canary = Canary::draw(&self.manner.phrases, seed);
-        let patience = Duration::from_millis(self.draw(PATIENCE));
-        let asked = timeout(patience, self.ask(&canary, model, *node, mode)).await;
-        let Ok(Some(answer)) = asked else { return AuditResult::NoAnswer };
+        let answer = match self.ask(&canary, model, *node, mode).await {
+            Ok(answer) => answer,
+            Err(result) => return result,
+        };
         let now = self.dispatch.clock.calendar();
         if let Some(owner) = self.dispatch.owner_of_offer(node, model) {
             self.state().signs.see_answer(*node, owner, &canary.prompt, &answer, now);
@@ -388,7 +420,7 @@ impl Verification {
         };
         match timeout(SCORING, scored).await {
             Ok(Some(scored)) => AuditResult::Scored(scored),
-            Ok(None) | Err(_) => AuditResult::ReferenceFailed,
+            Ok(None) | Err(_) => AuditResult::Unscored,
         }
     }
 
@@ -412,19 +444,23 @@ impl Verification {
         let mut state = self.state();
         let outcome = state.auditor.handle_result(&audit.id, result, now);
         state.rests.see(node, &audit.id.model, result, now);
+        let asked =
+            outcome.as_ref().map_or(Vec::new(), |outcome| self.note(&mut state, audit, outcome));
         drop(state);
         tracing::debug!(%node, model = %audit.id.model, ?outcome, "a node was checked");
         match outcome {
-            Ok(Outcome::Convicted(conviction)) => return self.convict(*conviction),
+            Ok(Outcome::Convicted(conviction)) => return self.convict(*conviction, asked),
             Ok(Outcome::Passed) => {
                 // What two others asked may be a word that anybody would answer.
                 if let (Some(owner), Check::Canary { commitment, .. }) = (owner, &audit.check) {
-                    let what = What::Checked { passed: true, weight: 1000 };
+                    let model = audit.id.model.clone();
+                    let what = What::Checked { model, passed: true, weight: 1000 };
                     // By its cause, since two models may be done in the same millisecond.
                     let kind = format!("checked-{commitment}");
                     self.dispatch.credit(&RewardEvent { at: now, node, owner, what }, &kind);
                 }
             }
+            Ok(Outcome::Unanswered) => self.tell_silence(audit, owner, now),
             Ok(Outcome::Suspected { is_confirming }) => {
                 tracing::warn!(%node, is_confirming, "a node does not seem to run its model");
             }
@@ -436,10 +472,41 @@ impl Verification {
         self.write_down(&node);
     }
 
-    fn convict(&self, conviction: Conviction) {
+    /// Keeps what a second test asked until it has come to an end, and returns it then.
+    fn note(&self, state: &mut State, audit: &Audit, outcome: &Outcome) -> Vec<String> {
+        let AuditId { node, model, .. } = &audit.id;
+        if let (Outcome::Confirming | Outcome::Convicted(_), Check::Canary { seed, .. }) =
+            (outcome, &audit.check)
+        {
+            let prompts = state.asked.entry(*node).or_default().entry(model.clone()).or_default();
+            prompts.push(Canary::draw(&self.manner.phrases, *seed).prompt);
+        }
+        if !matches!(outcome, Outcome::Cleared { .. } | Outcome::Convicted(_)) {
+            return Vec::new();
+        }
+        let Some(asked) = state.asked.get_mut(node) else { return Vec::new() };
+        let prompts = asked.remove(model).unwrap_or_default();
+        if asked.is_empty() {
+            state.asked.remove(node);
+        }
+        prompts
+    }
+
+    /// Writes down that a node answers no tests with a model; nobody is accused of anything.
+    fn tell_silence(&self, audit: &Audit, owner: Option<AccountId>, now: Timestamp) {
+        let AuditId { node, model, .. } = &audit.id;
+        self.state().signs.see_silence(*node, now);
+        let (Some(owner), Check::Canary { commitment, .. }) = (owner, &audit.check) else { return };
+        let what = What::Unanswered { model: model.clone() };
+        let event = RewardEvent { at: now, node: *node, owner, what };
+        self.dispatch.credit(&event, &format!("unanswered-{commitment}"));
+        self.dispatch.note_silence(&event);
+    }
+
+    fn convict(&self, conviction: Conviction, prompts: Vec<String>) {
         let node = conviction.verdict.node;
         tracing::warn!(%node, verdict = %conviction.verdict.id, "{}", conviction.verdict);
-        let batch = CaseRecord::new(conviction).write(Batch::new());
+        let batch = CaseRecord::new(conviction, prompts).write(Batch::new());
         let batch = self
             .record(&node)
             .into_iter()
@@ -459,7 +526,10 @@ impl Verification {
     fn record(&self, node: &NodeId) -> Option<(Key, Document)> {
         let key = audited_key(node);
         let state = self.state();
-        let sealed = Sealed::json(&self.key, &key, state.auditor.record(node)?);
+        let record = state.auditor.record(node)?.clone();
+        let asked = state.asked.get(node).cloned().unwrap_or_default();
+        drop(state);
+        let sealed = Sealed::json(&self.key, &key, &Audited { record, asked });
         Some((key, Document::encode(&sealed)))
     }
 
@@ -483,10 +553,9 @@ impl Verification {
         self.state().signs.latest()
     }
 
-    /// Returns the prompts that `case` opens.
-    pub(crate) fn prompts(&self, case: &CaseRecord) -> Vec<String> {
-        let seeds = case.seeds().iter();
-        seeds.map(|seed| Canary::draw(&self.manner.phrases, *seed).prompt).collect()
+    /// Returns the models with which a node has answered no test for long.
+    pub(crate) fn unanswered(&self, node: &NodeId) -> Vec<ModelName> {
+        self.state().auditor.unanswered(node)
     }
 
     /// Returns how far a node has come with a model.

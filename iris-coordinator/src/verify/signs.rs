@@ -48,6 +48,11 @@ impl Signs {
         self.note(node, flag, now);
     }
 
+    /// Notes that a node leaves its tests unanswered.
+    pub(super) fn see_silence(&mut self, node: NodeId, now: Timestamp) {
+        self.note(node, Some(Flag::Unanswered), now);
+    }
+
     /// Looks at the speed of an answer of a model whose weights take `bytes`.
     pub(super) fn see_speed(&mut self, node: NodeId, pace: Pace, bytes: u64, now: Timestamp) {
         let Pace { tokens, within } = pace;

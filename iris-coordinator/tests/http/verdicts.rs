@@ -25,7 +25,8 @@ async fn convict(net: &Net, owner: AccountId, number: u8) -> String {
         "at": now - 86_400_000,
         "appeal_until": now + 6 * 86_400_000,
     });
-    let case = json!({"verdict": verdict, "appeal": null, "seeds": ["5".repeat(64)]});
+    let case = json!({"verdict": verdict, "appeal": null, "seeds": ["5".repeat(64)],
+        "prompts": ["What is new?"]});
     let batch = Batch::new().put(Key::new("verdict", &id).unwrap(), Document::encode(&case));
     net.store.commit(batch).await.unwrap();
     id
@@ -104,7 +105,7 @@ async fn verdicts_are_seen_by_their_owners_and_operators_alone() {
     );
     let shown = ask(&net, "GET", &format!("/verdicts/{mine}"), &net.user, &Value::Null).await;
     assert_eq!((shown.status, &shown.json()["id"]), (200, &json!(mine)));
-    assert_eq!(shown.json()["prompts"].as_array().unwrap().len(), 1);
+    assert_eq!(shown.json()["prompts"], json!(["What is new?"]));
     let hidden = format!("/verdicts/{theirs}");
     for (token, status) in [(&net.user, 404), (&others, 200), (&net.operator, 200), (&nodes, 403)] {
         let shown = ask(&net, "GET", &hidden, token, &Value::Null).await;

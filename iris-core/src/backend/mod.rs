@@ -195,19 +195,23 @@ impl Usage {
     /// answers are rounded up to multiples of 64.
     pub const UNSEEN: u32 = 64;
 
-    /// Returns what of it can be true of an exchange of so many bytes.
+    /// Returns what of it can be true of an exchange of so many bytes, whose answer was to have at
+    /// most `max_tokens`; zero where nobody said how many.
     ///
     /// A node says itself how much it read and wrote. No token is less than a byte of what was
     /// sent, so what goes beyond the bytes, and a little for what models add, is left out. Tokens
     /// that were written but not sent, such as thoughts that a server keeps to itself, count no
-    /// further than that.
-    pub fn carried_by(self, prompt_bytes: u64, answer_bytes: u64) -> Self {
+    /// further than that. Sealed answers are padded, so their bytes bound little; what they were to
+    /// have at most is told in the clear beside them, and bounds more.
+    pub fn carried_by(self, prompt_bytes: u64, answer_bytes: u64, max_tokens: u32) -> Self {
         let most = |bytes: u64, more: u32| {
             u32::try_from(bytes.saturating_add(more.into())).unwrap_or(u32::MAX)
         };
+        let asked = if max_tokens == 0 { u64::MAX } else { max_tokens.into() };
+        let written = most(answer_bytes.min(asked), Self::UNSEEN);
         Self {
             prompt_tokens: self.prompt_tokens.min(most(prompt_bytes, Self::TEMPLATE)),
-            completion_tokens: self.completion_tokens.min(most(answer_bytes, Self::UNSEEN)),
+            completion_tokens: self.completion_tokens.min(written),
         }
     }
 
@@ -260,5 +264,22 @@ impl BackendError {
     /// Returns whether the request itself is at fault, so that no node could do better.
     pub const fn is_callers_fault(&self) -> bool {
         matches!(self, Self::Rejected { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_is_bounded_by_what_was_sent_and_by_what_was_asked_for() {
+        let said = Usage { prompt_tokens: 1_000_000, completion_tokens: 1_000_000 };
+        let bounded = |bytes, max_tokens| said.carried_by(100, bytes, max_tokens);
+        assert_eq!(bounded(500, 0), Usage { prompt_tokens: 356, completion_tokens: 564 });
+        assert_eq!(bounded(500, 10).completion_tokens, 74, "padding is no answer");
+        assert_eq!(bounded(5, 10).completion_tokens, 69);
+        assert_eq!(bounded(u64::MAX, u32::MAX).completion_tokens, 1_000_000);
+        let honest = Usage { prompt_tokens: 20, completion_tokens: 64 };
+        assert_eq!(honest.carried_by(100, 4096, 10), honest, "rounded up, as sealed usages are");
     }
 }

@@ -338,7 +338,7 @@ mod tests {
             at: at(1),
             node: node(),
             owner: OWNER,
-            what: What::Checked { passed: true, weight: 1000 },
+            what: What::Checked { model: "m".parse().unwrap(), passed: true, weight: 1000 },
         };
         month.event(&event);
         let mut lines = vec![Line::Opening(opening), Line::Event(event)];

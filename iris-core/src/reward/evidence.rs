@@ -14,9 +14,16 @@
 //! - `u` goes from 0.9 to 1.1, by how many hours of the month its nodes had promised to be there
 //!   and were.
 //!
-//! A node is on probation until it is seven days old and has passed fifty tests; one that was
-//! convicted begins anew, and its owner's work of the month counts no more. So a new identity earns
-//! nothing at first, and it never pays to leave a bad name behind.
+//! A node is on probation with each of its models: until its first test with that one is seven days
+//! ago and fifty were passed. Tests with one model say nothing of another. A node that was convicted
+//! begins anew with all of them, and nothing that its owner's nodes do in that month counts, before
+//! the verdict or after it: what is lost is lost with the identity, which is the owner's. So a new
+//! identity earns nothing at first, and it never pays to leave a bad name behind.
+//!
+//! Who passed tests once has to go on passing them: work with a model is paid within two weeks of the
+//! last test with it that was passed. That says nothing bad of a node that answers no test, perhaps
+//! behind a bad line; it is not paid meanwhile, and one passed test ends that. Ten tests in a row that
+//! it leaves unanswered end its pay sooner.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use super::{RewardEvent, RewardRules, Weight, What, lower_quantile};
 use crate::epoch::Epoch;
 use crate::id::{AccountId, NodeId};
+use crate::model::ModelName;
 use crate::standing::Standing;
 use crate::store::Document;
 use crate::time::Timestamp;
@@ -35,10 +43,12 @@ const HOUR_MILLIS: u64 = 3_600_000;
 /// The numbers of [`EvidenceRules`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EvidencePolicy {
-    /// Tests that a node passes before it is paid. Default: 50.
+    /// Tests with a model that a node passes before it is paid for work with it. Default: 50.
     pub probation_tests: u32,
-    /// Age that a node reaches before it is paid, in milliseconds. Default: seven days.
+    /// How long before that it passed the first of them, in milliseconds. Default: seven days.
     pub probation_millis: u64,
+    /// How long work is paid after the last test that was passed, in milliseconds. Default: two weeks.
+    pub fresh_millis: u64,
     /// Most that one requester counts for of an owner's work, in thousandths. Default: 100.
     pub requester_share: u32,
     /// Most that one requester counts for in all, in medians of what requesters ask. Default: 10.
@@ -56,6 +66,7 @@ impl Default for EvidencePolicy {
         Self {
             probation_tests: 50,
             probation_millis: 7 * 24 * HOUR_MILLIS,
+            fresh_millis: 14 * 24 * HOUR_MILLIS,
             requester_share: 100,
             requester_medians: 10,
             promises: 100,
@@ -72,7 +83,7 @@ pub struct EvidenceRules {
     policy: EvidencePolicy,
     epoch: Epoch,
     owners: BTreeMap<AccountId, Owner>,
-    nodes: BTreeMap<NodeId, Probation>,
+    nodes: BTreeMap<NodeId, BTreeMap<ModelName, Probation>>,
     /// The month's work, by owner and requester. Not part of what a month leaves behind.
     #[serde(skip)]
     work: BTreeMap<AccountId, BTreeMap<AccountId, u64>>,
@@ -89,18 +100,25 @@ struct Owner {
     promised: u64,
     #[serde(skip)]
     kept: u64,
+    /// Whether one of its nodes was convicted in the month.
+    #[serde(skip)]
+    convicted: bool,
 }
 
+/// How far a node has come with one of its models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Probation {
+    /// When it was first tested.
     since: Timestamp,
     passed: u32,
+    /// When it last passed a test, unless it has left many unanswered since.
+    latest: Option<Timestamp>,
 }
 
 impl Owner {
     fn new(at: Timestamp) -> Self {
         let evidence = Standing::default();
-        Self { evidence, faded_to: at, tasks: 0, promised: 0, kept: 0 }
+        Self { evidence, faded_to: at, tasks: 0, promised: 0, kept: 0, convicted: false }
     }
 
     fn evidence_at(&self, now: Timestamp) -> Standing {
@@ -133,11 +151,14 @@ impl EvidenceRules {
         Self { policy, ..Self::default() }
     }
 
-    /// Returns whether a node's work is paid at a moment: it is off probation.
-    pub fn is_paid(&self, node: &NodeId, at: Timestamp) -> bool {
-        self.nodes.get(node).is_some_and(|node| {
-            let age = at.as_millis().saturating_sub(node.since.as_millis());
-            node.passed >= self.policy.probation_tests && age >= self.policy.probation_millis
+    /// Returns whether a node's work with a model is paid at a moment: it is off probation, and has
+    /// passed a test of late.
+    pub fn is_paid(&self, node: &NodeId, model: &ModelName, at: Timestamp) -> bool {
+        self.nodes.get(node).and_then(|models| models.get(model)).is_some_and(|known| {
+            let since = |then: Timestamp| at.as_millis().saturating_sub(then.as_millis());
+            let is_old = since(known.since) >= self.policy.probation_millis;
+            let is_fresh = known.latest.is_some_and(|then| since(then) < self.policy.fresh_millis);
+            known.passed >= self.policy.probation_tests && is_old && is_fresh
         })
     }
 
@@ -145,26 +166,47 @@ impl EvidenceRules {
         self.owners.entry(event.owner).or_insert_with(|| Owner::new(event.at))
     }
 
-    fn node(&mut self, event: &RewardEvent) -> &mut Probation {
-        let new = Probation { since: event.at, passed: 0 };
-        self.nodes.entry(event.node).or_insert(new)
+    fn check(&mut self, event: &RewardEvent, model: &ModelName, passed: bool, weight: u32) {
+        let weight = u64::from(weight);
+        let (good, bad) = if passed { (weight, 0) } else { (0, weight) };
+        self.owner(event).note(good, bad, event.at);
+        let models = self.nodes.entry(event.node).or_default();
+        let new = Probation { since: event.at, passed: 0, latest: None };
+        let known = models.entry(model.clone()).or_insert(new);
+        if passed {
+            known.passed = known.passed.saturating_add(1);
+            known.latest = Some(event.at);
+        }
     }
 
-    fn work(&mut self, event: &RewardEvent, requester: AccountId, units: u64) {
-        self.node(event);
-        if requester == event.owner || units == 0 || !self.is_paid(&event.node, event.at) {
+    /// Ends the pay for work with a model until a test with it is passed.
+    fn doubt(&mut self, event: &RewardEvent, model: &ModelName) {
+        let models = self.nodes.get_mut(&event.node);
+        if let Some(known) = models.and_then(|models| models.get_mut(model)) {
+            known.latest = None;
+        }
+    }
+
+    fn work(&mut self, event: &RewardEvent, requester: AccountId, model: &ModelName, units: u64) {
+        let is_own = requester == event.owner;
+        if is_own || units == 0 || !self.is_paid(&event.node, model, event.at) {
             return;
         }
-        let tasks = &mut self.owner(event).tasks;
-        *tasks = tasks.saturating_add(1);
+        let owner = self.owner(event);
+        if owner.convicted {
+            return;
+        }
+        owner.tasks = owner.tasks.saturating_add(1);
         let done = self.work.entry(event.owner).or_default().entry(requester).or_default();
         *done = done.saturating_add(units);
     }
 
     fn convict(&mut self, event: &RewardEvent) {
         let failed = u64::from(self.policy.conviction_tests) * 1000;
-        *self.node(event) = Probation { since: event.at, passed: 0 };
-        self.owner(event).note(0, failed, event.at);
+        self.nodes.remove(&event.node);
+        let owner = self.owner(event);
+        owner.note(0, failed, event.at);
+        owner.convicted = true;
         self.work.remove(&event.owner);
     }
 
@@ -222,25 +264,20 @@ impl RewardRules for EvidenceRules {
         self.epoch = epoch;
         self.work.clear();
         for owner in self.owners.values_mut() {
-            (owner.promised, owner.kept) = (0, 0);
+            (owner.promised, owner.kept, owner.convicted) = (0, 0, false);
         }
     }
 
     fn apply(&mut self, event: &RewardEvent) {
-        match event.what {
+        match &event.what {
             What::Deed { .. } => {}
-            What::Work { requester, units } => self.work(event, requester, units),
-            What::Checked { passed, weight } => {
-                let weight = u64::from(weight);
-                let (good, bad) = if passed { (weight, 0) } else { (0, weight) };
-                self.owner(event).note(good, bad, event.at);
-                let node = self.node(event);
-                node.passed = node.passed.saturating_add(u32::from(passed));
-            }
+            What::Work { requester, model, units } => self.work(event, *requester, model, *units),
+            What::Checked { model, passed, weight } => self.check(event, model, *passed, *weight),
+            What::Unanswered { model } => self.doubt(event, model),
             What::Promised { kept } => {
                 let owner = self.owner(event);
                 owner.promised += 1;
-                owner.kept += u64::from(kept);
+                owner.kept += u64::from(*kept);
             }
             What::Convicted => self.convict(event),
         }
@@ -303,6 +340,14 @@ mod tests {
         String::from_utf8(letters).unwrap().parse().unwrap()
     }
 
+    fn passed(model: &str) -> What {
+        What::Checked { model: model.parse().unwrap(), passed: true, weight: 1000 }
+    }
+
+    fn work(requester: u8, model: &str, units: u64) -> What {
+        What::Work { requester: account(requester), model: model.parse().unwrap(), units }
+    }
+
     /// What happens to one owner, whose only node has the same number.
     struct Story {
         rules: EvidenceRules,
@@ -323,15 +368,25 @@ mod tests {
 
         fn pass(&mut self, day: u64, owner: u8, tests: u32) {
             for _ in 0..tests {
-                self.at(day, owner, What::Checked { passed: true, weight: 1000 });
+                self.at(day, owner, passed("m"));
             }
         }
 
         /// Lets twelve members ask the owner for `units` each.
         fn work(&mut self, day: u64, owner: u8, units: u64) {
+            self.work_with("m", day, owner, units);
+        }
+
+        fn work_with(&mut self, model: &str, day: u64, owner: u8, units: u64) {
             for member in 100..112 {
-                self.at(day, owner, What::Work { requester: account(member), units });
+                self.at(day, owner, work(member, model, units));
             }
+        }
+
+        /// Returns the owner's work that is paid, as far as nothing else bounds it.
+        fn paid(&self, owner: u8) -> u64 {
+            let weights = self.rules.weights();
+            weights.get(&account(owner)).map_or(0, |weight| weight.parts["work"])
         }
 
         fn weight(&self, owner: u8) -> u64 {
@@ -358,6 +413,49 @@ mod tests {
     }
 
     #[test]
+    fn tests_with_one_model_pay_for_no_other() {
+        let mut story = Story::begin();
+        story.pass(0, 1, 100);
+        story.work_with("untested", 10, 1, 1000);
+        assert_eq!(story.paid(1), 0);
+        story.work(10, 1, 1000);
+        assert_eq!(story.paid(1), 12_000);
+        for _ in 0..50 {
+            story.at(10, 1, passed("untested"));
+        }
+        story.work_with("untested", 16, 1, 1000);
+        assert_eq!(story.paid(1), 12_000, "six days are one too few, whatever came before");
+        story.work_with("untested", 17, 1, 1000);
+        assert_eq!(story.paid(1), 24_000);
+        story.at(18, 1, What::Convicted);
+        story.work(19, 1, 1000);
+        story.work_with("untested", 19, 1, 1000);
+        assert_eq!(story.paid(1), 0, "a node is convicted with all its models");
+    }
+
+    #[test]
+    fn work_is_paid_while_tests_are_passed_and_no_longer() {
+        let mut story = Story::begin();
+        story.pass(0, 1, 100);
+        story.work(13, 1, 1000);
+        assert_eq!(story.paid(1), 12_000);
+        story.work(14, 1, 1000);
+        assert_eq!(story.paid(1), 12_000, "its last test is two weeks ago");
+        story.pass(15, 1, 1);
+        story.work(15, 1, 1000);
+        assert_eq!(story.paid(1), 24_000, "one passed test is enough");
+        let quality = story.rules.weights()[&account(1)].parts["quality_millionths"];
+        story.at(16, 1, What::Unanswered { model: "m".parse().unwrap() });
+        story.work(16, 1, 1000);
+        assert_eq!(story.paid(1), 24_000);
+        let after = story.rules.weights()[&account(1)].parts["quality_millionths"];
+        assert_eq!(after, quality, "no answer is no lie");
+        story.pass(17, 1, 1);
+        story.work(17, 1, 1000);
+        assert_eq!(story.paid(1), 36_000);
+    }
+
+    #[test]
     fn attack_31_who_is_idle_earns_nothing() {
         let mut story = Story::begin();
         story.pass(0, 1, 100);
@@ -375,12 +473,12 @@ mod tests {
             story.pass(0, owner, 100);
         }
         story.work(10, 1, 1000);
-        story.at(10, 2, What::Work { requester: account(2), units: 12_000 });
+        story.at(10, 2, work(2, "m", 12_000));
         assert_eq!(story.weight(2), 0, "it asked itself");
-        story.at(10, 3, What::Work { requester: account(100), units: 12_000 });
+        story.at(10, 3, work(100, "m", 12_000));
         assert_eq!(story.weight(3), 0, "a friend asked all of it");
         let before = story.weight(1);
-        story.at(10, 1, What::Work { requester: account(100), units: 1_000_000 });
+        story.at(10, 1, work(100, "m", 1_000_000));
         assert!(story.weight(1) * 10 < before * 11, "a friend adds a tenth at most");
     }
 
@@ -392,7 +490,7 @@ mod tests {
         story.work(10, 1, 1000);
         story.work(10, 2, 1000);
         let before = story.weight(1);
-        story.at(10, 1, What::Work { requester: account(100), units: 1_000_000 });
+        story.at(10, 1, work(100, "m", 1_000_000));
         let after = story.weight(1);
         assert!(after < before * 12 / 10, "{before} {after}");
     }
@@ -402,7 +500,7 @@ mod tests {
         let mut story = Story::begin();
         story.pass(0, 1, 1000);
         for member in 100..104 {
-            story.at(10, 1, What::Work { requester: account(member), units: 1000 });
+            story.at(10, 1, work(member, "m", 1000));
         }
         let counted = story.rules.weights()[&account(1)].parts["work_counted"];
         assert_eq!(counted, 4000);
@@ -420,8 +518,32 @@ mod tests {
         assert_eq!(story.weight(1), 0, "it is on probation again");
         story.pass(12, 1, 50);
         story.work(19, 1, 1000);
+        assert_eq!(story.weight(1), 0, "the month is lost");
+        story.rules.begin(epoch().next());
+        story.pass(31, 1, 1);
+        story.work(31, 1, 1000);
+        assert!(story.weight(1) > 0, "and the next one is another");
         let quality = story.rules.weights()[&account(1)].parts["quality_millionths"];
         assert!(quality < 960_000, "ten failed tests are remembered: {quality}");
+    }
+
+    #[test]
+    fn conviction_of_one_node_takes_the_month_of_all_nodes_of_its_owner() {
+        let mut story = Story::begin();
+        let other = |story: &mut Story, day, what| {
+            let at = Timestamp::from_millis(epoch().start().as_millis() + day * DAY);
+            story.rules.apply(&RewardEvent { at, node: node(2), owner: account(1), what });
+        };
+        story.pass(0, 1, 100);
+        (0..100).for_each(|_| other(&mut story, 0, passed("m")));
+        other(&mut story, 10, work(100, "m", 1000));
+        assert_eq!(story.paid(1), 1000);
+        story.at(11, 1, What::Convicted);
+        other(&mut story, 12, work(100, "m", 1000));
+        assert_eq!(story.paid(1), 0);
+        story.rules.begin(epoch().next());
+        other(&mut story, 13, work(100, "m", 1000));
+        assert_eq!(story.paid(1), 1000, "its other node is still tested, and paid for");
     }
 
     #[test]

@@ -35,12 +35,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::epoch::Epoch;
 use crate::id::{AccountId, NodeId};
+use crate::model::ModelName;
 use crate::reputation::{Deed, ReputationEvent};
 use crate::store::Document;
+use crate::task::{Attempt, AttemptEnd};
 use crate::time::Timestamp;
 
 /// Something that a node did, or that was found out about it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RewardEvent {
     /// When.
     pub at: Timestamp,
@@ -60,16 +62,23 @@ impl RewardEvent {
             What::Deed { deed } => deed,
             What::Promised { kept: false } => Deed::BrokenPromise,
             What::Convicted => Deed::Invalid,
-            What::Work { .. } | What::Checked { .. } | What::Promised { kept: true } => {
-                return None;
-            }
+            What::Work { .. }
+            | What::Checked { .. }
+            | What::Unanswered { .. }
+            | What::Promised { kept: true } => return None,
         };
         Some(ReputationEvent { node: self.node, deed, at: self.at })
+    }
+
+    /// Returns as what it counts for the node's [standing](crate::standing), where it does.
+    pub fn attempt(&self) -> Option<Attempt> {
+        let is_silent = matches!(self.what, What::Unanswered { .. });
+        is_silent.then_some(Attempt { node: self.node, end: AttemptEnd::Unanswered })
     }
 }
 
 /// What a [`RewardEvent`] is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum What {
@@ -82,15 +91,24 @@ pub enum What {
     Work {
         /// Who asked, or a pseudonym that is the same for the whole month.
         requester: AccountId,
+        /// With which model.
+        model: ModelName,
         /// How much work that was, by the network's [`WorkRates`].
         units: u64,
     },
     /// Its answer to a test was compared with what a reference says.
     Checked {
+        /// Of which model.
+        model: ModelName,
         /// Whether it is what the model would say.
         passed: bool,
         /// How much that says, in thousandths of a whole test.
         weight: u32,
+    },
+    /// It has left many tests in a row without an answer. That is no lie, and perhaps a bad line.
+    Unanswered {
+        /// Of which model.
+        model: ModelName,
     },
     /// An hour is over in which it had promised to be there.
     Promised {

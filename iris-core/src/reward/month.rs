@@ -57,8 +57,9 @@ impl TaskFact {
         let fast = Deed::is_fast(took, limit, self.usage.completion_tokens);
         self.attempts.iter().flat_map(move |attempt| {
             let deeds = Deed::of(attempt.end, fast).map(|deed| What::Deed { deed });
-            let work = What::Work { requester: self.requester, units };
-            let work = (attempt.end == AttemptEnd::Done).then_some(work);
+            let is_done = attempt.end == AttemptEnd::Done;
+            let (requester, model) = (self.requester, || self.model.clone());
+            let work = is_done.then(|| What::Work { requester, model: model(), units });
             deeds.chain(work).map(|what| RewardEvent {
                 at: self.at,
                 node: attempt.node,

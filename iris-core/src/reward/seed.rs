@@ -93,10 +93,14 @@ mod tests {
     #[test]
     fn nodes_of_one_owner_add_up_and_lies_cost() {
         // 110, 60 and 95 points, after four weeks of the month.
-        let done = What::Deed { deed: Deed::Completed };
-        let work = What::Work { requester: AccountId::from_bytes([9; 16]), units: 100 };
-        assert_eq!(weights(&[event(0, 1, done), event(1, 1, done), event(2, 2, work)]), [204]);
-        assert_eq!(weights(&[event(0, 1, done), event(0, 1, What::Convicted)]), [56]);
+        let done = || What::Deed { deed: Deed::Completed };
+        let work = What::Work {
+            requester: AccountId::from_bytes([9; 16]),
+            model: "m".parse().unwrap(),
+            units: 100,
+        };
+        assert_eq!(weights(&[event(0, 1, done()), event(1, 1, done()), event(2, 2, work)]), [204]);
+        assert_eq!(weights(&[event(0, 1, done()), event(0, 1, What::Convicted)]), [56]);
         let broken = What::Promised { kept: false };
         assert_eq!(weights(&[event(0, 1, broken)]), [91]);
     }

@@ -70,10 +70,11 @@ pub enum AuditResult {
     /// A node of another owner gave the same answer. It proves little, since both may belong
     /// together: it makes duplicates rarer and counts for nothing else.
     Agreed,
-    /// The node gave no answer. The next task is audited in its place.
+    /// The node was asked, and refused or gave no answer. The next task is audited in its place, and
+    /// many in a row are [a sign](Outcome::Unanswered).
     NoAnswer,
-    /// The reference could not score it, which says nothing about the node.
-    ReferenceFailed,
+    /// The node could not be asked, or its answer not be scored, which says nothing about it.
+    Unscored,
 }
 
 /// What follows from an audit.
@@ -88,6 +89,10 @@ pub enum Outcome {
     Doubtful,
     /// Nothing was learnt.
     Inconclusive,
+    /// The node has left [so many](super::Rules::unanswered) tests of a model in a row unanswered, or
+    /// as many again. It may have a bad line, and it may not want to be tested: nothing says that it
+    /// lies, and nothing that it does not.
+    Unanswered,
     /// The first test suspects the node. Nothing is held against it yet.
     Suspected {
         /// Whether the second test has started; otherwise the node's error budget has no room for

@@ -32,6 +32,8 @@ pub struct Auditor {
     nodes: BTreeMap<NodeId, NodeRecord>,
     references: BTreeMap<ModelName, Vec<Reference>>,
     due: BTreeSet<(Timestamp, NodeId, ModelName)>,
+    /// Nodes that had to make room, and are still written down.
+    crowded_out: BTreeSet<NodeId>,
     latest: Timestamp,
 }
 
@@ -43,6 +45,7 @@ impl Auditor {
             nodes: BTreeMap::new(),
             references: BTreeMap::new(),
             due: BTreeSet::new(),
+            crowded_out: BTreeSet::new(),
             latest: Timestamp::from_millis(0),
         }
     }
@@ -50,7 +53,7 @@ impl Auditor {
     /// Sets who is asked about answers of `model`, in place of all before.
     ///
     /// All of them, whether they are there or not: where one is away, the audit that names it ends
-    /// with [`AuditResult::ReferenceFailed`] before anything is sent, and a later one may name
+    /// with [`AuditResult::Unscored`] before anything is sent, and a later one may name
     /// another. Two owners at least, or a suspicion is confirmed by the one who raised it. A
     /// reference is never asked about nodes of its own owner; a model without one is not verified
     /// at all.
@@ -75,7 +78,10 @@ impl Auditor {
     ) {
         let now = self.clock(now);
         if !self.nodes.contains_key(&node) && self.nodes.len() >= self.rules.most_nodes {
-            return;
+            self.make_room();
+            if self.nodes.len() >= self.rules.most_nodes {
+                return;
+            }
         }
         if self.nodes.get(&node).is_some_and(|known| known.owner != owner) {
             self.hand_over(&node, owner, now);
@@ -111,6 +117,13 @@ impl Auditor {
             .map_or(Stage::Probation, |known| known.stage(model, &self.rules, now.max(self.latest)))
     }
 
+    /// Returns the models with which `node` has [answered no test](Outcome::Unanswered) for long.
+    pub fn unanswered(&self, node: &NodeId) -> Vec<ModelName> {
+        let models = self.nodes.get(node).into_iter().flat_map(|known| &known.models);
+        let silent = models.filter(|(_, record)| record.is_silent(&self.rules));
+        silent.map(|(model, _)| model.clone()).collect()
+    }
+
     /// Returns what to write down of `node`.
     pub fn record(&self, node: &NodeId) -> Option<&NodeRecord> {
         self.nodes.get(node)
@@ -123,11 +136,30 @@ impl Auditor {
         self.nodes.insert(node, record);
     }
 
-    /// Forgets the nodes that have been away since before `before`, and returns them. One that
-    /// comes back is a new one.
+    /// Forgets the nodes that have been away since before `before`, and returns them, and those that
+    /// had to make room for others. One that comes back is a new one.
     pub fn forget_absent(&mut self, before: Timestamp) -> Vec<NodeId> {
         let is_absent = |known: &NodeRecord| !known.is_online && known.seen < before;
-        self.nodes.extract_if(.., |_, known| is_absent(known)).map(|(node, _)| node).collect()
+        let absent = self.nodes.extract_if(.., |_, known| is_absent(known)).map(|(node, _)| node);
+        let mut forgotten: BTreeSet<_> = absent.collect();
+        forgotten.append(&mut self.crowded_out);
+        forgotten.retain(|node| !self.nodes.contains_key(node));
+        forgotten.into_iter().collect()
+    }
+
+    /// Forgets some of those who are away and have shown least, the longest away first, and nobody
+    /// of whom there is something to remember.
+    fn make_room(&mut self) {
+        let away = self.nodes.iter().filter(|(_, known)| !known.is_online && !known.is_marked());
+        let mut away: Vec<_> =
+            away.map(|(node, known)| (known.shown(), known.seen, *node)).collect();
+        away.sort_unstable();
+        // Several at a time, lest each newcomer is as much work.
+        away.truncate((self.rules.most_nodes / 64).max(1));
+        for (.., node) in away {
+            self.nodes.remove(&node);
+            self.crowded_out.insert(node);
+        }
     }
 
     /// Makes a verdict void: the node is where it was, and watched.
@@ -227,10 +259,13 @@ impl Auditor {
             }
             _ => None,
         };
+        let is_missed = *result == AuditResult::NoAnswer && pending.canary.is_some();
+        let is_told = is_missed && known.verdict.is_none() && record.miss(&self.rules);
+        let nothing = if is_told { Outcome::Unanswered } else { Outcome::Inconclusive };
         record.is_owed = effect.is_none();
         record.promote(&self.rules, now);
         self.due.remove(&(pending.deadline, id.node, id.model.clone()));
-        let outcome = effect.map_or(Outcome::Inconclusive, |effect| self.outcome(id, effect, now));
+        let outcome = effect.map_or(nothing, |effect| self.outcome(id, effect, now));
         self.schedule(&id.node, &id.model);
         Ok(outcome)
     }
@@ -247,8 +282,8 @@ impl Auditor {
             Effect::Convicted(test) => test,
         };
         let known = self.nodes.get_mut(&id.node).expect("it was just audited");
-        let AuditId { node, model, number } = id.clone();
-        let conviction = Conviction::new(node, known.owner, model, number, test, &self.rules, now);
+        let AuditId { node, model, .. } = id.clone();
+        let conviction = Conviction::new(node, known.owner, model, test, &self.rules, now);
         known.verdict = Some(conviction.verdict.id);
         self.due.retain(|(_, node, _)| *node != id.node);
         Outcome::Convicted(Box::new(conviction))

@@ -34,6 +34,12 @@
 //! The usual bound is 100 millionths; a test takes less where little is left, and none starts
 //! where nothing is.
 //!
+//! # Who does not answer
+//!
+//! No answer is no lie, and is never counted as one: honest nodes have bad lines. Neither does it vouch
+//! for anything. Ten canaries in a row that a node was asked and left unanswered
+//! ([`Outcome::Unanswered`]) are told, and its work with that model is unpaid until it passes one.
+//!
 //! # What this does not do
 //!
 //! - The bounds are those of a node that differs in at most 2 % of tokens *wherever* it is looked

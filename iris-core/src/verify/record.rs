@@ -47,6 +47,18 @@ impl NodeRecord {
         self.verdict.is_some()
     }
 
+    /// Returns how many canaries it has answered as its models do.
+    pub(super) fn shown(&self) -> u32 {
+        let verified = self.models.values().map(|record| record.verified);
+        verified.fold(0, u32::saturating_add)
+    }
+
+    /// Returns whether it would be better off if this was forgotten: it was found lying, or
+    /// suspected within the last year.
+    pub(super) fn is_marked(&self) -> bool {
+        self.verdict.is_some() || self.budget.sum() > 0
+    }
+
     pub(super) fn stage(&self, model: &ModelName, rules: &Rules, now: Timestamp) -> Stage {
         match self.models.get(model) {
             _ if self.verdict.is_some() => Stage::Convicted,
@@ -73,6 +85,8 @@ pub(super) struct Record {
     pub(super) valid: u32,
     /// Whether the latest audit has come to nothing yet, so that a later task has to make up for it.
     pub(super) is_owed: bool,
+    /// How many canaries in a row were left unanswered.
+    unanswered: u32,
     /// How many audits were sent.
     pub(super) sent: u64,
     /// When the next canary is due, if none comes earlier.
@@ -118,6 +132,7 @@ impl Record {
             confirmation: None,
             valid: 0,
             is_owed: false,
+            unanswered: 0,
             sent: 0,
             next: now.saturating_add(rules.pace() / 2),
             pending: None,
@@ -175,6 +190,17 @@ impl Record {
         deadline.or_else(|| self.is_paced().then_some(idle))
     }
 
+    /// Counts a canary that was left unanswered; returns whether that is to be told.
+    pub(super) fn miss(&mut self, rules: &Rules) -> bool {
+        self.unanswered = self.unanswered.saturating_add(1);
+        self.unanswered.is_multiple_of(rules.unanswered.max(1))
+    }
+
+    /// Returns whether it has answered no canary for long.
+    pub(super) const fn is_silent(&self, rules: &Rules) -> bool {
+        self.unanswered >= rules.unanswered
+    }
+
     /// Takes into account what a reference said of an answer.
     pub(super) fn score(
         &mut self,
@@ -188,6 +214,9 @@ impl Record {
         let tokens = &tokens[..tokens.len().min(longest)];
         let is_doubtful = rules.suspicion.doubts(rules.suspicion.weigh(tokens));
         let is_long = tokens.len() >= usize::try_from(rules.least_tokens).unwrap_or(usize::MAX);
+        if pending.canary.is_some() {
+            self.unanswered = 0;
+        }
         match pending.canary {
             _ if is_doubtful => self.valid = 0,
             Some(_) if is_long => self.verified = self.verified.saturating_add(1),

@@ -34,6 +34,8 @@ pub struct Rules {
     pub replicated: u32,
     /// How many tokens an answer has to have to count as one of the canaries. Default: 16.
     pub least_tokens: u32,
+    /// How many tests in a row a node may leave unanswered before that is told. Default: 10.
+    pub unanswered: u32,
     /// How many answers the second test looks at, at most. Default: 20.
     pub confirming: u32,
     /// The longest time between two of them, if the node is there. Default: 40 minutes.
@@ -47,7 +49,8 @@ pub struct Rules {
     pub patience: Duration,
     /// How long a verdict can be appealed against. Default: 7 days.
     pub appeal: Duration,
-    /// How many nodes are kept in mind; further ones are never verified. Default: 100,000.
+    /// How many nodes are kept in mind. For further ones those make room that are away and have
+    /// shown least; where all are here, newcomers are not verified. Default: 100,000.
     pub most_nodes: usize,
 }
 
@@ -63,6 +66,7 @@ impl Default for Rules {
             longest_gap: DAY,
             replicated: 10,
             least_tokens: 16,
+            unanswered: 10,
             confirming: 20,
             confirming_gap: Duration::from_mins(40),
             confirming_error: 100,

@@ -37,6 +37,8 @@ enum Nature {
     Sometimes(u32, u32),
     /// It gives no answer.
     Silent,
+    /// What it answers cannot be scored.
+    Unscorable,
 }
 
 fn node(number: u8) -> NodeId {
@@ -125,6 +127,7 @@ impl Office {
             Nature::Sometimes(rate, answers) if self.dice.happens(answers) => rate,
             Nature::Sometimes(..) => 10_000,
             Nature::Silent => return AuditResult::NoAnswer,
+            Nature::Unscorable => return AuditResult::Unscored,
         };
         let rate = if self.liars.contains(&audit.reference.owner) { 999_999 } else { rate };
         AuditResult::Scored(self.tokens(rate))
@@ -306,16 +309,34 @@ fn failed_reference_and_missing_answer_prove_nothing_and_are_made_up_for() {
     let answered = office.audits_of(node);
     office.days(1);
     assert!(office.audits_of(node) - answered < 8);
-    assert_eq!(office.count(node, |o| *o == Outcome::Inconclusive), audits + 10);
+    assert_eq!(office.count(node, |o| *o == Outcome::Inconclusive), audits + 9);
+    assert_eq!(office.count(node, |o| *o == Outcome::Unanswered), 1);
     assert_eq!(office.stage(node), Stage::Settled);
 }
 
 #[test]
-fn silent_node_never_leaves_probation() {
+fn silent_node_never_leaves_probation_and_is_told_but_never_accused() {
     let mut office = Office::new(10);
     let node = office.join(1, Nature::Silent);
     office.days(60);
     assert_eq!(office.stage(node), Stage::Probation);
+    let told = office.count(node, |o| *o == Outcome::Unanswered);
+    assert_eq!(told, office.audits_of(node) / 10, "once for ten in a row");
+    assert_eq!(office.auditor.unanswered(&node), [model()]);
+    assert!(office.verdict(node).is_none());
+    office.natures.insert(node, Nature::Differs(10_000));
+    office.days(1);
+    assert_eq!(office.auditor.unanswered(&node), [], "one answer ends it");
+}
+
+#[test]
+fn tests_that_cannot_be_scored_are_not_held_against_a_node() {
+    let mut office = Office::new(20);
+    let node = office.join(1, Nature::Unscorable);
+    office.days(30);
+    assert!(office.audits_of(node) > 30);
+    assert_eq!(office.count(node, |o| *o == Outcome::Inconclusive), office.audits_of(node));
+    assert_eq!(office.auditor.unanswered(&node), []);
 }
 
 #[test]
@@ -468,6 +489,36 @@ fn nodes_that_stay_away_are_forgotten() {
     assert!(office.auditor.record(&node).is_none());
 }
 
+#[test]
+fn newcomers_take_the_places_of_those_who_are_away_and_have_shown_least() {
+    let mut office = Office::new(21);
+    let rules = Rules { most_nodes: 3, ..Rules::default() };
+    office.auditor = Auditor::new(rules);
+    office.auditor.set_references(model(), vec![reference(21), reference(22)]);
+    let proven = office.join(1, Nature::Differs(10_000));
+    let liar = office.join(2, Nature::Differs(400_000));
+    office.days(10);
+    assert_eq!(office.stage(liar), Stage::Convicted);
+    let idle = office.join(3, Nature::Silent);
+    office.join(4, Nature::Differs(10_000));
+    assert!(office.auditor.record(&node(4)).is_none(), "all are here");
+    for number in 1..4 {
+        office.auditor.handle_leave(&node(number), office.now);
+        office.now = office.now.saturating_add(HOUR);
+    }
+    office.join(4, Nature::Differs(10_000));
+    assert!(office.auditor.record(&node(4)).is_some());
+    assert!(office.auditor.record(&idle).is_none(), "it had shown nothing");
+    office.join(5, Nature::Differs(10_000));
+    assert!(office.auditor.record(&proven).is_none(), "it is away");
+    office.join(6, Nature::Differs(10_000));
+    assert!(office.auditor.record(&node(6)).is_none());
+    assert_eq!(office.stage(liar), Stage::Convicted, "a liar is not forgotten");
+    let begun = Timestamp::from_millis(0);
+    assert_eq!(office.auditor.forget_absent(begun), [proven, idle], "they are to be deleted");
+    assert_eq!(office.auditor.forget_absent(begun), []);
+}
+
 /// What may happen to an auditor.
 #[derive(Clone, Debug)]
 enum Event {
@@ -518,7 +569,7 @@ proptest! {
                     let result = match kind {
                         0 => AuditResult::Agreed,
                         1 => AuditResult::NoAnswer,
-                        2 => AuditResult::ReferenceFailed,
+                        2 => AuditResult::Unscored,
                         _ => AuditResult::Scored(tokens.into_iter().map(scored).collect()),
                     };
                     let id = audits[n % audits.len()].id.clone();

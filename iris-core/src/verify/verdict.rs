@@ -17,7 +17,7 @@ use crate::time::Timestamp;
 /// A finding against a node, by two tests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// Follows from the node, the model and the audit that decided it.
+    /// Follows from the node, the model and the prompts that confirmed it, which are asked once.
     pub id: VerdictId,
     /// Who was found lying.
     pub node: NodeId,
@@ -77,7 +77,6 @@ impl Conviction {
         node: NodeId,
         owner: AccountId,
         model: ModelName,
-        audit: u64,
         test: Confirmation,
         rules: &Rules,
         now: Timestamp,
@@ -85,8 +84,11 @@ impl Conviction {
         let mut hash = Sha256::new();
         hash.update(b"iris/verdict/v1");
         hash.update(node.as_str());
-        hash.update(audit.to_le_bytes());
         hash.update(model.as_str());
+        let prompts: Vec<_> = test.asked.iter().map(Seed::commitment).collect();
+        for prompt in &prompts {
+            hash.update(prompt.to_string());
+        }
         let id: [u8; 32] = hash.finalize().into();
         let verdict = Verdict {
             id: VerdictId::from_bytes(id[..16].try_into().expect("a hash has 32 bytes")),
@@ -101,7 +103,7 @@ impl Conviction {
                 answers: test.answers,
                 confirming: test.confirming,
                 error: test.error,
-                prompts: test.asked.iter().map(Seed::commitment).collect(),
+                prompts,
             },
             at: now,
             appeal_until: now.saturating_add(rules.appeal),
@@ -233,15 +235,15 @@ mod tests {
 
     const OWNER: AccountId = AccountId::from_bytes([1; 16]);
 
-    fn conviction(audit: u64) -> Conviction {
+    fn conviction(seed: u8) -> Conviction {
         let trial = Trial { tokens: 90, mismatches: 30, likelihood: 13_000_000 };
         let mut test = Confirmation::new(trial, OWNER, 100);
         (test.worst, test.answers) = (trial, 1);
-        test.asked.push(Seed::from_bytes([5; 32]));
+        test.asked.push(Seed::from_bytes([seed; 32]));
         test.confirming.insert(AccountId::from_bytes([2; 16]));
         let node = "abcdefghijklmnopqrstuvwxyz".parse().unwrap();
         let model = "m".parse().unwrap();
-        Conviction::new(node, OWNER, model, audit, test, &Rules::default(), day(10))
+        Conviction::new(node, OWNER, model, test, &Rules::default(), day(10))
     }
 
     fn day(number: u32) -> Timestamp {

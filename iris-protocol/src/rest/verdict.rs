@@ -114,6 +114,8 @@ pub enum OddSign {
         /// Whose node gave it first.
         owner: AccountId,
     },
+    /// It leaves tests unanswered, many in a row: it may have a bad line, or not want to be tested.
+    Unanswered,
     /// Its owner has registered many nodes that are new.
     ManyNewNodes {
         /// How many within thirty days.

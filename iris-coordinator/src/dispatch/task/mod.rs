@@ -11,7 +11,7 @@ use iris_core::demand::Demand;
 use iris_core::explain::{Explanation, Reason};
 use iris_core::model::Abilities;
 use iris_core::queue::Priority;
-use iris_core::task::{Action, Attempt, Outcome, TaskError, TaskRun};
+use iris_core::task::{Action, Attempt, AttemptEnd, Outcome, TaskError, TaskRun};
 use iris_core::{AccountId, ModelName, NodeId, TaskId, Timestamp};
 use iris_crypto::PublicIdentity;
 use iris_crypto::seal::{Outcome as Told, ReceiptError, SealedRequest, SignedReceipt};
@@ -322,6 +322,16 @@ impl TaskHandle {
     /// Returns the node that was asked last, if any was.
     pub fn node(&self) -> Option<NodeId> {
         self.asked
+    }
+
+    /// Returns whether a node that was offered the task owes an answer: it is at work, or it has
+    /// refused, failed or fallen silent.
+    pub(crate) fn is_withheld(&self) -> bool {
+        let is_owed = |attempt: &Attempt| {
+            use AttemptEnd::{Done, Outrun, Stopped, Unreached};
+            !matches!(attempt.end, Done | Outrun | Stopped | Unreached)
+        };
+        matches!(self.stage, Stage::Working(_)) || self.run.attempts().iter().any(is_owed)
     }
 
     /// Returns which place it has in the line for its model while it waits for a node, 1 being the
@@ -740,6 +750,15 @@ impl TaskHandle {
         self.noted = attempts.len();
     }
 
+    /// Returns how many tokens its answer was to have at most; zero where nobody knows.
+    const fn most_written(&self) -> u32 {
+        match self.request.operation {
+            Operation::Chat => self.request.max_tokens,
+            // It may be several prompts in one, each with an answer of this length.
+            Operation::Completion => 0,
+        }
+    }
+
     /// Settles the task.
     fn end(&mut self, outcome: &Outcome) {
         self.stage = Stage::Over;
@@ -755,7 +774,8 @@ impl TaskHandle {
         }
         let usage = match outcome {
             Outcome::Finished(finish) => {
-                finish.usage.carried_by(self.request.body.len() as u64, self.came)
+                let asked = self.request.body.len() as u64;
+                finish.usage.carried_by(asked, self.came, self.most_written())
             }
             _ => Usage::default(),
         };
