@@ -89,6 +89,8 @@ mod stop;
 mod template;
 mod tokenizer;
 mod weights;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 mod workers;
 mod writer;
 
