@@ -133,7 +133,7 @@ fn four<const SIZE: usize>(rows: &[[i8; SIZE]; ROWS], at: usize) -> [i8; 32] {
 /// Returns the eight columns at `at` of eight rows, two numbers a byte.
 fn paired(rows: &[[i8; 32]; ROWS], at: usize) -> [u8; 32] {
     let (low, high) = (four(rows, 2 * at), four(rows, 2 * at + 1));
-    std::array::from_fn(|byte| (low[byte] | high[byte] << 4).cast_unsigned())
+    std::array::from_fn(|byte| (low[byte] | (high[byte] << 4)).cast_unsigned())
 }
 
 impl Product for Blocks {

@@ -80,7 +80,7 @@ fn halves(bytes: &[u8]) -> [i8; 32] {
 
 /// Adds to each number a fifth bit.
 fn with_fifth(numbers: [i8; 32], bits: &[u8]) -> [i8; 32] {
-    std::array::from_fn(|at| numbers[at] | ((bits[at / 8] >> (at % 8) & 1) << 4).cast_signed())
+    std::array::from_fn(|at| numbers[at] | (((bits[at / 8] >> (at % 8)) & 1) << 4).cast_signed())
 }
 
 fn q4_0(stored: &[u8; 18]) -> Block<32> {
@@ -113,8 +113,8 @@ fn part_scale(stored: &[u8], part: usize) -> (f32, f32) {
     let (scale, low) = if part < 4 {
         (packed[part] & 63, packed[part + 4] & 63)
     } else {
-        let (high_scale, high_low) = (packed[part - 4] >> 6 << 4, packed[part] >> 6 << 4);
-        (packed[part + 4] & 0x0f | high_scale, packed[part + 4] >> 4 | high_low)
+        let (high_scale, high_low) = ((packed[part - 4] >> 6) << 4, (packed[part] >> 6) << 4);
+        ((packed[part + 4] & 0x0f) | high_scale, (packed[part + 4] >> 4) | high_low)
     };
     (float(stored, 0) * f32::from(scale), -float(stored, 2) * f32::from(low))
 }
@@ -133,7 +133,7 @@ fn q4_k(stored: &[u8; 144], part: usize) -> Block<32> {
 fn q5_k(stored: &[u8; 176], part: usize) -> Block<32> {
     let (scale, low) = part_scale(stored, part);
     let (fifth, numbers) = (&stored[16..48], part_numbers(&stored[48..], part));
-    let number = |at: usize| numbers[at] | ((fifth[at] >> part & 1) << 4).cast_signed();
+    let number = |at: usize| numbers[at] | (((fifth[at] >> part) & 1) << 4).cast_signed();
     Block { numbers: std::array::from_fn(number), scale, low }
 }
 
@@ -144,9 +144,9 @@ fn q6_k(stored: &[u8; 210]) -> [Block<16>; 16] {
         let number = |at: usize| {
             // 128 numbers lie in 64 bytes of four bits and 32 bytes of two.
             let (half, quarter, column) = (part / 8, part % 8 / 2, part % 2 * 16 + at);
-            let low = four[half * 64 + quarter % 2 * 32 + column] >> (quarter / 2 * 4) & 0x0f;
-            let high = two[half * 32 + column] >> (quarter * 2) & 3;
-            (low | high << 4).cast_signed() - 32
+            let low = (four[half * 64 + quarter % 2 * 32 + column] >> (quarter / 2 * 4)) & 0x0f;
+            let high = (two[half * 32 + column] >> (quarter * 2)) & 3;
+            (low | (high << 4)).cast_signed() - 32
         };
         let scale = float(stored, 208) * f32::from(stored[192 + part].cast_signed());
         Block { numbers: std::array::from_fn(number), scale, low: 0.0 }

@@ -5,6 +5,7 @@
 //! the weights serves up to four tokens. How many tokens go through a matrix together changes no
 //! bit of what comes out for each.
 #![allow(clippy::inline_always, reason = "what is not inlined is not compiled for AVX2")]
+#![allow(clippy::needless_range_loop, reason = "plain loops over registers are unrolled")]
 
 use std::arch::x86_64::__m256;
 
