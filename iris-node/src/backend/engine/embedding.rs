@@ -154,7 +154,9 @@ fn vector(shared: &Shared, text: &[u32], outgoing: &Outgoing) -> Result<Vec<f32>
                 vector = state;
             } else {
                 // A sum points where the mean does.
-                vector.iter_mut().zip(state).for_each(|(sum, number)| *sum += number);
+                for (sum, number) in vector.iter_mut().zip(state) {
+                    *sum += number;
+                }
             }
         }
     }
@@ -162,6 +164,8 @@ fn vector(shared: &Shared, text: &[u32], outgoing: &Outgoing) -> Result<Vec<f32>
     if !length.is_finite() || length == 0.0 {
         return Err(BackendError::Failed.into());
     }
-    vector.iter_mut().for_each(|number| *number /= length);
+    for number in &mut vector {
+        *number /= length;
+    }
     Ok(vector)
 }

@@ -82,7 +82,7 @@ impl Network {
     pub(super) fn forward(&self, parts: &mut [Part<'_>]) -> Result<Vec<Scores>> {
         let states = self.states(parts)?;
         let width = self.config.width;
-        let (mut scored, mut kept, mut first) = (Vec::new(), Vec::new(), 0);
+        let (mut picked, mut kept, mut first) = (Vec::new(), Vec::new(), 0);
         for part in &*parts {
             let end = first + part.tokens.len();
             let from = match part.wanted {
@@ -91,13 +91,13 @@ impl Network {
                 Wanted::Each | Wanted::States => first,
             };
             let wanted = &states[from * width..end * width];
-            let to = if part.wanted == Wanted::States { &mut kept } else { &mut scored };
+            let to = if part.wanted == Wanted::States { &mut kept } else { &mut picked };
             to.extend_from_slice(wanted);
             first = end;
         }
-        self.norm.apply(&mut scored);
+        self.norm.apply(&mut picked);
         self.norm.apply(&mut kept);
-        let scores = if scored.is_empty() { Vec::new() } else { self.output.forward(&scored)? };
+        let scores = if picked.is_empty() { Vec::new() } else { self.output.forward(&picked)? };
         let mut scores = scores.chunks_exact(self.vocabulary).map(<[f32]>::to_vec);
         let mut kept = kept.chunks_exact(width).map(<[f32]>::to_vec);
         let rows = |part: &Part<'_>| match part.wanted {

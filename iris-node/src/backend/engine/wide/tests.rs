@@ -30,7 +30,7 @@ fn farthest(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Multiplies as candle does, with weights as they are stored or as floats.
-fn candle(matrix: QMatMul, x: &Tensor) -> Vec<f32> {
+fn candle(matrix: &QMatMul, x: &Tensor) -> Vec<f32> {
     list(&matrix.forward(x).unwrap())
 }
 
@@ -44,7 +44,7 @@ fn products_of_quantised_weights_are_those_of_their_floats() {
             let exact = stored.dequantize(&Device::Cpu).unwrap();
             for tokens in [1, 3, 4, 9] {
                 let x = random(tokens, 512);
-                let exact = candle(QMatMul::Tensor(exact.clone()), &x);
+                let exact = candle(&QMatMul::Tensor(exact.clone()), &x);
                 let far = farthest(&ours.forward(&list(&x)), &exact);
                 // Products are around 23; tokens rounded to 8 bits bring about 0.2 at 512 columns.
                 assert!(far < 1.0, "{kind:?}, {rows} rows, {tokens} tokens: {far}");
@@ -59,13 +59,12 @@ fn products_with_numbers_that_need_no_rounding_are_exact() {
         let stored = QTensor::quantize(&random(19, 256), kind).unwrap();
         let Some(ours) = quantised(&stored).unwrap() else { return };
         let exact = stored.dequantize(&Device::Cpu).unwrap();
-        let x: Vec<f32> = (0..256u8)
-            .map(|n| f32::from(n.wrapping_mul(91).cast_signed() | 1))
-            .enumerate()
-            .map(|(at, n)| if at % 32 == 0 { 127.0 } else { n.clamp(-127.0, 127.0) })
-            .collect();
+        // Each block has the number that all others are rounded by.
+        let number = |n: u8| if n.is_multiple_of(32) { 127 } else { n.wrapping_mul(91) % 127 };
+        let sign = |n: u8| if n.is_multiple_of(3) { -1.0 } else { 1.0 };
+        let x: Vec<f32> = (0..=255).map(|n| sign(n) * f32::from(number(n))).collect();
         let rows = Tensor::from_slice(&x, (1, 256), &Device::Cpu).unwrap();
-        let exact = candle(QMatMul::Tensor(exact), &rows);
+        let exact = candle(&QMatMul::Tensor(exact), &rows);
         let far = farthest(&ours.forward(&x), &exact);
         assert!(far < 0.02, "{kind:?}: {far}");
     }
@@ -75,7 +74,7 @@ fn products_with_numbers_that_need_no_rounding_are_exact() {
 fn the_greatest_products_do_not_overflow() {
     for (kind, size) in [(GgmlDType::Q4_0, 32), (GgmlDType::Q5_0, 32), (GgmlDType::Q8_0, 32)] {
         // One number of each block asks for the greatest scale, all others for the other end.
-        let weight = |at: usize| if at % size == 0 { -1.0 } else { 1.0f32 };
+        let weight = |at: usize| if at.is_multiple_of(size) { -1.0 } else { 1.0f32 };
         let weights: Vec<f32> = (0..8 * 256).map(weight).collect();
         let weights = Tensor::from_vec(weights, (8, 256), &Device::Cpu).unwrap();
         let stored = QTensor::quantize(&weights, kind).unwrap();
@@ -112,7 +111,7 @@ fn products_of_floats_are_those_of_candle() {
         let stored = Arc::new(QTensor::quantize(&weights, GgmlDType::F32).unwrap());
         for tokens in [1, 4, 6] {
             let x = random(tokens, columns);
-            let theirs = candle(QMatMul::from_arc(Arc::clone(&stored)).unwrap(), &x);
+            let theirs = candle(&QMatMul::from_arc(Arc::clone(&stored)).unwrap(), &x);
             assert!(farthest(&ours.forward(&list(&x)), &theirs) < 1e-4);
         }
     }
