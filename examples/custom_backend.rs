@@ -66,6 +66,7 @@ impl Mirror {
         let question = match request.operation {
             Operation::Chat => body["messages"].as_array().and_then(|m| m.last()?.get("content")),
             Operation::Completion => body.get("prompt"),
+            Operation::Embedding => body.get("input"),
         };
         Ok(question.and_then(Value::as_str).unwrap_or_default().to_owned())
     }
@@ -81,7 +82,7 @@ fn write(request: &GenerateRequest, question: &str) -> Vec<Chunk> {
         let text = letters.concat();
         let choice = match request.operation {
             Operation::Chat => json!({ "message": { "role": "assistant", "content": text } }),
-            Operation::Completion => json!({ "text": text }),
+            Operation::Completion | Operation::Embedding => json!({ "text": text }),
         };
         vec![Chunk::Whole(json!({ "choices": [choice] }).to_string().into())]
     };

@@ -403,7 +403,7 @@ written   4.3 M tokens",
 fn node(id: &str, name: Option<&str>, models: &[&str]) -> Value {
     let models: Vec<_> = models
         .iter()
-        .map(|name| value!({ "name": name, "context_length": 4096, "abilities": [] }))
+        .map(|name| value!({ "name": name, "context_length": 4096, "abilities": ["embeddings"] }))
         .collect();
     let mut node = value!({ "id": id, "tier": "MID", "points": -5, "standing": 500,
         "models": models, "slots": 2, "running": 1, "connected": ago(200),

@@ -131,6 +131,24 @@ async fn a_stream_ends_with_done_and_a_broken_one_with_an_error() {
 }
 
 #[tokio::test]
+async fn texts_become_vectors_sealed() {
+    let network = Network::start(1).await;
+    network.on_sealed(|state, request| {
+        let (node, _, sealer) = state.open(&request);
+        let whole = r#"{"data":[{"object":"embedding","index":0,"embedding":[1.0]}]}"#;
+        sealed(&state.write(node, sealer, &[Piece::Whole(whole.to_owned())], "stop", USAGE))
+    });
+    let url = start(&network).await;
+    let body = json!({ "model": MODEL, "input": "hello" });
+    let answer: Value = post(&url, "/v1/embeddings", &body).await.json().await.unwrap();
+    assert_eq!(
+        (&answer["object"], &answer["data"][0]["embedding"]),
+        (&json!("list"), &json!([1.0])),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
 async fn completions_are_sealed_too() {
     let network = Network::start(1).await;
     network.on_sealed(|state, request| {

@@ -117,14 +117,17 @@ impl Abilities {
     pub const CONTINUE: Self = Self(1 << 4);
     /// Tells how likely it finds each token of a text that it is given.
     pub const SCORE: Self = Self(1 << 5);
+    /// Turns texts into vectors.
+    pub const EMBEDDINGS: Self = Self(1 << 6);
 
-    const NAMES: [(&'static str, Self); 6] = [
+    const NAMES: [(&'static str, Self); 7] = [
         ("tools", Self::TOOLS),
         ("json_schema", Self::JSON_SCHEMA),
         ("vision", Self::VISION),
         ("logprobs", Self::LOGPROBS),
         ("continue", Self::CONTINUE),
         ("score", Self::SCORE),
+        ("embeddings", Self::EMBEDDINGS),
     ];
 
     /// Returns the set with the members of both.

@@ -460,3 +460,80 @@ async fn a_schema_that_cannot_be_kept_to_is_refused() {
     assert_eq!(param.as_deref(), Some("response_format"));
     assert!(message.contains("unevaluatedProperties"), "{message}");
 }
+
+/// Asks for vectors; returns them, and how many tokens were read.
+async fn vectors(engine: &Engine, body: &Value) -> Result<(Vec<Vec<f64>>, u32), BackendError> {
+    let chunks = chunks(engine, request(Operation::Embedding, body, false)).await?;
+    let [Chunk::Whole(whole), Chunk::Finished(finish)] = &chunks[..] else {
+        panic!("unexpected {chunks:?}")
+    };
+    let whole: Value = serde_json::from_slice(whole).unwrap();
+    assert_eq!(whole["usage"]["total_tokens"], finish.usage.prompt_tokens);
+    let vectors = whole["data"].as_array().unwrap().iter().enumerate().map(|(index, entry)| {
+        assert_eq!((&entry["object"], &entry["index"]), (&json!("embedding"), &json!(index)));
+        let numbers = entry["embedding"].as_array().unwrap().iter();
+        numbers.map(|number| number.as_f64().unwrap()).collect()
+    });
+    Ok((vectors.collect(), finish.usage.prompt_tokens))
+}
+
+fn product(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+#[tokio::test]
+async fn texts_become_vectors_of_length_one_in_their_order() {
+    let engine = engine();
+    assert!(engine.models().await.unwrap()[0].abilities.contains(Abilities::EMBEDDINGS));
+    let near = "What is 2 + 3?";
+    let far = "A node is a machine that joins the network. ".repeat(4);
+    let (all, read) =
+        vectors(&engine, &json!({"input": [near, far, "What is 2 + 4?"]})).await.unwrap();
+    assert!(all.iter().all(|vector| (product(vector, vector) - 1.0).abs() < 1e-5));
+    assert!(product(&all[0], &all[2]) > product(&all[0], &all[1]) + 0.01, "likeness shows");
+    let (alone, read_alone) = vectors(&engine, &json!({"input": far})).await.unwrap();
+    assert!((product(&alone[0], &all[1]) - 1.0).abs() < 1e-5, "others change nothing");
+    assert!(read > read_alone && read_alone > 32, "more than one step: {read}, {read_alone}");
+}
+
+#[tokio::test]
+async fn vectors_in_base64_are_the_same_numbers() {
+    let engine = engine();
+    let (floats, _) = vectors(&engine, &json!({"input": [[10, 11, 12]]})).await.unwrap();
+    let body = json!({"input": [10, 11, 12], "encoding_format": "base64"});
+    let chunks = chunks(&engine, request(Operation::Embedding, &body, false)).await.unwrap();
+    let Chunk::Whole(whole) = &chunks[0] else { panic!("unexpected {chunks:?}") };
+    let whole: Value = serde_json::from_slice(whole).unwrap();
+    let text = whole["data"][0]["embedding"].as_str().unwrap().as_bytes();
+    let bytes = data_encoding::BASE64.decode(text).unwrap();
+    let (numbers, rest) = bytes.as_chunks::<4>();
+    assert!(rest.is_empty() && numbers.len() == floats[0].len());
+    let same = numbers.iter().zip(&floats[0]);
+    assert!(same.into_iter().all(|(a, b)| (f64::from(f32::from_le_bytes(*a)) - b).abs() < 1e-6));
+}
+
+#[tokio::test]
+async fn what_is_no_text_has_no_vector() {
+    let engine = engine();
+    let long = "word ".repeat(4096);
+    for (body, param) in [
+        (json!({}), "input"),
+        (json!({"input": []}), "input"),
+        (json!({"input": ""}), "input"),
+        (json!({"input": ["a", 1]}), "input"),
+        (json!({"input": [1 << 30]}), "input"),
+        (json!({"input": vec!["a"; 2049]}), "input"),
+        (json!({"input": long}), "input"),
+        (json!({"input": "a", "dimensions": 3}), "dimensions"),
+        (json!({"input": "a", "encoding_format": "int8"}), "encoding_format"),
+    ] {
+        match vectors(&engine, &body).await {
+            Err(BackendError::Rejected { param: found, .. }) => {
+                assert_eq!(found.as_deref(), Some(param));
+            }
+            other => panic!("{param}: {other:?}"),
+        }
+    }
+    let streamed = request(Operation::Embedding, &json!({"input": "a"}), true);
+    assert!(matches!(chunks(&engine, streamed).await, Err(BackendError::Rejected { .. })));
+}

@@ -55,8 +55,8 @@ impl Divided {
         let model = client.model_for(model.as_str(), &words).await?;
         let chat = match question.operation() {
             Operation::Chat => chat(question.body(), model, asked.abilities)?,
-            Operation::Completion => {
-                let what = "A completion cannot be divided; ask for a chat.".to_owned();
+            Operation::Completion | Operation::Embedding => {
+                let what = "Only chats can be divided.".to_owned();
                 return Err(
                     RequestError::Invalid { message: what.into(), param: Some("model") }.into()
                 );

@@ -131,6 +131,7 @@ fn routes(asker: Arc<Asker>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions", post(completion))
+        .route("/v1/embeddings", post(embedding))
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
         .route("/healthz", get(healthz))
@@ -164,6 +165,10 @@ async fn chat(State(asker): State<Arc<Asker>>, request: Request) -> Reply {
 
 async fn completion(State(asker): State<Arc<Asker>>, request: Request) -> Reply {
     generate(&asker, Operation::Completion, request).await
+}
+
+async fn embedding(State(asker): State<Arc<Asker>>, request: Request) -> Reply {
+    generate(&asker, Operation::Embedding, request).await
 }
 
 type Reply = Result<Response, ProxyError>;

@@ -101,6 +101,7 @@ fn routes(api: Arc<Api>) -> Router {
     router
         .route("/v1/chat/completions", post(openai::chat))
         .route("/v1/completions", post(openai::completion))
+        .route("/v1/embeddings", post(openai::embedding))
         .route("/v1/models", get(openai::models))
         .route("/v1/models/{*id}", get(openai::model_by_name))
         .route("/sealed", post(sealed::post))

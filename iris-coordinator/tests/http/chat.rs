@@ -77,6 +77,24 @@ async fn text_cannot_forge_an_event() {
 }
 
 #[tokio::test]
+async fn vectors_come_as_a_list_of_a_named_model() {
+    let net = Net::start().await;
+    let vectors = r#"{"data":[{"object":"embedding","index":0,"embedding":[0.6,0.8]}],"usage":{"prompt_tokens":2,"total_tokens":2}}"#;
+    let node = net.node(vec![Step::whole(vectors), Step::Finish("stop")]).await;
+    let body = format!(r#"{{"model":"{}","input":["hi"]}}"#, Node::MODEL);
+    let reply = net.post("/v1/embeddings", &body).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let answer = reply.json();
+    assert_eq!((&answer["object"], &answer["model"]), (&json!("list"), &json!(Node::MODEL)));
+    assert_eq!(answer["data"][0]["embedding"], json!([0.6, 0.8]));
+    assert_eq!(node.asked.lock().unwrap().as_slice(), [(false, body.into())]);
+    for body in [r#"{"input":"hi"}"#, r#"{"model":"iris/any","input":"hi"}"#] {
+        let reply = net.post("/v1/embeddings", body).await;
+        assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!("model")));
+    }
+}
+
+#[tokio::test]
 async fn completion_streams_text() {
     let net = Net::start().await;
     net.node(vec![Step::text("a"), Step::Finish("length")]).await;

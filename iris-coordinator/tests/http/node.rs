@@ -399,7 +399,7 @@ impl Agent {
         };
         let Offered(name, billions, speed) = self.model;
         let mut offer = ModelOffer::new(name.parse().unwrap(), 4096);
-        offer.abilities = Abilities::TOOLS;
+        offer.abilities = Abilities::TOOLS.union(Abilities::EMBEDDINGS);
         offer.parameters = (billions > 0).then_some(billions * 1_000_000_000);
         offer.speed = (speed > 0).then(|| TokenRate::per_second(speed));
         NodeRegister {

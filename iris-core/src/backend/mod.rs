@@ -53,6 +53,11 @@ pub enum Operation {
     Chat,
     /// `POST /v1/completions`.
     Completion,
+    /// `POST /v1/embeddings`: the answer is one [`Chunk::Whole`] with `data`, never a stream. Only
+    /// ever asked of a model that is offered with [`Abilities::EMBEDDINGS`].
+    ///
+    /// [`Abilities::EMBEDDINGS`]: crate::model::Abilities::EMBEDDINGS
+    Embedding,
 }
 
 /// One generation that a backend is asked for.

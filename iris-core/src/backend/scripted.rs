@@ -259,6 +259,7 @@ fn is_json_object(body: &[u8]) -> bool {
 }
 
 fn whole_answer(operation: Operation, text: &str, finish: &Finish) -> Bytes {
+    let Usage { prompt_tokens, completion_tokens } = finish.usage;
     let choice = match operation {
         Operation::Chat => json!({
             "index": 0,
@@ -269,8 +270,8 @@ fn whole_answer(operation: Operation, text: &str, finish: &Finish) -> Bytes {
         Operation::Completion => json!({
             "index": 0, "text": text, "logprobs": null, "finish_reason": finish.reason,
         }),
+        Operation::Embedding => return embedded(text, prompt_tokens),
     };
-    let Usage { prompt_tokens, completion_tokens } = finish.usage;
     let whole = json!({
         "choices": [choice],
         "usage": {
@@ -282,12 +283,21 @@ fn whole_answer(operation: Operation, text: &str, finish: &Finish) -> Bytes {
     whole.to_string().into()
 }
 
+/// Makes a vector of a text: its length and one.
+fn embedded(text: &str, prompt_tokens: u32) -> Bytes {
+    let whole = json!({
+        "data": [{"object": "embedding", "index": 0, "embedding": [text.len(), 1]}],
+        "usage": {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens},
+    });
+    whole.to_string().into()
+}
+
 fn last_user_text(request: &GenerateRequest) -> String {
     #[derive(Deserialize)]
     struct Body {
         #[serde(default)]
         messages: Vec<Message>,
-        #[serde(default)]
+        #[serde(default, alias = "input")]
         prompt: String,
     }
     #[derive(Deserialize)]
@@ -311,7 +321,7 @@ fn last_user_text(request: &GenerateRequest) -> String {
     let Ok(body) = serde_json::from_slice::<Body>(&request.body) else {
         return String::new();
     };
-    if request.operation == Operation::Completion {
+    if request.operation != Operation::Chat {
         return body.prompt;
     }
     let last = body.messages.into_iter().rfind(|message| message.role == "user");

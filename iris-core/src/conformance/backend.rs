@@ -50,11 +50,13 @@ pub async fn whole_answer_is_well_formed(backend: &dyn Backend, request: &Genera
         panic!("an answer that is not streamed starts with Whole");
     };
     let whole = check_json(&whole);
-    let choice = whole.get("choices").and_then(|choices| choices.get(0));
+    let list = if request.operation == Operation::Embedding { "data" } else { "choices" };
+    let choice = whole.get(list).and_then(|choices| choices.get(0));
     let choice = choice.expect("a whole answer has a first choice");
     let content = match request.operation {
         Operation::Chat => choice.get("message"),
         Operation::Completion => choice.get("text"),
+        Operation::Embedding => choice.get("embedding"),
     };
     assert!(content.is_some(), "the first choice holds the answer of its operation");
 

@@ -259,6 +259,7 @@ pub(super) fn padded(prompt: &Prompt) -> Result<Zeroizing<Vec<u8>>, SealError> {
     text.push(match prompt.operation {
         Operation::Chat => 1,
         Operation::Completion => 2,
+        Operation::Embedding => 3,
     });
     text.push(u8::from(prompt.stream));
     text.extend_from_slice(&prompt.body);
@@ -295,6 +296,7 @@ fn unpadded(mut text: Vec<u8>) -> Result<Prompt, SealError> {
     let operation = match text[0] {
         1 => Operation::Chat,
         2 => Operation::Completion,
+        3 => Operation::Embedding,
         _ => return Err(SealError::Rejected),
     };
     let stream = match text[1] {

@@ -370,6 +370,7 @@ fn request_vector(
         operation: match prompt.operation {
             Operation::Chat => 1,
             Operation::Completion => 2,
+            Operation::Embedding => 3,
         },
         stream: prompt.stream,
         body: String::from_utf8(prompt.body.to_vec()).unwrap(),

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use iris_core::ModelName;
 use iris_core::backend::Operation;
 use iris_core::model::Abilities;
-use iris_core::routing::ANY;
+use iris_core::routing::{ANY, Unnamed};
 
 use super::RequestError;
 use super::json::{JsonError, Kind, Reader};
@@ -181,6 +181,8 @@ struct Scan {
     model: Option<String>,
     messages: Option<usize>,
     prompt: bool,
+    /// How long what is to become vectors is.
+    input_bytes: Option<usize>,
     stream: bool,
     include_usage: bool,
     max_tokens: u32,
@@ -216,6 +218,7 @@ impl Scan {
                 self.prompt = true;
                 self.prompt_bytes += reader.skip()?;
             }
+            "input" => self.input_bytes = Some(reader.skip()?),
             "stream" => self.stream = expect_bool(reader, "stream")?,
             "stream_options" => self.stream_options(reader)?,
             "max_tokens" => self.max_tokens = expect_count(reader, "max_tokens")?,
@@ -384,6 +387,19 @@ impl Scan {
             },
             Operation::Completion if !self.prompt => return Err(missing("prompt")),
             Operation::Completion => {}
+            Operation::Embedding if self.input_bytes.is_none() => return Err(missing("input")),
+            // Vectors of different models cannot be compared, so the caller must know which it is.
+            Operation::Embedding if Unnamed::of_name(&model).is_some() => {
+                return Err(missing("model"));
+            }
+            Operation::Embedding if self.stream => {
+                let message = "Embeddings are not streamed.".into();
+                return Err(RequestError::Invalid { message, param: Some("stream") });
+            }
+            Operation::Embedding => {
+                self.abilities = Abilities::EMBEDDINGS;
+                self.prompt_bytes = self.input_bytes.unwrap_or_default();
+            }
         }
         if operation == Operation::Completion {
             self.abilities = self.abilities.union(self.of_completions);
@@ -638,6 +654,24 @@ mod tests {
     fn a_negative_limit_is_none() {
         let body = r#"{"model":"m","messages":[{}],"max_tokens":-1}"#;
         assert_eq!(chat(body).unwrap().max_tokens, 0);
+    }
+
+    #[test]
+    fn embeddings_name_a_model_and_are_not_streamed() {
+        let read = |body: &str| Asked::read(Operation::Embedding, body.as_bytes());
+        let asked = read(r#"{"model":"m","input":["a","b"],"tools":[{}]}"#).unwrap();
+        assert_eq!(asked.abilities, Abilities::EMBEDDINGS);
+        for (body, param) in [
+            (r#"{"model":"m"}"#, "input"),
+            (r#"{"input":"a"}"#, "model"),
+            (r#"{"model":"iris/any","input":"a"}"#, "model"),
+            (r#"{"model":"m","input":"a","stream":true}"#, "stream"),
+        ] {
+            match read(body) {
+                Err(RequestError::Invalid { param: found, .. }) => assert_eq!(found, Some(param)),
+                other => panic!("{body}: {other:?}"),
+            }
+        }
     }
 
     #[test]

@@ -36,6 +36,7 @@ impl Heading<'_> {
     /// comma.
     fn write(&self, streamed: bool, out: &mut Vec<u8>) {
         let (prefix, object) = match (self.operation, streamed) {
+            (Operation::Embedding, _) => ("embd", "list"),
             (Operation::Chat, false) => ("chatcmpl", "chat.completion"),
             (Operation::Chat, true) => ("chatcmpl", "chat.completion.chunk"),
             (Operation::Completion, _) => ("cmpl", "text_completion"),
@@ -52,7 +53,8 @@ impl Heading<'_> {
 
     /// Makes the body of an answer that was not streamed of a node's `whole`.
     pub fn whole(&self, whole: &[u8]) -> Result<Vec<u8>, InvalidChunk> {
-        let members = members(whole, &["id", "object", "created", "model", "error"])?;
+        let list = if self.operation == Operation::Embedding { "data" } else { "choices" };
+        let members = members(whole, list, &["id", "object", "created", "model", "error"])?;
         let mut body = Vec::with_capacity(192 + self.model.len() + members.len());
         self.write(false, &mut body);
         body.extend_from_slice(members);
@@ -81,7 +83,8 @@ impl EventWriter {
         let length = before_text.len();
         before_text.extend_from_slice(match heading.operation {
             Operation::Chat => br#""choices":[{"index":0,"delta":{"content":""#.as_slice(),
-            Operation::Completion => br#""choices":[{"index":0,"text":""#,
+            // Embeddings have no streams.
+            Operation::Completion | Operation::Embedding => br#""choices":[{"index":0,"text":""#,
         });
         Self {
             before_text: before_text.into(),
@@ -106,7 +109,7 @@ impl EventWriter {
             Chunk::Json(json) => {
                 let lines = json.iter().any(|byte| matches!(byte, b'\n' | b'\r'));
                 let forbidden = ["id", "object", "created", "model", "usage", "error"];
-                let members = members(json, &forbidden)?;
+                let members = members(json, "choices", &forbidden)?;
                 if lines || members.is_empty() {
                     return Err(InvalidChunk);
                 }
@@ -124,7 +127,7 @@ impl EventWriter {
             Operation::Chat => {
                 br#""choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":""#.as_slice()
             }
-            Operation::Completion => {
+            Operation::Completion | Operation::Embedding => {
                 br#""choices":[{"index":0,"text":"","logprobs":null,"finish_reason":""#
             }
         });
@@ -154,7 +157,9 @@ impl EventWriter {
         escape_into(text, out);
         out.put_slice(match self.operation {
             Operation::Chat => br#""},"logprobs":null,"finish_reason":null}]"#.as_slice(),
-            Operation::Completion => br#"","logprobs":null,"finish_reason":null}]"#,
+            Operation::Completion | Operation::Embedding => {
+                br#"","logprobs":null,"finish_reason":null}]"#
+            }
         });
         self.end_event(out);
     }
@@ -187,16 +192,17 @@ fn write_usage(usage: Usage, out: &mut BytesMut) {
     out.put_slice(text.as_bytes());
 }
 
-/// Returns the members of a node's JSON object, without the braces around them.
-fn members<'a>(json: &'a [u8], forbidden: &[&str]) -> Result<&'a [u8], InvalidChunk> {
+/// Returns the members of a node's JSON object, without the braces around them; `list` must be one
+/// of them and hold something.
+fn members<'a>(json: &'a [u8], list: &str, forbidden: &[&str]) -> Result<&'a [u8], InvalidChunk> {
     let text = std::str::from_utf8(json).map_err(|_| InvalidChunk)?;
     let mut reader = Reader::new(text);
     let mut seen: [&str; 8] = [""; 8];
     let mut count = 0;
-    let (mut clean, mut has_choice) = (true, false);
+    let (mut clean, mut is_full) = (true, false);
     let read = reader.object(|reader, name| {
         // An unknown member may occur twice; those that clients read may not.
-        let known = ["choices", "usage", "system_fingerprint", "service_tier"];
+        let known = ["choices", "data", "usage", "system_fingerprint", "service_tier"];
         if let Some(known) = known.into_iter().find(|known| *known == name) {
             clean &= !seen[..count].contains(&known);
             seen[count] = known;
@@ -204,15 +210,15 @@ fn members<'a>(json: &'a [u8], forbidden: &[&str]) -> Result<&'a [u8], InvalidCh
             count %= seen.len();
         }
         clean &= !forbidden.contains(&name.as_ref());
-        if name == "choices" && reader.kind()? == Kind::Array {
+        if name == list && reader.kind()? == Kind::Array {
             return reader.array(|reader| {
-                has_choice = true;
+                is_full = true;
                 reader.skip().map(drop)
             });
         }
         reader.skip().map(drop)
     });
-    if read.is_err() || reader.end().is_err() || !clean || !has_choice {
+    if read.is_err() || reader.end().is_err() || !clean || !is_full {
         return Err(InvalidChunk);
     }
     let trimmed = json.trim_ascii();
@@ -328,6 +334,19 @@ mod tests {
         let writer = EventWriter::new(heading(Operation::Chat), false);
         let whole = Chunk::Whole("{}".into());
         assert_eq!(writer.chunk(&whole, &mut BytesMut::new()), Err(InvalidChunk));
+    }
+
+    #[test]
+    fn vectors_get_the_heading_of_a_list() {
+        let whole = br#"{"data":[{"index":0,"embedding":[1]}],"usage":{"prompt_tokens":1}}"#;
+        let body = heading(Operation::Embedding).whole(whole).unwrap();
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((&body["object"], &body["model"]), (&json!("list"), &json!("org/\"m\"")));
+        assert_eq!(body["data"][0]["embedding"], json!([1]));
+        for bad in [r#"{"data":[]}"#, r#"{"choices":[{}]}"#, r#"{"data":[1],"data":[2]}"#] {
+            let answer = heading(Operation::Embedding).whole(bad.as_bytes());
+            assert_eq!(answer, Err(InvalidChunk), "{bad}");
+        }
     }
 
     #[test]

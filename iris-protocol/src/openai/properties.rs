@@ -97,7 +97,7 @@ fn carries_text(writer: &EventWriter, operation: Operation, text: &str) {
     let choice = &event["choices"][0];
     let said = match operation {
         Operation::Chat => &choice["delta"]["content"],
-        Operation::Completion => &choice["text"],
+        Operation::Completion | Operation::Embedding => &choice["text"],
     };
     assert_eq!(said, text);
     let usage = Usage { prompt_tokens: 1, completion_tokens: 2 };

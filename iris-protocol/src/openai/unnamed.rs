@@ -57,7 +57,8 @@ pub fn last_words(operation: Operation, body: &[u8]) -> Result<Cow<'_, str>, Req
                 }
                 Ok::<(), JsonError>(())
             }),
-            (Operation::Completion, "prompt", Kind::String | Kind::Array) => {
+            (Operation::Completion, "prompt", Kind::String | Kind::Array)
+            | (Operation::Embedding, "input", Kind::String | Kind::Array) => {
                 last = texts(reader)?;
                 Ok(())
             }

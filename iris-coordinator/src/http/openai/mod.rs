@@ -47,13 +47,23 @@ pub(super) async fn completion(
     generate(&api, Operation::Completion, request).await
 }
 
+/// `POST /v1/embeddings`.
+pub(super) async fn embedding(
+    State(api): State<Arc<Api>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    generate(&api, Operation::Embedding, request).await
+}
+
 /// Returns what a request asks models for, if it does that, and the path for it.
 pub(super) fn operation<B>(request: &http::Request<B>) -> Option<(Operation, &'static str)> {
     const CHAT: &str = "/v1/chat/completions";
     const COMPLETIONS: &str = "/v1/completions";
+    const EMBEDDINGS: &str = "/v1/embeddings";
     match (request.method(), request.uri().path()) {
         (&Method::POST, CHAT) => Some((Operation::Chat, CHAT)),
         (&Method::POST, COMPLETIONS) => Some((Operation::Completion, COMPLETIONS)),
+        (&Method::POST, EMBEDDINGS) => Some((Operation::Embedding, EMBEDDINGS)),
         _ => None,
     }
 }

@@ -149,6 +149,7 @@ mod tests {
             rope_dim: 2,
             rope_base: 1e4,
             rope_scale: 1.0,
+            pooling: None,
         };
         let mut cache = Cache::new(&config, 3, 300);
         for step in 0..100u8 {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::quantized::gguf_file::Value;
 
+use super::embedding::Pooling;
 use super::error::EngineError;
 
 /// No known model is near these; larger numbers come from damaged files.
@@ -35,6 +36,8 @@ pub(super) struct Config {
     pub(super) rope_dim: usize,
     pub(super) rope_base: f32,
     pub(super) rope_scale: f32,
+    /// How vectors are made of texts; `None` where the file asks for a way that is not known.
+    pub(super) pooling: Option<Pooling>,
 }
 
 impl Config {
@@ -79,6 +82,7 @@ impl Config {
             rope_dim: keys.optional_int("rope.dimension_count", MAX_SIZE)?.unwrap_or(head_dim),
             rope_base: keys.float("rope.freq_base", 10_000.0)?,
             rope_scale: keys.rope_scale()?,
+            pooling: Pooling::of(keys.optional_int("pooling_type", MAX_SIZE)?),
         };
         config.check()?;
         Ok(config)

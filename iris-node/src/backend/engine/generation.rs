@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use iris_core::backend::{BackendError, GenerateRequest, Usage};
+use iris_core::backend::{BackendError, GenerateRequest, Operation, Usage};
 use iris_core::model::TokenRate;
 
 use super::beginning::Beginning;
 use super::cache::Cache;
 use super::constraint::Constraint;
+use super::embedding;
 use super::kept::Kept;
 use super::likelihood::Likelihoods;
 use super::logprobs::TokenList;
@@ -22,12 +23,12 @@ use super::stop::Outlet;
 use super::writer::{End, Writer};
 
 /// Prompt tokens read between two looks at whether anybody still waits.
-const PROMPT_STEP: usize = 32;
+pub(super) const PROMPT_STEP: usize = 32;
 /// Fewer tokens than this say nothing about speed.
 const MEASURED_TOKENS: u32 = 8;
 
 /// Why a generation ended without an answer.
-enum Abort {
+pub(super) enum Abort {
     Gone,
     Error(BackendError),
 }
@@ -58,7 +59,13 @@ pub(super) fn run(
     request: &GenerateRequest,
     outgoing: &Outgoing,
 ) -> Option<TokenRate> {
-    match answer(shared, request, outgoing) {
+    let answered = match request.operation {
+        Operation::Chat | Operation::Completion => answer(shared, request, outgoing),
+        Operation::Embedding => {
+            embedding::answer(shared, request, outgoing).map(|()| (0, Duration::ZERO))
+        }
+    };
+    match answered {
         Ok((tokens, elapsed)) if tokens >= MEASURED_TOKENS => {
             Some(TokenRate::measured(tokens.into(), elapsed))
         }
@@ -82,7 +89,7 @@ fn answer(
     let (model, context) = (passes.model(), *context);
     let salt = asked.cache_salt.filter(|_| !request.isolated);
     check_lists(request, logprobs, prompt_logprobs)?;
-    let prompt = tokens(model, context, prompt)?;
+    let prompt = tokens(model, context, prompt, "prompt")?;
     let room = context - prompt.len();
     let limit = max_tokens.map_or(room, |most| most.min(room));
     let tokenizer = &model.tokenizer;
@@ -194,8 +201,13 @@ fn check_lists(
     Ok(())
 }
 
-/// Turns a prompt into tokens that leave room for at least one more.
-fn tokens(model: &Model, context: usize, prompt: Prompt) -> Result<Vec<u32>, BackendError> {
+/// Turns a prompt, which is the body's `param`, into tokens that leave room for at least one more.
+pub(super) fn tokens(
+    model: &Model,
+    context: usize,
+    prompt: Prompt,
+    param: &'static str,
+) -> Result<Vec<u32>, BackendError> {
     let encode = |text: String, param| {
         // No tokenizer needs to look at a text that cannot fit in any case.
         if text.len() / model.tokenizer.longest() >= context {
@@ -211,8 +223,8 @@ fn tokens(model: &Model, context: usize, prompt: Prompt) -> Result<Vec<u32>, Bac
                 "messages",
             )
         }
-        Prompt::Text(text) => (encode(text, "prompt")?, "prompt"),
-        Prompt::Tokens(tokens) => (tokens, "prompt"),
+        Prompt::Text(text) => (encode(text, param)?, param),
+        Prompt::Tokens(tokens) => (tokens, param),
     };
     if tokens.is_empty() {
         return Err(refused(Some(param), "the prompt is empty"));

@@ -105,7 +105,7 @@ impl Listed {
                 token["top_logprobs"] = Value::Array(best);
                 self.tokens.push(token);
             }
-            Operation::Completion => {
+            Operation::Completion | Operation::Embedding => {
                 self.tokens.push(completion_token(tokenizer, chosen.token).into());
                 self.logprobs.push(chosen.logprob.into());
                 let all = best.iter().chain([&chosen]);
@@ -134,7 +134,7 @@ impl Listed {
     pub(super) fn into_json(self) -> Value {
         match self.operation {
             Operation::Chat => json!({"content": self.tokens, "refusal": null}),
-            Operation::Completion => json!({
+            Operation::Completion | Operation::Embedding => json!({
                 "tokens": self.tokens,
                 "token_logprobs": self.logprobs,
                 "top_logprobs": self.best,

@@ -32,6 +32,9 @@
 //! by token: it is valid JSON unless its length cuts it. What of a schema cannot be kept to is
 //! refused.
 //!
+//! Texts become vectors by `/v1/embeddings`: the mean over their tokens, or the last one where the
+//! file says so, at length 1.
+//!
 //! What the engine cannot honour it refuses with [`BackendError::Rejected`]: several answers
 //! (`n`), forced tool calls, images. Tools reach the model's
 //! template, and what the model writes comes back as text. Answers are deterministic unless a
@@ -66,6 +69,7 @@ mod cache;
 mod calendar;
 mod config;
 mod constraint;
+mod embedding;
 mod error;
 #[cfg(test)]
 mod families;
@@ -89,6 +93,8 @@ mod stop;
 mod template;
 mod tokenizer;
 mod weights;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 mod workers;
 mod writer;
 
@@ -202,6 +208,9 @@ impl Engine {
         offer.quantization.clone_from(&model.quantization);
         let lists = Abilities::LOGPROBS.union(Abilities::SCORE);
         offer.abilities = Abilities::CONTINUE.union(Abilities::JSON_SCHEMA).union(lists);
+        if model.network.config.pooling.is_some() {
+            offer.abilities = offer.abilities.union(Abilities::EMBEDDINGS);
+        }
         let slots = settings.slots.get();
         let shared = Shared { passes: Passes::new(model), kept: Kept::new(slots), context };
         let workers = Workers::start(shared, slots, settings.queue.get())?;

@@ -45,9 +45,11 @@ pub(super) enum Wanted {
     Nothing,
     Last,
     Each,
+    /// None, but what the last norm makes of each token.
+    States,
 }
 
-/// The scores of all tokens after each token that they are wanted after.
+/// The scores of all tokens after each token that they are wanted after, or its states.
 pub(super) type Scores = Vec<Vec<f32>>;
 
 impl Network {
@@ -80,29 +82,31 @@ impl Network {
     pub(super) fn forward(&self, parts: &mut [Part<'_>]) -> Result<Vec<Scores>> {
         let states = self.states(parts)?;
         let width = self.config.width;
-        let (mut picked, mut first) = (Vec::new(), 0);
+        let (mut picked, mut kept, mut first) = (Vec::new(), Vec::new(), 0);
         for part in &*parts {
             let end = first + part.tokens.len();
             let from = match part.wanted {
                 Wanted::Nothing => end,
                 Wanted::Last => end - 1,
-                Wanted::Each => first,
+                Wanted::Each | Wanted::States => first,
             };
-            picked.extend_from_slice(&states[from * width..end * width]);
+            let wanted = &states[from * width..end * width];
+            let to = if part.wanted == Wanted::States { &mut kept } else { &mut picked };
+            to.extend_from_slice(wanted);
             first = end;
         }
-        if picked.is_empty() {
-            return Ok(vec![Vec::new(); parts.len()]);
-        }
         self.norm.apply(&mut picked);
-        let scores = self.output.forward(&picked)?;
-        let mut rows = scores.chunks_exact(self.vocabulary).map(<[f32]>::to_vec);
-        let count = |part: &Part<'_>| match part.wanted {
-            Wanted::Nothing => 0,
-            Wanted::Last => 1,
-            Wanted::Each => part.tokens.len(),
+        self.norm.apply(&mut kept);
+        let scores = if picked.is_empty() { Vec::new() } else { self.output.forward(&picked)? };
+        let mut scores = scores.chunks_exact(self.vocabulary).map(<[f32]>::to_vec);
+        let mut kept = kept.chunks_exact(width).map(<[f32]>::to_vec);
+        let rows = |part: &Part<'_>| match part.wanted {
+            Wanted::Nothing => Vec::new(),
+            Wanted::Last => scores.by_ref().take(1).collect(),
+            Wanted::Each => scores.by_ref().take(part.tokens.len()).collect(),
+            Wanted::States => kept.by_ref().take(part.tokens.len()).collect(),
         };
-        Ok(parts.iter().map(|part| rows.by_ref().take(count(part)).collect()).collect())
+        Ok(parts.iter().map(rows).collect())
     }
 
     /// Reads all `parts` and returns what the last layer makes of each token.

@@ -107,7 +107,8 @@ impl Passes {
         drop(line);
 
         let started = Instant::now();
-        let outcomes = run(&self.model, jobs);
+        // From inside of the pool, sharing a product out costs no waking.
+        let outcomes = rayon::scope(|_| run(&self.model, jobs));
         line = self.line();
         line.last = started.elapsed();
         line.done.extend(outcomes);

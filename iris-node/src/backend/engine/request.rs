@@ -11,7 +11,7 @@ use super::sampler::Sampling;
 use super::template::Conversation;
 
 /// Most values of a body; a prompt of tokens has one for each.
-const MAX_VALUES: usize = 1 << 18;
+pub(super) const MAX_VALUES: usize = 1 << 18;
 const MAX_STOPS: usize = 16;
 const MAX_STOP_LEN: usize = 1024;
 /// OpenAI's default for text completions.
@@ -60,7 +60,9 @@ impl Request {
         body.refuse_unsupported()?;
         let (prompt, default_tokens) = match operation {
             Operation::Chat => (body.conversation()?, None),
-            Operation::Completion => (body.prompt()?, Some(COMPLETION_TOKENS)),
+            Operation::Completion | Operation::Embedding => {
+                (body.prompt()?, Some(COMPLETION_TOKENS))
+            }
         };
         let max_tokens = match body.count("max_completion_tokens", 1)? {
             Some(count) => Some(count),

@@ -114,7 +114,7 @@ impl<'a> Writer<'a> {
             Operation::Chat => {
                 (Some(json!({"role": "assistant", "content": text, "refusal": null})), None)
             }
-            Operation::Completion => (None, Some(text)),
+            Operation::Completion | Operation::Embedding => (None, Some(text)),
         };
         let of = |place| scoring.filter(|_| operation == place);
         let choice = Choice {
@@ -142,7 +142,7 @@ fn step(operation: Operation, text: &str, logprobs: &Value) -> Value {
     let mut choice = json!({"index": 0, "logprobs": logprobs, "finish_reason": null});
     match operation {
         Operation::Chat => choice["delta"] = json!({"content": text}),
-        Operation::Completion => choice["text"] = json!(text),
+        Operation::Completion | Operation::Embedding => choice["text"] = json!(text),
     }
     json!({"choices": [choice]})
 }

@@ -12,7 +12,8 @@ use futures::FutureExt;
 use futures::future::poll_fn;
 use futures::stream::{self, BoxStream, StreamExt};
 use hyper::body::{Body, Incoming};
-use iris_core::backend::{BackendError, Chunk, Finish, GenerateRequest, Usage};
+use iris_core::backend::{BackendError, Chunk, Finish, GenerateRequest, Operation, Usage};
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
 
@@ -68,7 +69,11 @@ async fn answer(
         return Err(read_refusal(response).await);
     }
     if !request.stream {
-        let (whole, finish) = whole(&read_body(response, MAX_ANSWER).await?)?;
+        let body = read_body(response, MAX_ANSWER).await?;
+        let (whole, finish) = match request.operation {
+            Operation::Chat | Operation::Completion => whole(&body)?,
+            Operation::Embedding => vectors(&body)?,
+        };
         let chunks = [Ok(Chunk::Whole(whole)), Ok(Chunk::Finished(finish))];
         return Ok(stream::iter(chunks).boxed());
     }
@@ -115,9 +120,32 @@ pub(super) fn whole(body: &[u8]) -> Result<(Bytes, Finish), BackendError> {
     if reason == "error" {
         return Err(BackendError::Failed);
     }
-    let usage = members.get("usage").and_then(usage).unwrap_or_default();
+    bare(&members, body.len(), reason)
+}
 
-    let mut json = ObjectWriter::with_capacity(body.len());
+/// Takes the envelope off an answer that holds vectors.
+fn vectors(body: &[u8]) -> Result<(Bytes, Finish), BackendError> {
+    let members = Members::parse(body).map_err(|_| BackendError::Malformed)?;
+    if failure::is_report(body) {
+        return Err(failure::of_event(body));
+    }
+    let data = members.get("data").ok_or(BackendError::Malformed)?;
+    let data: Vec<IgnoredAny> =
+        serde_json::from_str(data.get()).map_err(|_| BackendError::Malformed)?;
+    if data.is_empty() {
+        return Err(BackendError::Malformed);
+    }
+    bare(&members, body.len(), "stop".to_owned())
+}
+
+/// Returns an answer without its envelope, and how it ended.
+fn bare(
+    members: &Members<'_>,
+    size: usize,
+    reason: String,
+) -> Result<(Bytes, Finish), BackendError> {
+    let usage = members.get("usage").and_then(usage).unwrap_or_default();
+    let mut json = ObjectWriter::with_capacity(size);
     for (name, value) in members.iter() {
         if !matches!(name, "id" | "object" | "created" | "model") {
             json.member(name, value.get().as_bytes());

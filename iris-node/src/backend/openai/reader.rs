@@ -112,7 +112,7 @@ impl EventReader {
             // Programs read the first choice of every chunk unasked.
             return Ok(match self.operation {
                 Operation::Chat => br#"[{"index":0,"delta":{},"finish_reason":null}]"#.to_vec(),
-                Operation::Completion => {
+                Operation::Completion | Operation::Embedding => {
                     br#"[{"index":0,"text":"","finish_reason":null}]"#.to_vec()
                 }
             });

@@ -82,6 +82,9 @@ pub(super) fn prepare(
         return Err(rejected(Some(name), "the body has this member twice"));
     }
     check_model(&members, request)?;
+    if request.operation == Operation::Embedding && request.stream {
+        return Err(rejected(Some("stream"), "embeddings are not streamed"));
+    }
     if let Some(begun) = &request.begun {
         check_continuable(&members, request)?;
         if LIMITS.into_iter().any(|name| limit(&members, name).is_some_and(|n| n <= begun.tokens)) {

@@ -92,6 +92,7 @@ impl OpenAiBackendBuilder {
             http: self.http(&root)?,
             chat: endpoint(&root, "v1/chat/completions").ok_or(OpenAiSetupError::Url)?,
             completions: endpoint(&root, "v1/completions").ok_or(OpenAiSetupError::Url)?,
+            embeddings: endpoint(&root, "v1/embeddings").ok_or(OpenAiSetupError::Url)?,
             root,
             secrets: secrets.into_iter().flatten().filter(|secret| !secret.is_empty()).collect(),
             context_length: self.context_length,
@@ -156,6 +157,7 @@ pub(super) struct Server {
     root: Url,
     chat: Uri,
     completions: Uri,
+    embeddings: Uri,
     secrets: Vec<String>,
     pub(super) context_length: u32,
     pub(super) abilities: Abilities,
@@ -172,6 +174,7 @@ impl Server {
         let uri = match request.operation {
             Operation::Chat => &self.chat,
             Operation::Completion => &self.completions,
+            Operation::Embedding => &self.embeddings,
         };
         self.http.post(uri.clone(), body, request.stream).await
     }

@@ -1,0 +1,129 @@
+use std::sync::Arc;
+
+use candle_core::quantized::{GgmlDType, QMatMul};
+use candle_core::{Device, Module, Tensor};
+
+use super::*;
+
+const FORMATS: [GgmlDType; 8] = [
+    GgmlDType::Q4_0,
+    GgmlDType::Q4_1,
+    GgmlDType::Q5_0,
+    GgmlDType::Q5_1,
+    GgmlDType::Q8_0,
+    GgmlDType::Q4K,
+    GgmlDType::Q5K,
+    GgmlDType::Q6K,
+];
+
+fn random(rows: usize, columns: usize) -> Tensor {
+    Tensor::randn(0f32, 1.0, (rows, columns), &Device::Cpu).unwrap()
+}
+
+fn list(x: &Tensor) -> Vec<f32> {
+    x.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn farthest(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// Multiplies as candle does, with weights as they are stored or as floats.
+fn candle(matrix: &QMatMul, x: &Tensor) -> Vec<f32> {
+    list(&matrix.forward(x).unwrap())
+}
+
+#[test]
+fn products_of_quantised_weights_are_those_of_their_floats() {
+    for kind in FORMATS {
+        // Rows that eight do not divide, and enough of them for several threads.
+        for rows in [5, 203] {
+            let stored = QTensor::quantize(&random(rows, 512), kind).unwrap();
+            let Some(ours) = quantised(&stored).unwrap() else { return };
+            let exact = stored.dequantize(&Device::Cpu).unwrap();
+            for tokens in [1, 3, 4, 9] {
+                let x = random(tokens, 512);
+                let exact = candle(&QMatMul::Tensor(exact.clone()), &x);
+                let far = farthest(&ours.forward(&list(&x)), &exact);
+                // Products are around 23; tokens rounded to 8 bits bring about 0.2 at 512 columns.
+                assert!(far < 1.0, "{kind:?}, {rows} rows, {tokens} tokens: {far}");
+            }
+        }
+    }
+}
+
+#[test]
+fn products_with_numbers_that_need_no_rounding_are_exact() {
+    for kind in FORMATS {
+        let stored = QTensor::quantize(&random(19, 256), kind).unwrap();
+        let Some(ours) = quantised(&stored).unwrap() else { return };
+        let exact = stored.dequantize(&Device::Cpu).unwrap();
+        // Each block has the number that all others are rounded by.
+        let number = |n: u8| if n.is_multiple_of(32) { 127 } else { n.wrapping_mul(91) % 127 };
+        let sign = |n: u8| if n.is_multiple_of(3) { -1.0 } else { 1.0 };
+        let x: Vec<f32> = (0..=255).map(|n| sign(n) * f32::from(number(n))).collect();
+        let rows = Tensor::from_slice(&x, (1, 256), &Device::Cpu).unwrap();
+        let exact = candle(&QMatMul::Tensor(exact), &rows);
+        let far = farthest(&ours.forward(&x), &exact);
+        assert!(far < 0.02, "{kind:?}: {far}");
+    }
+}
+
+#[test]
+fn the_greatest_products_do_not_overflow() {
+    for (kind, size) in [(GgmlDType::Q4_0, 32), (GgmlDType::Q5_0, 32), (GgmlDType::Q8_0, 32)] {
+        // One number of each block asks for the greatest scale, all others for the other end.
+        let weight = |at: usize| if at.is_multiple_of(size) { -1.0 } else { 1.0f32 };
+        let weights: Vec<f32> = (0..8 * 256).map(weight).collect();
+        let weights = Tensor::from_vec(weights, (8, 256), &Device::Cpu).unwrap();
+        let stored = QTensor::quantize(&weights, kind).unwrap();
+        let Some(ours) = quantised(&stored).unwrap() else { return };
+        let exact = list(&stored.dequantize(&Device::Cpu).unwrap());
+        for sign in [1.0, -1.0] {
+            let sum = sign * exact[..256].iter().sum::<f32>();
+            assert!(farthest(&ours.forward(&[sign; 256]), &[sum; 8]) < 0.01, "{kind:?}, {sign}");
+        }
+    }
+}
+
+#[test]
+fn a_token_alone_and_among_others_gives_the_same_bits() {
+    let stored = QTensor::quantize(&random(43, 256), GgmlDType::Q4K).unwrap();
+    let Some(blocks) = quantised(&stored).unwrap() else { return };
+    let floats = floats(&list(&random(81, 256)), 256).unwrap();
+    for (matrix, rows) in [(blocks, 43), (floats, 81)] {
+        let x = list(&random(11, 256));
+        let together = matrix.forward(&x);
+        for (token, x) in x.chunks(256).enumerate() {
+            let alone: Vec<_> = matrix.forward(x).into_iter().map(f32::to_bits).collect();
+            let among = &together[token * rows..(token + 1) * rows];
+            assert!(among.iter().map(|value| value.to_bits()).eq(alone), "token {token}");
+        }
+    }
+}
+
+#[test]
+fn products_of_floats_are_those_of_candle() {
+    for (rows, columns) in [(5, 7), (64, 32), (150, 33)] {
+        let weights = random(rows, columns);
+        let Some(ours) = floats(&list(&weights), columns) else { return };
+        let stored = Arc::new(QTensor::quantize(&weights, GgmlDType::F32).unwrap());
+        for tokens in [1, 4, 6] {
+            let x = random(tokens, columns);
+            let theirs = candle(&QMatMul::from_arc(Arc::clone(&stored)).unwrap(), &x);
+            assert!(farthest(&ours.forward(&list(&x)), &theirs) < 1e-4);
+        }
+    }
+}
+
+#[test]
+fn a_sum_of_products_takes_all_of_both_rows() {
+    for len in [0u8, 1, 31, 32, 33, 100] {
+        let ones = vec![1.0; usize::from(len)];
+        let count: Vec<f32> = (0..len).map(f32::from).collect();
+        let Some(found) = dot(&ones, &count) else { return };
+        let sum: u32 = (0..u32::from(len)).sum();
+        assert!((f64::from(found) - f64::from(sum)).abs() < 1e-6, "{len}: {found}");
+    }
+}
