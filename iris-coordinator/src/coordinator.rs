@@ -309,13 +309,9 @@ impl Builder {
     /// Fails where the store holds the public log of another identity. Must be called within a
     /// tokio runtime, whose tasks it uses from then on.
     pub async fn build(self) -> Result<Coordinator, StartError> {
-        let (rules, identity) = (self.rules(), Arc::new(self.identity));
+        let (rules, settings) = (self.rules(), self.dispatching());
+        let identity = Arc::new(self.identity);
         let journal = Journal::start(Arc::clone(&self.store), self.journal);
-        let settings = DispatchSettings {
-            retry: self.retry,
-            queue_capacity: self.queue_capacity,
-            admission: self.admission,
-        };
         let clock = Arc::clone(&self.clock);
         let (ledger, policy) = (self.ledger, self.standing);
         let empty = ledger.resumed(None);
@@ -411,6 +407,11 @@ impl Builder {
         let coordinator = Coordinator { inner: Arc::new(inner) };
         coordinator.begin_housekeeping();
         Ok(coordinator)
+    }
+
+    const fn dispatching(&self) -> DispatchSettings {
+        let (retry, queue_capacity, admission) = (self.retry, self.queue_capacity, self.admission);
+        DispatchSettings { retry, queue_capacity, admission }
     }
 
     /// Returns the rules that follow from what was set here.

@@ -106,11 +106,6 @@ impl Payouts {
         Ok((epoch, pool))
     }
 
-    /// Returns the name of the rules that months are shared by.
-    pub fn policy(&self) -> &str {
-        &self.policy.name
-    }
-
     /// Returns a closed month.
     pub async fn month(&self, epoch: Epoch) -> Result<MonthRecord, PayoutError> {
         let found = self.store.get(month_key(MONTH, epoch)).await?;

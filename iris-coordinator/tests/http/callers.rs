@@ -175,5 +175,6 @@ async fn reports_are_refused_by_type_and_are_the_operators_to_read() {
 async fn stored(net: &Net, kind: &str) -> String {
     use futures::StreamExt;
     let records: Vec<_> = net.store.scan(Key::all(kind)).collect().await;
-    records.into_iter().map(|record| format!("{:?}", record.unwrap())).collect()
+    let records: Vec<_> = records.into_iter().map(Result::unwrap).collect();
+    format!("{records:?}")
 }

@@ -756,6 +756,8 @@ impl TaskHandle {
             Operation::Chat => self.request.max_tokens,
             // It may be several prompts in one, each with an answer of this length.
             Operation::Completion => 0,
+            // Vectors are no text.
+            Operation::Embedding => 1,
         }
     }
 
