@@ -2,13 +2,14 @@ use std::arch::x86_64::{__m256, __m256i};
 
 use candle_core::Result;
 use candle_core::quantized::QTensor;
+use half::f16;
 use pulp::x86::V3;
 
 use super::formats::{Block, Format, lowest};
 use super::{ROWS, for_each_panel, turned};
 use crate::backend::engine::matrix::Product;
 
-/// Numbers of a token that are rounded by one scale.
+/// Numbers of a token that have a scale of their own.
 const ROUNDED: usize = 32;
 
 /// A matrix of quantised weights.
@@ -18,6 +19,7 @@ pub(super) struct Blocks {
     /// For each block of each eight rows.
     scales: Vec<[f32; ROWS]>,
     lows: Lows,
+    rounding: Rounding,
     rows: usize,
     columns: usize,
 }
@@ -99,7 +101,8 @@ impl Blocks {
             }
         };
         let lows = lowest(kind).map_or(Lows::Each(lows), Lows::Times);
-        Ok(Some(Self { simd, numbers, scales, lows, rows, columns }))
+        let rounding = if kind.block_size() == ROUNDED { Rounding::Each } else { Rounding::Eight };
+        Ok(Some(Self { simd, numbers, scales, lows, rounding, rows, columns }))
     }
 }
 
@@ -139,7 +142,7 @@ fn paired(rows: &[[i8; 32]; ROWS], at: usize) -> [u8; 32] {
 impl Product for Blocks {
     fn forward(&self, x: &[f32]) -> Vec<f32> {
         let tokens = x.len() / self.columns;
-        let x = Rounded::new(self.simd, x);
+        let x = Rounded::new(self.simd, x, self.rounding);
         let mut products = vec![[0.0; ROWS]; self.rows.div_ceil(ROWS) * tokens];
         match &self.numbers {
             Numbers::Nibbles(numbers) => self.multiply(numbers, &x, tokens, &mut products),
@@ -360,17 +363,41 @@ struct Scale {
     sum: f32,
 }
 
+/// How llama.cpp rounds tokens, so that both engines find the same.
+#[derive(Clone, Copy)]
+enum Rounding {
+    /// Each block by a scale of 16 bits.
+    Each,
+    /// Eight blocks by one scale.
+    Eight,
+}
+
 impl Rounded {
-    fn new(simd: V3, x: &[f32]) -> Self {
+    fn new(simd: V3, x: &[f32], rounding: Rounding) -> Self {
         let (blocks, _) = x.as_chunks::<ROUNDED>();
         let mut numbers = vec![0; x.len() / 4];
         let mut scales = vec![Scale::default(); blocks.len()];
+        let size = match rounding {
+            Rounding::Each => 1,
+            Rounding::Eight => 8,
+        };
         simd.vectorize(
             #[inline(always)]
             || {
                 let (packed, _) = numbers.as_chunks_mut();
-                for ((x, numbers), scale) in blocks.iter().zip(packed).zip(&mut scales) {
-                    (*numbers, *scale) = round(simd, x);
+                let groups = packed.chunks_mut(size).zip(scales.chunks_mut(size));
+                for (blocks, (packed, scales)) in blocks.chunks(size).zip(groups) {
+                    let largest = largest(simd, blocks);
+                    let factor = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+                    let scale = match rounding {
+                        Rounding::Each => f16::from_f32(largest / 127.0).to_f32(),
+                        Rounding::Eight => largest / 127.0,
+                    };
+                    for ((x, packed), to) in blocks.iter().zip(packed).zip(scales) {
+                        let sum;
+                        (*packed, sum) = round(simd, x, factor);
+                        *to = Scale { scale, sum: scale * sum };
+                    }
                 }
             },
         );
@@ -378,18 +405,26 @@ impl Rounded {
     }
 }
 
-/// Rounds a block so that its greatest number becomes 127.
+/// Returns the greatest distance from zero.
 #[inline(always)]
-fn round(simd: V3, x: &[f32; ROUNDED]) -> ([i32; ROUNDED / 4], Scale) {
-    let parts: [__m256; 4] = pulp::cast(*x);
+fn largest(simd: V3, blocks: &[[f32; ROUNDED]]) -> f32 {
     let sign = simd.avx._mm256_set1_ps(-0.0);
     let mut largest = simd.avx._mm256_setzero_ps();
-    for part in parts {
-        largest = simd.avx._mm256_max_ps(largest, simd.avx._mm256_andnot_ps(sign, part));
+    for block in blocks {
+        let parts: [__m256; 4] = pulp::cast(*block);
+        for part in parts {
+            largest = simd.avx._mm256_max_ps(largest, simd.avx._mm256_andnot_ps(sign, part));
+        }
     }
     let largest: [f32; ROWS] = pulp::cast(largest);
-    let largest = largest.iter().copied().fold(0.0, f32::max);
-    let factor = simd.avx._mm256_set1_ps(if largest > 0.0 { 127.0 / largest } else { 0.0 });
+    largest.iter().copied().fold(0.0, f32::max)
+}
+
+/// Returns a block times `factor` in whole numbers, and their sum.
+#[inline(always)]
+fn round(simd: V3, x: &[f32; ROUNDED], factor: f32) -> ([i32; ROUNDED / 4], f32) {
+    let parts: [__m256; 4] = pulp::cast(*x);
+    let factor = simd.avx._mm256_set1_ps(factor);
     let mut rounded = [simd.avx._mm256_setzero_si256(); 4];
     let mut sum = rounded[0];
     for at in 0..4 {
@@ -403,6 +438,5 @@ fn round(simd: V3, x: &[f32; ROUNDED]) -> ([i32; ROUNDED / 4], Scale) {
     let order = simd.avx._mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     let numbers = pulp::cast(simd.avx2._mm256_permutevar8x32_epi32(packed, order));
     let sums: [f32; ROWS] = pulp::cast(simd.avx._mm256_cvtepi32_ps(sum));
-    let scale = largest / 127.0;
-    (numbers, Scale { scale, sum: scale * sums.iter().sum::<f32>() })
+    (numbers, sums.iter().sum())
 }
