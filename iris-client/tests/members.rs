@@ -639,7 +639,7 @@ VERDICT   STATE            FOUND      NODE      MODEL
 #[tokio::test]
 async fn a_statement_says_what_a_share_was_computed_from() {
     let month = value!({ "epoch": "2026-11", "policy": "evidence", "pool": 1_200_000_000,
-        "carried": 0, "owners": 14, "closed": ago(3 * 86_400), "release": within(22 * 86_400) });
+        "carried": 0, "owners": 14, "weight": 0, "closed": ago(3 * 86_400), "release": within(22 * 86_400) });
     let statement = value!({ "month": month, "pseudonym": TASK,
         "payout": payout("2026-11", 12_500_000, "held", ago(3 * 86_400), within(22 * 86_400)),
         "weight": 811_234,

@@ -617,12 +617,7 @@ impl Coordinator {
     /// Says why a node has the work that it has and what would bring it more; `None` where it
     /// never was part of the network.
     pub async fn why(&self, node: &NodeId) -> Result<Option<rest::NodeWhy>, StoreError> {
-        let dispatch = &self.inner.dispatch;
-        if let Some(mut why) = dispatch.why(node) {
-            why.hindrances.extend(self.probation(node));
-            let silent = self.inner.cases.verification();
-            let silent = silent.map_or(Vec::new(), |verification| verification.unanswered(node));
-            why.hindrances.extend(silent.iter().map(Dispatch::why_unpaid));
+        if let Some(why) = self.why_here(node) {
             return Ok(Some(why));
         }
         let known = link::is_known(&*self.inner.store, node).await?;
@@ -647,10 +642,20 @@ impl Coordinator {
                     points: points.value(),
                     standing: standing.mean(),
                     node: dispatch.show_node(&id, summarise),
-                    why: dispatch.why(&id).unwrap_or_else(|| self.why_away(id)),
+                    why: self.why_here(&id).unwrap_or_else(|| self.why_away(id)),
                 }
             })
             .collect()
+    }
+
+    /// Says of a connected node why it has the work that it has, and what of that is not paid.
+    fn why_here(&self, node: &NodeId) -> Option<rest::NodeWhy> {
+        let mut why = self.inner.dispatch.why(node)?;
+        why.hindrances.extend(self.probation(node));
+        let silent = self.inner.cases.verification();
+        let silent = silent.map_or(Vec::new(), |verification| verification.unanswered(node));
+        why.hindrances.extend(silent.iter().map(Dispatch::why_unpaid));
+        Some(why)
     }
 
     fn why_away(&self, node: NodeId) -> rest::NodeWhy {
@@ -658,9 +663,9 @@ impl Coordinator {
         rest::NodeWhy { promise, ..self.inner.dispatch.why_away(node) }
     }
 
-    /// Returns whether a connected node is an account's.
+    /// Returns whether a node is an account's, connected or not.
     pub fn owns(&self, account: &AccountId, node: &NodeId) -> bool {
-        self.inner.dispatch.owns(account, node)
+        self.inner.door.owned().has(account, node)
     }
 
     /// Says of a node that is not paid yet that it is not; `None` where nothing is verified.

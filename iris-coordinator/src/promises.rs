@@ -12,7 +12,7 @@ use iris_core::registry::{Node, NodeState};
 use iris_core::reward::{RewardEvent, What};
 use iris_core::store::{Batch, Document, Key, Store, StoreError};
 use iris_core::{AccountId, Hours, NodeId, Timestamp};
-use iris_protocol::rest::NodePromise;
+use iris_protocol::rest::{HoldKind, NodePromise};
 use tokio_util::sync::CancellationToken;
 
 use crate::dispatch::Dispatch;
@@ -93,15 +93,13 @@ impl Promises {
     }
 
     /// Takes in a verdict that was written down with the promise as it was then.
-    fn take_in(&self, Verdict { node, hour, kept }: Verdict, written: &Promise) {
+    fn take_in(&self, Verdict { node, hour, kept }: Verdict) {
         let mut held = self.held();
         let Held { by_node, changed } = &mut *held;
         let Some(promise) = by_node.get_mut(&node) else { return };
         promise.judge(hour, kept);
-        if promise != written {
-            // Something else was declared meanwhile.
-            changed.insert(node);
-        }
+        // What was declared, or written, meanwhile did not know of it.
+        changed.insert(node);
     }
 
     /// Returns what is to be written down: promises that have changed, and those that are over by
@@ -157,7 +155,7 @@ impl Dispatch {
         let (now, calendar) = (self.clock.now(), self.clock.calendar());
         // Tasks wait for the registry, so it is held no longer than it takes to see who is there.
         let there: HashSet<NodeId> = self.with_registry(|registry| {
-            let able = registry.iter().filter(|(_, node)| is_able(node));
+            let able = registry.iter().filter(|(_, node)| self.is_able(node));
             able.map(|(_, node)| node.profile().id).collect()
         });
         let held = self.promises.held();
@@ -194,8 +192,21 @@ impl Dispatch {
                 }
             }
         }
-        self.promises.take_in(verdict, &promise);
+        self.promises.take_in(verdict);
         self.apply(event.deed().as_slice());
+    }
+
+    /// Returns whether a node is there for others: it is connected, has a slot that works, and a
+    /// model. One that the operator gives nothing is there all the same.
+    fn is_able(&self, node: &Node) -> bool {
+        let profile = node.profile();
+        let offers = profile.slots > 0 && !profile.models.is_empty();
+        let works = match node.state() {
+            NodeState::Ready => true,
+            NodeState::Draining => self.holds.kind(&profile.id) == Some(HoldKind::Drain),
+            NodeState::Away => false,
+        };
+        works && offers && profile.terms.callers.are_many()
     }
 
     /// Writes down what was promised of late, and forgets what is over.
@@ -205,11 +216,4 @@ impl Dispatch {
             self.record(batch);
         }
     }
-}
-
-/// Returns whether a node is there for others: it is connected, has a slot that works, and a model.
-fn is_able(node: &Node) -> bool {
-    let profile = node.profile();
-    let offers = profile.slots > 0 && !profile.models.is_empty();
-    node.state() == NodeState::Ready && offers && profile.terms.callers.are_many()
 }

@@ -56,9 +56,9 @@ fn show(report: &Report, content: Option<&str>) -> Result<(), Failure> {
     if let Some(task) = &report.task {
         say(&format!("task     {task}, as the owner says"))?;
     }
-    say(&format!("reason   {}", report.reason))?;
+    // What somebody else wrote must not reach the terminal as it is.
+    say(&format!("reason   {:?}", report.reason))?;
     match content {
-        // What somebody else wrote must not reach the terminal as it is.
         Some(content) => say(&format!("content  {content:?}")),
         None => say("content  none"),
     }

@@ -776,11 +776,6 @@ impl Registry {
         sorted
     }
 
-    /// Returns whether a node of `owner` is connected.
-    pub fn has_owner(&self, owner: &AccountId) -> bool {
-        self.by_owner.contains_key(owner)
-    }
-
     /// Returns whether some node says that a data set of this name lies on it.
     pub fn holds(&self, dataset: &str) -> bool {
         self.by_dataset.contains_key(dataset)

@@ -315,7 +315,8 @@ impl Callers {
             let mut all = self.before.clone();
             all.extend(self.asked.latest());
             all.drain(..all.len().saturating_sub(AskedTasks::KEPT));
-            if let Err(error) = write(&asked_file(&self.key), &all) {
+            let text = serde_json::to_string(&all).unwrap_or_default();
+            if let Err(error) = private::write_soon(&asked_file(&self.key), &text) {
                 tracing::warn!(%error, "who has asked is not written down");
             }
         }

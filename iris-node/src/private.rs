@@ -5,6 +5,15 @@ use std::path::{Path, PathBuf};
 
 /// Writes a file where only this user can read it, whole or not at all.
 pub(crate) fn write(file: &Path, text: &str) -> io::Result<()> {
+    put(file, text, true)
+}
+
+/// Does as [`write`] without waiting for the disk: what a power cut may take back.
+pub(crate) fn write_soon(file: &Path, text: &str) -> io::Result<()> {
+    put(file, text, false)
+}
+
+fn put(file: &Path, text: &str, waits: bool) -> io::Result<()> {
     let folder = match file.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -12,7 +21,9 @@ pub(crate) fn write(file: &Path, text: &str) -> io::Result<()> {
     std::fs::create_dir_all(folder)?;
     let (path, mut new) = new_file(folder)?;
     new.write_all(text.as_bytes())?;
-    new.sync_all()?;
+    if waits {
+        new.sync_all()?;
+    }
     std::fs::rename(path, file)
 }
 

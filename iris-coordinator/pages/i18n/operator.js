@@ -73,6 +73,7 @@ add({
   "invite.revoke.title": ["Take this invitation back?", "¿Retirar esta invitación?"],
   "invite.revoke.text": ["Whoever has it can open no account with it any more.", "Quien la tenga ya no podrá abrir ninguna cuenta con ella."],
 
+  "nodes.fine": ["Nothing is in its way.", "Nada se lo impide."],
   "nodes.title": ["Nodes", "Nodos"],
   "nodes.none.here": ["No node is connected, and none is held.", "No hay nodos conectados ni retenidos."],
   "nodes.search": ["Name, id, tier or model", "Nombre, id, nivel o modelo"],

@@ -95,7 +95,7 @@ function finish(foot, message, place) {
   if (message.usage?.completion_tokens) {
     facts.push(h("span", { class: "fact", t: "chat.tokens", values: { n: number(message.usage.completion_tokens) } }));
   }
-  if (message.task) facts.push(jobLink(message.task));
+  if (message.task && message.steps) facts.push(jobLink(message.task));
   if (message.stopped) facts.push(h("span", { class: "fact", t: "chat.stopped" }));
   if (message.reason === "length") facts.push(h("span", { class: "fact warn", t: "chat.cut" }));
   if (message.unproven) facts.push(h("span", { class: "fact warn", t: "chat.unproven" }));
@@ -228,21 +228,19 @@ async function answer(asked, document) {
   try {
     const model = chosenModel();
     const events = ask({ mode: mode(), model, messages: asked, document: document?.text, signal: controller.signal });
-    let [isDone, task] = [false, null];
+    let isDone = false;
     for await (const event of events) {
       if (event.type === "text") message.content += event.text;
       if (event.type === "whole" && event.text !== undefined) message.content = event.text;
       if (event.type === "node") Object.assign(message, { node: event.node, model: event.model ?? model });
-      if (event.type === "task") task = event.task;
       if (event.type === "privacy") message.privacy = event.privacy;
       if (event.type === "limit") showLimit(event.left);
       if (event.type === "task") message.task = event.task;
       if (event.type === "unproven") message.unproven = true;
       if (event.type === "step") {
         message.steps ??= [];
-        message.task = task;
         note(message.steps, event);
-        parts.work.replaceChildren(stepsElement(message.steps, false), jobLink(task));
+        parts.work.replaceChildren(stepsElement(message.steps, false), jobLink(message.task));
       }
       if (event.type === "done") {
         isDone = true;

@@ -49,6 +49,12 @@ async function showList() {
   try {
     ({ tasks } = await call("/inference"));
   } catch (error) {
+    // What is shown stays while the coordinator is away.
+    if (![401, 403].includes(error.status) && place.querySelector("table")) {
+      again = setTimeout(showList, LIST_AGAIN);
+      return;
+    }
+    again = null;
     return showGate(error);
   }
   const rows = tasks.map((task) => h("tr", null,
@@ -299,9 +305,9 @@ function paintAnswer() {
   const isOver = OVER.includes(status.status);
   const said = status.result?.text ?? job.text;
   const shown = `${isOver} ${said}`;
-  if (parts.answer.dataset.length !== String(shown.length)) {
+  if (parts.shown !== shown) {
     show(parts.answer, said, isOver);
-    parts.answer.dataset.length = String(shown.length);
+    parts.shown = shown;
   }
   const notes = [];
   if (status.error && said) notes.push(h("span", { class: "fact warn", t: "jobs.partial", values: { message: status.error.message } }));

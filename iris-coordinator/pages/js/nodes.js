@@ -52,7 +52,7 @@ function totals(nodes, payouts) {
 function nodeCard(own) {
   const { node, why, points, standing, first_seen: firstSeen } = own;
   const state = stateOf(own);
-  const kind = state === "ready" ? "good" : ["not_connected", "away", "no_models"].includes(state) ? "bad" : "warn";
+  const kind = state === "ready" ? "good" : ["held", "blocked", "not_connected", "away", "no_models"].includes(state) ? "bad" : "warn";
   const [slight, heavy] = [why.hindrances.filter(({ code }) => isSlight(code)), why.hindrances.filter(({ code }) => !isSlight(code))];
   const { kept = 0, broken = 0, hours } = why.promise ?? {};
   const facts = [

@@ -70,6 +70,8 @@ export function certain({ title, text, values, fields = [], action, act }) {
       dialog.close();
     }, leave);
     go.querySelector("[type=submit]").className = "danger";
+    // Whoever holds a key down has not decided.
+    leave.autofocus = made.length === 0;
     let isDone = false;
     const heading = h("h2", { t: title, values, id: "certain-title" });
     const dialog = h("dialog", { class: "certain", "aria-labelledby": "certain-title" }, heading, text && h("p", { t: text, values }), go);

@@ -1,6 +1,7 @@
 // The pages in Chromium, against real processes.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { PHONE, WIDE, ask, axe, chatting, facts, member, operator, shot, submit, visitor } from "./browser.mjs";

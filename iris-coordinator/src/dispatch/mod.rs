@@ -82,6 +82,8 @@ pub use stats::Stats;
 pub(crate) use task::Books;
 pub use task::{SealedTask, TaskEvent, TaskHandle, TaskRequest};
 use wanted::Wanted;
+#[cfg(feature = "http")]
+pub(crate) use why::hide_reason;
 
 /// How many waiting tasks that a free node could serve are put to the scheduler before the node
 /// is left free.
@@ -291,17 +293,6 @@ impl Dispatch {
     pub(crate) fn is_lapsed(&self, account: &AccountId) -> bool {
         // Those without an account are let in, or not, before they become a task.
         *account != NOBODY && self.members.membership(account).state == MembershipState::Lapsed
-    }
-
-    /// Returns the owners with nodes here who have blocked an account, and who have invited it.
-    fn hosts(&self, account: &AccountId) -> (Vec<AccountId>, Vec<AccountId>) {
-        let (mut barred, mut invited) = self.admittance.owners(account);
-        if !barred.is_empty() || !invited.is_empty() {
-            let floor = self.floor();
-            barred.retain(|owner| floor.registry.has_owner(owner));
-            invited.retain(|owner| floor.registry.has_owner(owner));
-        }
-        (barred, invited)
     }
 
     /// Reserves a slot for `demand` that is free and that nobody waits for.
@@ -810,7 +801,13 @@ impl Dispatch {
         model: &ModelName,
         now: Instant,
     ) -> bool {
-        let able = |(_, demand): &(Ticket, &Demand)| floor.registry.refusal(node, demand).is_none();
+        let seat = floor.registry.seat(node).and_then(|seat| floor.registry.node(seat));
+        let Some(owner) = seat.map(|node| node.profile().owner) else { return false };
+        // Who was blocked while it waited is served by others.
+        let able = |(_, demand): &(Ticket, &Demand)| {
+            let is_barred = demand.asker.is_some_and(|asker| self.admittance.bars(&owner, &asker));
+            !is_barred && floor.registry.refusal(node, demand).is_none()
+        };
         let able = floor.queue.line(model).filter(able).take(ASKED);
         // The scheduler may have reasons of its own to leave a node free.
         let choice = able.into_iter().find_map(|(ticket, demand)| {
@@ -901,7 +898,8 @@ impl Dispatch {
         if owners > 0 {
             return None;
         }
-        if !demand.barred.is_empty() {
+        let unbarred = || Demand { barred: Vec::new(), ..demand.clone() };
+        if !demand.barred.is_empty() && floor.registry.owners(&unbarred(), 1) > 0 {
             let needs = "a node whose owner lets it answer this caller".to_owned();
             return Some(TaskError::NoNodeAble { model, needs, too_long: false });
         }

@@ -5,7 +5,7 @@ use iris_core::registry::{Node, NodeState, Registry};
 use iris_core::standing::Standing;
 use iris_core::terms::Callers;
 use iris_core::tier::Tier;
-use iris_core::{AccountId, ModelName, NodeId};
+use iris_core::{ModelName, NodeId};
 use iris_protocol::rest::{Hindrance, HoldKind, NodeHold, NodeWhy, ReasonCount, WantedModel};
 
 use super::Dispatch;
@@ -49,13 +49,6 @@ impl Dispatch {
             })
             .collect();
         Some(why)
-    }
-
-    /// Returns whether a connected node is an account's.
-    pub(crate) fn owns(&self, account: &AccountId, id: &NodeId) -> bool {
-        let floor = self.floor();
-        let node = floor.registry.seat(id).and_then(|seat| floor.registry.node(seat));
-        node.is_some_and(|node| node.profile().owner == *account)
     }
 
     /// Returns the models that a connected node offers.
@@ -182,6 +175,16 @@ fn held(hold: NodeHold) -> Hindrance {
         None => "Ask the operator, who gave no reason.".to_owned(),
     };
     hindrance(code, text, &remedy)
+}
+
+/// Keeps an operator's reason from those who do not own the node.
+#[cfg(feature = "http")]
+pub(crate) fn hide_reason(why: &mut NodeWhy) {
+    for hindrance in &mut why.hindrances {
+        if ["held", "blocked"].contains(&hindrance.code.as_str()) {
+            "Its owner can read why.".clone_into(&mut hindrance.remedy);
+        }
+    }
 }
 
 fn standing(standing: Standing, add: &mut impl FnMut(&'static str, &str, &str)) {

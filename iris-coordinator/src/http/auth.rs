@@ -12,8 +12,8 @@ use crate::accounts::ApiKey;
 
 /// Scopes that may look at the network.
 pub(super) const LOOK: &[KeyScope] = &[KeyScope::Inference, KeyScope::Read, KeyScope::Admin];
-/// Scopes that may look at what is their own account's: also a node's, which is kept on a machine
-/// that runs others' requests and learns nothing of the network by it.
+/// Scopes that may look at what is their own account's, and at the months: also a node's, which is
+/// kept on a machine that runs others' requests.
 pub(super) const OWN: &[KeyScope] =
     &[KeyScope::Inference, KeyScope::Node, KeyScope::Read, KeyScope::Admin];
 /// Scopes that may ask models.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Path, Request, State};
 use axum::response::IntoResponse;
 use http::{HeaderMap, StatusCode};
+use iris_core::AccountId;
 use iris_core::id::ReportId;
 use iris_core::store::StoreError;
 use iris_protocol::rest::{
@@ -23,21 +24,30 @@ use crate::reports::{NewReport, Report, ReportError};
 /// Longest body, in bytes: what an owner shows may be written in six times its 16 KiB.
 const BODY: usize = 128 << 10;
 /// Scopes of owners: their nodes speak for them, too.
-const OWN: &[KeyScope] = &[KeyScope::Node, KeyScope::Inference];
+const OWNER: &[KeyScope] = &[KeyScope::Node, KeyScope::Inference];
 
 /// `GET /callers`.
 pub(super) async fn list(State(api): State<Arc<Api>>, headers: HeaderMap) -> Reply {
-    let owner = api.key(&headers, OWN).await?.account;
+    let owner = api.key(&headers, OWNER).await?.account;
     Ok(json_response(&CallerList { callers: api.coordinator.admittance().of(&owner) }))
 }
 
 /// `POST /callers`.
 pub(super) async fn set(State(api): State<Arc<Api>>, request: Request) -> Reply {
     let (head, body) = request.into_parts();
-    let owner = api.key(&head.headers, OWN).await?.account;
+    let owner = api.key(&head.headers, OWNER).await?.account;
+    has_nodes(&api, &owner)?;
     let CallerRequest { caller, rule } = read_json(&api, &head.headers, body, BODY).await?;
     let said = api.coordinator.admittance().set(owner, &caller, rule).await?;
     Ok(json_response(&said))
+}
+
+/// Refuses those of whom no node ever came: nobody has asked them anything.
+fn has_nodes(api: &Api, owner: &AccountId) -> Result<(), ApiError> {
+    if api.coordinator.nodes_of(owner, None, 1).is_empty() {
+        return Err(ApiError::forbidden("Only who has brought a node has callers."));
+    }
+    Ok(())
 }
 
 /// `DELETE /callers/{id}`.
@@ -46,7 +56,7 @@ pub(super) async fn lift(
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Reply {
-    let owner = api.key(&headers, OWN).await?.account;
+    let owner = api.key(&headers, OWNER).await?.account;
     let name: CallerName = name.parse().map_err(|error: CallerNameError| {
         ApiError::bad_request(error.to_string()).with_param("id")
     })?;
@@ -60,7 +70,8 @@ pub(super) async fn lift(
 /// `POST /reports`.
 pub(super) async fn report(State(api): State<Arc<Api>>, request: Request) -> Reply {
     let (head, body) = request.into_parts();
-    let owner = api.key(&head.headers, OWN).await?.account;
+    let owner = api.key(&head.headers, OWNER).await?.account;
+    has_nodes(&api, &owner)?;
     let asked: ReportRequest = read_json(&api, &head.headers, body, BODY).await?;
     let ReportRequest { caller, task, reason, content } = asked;
     let account = caller.map(|name| api.coordinator.admittance().account(&owner, &name));

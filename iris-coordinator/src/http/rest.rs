@@ -11,7 +11,7 @@ use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use iris_core::TaskId;
 use iris_core::plan::{Decision, DecisionError};
-use iris_protocol::rest::{self, Health, InferenceStatus, TaskList};
+use iris_protocol::rest::{self, Health, InferenceStatus, KeyScope, TaskList};
 use serde::de::DeserializeOwned;
 
 use super::auth::{ASK, Caller, LOOK, OPERATE, OWN};
@@ -20,6 +20,7 @@ use super::members::{self, Members};
 use super::observe::RequestContext;
 use super::submission::Submission;
 use super::{Api, dividing, events, json_response};
+use crate::dispatch::hide_reason;
 use crate::inference::{InferenceError, Once};
 
 /// The API's description for programs.
@@ -145,15 +146,21 @@ pub(super) async fn why(
     let unknown = || ApiError::not_found("There is no such node.");
     let Path(id) = id.map_err(|_| unknown())?;
     let id = id.parse().map_err(|_| unknown())?;
-    let sees_all = caller.key.is_none_or(|key| LOOK.contains(&key.scope));
-    if !sees_all && !api.coordinator.owns(&caller.account, &id) {
+    let may =
+        |scopes: &[KeyScope]| caller.key.as_ref().is_some_and(|key| scopes.contains(&key.scope));
+    let is_own = api.coordinator.owns(&caller.account, &id);
+    if !is_own && caller.key.is_some() && !may(LOOK) {
         return Err(unknown());
     }
     let why = api.coordinator.why(&id).await.map_err(|error| {
         tracing::error!(%error, "a node could not be looked up");
         ApiError::unavailable("The node could not be looked up; try again.")
     })?;
-    Ok(json_response(&why.ok_or_else(unknown)?))
+    let mut why = why.ok_or_else(unknown)?;
+    if !is_own && !may(OPERATE) {
+        hide_reason(&mut why);
+    }
+    Ok(json_response(&why))
 }
 
 /// `GET /healthz`: whether the process answers.

@@ -520,7 +520,8 @@ impl Shared {
             decisions: decide,
         };
         self.unfinished().insert(id, task);
-        self.latest.add(record.account, record.created, id);
+        let (account, created) = (record.account, record.created);
+        self.latest.add(account, created, id);
         let (accepted, acceptance_of_caller) = oneshot::channel();
         let shared = Arc::clone(self);
         self.tasks.spawn(async move {
@@ -530,6 +531,9 @@ impl Shared {
                 None => shared.still_at(id, version).await,
             };
             let go_on = written.is_ok();
+            if !go_on {
+                shared.latest.forget(account, created, id);
+            }
             // The caller may have left; the task stays.
             let _ = accepted.send(written);
             if go_on {

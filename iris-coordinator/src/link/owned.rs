@@ -53,6 +53,10 @@ impl Owned {
         self.nodes().entry(record.owner).or_default().insert(node, record.first_seen);
     }
 
+    pub(crate) fn has(&self, account: &AccountId, node: &NodeId) -> bool {
+        self.nodes().get(account).is_some_and(|nodes| nodes.contains_key(node))
+    }
+
     /// Returns at most `limit` nodes of an account, in the order of their ids, beginning after
     /// `after`.
     pub(crate) fn of(

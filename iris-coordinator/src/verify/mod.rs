@@ -481,7 +481,9 @@ impl Verification {
             let prompts = state.asked.entry(*node).or_default().entry(model.clone()).or_default();
             prompts.push(Canary::draw(&self.manner.phrases, *seed).prompt);
         }
-        if !matches!(outcome, Outcome::Cleared { .. } | Outcome::Convicted(_)) {
+        let is_over = matches!(outcome, Outcome::Cleared { .. } | Outcome::Convicted(_));
+        // One that begins takes the place of one that never came to an end.
+        if !is_over && !matches!(outcome, Outcome::Suspected { is_confirming: true }) {
             return Vec::new();
         }
         let Some(asked) = state.asked.get_mut(node) else { return Vec::new() };

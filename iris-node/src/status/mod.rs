@@ -68,7 +68,8 @@ async fn watch(_: &Path, snapshot: Snapshot, asking: Asking) -> Result<(), Failu
 fn text(page: &Page) -> String {
     page.lines(usize::MAX).into_iter().fold(String::new(), |mut text, line| {
         for (part, _) in line {
-            text += &part;
+            // What a coordinator wrote must not command the terminal.
+            text.extend(part.chars().filter(|letter| !letter.is_control()));
         }
         text + "\n"
     })

@@ -41,7 +41,7 @@ pub struct Asked {
     pub include_usage: bool,
     /// The longest answer in tokens; zero when the request does not say.
     pub max_tokens: u32,
-    /// What the prompt comes to, estimated from its size.
+    /// What the prompt comes to, estimated from its size; of texts for vectors, the longest.
     pub prompt_tokens: u32,
     /// What the model must be able to do.
     pub abilities: Abilities,
@@ -96,6 +96,26 @@ impl Asked {
         rest.extend_from_slice(&body[cut.end..]);
         rest.freeze()
     }
+}
+
+/// Returns how many bytes the longest of the texts has that are to become vectors: each is read by
+/// itself, so a model needs room for no more.
+fn longest(reader: &mut Reader<'_>) -> Result<usize, Fault> {
+    if reader.kind()? != Kind::Array {
+        return Ok(reader.skip()?);
+    }
+    let (mut tokens, mut longest) = (0, 0);
+    reader.array(|reader| {
+        let is_token = reader.kind()? == Kind::Number;
+        let bytes = reader.skip()?;
+        if is_token {
+            tokens += bytes;
+        } else {
+            longest = bytes.max(longest);
+        }
+        Ok::<_, Fault>(())
+    })?;
+    Ok(longest.max(tokens))
 }
 
 /// Returns where a member of the outermost object stands whose value is at `value`, with a comma
@@ -218,7 +238,7 @@ impl Scan {
                 self.prompt = true;
                 self.prompt_bytes += reader.skip()?;
             }
-            "input" => self.input_bytes = Some(reader.skip()?),
+            "input" => self.input_bytes = Some(longest(reader)?),
             "stream" => self.stream = expect_bool(reader, "stream")?,
             "stream_options" => self.stream_options(reader)?,
             "max_tokens" => self.max_tokens = expect_count(reader, "max_tokens")?,
@@ -661,6 +681,14 @@ mod tests {
         let read = |body: &str| Asked::read(Operation::Embedding, body.as_bytes());
         let asked = read(r#"{"model":"m","input":["a","b"],"tools":[{}]}"#).unwrap();
         assert_eq!(asked.abilities, Abilities::EMBEDDINGS);
+        let long = "a".repeat(4000);
+        let many =
+            format!(r#"{{"model":"m","input":[{}"b"]}}"#, format!(r#""{long}","#).repeat(50));
+        let one = format!(r#"{{"model":"m","input":"{long}"}}"#);
+        let tokens = read(&many).unwrap().prompt_tokens;
+        assert_eq!(tokens, read(&one).unwrap().prompt_tokens, "the longest one has to fit");
+        let tokens = format!(r#"{{"model":"m","input":[{}1]}}"#, "1000,".repeat(1000));
+        assert!(read(&tokens).unwrap().prompt_tokens > 900, "they are one text");
         for (body, param) in [
             (r#"{"model":"m"}"#, "input"),
             (r#"{"input":"a"}"#, "model"),

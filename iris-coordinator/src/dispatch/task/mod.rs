@@ -432,7 +432,7 @@ impl TaskHandle {
         if !fits(self.request.body.len() + written) {
             return self.run.handle_no_node(too_large());
         }
-        let (barred, invited) = self.dispatch.hosts(&self.request.account);
+        let (barred, invited) = self.dispatch.admittance.owners(&self.request.account);
         if let Some(sealing) = &self.sealing {
             (self.demand.barred, self.demand.invited) = (barred, invited);
             let (certificate, account) = (sealing.certificate(), self.request.account);

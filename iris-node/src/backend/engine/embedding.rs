@@ -18,8 +18,8 @@ use super::request::{MAX_VALUES, Prompt, refused};
 
 /// Most texts of a request, as with OpenAI.
 const MAX_TEXTS: usize = 2048;
-/// Most numbers of an answer: 16 MiB as floats.
-const MAX_NUMBERS: usize = 1 << 22;
+/// Most numbers of an answer: as text each takes up to 22 bytes, and a message holds 32 MiB.
+const MAX_NUMBERS: usize = 1 << 20;
 
 /// Which of a text's tokens its vector is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
