@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `POST /sealed` | a sealed request | the records of its answer, or an error; see [`SealedRefusal`] |
 //! | `POST /inference` | [`InferenceRequest`] | [`InferenceStatus`] |
+//! | `GET /inference` | | [`TaskList`] |
 //! | `GET /inference/{id}` | | [`InferenceStatus`] |
 //! | `DELETE /inference/{id}` | | [`InferenceStatus`], cancelled unless it had ended |
 //! | `GET /inference/{id}/explain` | | [`Explanation`] |
@@ -15,6 +16,7 @@
 //! | `GET /accounts/keys` | | [`KeyList`] |
 //! | `POST /accounts/keys/{id}/rotate` | [`RotateRequest`], or nothing | [`KeyCreated`] |
 //! | `DELETE /accounts/keys/{id}` | | nothing |
+//! | `GET /accounts?limit=&after=` | | [`MemberPage`] |
 //! | `POST /accounts/{account}/fees` | [`FeeRequest`] | [`Membership`] |
 //! | `POST /auth/register` | [`RegisterRequest`] | [`Session`] |
 //! | `POST /auth/login` | [`LoginRequest`] | [`Session`] |
@@ -31,14 +33,19 @@
 //! | `GET /receipts?limit=&after=` | | [`ReceiptPage`] |
 //! | `GET /nodes?limit=&after=` | | [`NodeList`] |
 //! | `GET /nodes/{id}/why` | | [`NodeWhy`] |
+//! | `PUT /nodes/{id}/hold` | [`HoldRequest`] | [`NodeHold`] |
+//! | `DELETE /nodes/{id}/hold` | | nothing |
+//! | `GET /holds` | | [`HoldList`] |
 //! | `GET /account/nodes?limit=&after=` | | [`OwnNodeList`] |
 //! | `GET /payouts?limit=&after=` | | [`PayoutPage`] |
 //! | `GET /months` | | [`MonthList`] |
+//! | `GET /months/next` | | [`MonthPreview`] |
 //! | `GET /months/{month}` | | [`Statement`] |
 //! | `POST /months/{month}/close` | | [`MonthSummary`] |
 //! | `GET /months/{month}/books` | | JSON lines; see [`audit`](iris_core::reward::audit) |
 //! | `GET /months/{month}/payouts` | | [`PayoutPage`], of all owners |
 //! | `POST /months/{month}/payouts/{account}` | [`PaidRequest`] | [`Payout`] |
+//! | `GET /policies` | | [`Policies`] |
 //! | `POST /pool` | [`TopUpRequest`] | [`BalanceList`] |
 //! | `GET /balances` | | [`BalanceList`] |
 //! | `GET /verdicts?limit=&after=` | | [`VerdictPage`] |
