@@ -670,7 +670,7 @@ impl Coordinator {
 
     /// Says of a node that is not paid yet that it is not; `None` where nothing is verified.
     fn probation(&self, node: &NodeId) -> Option<rest::Hindrance> {
-        self.inner.cases.verification()?;
+        self.inner.cases.checks().then_some(())?;
         let models = self.inner.dispatch.models_of(node);
         let is_paid = |model: &ModelName| self.stage(node, model).is_paid();
         (!models.iter().any(is_paid)).then(|| rest::Hindrance {

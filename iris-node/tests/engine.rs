@@ -90,7 +90,13 @@ async fn the_offer_tells_what_the_file_is() {
     assert_eq!(offer.name.as_str(), BUNDLED_MODEL);
     assert_eq!((offer.context_length, offer.parameters), (512, Some(787_584)));
     assert_eq!(offer.quantization.as_deref(), Some("F16"));
-    let able = [Abilities::CONTINUE, Abilities::JSON_SCHEMA, Abilities::LOGPROBS, Abilities::SCORE];
+    let able = [
+        Abilities::CONTINUE,
+        Abilities::EMBEDDINGS,
+        Abilities::JSON_SCHEMA,
+        Abilities::LOGPROBS,
+        Abilities::SCORE,
+    ];
     assert_eq!(offer.abilities, able.into_iter().fold(Abilities::NONE, Abilities::union));
     assert_eq!(offer.speed, None);
 }

@@ -9,7 +9,7 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, Response};
 use iris_core::Timestamp;
 use iris_core::backend::{BackendError, Finish, Usage};
-use iris_core::model::ModelOffer;
+use iris_core::model::{Abilities, ModelOffer};
 use iris_core::standing::Standing;
 use iris_crypto::certificate::{Claims, Origin, Role, SignedCertificate};
 use iris_crypto::log::{Entry, Frontier, ProofPlan, SignedCheckpoint, Tile, TileId, TreeHash};
@@ -47,7 +47,8 @@ impl Node {
         let public = key.public();
         let certificate =
             SignedCertificate::issue(&identity, Role::Node, public, &origin, now(), 10);
-        let offer = ModelOffer::new(MODEL.parse().expect("it is a name"), 8192);
+        let mut offer = ModelOffer::new(MODEL.parse().expect("it is a name"), 8192);
+        offer.abilities = Abilities::EMBEDDINGS;
         let owner = data_encoding::HEXLOWER.encode(&identity.public().as_bytes()[..16]);
         Self {
             identity,

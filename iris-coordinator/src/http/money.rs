@@ -57,7 +57,7 @@ pub(super) async fn months(State(api): State<Arc<Api>>, headers: HeaderMap) -> R
     let months = payouts.months().await?.into_iter().map(summary).collect();
     let (epoch, pool) = payouts.running().await?;
     let policy = payouts.policy().name().to_owned();
-    let tested = api.coordinator.cases().verification().is_some();
+    let tested = api.coordinator.cases().checks();
     let running = Some(RunningMonth { epoch, policy, pool, tested });
     Ok(json_response(&MonthList { months, running }))
 }

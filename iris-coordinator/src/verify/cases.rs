@@ -183,6 +183,11 @@ impl Cases {
         self.at_work.as_ref().map(|(_, verification)| &**verification)
     }
 
+    /// Returns whether nodes are checked.
+    pub(crate) fn checks(&self) -> bool {
+        self.verification().is_some_and(Verification::checks)
+    }
+
     /// Returns the verdict `id`; `owner` sees those on its own nodes alone.
     pub async fn case(
         &self,

@@ -472,6 +472,11 @@ impl Verification {
         self.write_down(&node);
     }
 
+    /// Returns whether it tests nodes, or only carries out what was found before.
+    pub(crate) const fn checks(&self) -> bool {
+        self.manner.verifies
+    }
+
     /// Keeps what a second test asked until it has come to an end, and returns it then.
     fn note(&self, state: &mut State, audit: &Audit, outcome: &Outcome) -> Vec<String> {
         let AuditId { node, model, .. } = &audit.id;

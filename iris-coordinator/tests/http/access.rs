@@ -76,7 +76,7 @@ async fn nodes_key_reads_what_is_its_accounts_and_nothing_of_others() {
     assert_eq!(why.status, 200, "{}", why.text());
     assert_eq!(
         (why.json()["points"].clone(), why.json()["standing"].clone()),
-        (json!(0), json!(500))
+        (json!(100), json!(500))
     );
     assert_eq!(get(&format!("/nodes/{others}/why")).await.status, 404);
 }

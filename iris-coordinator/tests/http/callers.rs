@@ -1,11 +1,15 @@
 //! Whom owners let their nodes answer, and what they report.
 
+use iris_core::backend::Chunk;
 use iris_core::store::Key;
 use serde_json::{Value, json};
 
 use super::node::Persona;
 use super::sealed::Caller;
 use super::*;
+
+/// What a sealed request asks for as well.
+const STREAMED: &str = r#", "stream": true"#;
 
 /// An owner of a node, and the key of that node.
 struct Owner {
@@ -17,7 +21,7 @@ impl Owner {
     async fn new(net: &Net) -> Self {
         let account = net.coordinator.accounts().create_account().await.unwrap().account;
         let key = key(&net.coordinator, account, KeyScope::Node).await;
-        let steps = vec![Step::Echo, Step::Finish("stop")];
+        let steps = vec![Step::Say(Chunk::Text("hi".into())), Step::Finish("stop")];
         let node = Node::connect_as(net.address, &key, Persona::sealing(2), steps).await;
         Self { key, node }
     }
@@ -42,9 +46,9 @@ async fn say(net: &Net, owner: &Owner, caller: &str, rule: &str) -> Reply {
 async fn a_caller_is_known_by_a_tag_that_differs_from_owner_to_owner() {
     let net = Net::start().await;
     let first = Owner::new(&net).await;
-    assert_eq!(net.chat("").await.status, 200);
+    assert_eq!(net.chat(STREAMED).await.status, 200);
     let tag = first.latest();
-    assert_eq!(net.chat("").await.status, 200);
+    assert_eq!(net.chat(STREAMED).await.status, 200);
     assert_eq!(first.latest(), tag, "one caller has one tag");
     assert!(!tag.contains(&net.account.to_string()));
     let other = key(
@@ -53,13 +57,13 @@ async fn a_caller_is_known_by_a_tag_that_differs_from_owner_to_owner() {
         KeyScope::Inference,
     )
     .await;
-    let chat = serde_json::from_str(&chat_body("")).unwrap();
+    let chat = serde_json::from_str(&chat_body(STREAMED)).unwrap();
     assert_eq!(ask(&net, "POST", "/v1/chat/completions", &other, chat).await.status, 200);
     assert_ne!(first.latest(), tag, "others have others");
     let said = say(&net, &first, &tag, "blocked").await;
     assert_eq!((said.status, &said.json()["caller"]), (200, &json!(tag)), "{}", said.text());
     let second = Owner::new(&net).await;
-    assert_eq!(net.chat("").await.status, 200);
+    assert_eq!(net.chat(STREAMED).await.status, 200);
     assert_ne!(second.latest(), tag, "owners cannot compare their callers");
 }
 
@@ -67,14 +71,14 @@ async fn a_caller_is_known_by_a_tag_that_differs_from_owner_to_owner() {
 async fn a_blocked_caller_gets_no_node_of_the_owner_open_or_sealed() {
     let net = Net::start().await;
     let owner = Owner::new(&net).await;
-    assert_eq!(net.chat("").await.status, 200);
+    assert_eq!(net.chat(STREAMED).await.status, 200);
     let sealed =
         || async { net.relay(&Caller::new(&net, &owner.node.certificate()).request).await };
     assert_eq!(sealed().await.status, 200);
     let tag = owner.latest();
     assert_eq!(say(&net, &owner, &tag, "blocked").await.status, 200);
     let count = owner.node.callers.lock().unwrap().len();
-    let refused = net.chat("").await;
+    let refused = net.chat(STREAMED).await;
     assert_eq!(refused.status, 400, "{}", refused.text());
     assert!(refused.text().contains("lets it answer this caller"), "{}", refused.text());
     let refused = sealed().await;
@@ -86,7 +90,7 @@ async fn a_blocked_caller_gets_no_node_of_the_owner_open_or_sealed() {
     let path = format!("/callers/{tag}");
     assert_eq!(ask(&net, "DELETE", &path, &owner.key, Value::Null).await.status, 204);
     assert_eq!(ask(&net, "DELETE", &path, &owner.key, Value::Null).await.status, 404);
-    assert_eq!(net.chat("").await.status, 200);
+    assert_eq!(net.chat(STREAMED).await.status, 200);
     assert_eq!(sealed().await.status, 200);
 }
 
@@ -101,16 +105,11 @@ async fn what_is_said_of_callers_is_refused_by_type() {
     ] {
         assert_eq!(ask(&net, "POST", "/callers", &owner.key, body).await.status, status);
     }
-    let me = ask(
-        &net,
-        "POST",
-        "/callers",
-        &net.user,
-        json!({
-            "caller": net.account.to_string(), "rule": "blocked",
-        }),
-    );
-    let me = me.await;
+    let own = json!({"caller": net.account.to_string(), "rule": "blocked"});
+    let without = ask(&net, "POST", "/callers", &net.user, own.clone()).await;
+    assert_eq!(without.status, 403, "nobody asked it anything: {}", without.text());
+    let _node = net.node(Vec::new()).await;
+    let me = ask(&net, "POST", "/callers", &net.user, own).await;
     assert_eq!((me.status, &me.json()["error"]["param"]), (400, &json!("caller")));
     assert_eq!(ask(&net, "DELETE", "/callers/x", &owner.key, Value::Null).await.status, 400);
     assert_eq!(ask(&net, "GET", "/callers", &net.operator, Value::Null).await.status, 403);
@@ -122,7 +121,7 @@ async fn a_report_reaches_the_operator_with_what_its_owner_shows_and_no_more() {
     let net = Net::start().await;
     let admin = key(&net.coordinator, net.account, KeyScope::Admin).await;
     let owner = Owner::new(&net).await;
-    assert_eq!(net.chat("").await.status, 200);
+    assert_eq!(net.chat(STREAMED).await.status, 200);
     let body = json!({
         "caller": owner.latest(), "reason": "asked for a weapon", "content": "how do I MARKER",
     });
@@ -175,6 +174,6 @@ async fn reports_are_refused_by_type_and_are_the_operators_to_read() {
 async fn stored(net: &Net, kind: &str) -> String {
     use futures::StreamExt;
     let records: Vec<_> = net.store.scan(Key::all(kind)).collect().await;
-    let records: Vec<_> = records.into_iter().map(Result::unwrap).collect();
-    format!("{records:?}")
+    let texts = records.into_iter().map(|record| record.unwrap().value.as_text().to_owned());
+    texts.collect::<Vec<_>>().join("\n")
 }

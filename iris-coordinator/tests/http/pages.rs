@@ -212,7 +212,8 @@ async fn app_is_named_by_its_manifest_and_keeps_nothing_but_pages_of_this_versio
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("const {name} = ")));
         serde_json::from_str(line.unwrap().trim_end_matches(';')).unwrap()
     };
-    assert_eq!(list("PAGES"), ["/account", "/chat", "/dashboard", "/docs"]);
+    let pages = ["/account", "/chat", "/dashboard", "/docs", "/jobs", "/operator"];
+    assert_eq!(list("PAGES"), pages);
     let version = loaded(&page).first().unwrap().split('/').nth(2).unwrap().to_owned();
     assert!(text.contains(&format!("const VERSION = \"{version}\";")));
     for file in list("FILES") {

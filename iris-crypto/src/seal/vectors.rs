@@ -631,7 +631,7 @@ fn refused_requests(node: &Node, made: &[Made]) -> Vec<RefusedRequest> {
         ("with a byte behind it", [&wire[..], &[0]].concat()),
         ("padded to a size that is none", padding(&[&text[..], &[0; 64]].concat())),
         ("not padded", padding(&text[..2 + made.prompt.body.len()])),
-        ("without an operation", padding(&[&[3], &text[1..]].concat())),
+        ("without an operation", padding(&[&[4], &text[1..]].concat())),
     ];
     let refused = |(name, wire): (_, Vec<u8>)| {
         let opened = SealedRequest::decode(wire.clone().into()).and_then(|it| it.open(&node.key));

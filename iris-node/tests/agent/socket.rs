@@ -8,14 +8,21 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
+/// Waits for the connection of a node, and answers whatever else it asks with 404.
 pub(crate) async fn upgraded(listener: &TcpListener) -> WebSocket<TcpStream> {
-    let (mut stream, _) = listener.accept().await.unwrap();
-    let mut request = Vec::new();
-    while !request.ends_with(b"\r\n\r\n") {
-        request.push(stream.read_u8().await.unwrap());
-    }
-    let request = String::from_utf8(request).unwrap();
-    assert!(request.starts_with("GET /nodes/connect HTTP/1.1\r\n"), "{request}");
+    let (mut stream, request) = loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(stream.read_u8().await.unwrap());
+        }
+        let request = String::from_utf8(request).unwrap();
+        if request.starts_with("GET /nodes/connect HTTP/1.1\r\n") {
+            break (stream, request);
+        }
+        let answer = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        stream.write_all(answer).await.unwrap();
+    };
     let header = |name: &str| {
         let lines = request.lines().filter_map(|line| line.split_once(": "));
         let mut values = lines.filter(|(header, _)| header.eq_ignore_ascii_case(name));
