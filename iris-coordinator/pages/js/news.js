@@ -7,7 +7,7 @@ import { duration, text } from "./i18n.js";
 import { note } from "./log.js";
 import { stateOf } from "./nodestate.js";
 import { notice } from "./shell.js";
-import { events } from "./stream.js";
+import { events } from "./events.js";
 
 const PLACE = "iris-news";
 /** Seconds that a task takes at least to be worth a word. */
