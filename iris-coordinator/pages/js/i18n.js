@@ -25,6 +25,8 @@ export const has = (key) => key in read.get(root.lang) || key in more;
 /** Takes in the texts of a page: for each key the English and the Spanish one. */
 export function add(words) {
   Object.assign(more, words);
+  // The frame of the page was filled in before, maybe.
+  translate();
 }
 
 /** Fills in all texts below an element; those that come later fill themselves in. */
