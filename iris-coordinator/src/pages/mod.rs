@@ -52,6 +52,7 @@ const FILES: &[(&str, &[u8])] = embedded! {
     "app/icon-192.png"
     "app/icon-512.png"
     "app/maskable-512.png"
+    "css/docs.css"
     "css/iris.css"
     "css/jobs.css"
     "css/operator.css"
