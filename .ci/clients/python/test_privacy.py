@@ -34,6 +34,8 @@ def everything_in(folder, skip=()):
         folders[:] = [name for name in folders if name not in skip]
         for name in names:
             path = os.path.join(parent, name)
+            if not os.path.isfile(path):
+                continue
             with open(path, "rb") as file:
                 files[path] = file.read()
     return files

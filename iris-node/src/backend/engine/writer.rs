@@ -126,12 +126,14 @@ impl<'a> Writer<'a> {
             prompt_logprobs: of(Operation::Completion),
         };
         let total = usage.prompt_tokens.saturating_add(usage.completion_tokens);
-        let usage = json!({
+        let mut usage = json!({
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
             "total_tokens": total,
-            "prompt_tokens_details": {"cached_tokens": cached},
         });
+        if cached > 0 {
+            usage["prompt_tokens_details"] = json!({"cached_tokens": cached});
+        }
         let whole = Whole { choices: [choice], usage, prompt_logprobs: of(Operation::Chat) };
         serde_json::to_vec(&whole).expect("an answer has a JSON form").into()
     }
