@@ -17,7 +17,9 @@ use crate::settlement::Settlement;
 
 mod minutes;
 
-pub(crate) use minutes::{Minute, Minutes, Took};
+#[cfg(feature = "http")]
+pub(crate) use minutes::Minute;
+pub(crate) use minutes::{Minutes, Took};
 
 /// How many events of an account wait to be told. More are counted and left out.
 const WAITING: usize = 256;
