@@ -46,5 +46,7 @@ async fn compose(folder: &Path) -> Result<Coordinator, Failure> {
     let secret = SecretFile::new(folder.join("secret"), Purpose::Records).load_or_create()?;
     let store = Arc::new(SqliteStore::open(folder.join("iris.db"), VIEWS)?);
     // One account asks as much as it can.
-    Ok(Coordinator::builder(store, identity, secret).with_rate_per_minute(0).build().await?)
+    let builder = Coordinator::builder(store, identity, secret).with_rate_per_minute(0);
+    // One account brings the whole crowd.
+    Ok(builder.with_most_nodes_of_one(u32::MAX).build().await?)
 }
