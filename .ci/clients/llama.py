@@ -21,6 +21,7 @@ import urllib.request
 
 import packages
 from network import Failed, Network, Program
+from wire import pass_on
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SHIPPED = os.path.join(ROOT, "iris-node", "model", "iris-tiny-f16.gguf")
@@ -236,25 +237,13 @@ class Passage:
             except OSError:
                 near.close()
                 continue
-            for source, sink, back in ((near, far, False), (far, near, True)):
-                threading.Thread(target=self._pass_on, args=(source, sink, back), daemon=True).start()
+            for source, sink, see in ((near, far, lambda data: data), (far, near, self._change)):
+                run = threading.Thread(target=pass_on, args=(source, sink, see, 512), daemon=True)
+                run.start()
 
-    def _pass_on(self, source, sink, back):
-        try:
-            while data := source.recv(512):
-                if back and self.next:
-                    change, self.next = self.next, None
-                    data = change(data)
-                    if not data:
-                        break
-                sink.sendall(data)
-        except OSError:
-            pass
-        for end in (source, sink):
-            try:
-                end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+    def _change(self, data):
+        change, self.next = self.next, None
+        return change(data) if change and data else data
 
 
 if __name__ == "__main__":

@@ -32,14 +32,14 @@ class Wire:
                 ("to_node", far, near),
             ):
                 recorder = Recorder(os.path.join(self.folder, name))
-                run = threading.Thread(target=_pass_on, args=(source, sink, recorder), daemon=True)
+                run = threading.Thread(target=pass_on, args=(source, sink, recorder.see), daemon=True)
                 run.start()
 
 
-def _pass_on(source, sink, recorder):
+def pass_on(source, sink, see, most=1 << 16):
+    """Passes on what `see` returns of what comes, until there is nothing more."""
     try:
-        while data := source.recv(1 << 16):
-            recorder.feed(data)
+        while data := see(source.recv(most)):
             sink.sendall(data)
     except OSError:
         pass
@@ -57,6 +57,10 @@ class Recorder:
         self._path = path
         self._data = b""
         self._is_web_socket = False
+
+    def see(self, data):
+        self.feed(data)
+        return data
 
     def feed(self, data):
         self._data += data

@@ -158,8 +158,8 @@ impl fmt::Display for ReportId {
 /// What the nodes of one owner know a caller by, for a month.
 ///
 /// Who has it can tell that two tasks of the month are the same caller's, and nothing else: other
-/// owners are told other tags, and the next month has new ones. Only the coordinator can say which
-/// account it stands for.
+/// owners are told other tags, and the next month has new ones. Only the coordinator can turn it
+/// into an account; an owner who knows an account's id can ask for its own tag of it.
 ///
 /// The text is a `c`, the last hexadecimal digit of the month's number, and 32 such digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -180,7 +180,7 @@ impl CallerTag {
         Self { month, code }
     }
 
-    /// Returns the number of its month, from 0 to [`MONTHS`](Self::MONTHS).
+    /// Returns the number of its month, below [`MONTHS`](Self::MONTHS).
     pub const fn month(&self) -> u32 {
         self.month as u32
     }

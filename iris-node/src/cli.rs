@@ -218,7 +218,7 @@ struct SettingFlags {
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "GB")]
     gb_per_month: Option<String>,
     /// How many days the tasks that were worked on are remembered, without their content; 0 for
-    /// none [default: 90]
+    /// none but the latest that `callers` lists [default: 90]
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "DAYS")]
     history_days: Option<String>,
     /// How large the file of them may become [default: 64]

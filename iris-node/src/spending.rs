@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use iris_core::Timestamp;
 use iris_node::limits::{Allowance, Spent};
 
+use crate::private;
+
 /// How often the file is written, at most: so much is forgotten by a crash.
 const WRITTEN_EVERY: Duration = Duration::from_mins(1);
 
@@ -52,9 +54,7 @@ impl Spending {
         }
         self.written = Some(Instant::now());
         let text = serde_json::to_string(&self.spent).unwrap_or_default();
-        let new = self.path.with_extension("new");
-        let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &self.path));
-        if let Err(error) = written {
+        if let Err(error) = private::write_soon(&self.path, &text) {
             tracing::warn!(%error, "how much was carried is not written down");
         }
     }

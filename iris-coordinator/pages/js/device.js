@@ -2,20 +2,15 @@
 
 import { canInstall, canKeep, install, isInstalled } from "./app.js";
 import { who } from "./api.js";
-import { $, h, icon } from "./dom.js";
+import { $, h } from "./dom.js";
 import { duration, moment, number, text } from "./i18n.js";
 import * as log from "./log.js";
 import * as news from "./news.js";
-import { save } from "./save.js";
+import { button, save } from "./parts.js";
 import { notice } from "./shell.js";
 
 /** Entries of the log that are shown at a time. */
 const SHOWN = 100;
-
-const button = (key, kind, act, picture) => {
-  const made = h("button", { type: "button", class: kind, onclick: () => act(made) }, picture && icon(picture), h("span", { t: key }));
-  return made;
-};
 
 const card = (title, ...children) => h("section", { class: "card stack" }, h("h2", { t: title }), ...children);
 
@@ -122,7 +117,7 @@ function row(entry) {
 }
 
 function keep(ending, said) {
-  save(`iris-log.${ending}`, said);
+  save(`iris-log.${ending}`, said, ending === "json" ? "application/json" : "text/plain");
   notice("log.saved");
 }
 

@@ -1,21 +1,20 @@
 // What a node signed for a sealed task: shown, checked, and taken away.
 
 import { call } from "./api.js";
-import { h, icon } from "./dom.js";
+import { h } from "./dom.js";
 import { moment } from "./i18n.js";
-import { save } from "./save.js";
+import { button, save } from "./parts.js";
 import { fault } from "./shell.js";
 
 export function receiptPart(receipt) {
   const said = h("div", { "aria-live": "polite" });
-  const button = (key, act, picture) => h("button", { type: "button", class: "plain", onclick: act }, icon(picture), h("span", { t: key }));
   const rows = [["use.node", receipt.node], ["receipt.at", moment(receipt.at)], ["receipt.task", receipt.client_task], ["receipt.request", receipt.request]];
   return h("div", { class: "stack" },
     h("p", { class: "fine", t: "receipt.explained" }),
     h("dl", { class: "facts" }, rows.flatMap(([key, value]) => [h("dt", { t: key }), h("dd", { class: "id", raw: true }, value)])),
     h("div", { class: "row" },
-      button("receipt.check", async () => said.replaceChildren(await checked(receipt)), "check"),
-      button("receipt.save", () => save(`receipt-${receipt.task}.json`, JSON.stringify(receipt, null, 2)), "download")),
+      button("receipt.check", "plain", async () => said.replaceChildren(await checked(receipt)), "check"),
+      button("receipt.save", "plain", () => save(`receipt-${receipt.task}.json`, JSON.stringify(receipt, null, 2), "application/json"), "download")),
     said);
 }
 

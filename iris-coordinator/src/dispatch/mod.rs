@@ -805,8 +805,8 @@ impl Dispatch {
         let Some(owner) = seat.map(|node| node.profile().owner) else { return false };
         // Who was blocked while it waited is served by others.
         let able = |(_, demand): &(Ticket, &Demand)| {
-            let is_barred = demand.asker.is_some_and(|asker| self.admittance.bars(&owner, &asker));
-            !is_barred && floor.registry.refusal(node, demand).is_none()
+            let is_barred = || demand.asker.is_some_and(|it| self.admittance.bars(&owner, &it));
+            floor.registry.refusal(node, demand).is_none() && !is_barred()
         };
         let able = floor.queue.line(model).filter(able).take(ASKED);
         // The scheduler may have reasons of its own to leave a node free.

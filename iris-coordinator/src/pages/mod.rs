@@ -89,7 +89,6 @@ const FILES: &[(&str, &[u8])] = embedded! {
     "js/operator.js"
     "js/parts.js"
     "js/receipt.js"
-    "js/save.js"
     "js/shell.js"
     "js/stream.js"
     "js/talks.js"

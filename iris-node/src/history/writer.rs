@@ -102,7 +102,7 @@ impl Writer {
                 info!(left_out, "the history is written again");
             }
             (Err(error), known) => {
-                // A file that was taken away, or replaced, is opened anew.
+                // Whatever is wrong with the file, it is opened anew.
                 self.connection = None;
                 self.trouble = Some(Instant::now());
                 if known.is_none() {
