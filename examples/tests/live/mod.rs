@@ -33,7 +33,7 @@ use caller::{Reply, Request};
 pub(crate) const MODEL: &str = "m";
 
 /// How long a condition may take to become true on a machine that is busy with other things.
-pub(crate) const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 /// A coordinator behind its server; nodes belong to another account than the caller.
 pub(crate) struct Live {
