@@ -55,7 +55,8 @@ pub fn registry(nodes: u32) -> Registry {
     registry
 }
 
-fn node_id(mut number: u32) -> NodeId {
+/// Returns the id of a node that there is not.
+pub fn node_id(mut number: u32) -> NodeId {
     let mut letters = ['a'; 26];
     for letter in letters.iter_mut().rev() {
         *letter = char::from(b'a' + (number % 26) as u8);
