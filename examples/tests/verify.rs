@@ -20,14 +20,17 @@ use iris_core::demand::Own;
 use iris_core::model::{Abilities, ModelOffer};
 use iris_core::reward::{EvidenceRules, RewardEvent, RewardRules, What};
 use iris_core::store::{Batch, Document, Key, MemoryStore, Store};
+use iris_core::terms::{Callers, Terms};
 use iris_core::verify::{Appeal, Canary, Commitment, Flag, Phrases, Ruling, Seed, Stage};
 use iris_core::{AccountId, Epoch, NodeId, Timestamp};
 use iris_crypto::{Identity, Secret};
-use iris_node::agent::AgentBuilder;
+use iris_node::agent::{AgentBuilder, Conduct};
 use iris_protocol::Frame;
 use iris_protocol::openai::{ChatRequest, Message};
-use net::{Net, Node, OWNER, VirtualClock};
+use iris_protocol::rest::{CallerName, CallerRule};
+use net::{CALLER, Net, Node, OWNER, VirtualClock};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -553,6 +556,28 @@ async fn each_model_of_a_node_is_tested_and_paid_for_alone() {
     assert_eq!(paid, [true, true, false]);
     let later = now.saturating_add(15 * DAY);
     assert!(!rules.is_paid(&node, &models[0], later), "who is not tested any more is not paid");
+}
+
+#[tokio::test(start_paused = true)]
+async fn node_for_the_invited_is_tested_in_their_names() {
+    let (net, _references) = referenced().await;
+    let invited = Terms { callers: Callers::Invited, ..Terms::default() };
+    let own = Terms { callers: Callers::Own, ..Terms::default() };
+    let (for_guests, for_itself) = [invited, own]
+        .map(|terms| watch::Sender::new(Conduct { terms, ..Conduct::default() }))
+        .into();
+    let identity = |seed| Identity::from_seed(&Secret::from_bytes([seed; 32]));
+    let ((lies, heard), (more_lies, unheard)) = (lying(), lying());
+    let set = |agent: AgentBuilder| agent.with_conduct(for_guests.subscribe());
+    let bad = net.join_of(LIAR, identity(2), lies, set).await;
+    let set = |agent: AgentBuilder| agent.with_conduct(for_itself.subscribe());
+    let _own = net.join_of(LIAR, identity(3), more_lies, set).await;
+    tokio::time::sleep(DAY).await;
+    assert_eq!(heard.lock().unwrap().len(), 0, "it has invited nobody, and is asked by nobody");
+    let guest = CallerName::Account(CALLER);
+    net.coordinator.admittance().set(LIAR, &guest, CallerRule::Invited).await.unwrap();
+    assert_eq!(conviction(&net).await.verdict().node, bad.id);
+    assert_eq!(unheard.lock().unwrap().len(), 0, "its owner alone is answered, and pays nothing");
 }
 
 fn unanswered(events: &[RewardEvent], node: NodeId) -> usize {

@@ -6,6 +6,7 @@ mod support;
 use std::path::PathBuf;
 
 use iris_core::backend::Usage;
+use iris_core::id::ReceiptId;
 use iris_core::ledger::{Book, Cause, Money, Movement};
 use iris_core::reputation::MemoryLedger;
 use iris_core::reward::audit::{FORMAT, Line, Opening};
@@ -103,6 +104,7 @@ fn books_after(epoch: Epoch, state: State, brought: Option<Movement>) -> (Vec<St
             usage: Usage { prompt_tokens: 100, completion_tokens: 50 },
             took_ms: 900,
             limit_ms: 60_000,
+            receipt: (hour < 5).then(|| ReceiptId::from_bytes([hour; 32])),
         };
         month.task(&task);
         lines.push(Line::Task(task));
@@ -147,6 +149,7 @@ async fn good_books_hold_and_say_what_they_hold() {
 month      2026-10
 rules      evidence
 tasks      7
+receipts   3, of which node and caller have the same
 events     1
 movements  1
 pool       1.000001, shared among 1 owner
@@ -160,8 +163,9 @@ Every share, point and state follows from the facts.
     let ran = run_with(NOWHERE, &["audit", "-"], &input).await;
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), told), "{}", ran.err);
     let found = run_with(NOWHERE, &["audit", "-", "--json"], &input).await.json();
-    let figures = value!([found["month"], found["tasks"], found["pool"], found["holds"]]);
-    assert_eq!(figures, value!(["2026-10", 7, 1_000_001, true]));
+    let figures =
+        value!([found["month"], found["tasks"], found["receipts"], found["pool"], found["holds"]]);
+    assert_eq!(figures, value!(["2026-10", 7, 3, 1_000_001, true]));
     assert_eq!(found["shares"][0]["amount"], 1_000_001);
     assert_eq!(found["shares"][0]["owner"], OWNER.to_string());
 }

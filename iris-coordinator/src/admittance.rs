@@ -128,20 +128,43 @@ impl Admittance {
     /// The network's own questions look like those of somebody who asked of late: they are to be
     /// told apart by nobody.
     pub(crate) fn tag(&self, owner: &AccountId, account: AccountId) -> Option<CallerTag> {
+        let account = match account {
+            NOBODY => return None,
+            NETWORK => self.made_up(&mut self.held(), owner),
+            account => account,
+        };
+        Some(self.tags.tag(owner, &account, self.month()))
+    }
+
+    /// Takes in that somebody asks.
+    pub(crate) fn see(&self, account: AccountId) {
         if account == NOBODY {
-            return None;
+            return;
         }
         let mut held = self.held();
-        let account = if account == NETWORK {
-            self.made_up(&mut held, owner)
-        } else {
-            held.recent.retain(|known| *known != account);
-            held.recent.truncate(RECENT - 1);
-            held.recent.push_front(account);
-            account
-        };
-        drop(held);
-        Some(self.tags.tag(owner, &account, self.month()))
+        held.recent.retain(|known| *known != account);
+        held.recent.truncate(RECENT - 1);
+        held.recent.push_front(account);
+    }
+
+    /// Returns one of those whom `owner` has invited, by a number that is drawn.
+    pub(crate) fn invited_one(&self, owner: &AccountId, drawn: u64) -> Option<AccountId> {
+        let held = self.held();
+        let rules = held.by_owner.get(owner)?.iter();
+        let invited = rules.filter(|(_, rule)| rule.rule == CallerRule::Invited);
+        let invited: Vec<_> = invited.map(|(caller, _)| *caller).collect();
+        let turn = drawn.checked_rem(u64::try_from(invited.len()).unwrap_or(u64::MAX))?;
+        invited.get(usize::try_from(turn).ok()?).copied()
+    }
+
+    /// Returns what an owner has said of a caller.
+    pub(crate) fn rule(&self, owner: &AccountId, caller: &AccountId) -> Option<CallerRule> {
+        self.held().rule(owner, caller)
+    }
+
+    /// Returns whether an owner has blocked a caller.
+    pub(crate) fn bars(&self, owner: &AccountId, caller: &AccountId) -> bool {
+        self.rule(owner, caller) == Some(CallerRule::Blocked)
     }
 
     /// Returns as whom the network asks a node of `owner`.
@@ -173,11 +196,6 @@ impl Admittance {
         let secret = self.secret.derive("iris/made-up-caller/v1", &context);
         let (id, _) = secret.reveal().split_first_chunk().expect("16 of 32 bytes");
         AccountId::from_bytes(*id)
-    }
-
-    /// Returns whether an owner has blocked a caller.
-    pub(crate) fn bars(&self, owner: &AccountId, caller: &AccountId) -> bool {
-        self.held().rule(owner, caller) == Some(CallerRule::Blocked)
     }
 
     /// Returns the owners who have blocked a caller, and those who have invited it.
@@ -331,6 +349,7 @@ mod tests {
         let made_up = admittance.tag(&OWNER, NETWORK);
         assert!(made_up.is_some(), "nothing would tell it apart from a caller's");
         let known: Vec<_> = [CALLER, OTHER].map(|caller| admittance.tag(&OWNER, caller)).into();
+        [CALLER, OTHER, NOBODY].into_iter().for_each(|caller| admittance.see(caller));
         let asked = || admittance.tag(&OWNER, NETWORK);
         let many: Vec<_> = (0..64).map(|_| asked()).collect();
         assert_eq!(many.iter().filter(|tag| known.contains(tag)).count(), 32);

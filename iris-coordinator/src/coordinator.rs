@@ -652,9 +652,10 @@ impl Coordinator {
     fn why_here(&self, node: &NodeId) -> Option<rest::NodeWhy> {
         let mut why = self.inner.dispatch.why(node)?;
         why.hindrances.extend(self.probation(node));
-        let silent = self.inner.cases.verification();
-        let silent = silent.map_or(Vec::new(), |verification| verification.unanswered(node));
-        why.hindrances.extend(silent.iter().map(Dispatch::why_unpaid));
+        let lapses = self.inner.cases.verification().filter(|verification| verification.checks());
+        let lapses = lapses.map_or(Vec::new(), |verification| verification.lapses(node));
+        let unpaid = lapses.iter().map(|(model, lapse)| Dispatch::why_unpaid(model, *lapse));
+        why.hindrances.extend(unpaid);
         Some(why)
     }
 

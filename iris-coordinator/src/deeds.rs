@@ -222,6 +222,7 @@ mod tests {
                     took_ms,
                     limit_ms: 60_000,
                     sealed: false,
+                    receipt: None,
                     difficulty: None,
                 };
                 return row.write(Batch::new());

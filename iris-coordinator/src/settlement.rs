@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use iris_core::backend::Usage;
 use iris_core::demand::Difficulty;
+use iris_core::id::ReceiptId;
 use iris_core::reputation::{Deed, ReputationEvent};
 use iris_core::store::{Batch, Document, Key};
 use iris_core::task::{Attempt, TaskState};
@@ -47,6 +48,9 @@ pub struct Settlement {
     /// multiples of 64, and its node's receipt is kept beside the row.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sealed: bool,
+    /// Names that receipt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<ReceiptId>,
     /// How hard it was found, where the caller named no model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub difficulty: Option<Difficulty>,
@@ -118,6 +122,7 @@ mod tests {
             took_ms,
             limit_ms: 60_000,
             sealed: false,
+            receipt: None,
             difficulty: None,
         };
         settlement.deeds().map(|event| event.deed).collect()

@@ -526,6 +526,7 @@ fn work_in_january(folder: &TempDir) {
         took_ms: 900,
         limit_ms: 60_000,
         sealed: false,
+        receipt: None,
         difficulty: None,
     };
     let batch = done.write(batch);

@@ -35,6 +35,7 @@ fn settlement(number: u64, submitted: Timestamp) -> Settlement {
         took_ms: 1000,
         limit_ms: 600_000,
         sealed: false,
+        receipt: None,
         difficulty: None,
     }
 }

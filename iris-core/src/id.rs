@@ -155,6 +155,35 @@ impl fmt::Display for ReportId {
     }
 }
 
+/// Identifies what a node signed of a task: the SHA-256 of that.
+///
+/// The text is 64 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReceiptId([u8; 32]);
+
+impl ReceiptId {
+    const ERROR: IdError = IdError { kind: "a receipt id", length: 64, alphabet: "0-9 and a-f" };
+
+    /// Makes an id of a digest.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl FromStr for ReceiptId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        parse_hex(text).map(Self).ok_or(Self::ERROR)
+    }
+}
+
+impl fmt::Display for ReceiptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 /// What the nodes of one owner know a caller by, for a month.
 ///
 /// Who has it can tell that two tasks of the month are the same caller's, and nothing else: other
@@ -228,18 +257,18 @@ impl fmt::Display for AssignmentId {
     }
 }
 
-fn parse_hex(text: &str) -> Option<[u8; 16]> {
+fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),
         b'a'..=b'f' => Some(byte - b'a' + 10),
         _ => None,
     };
-    let text: &[u8; 32] = text.as_bytes().try_into().ok()?;
-    let mut bytes = [0; 16];
+    let text = text.as_bytes();
+    let mut bytes = [0; N];
     for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
         *byte = digit(pair[0])? << 4 | digit(pair[1])?;
     }
-    Some(bytes)
+    (text.len() == 2 * N).then_some(bytes)
 }
 
 fn write_hex(bytes: &[u8; 16], f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -303,7 +332,7 @@ macro_rules! text_form {
     )*};
 }
 
-text_form!(NodeId, TaskId, AccountId, VerdictId, ReportId, CallerTag);
+text_form!(NodeId, TaskId, AccountId, VerdictId, ReportId, ReceiptId, CallerTag);
 
 #[cfg(test)]
 mod tests {
@@ -313,6 +342,12 @@ mod tests {
     fn ids_survive_their_text() {
         let task = TaskId::from_bytes(*b"0123456789abcdef");
         assert_eq!(task.to_string().parse(), Ok(task));
+        let receipt = ReceiptId::from_bytes([0xa5; 32]);
+        assert_eq!(receipt.to_string(), "a5".repeat(32));
+        assert_eq!(receipt.to_string().parse(), Ok(receipt));
+        for wrong in ["a5".repeat(31), "a5".repeat(33), "a".repeat(65), "A5".repeat(32)] {
+            assert!(wrong.parse::<ReceiptId>().is_err() && wrong.parse::<TaskId>().is_err());
+        }
         let node: NodeId = "abcdefghijklmnopqrstuvwx27".parse().unwrap();
         let json = serde_json::to_string(&node).unwrap();
         assert_eq!(serde_json::from_str::<NodeId>(&json).unwrap(), node);

@@ -11,6 +11,7 @@ pub(crate) enum Exit {
     Credential = 3,
     Coordinator = 4,
     Files = 5,
+    Books = 6,
     Interrupted = 130,
 }
 

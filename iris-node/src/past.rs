@@ -1,14 +1,20 @@
-//! `iris-node history`: what this node has done, and whether its receipts hold.
+//! `iris-node history`: what this node has done, whether its receipts hold, and whether the books
+//! have them.
 
-use std::io::Write;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use iris_core::Timestamp;
+use iris_core::id::ReceiptId;
+use iris_core::reward::audit::Line;
+use iris_core::{Epoch, Timestamp};
 use iris_crypto::seal::SignedReceipt;
 use iris_crypto::{Identity, PublicIdentity};
+use iris_node::agent::Outcome;
 use iris_node::history::{Entry, History, HistoryError, read};
 use serde_json::{Value, json};
 
@@ -18,6 +24,8 @@ use crate::settings::Settings;
 
 /// How long the end of a node waits for its history to be written.
 const LAST_WRITE: Duration = Duration::from_secs(2);
+/// The longest line of a month's books, in bytes.
+const MAX_LINE: u64 = 64 << 20;
 
 /// What `iris-node history` takes besides the settings.
 #[derive(Clone, Debug, Args)]
@@ -31,6 +39,10 @@ pub(crate) struct HistoryArgs {
     /// How many tasks at most, the latest first
     #[arg(long, value_name = "COUNT", default_value_t = 50)]
     limit: usize,
+    /// Look for this node's receipts in a month's books, as the network's operator gives them away,
+    /// and print the tasks that are missing there
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["since", "limit"])]
+    books: Option<PathBuf>,
 }
 
 /// Begins to keep the node's history, where that is wanted.
@@ -55,15 +67,13 @@ pub(crate) fn close(history: Option<&History>) {
 /// Prints what the node with these settings has done.
 pub(crate) fn run(args: &HistoryArgs, settings: &Settings) -> Result<(), Failure> {
     let since = args.since.map_or(Timestamp::from_millis(0), |since| since.moment(moment::now()));
-    let file = file(&settings.key_path);
-    let entries = read(&file, since, args.limit).map_err(|error| match error {
-        HistoryError::Missing(_) if settings.history().is_none() => Failure::new(
-            Exit::Files,
-            format!("{error}, and history_days is 0, so that none is kept"),
-        ),
-        error => Failure::files(error),
-    })?;
     let node = public(&settings.key_path)?;
+    if let Some(books) = &args.books {
+        let books = Books::read(books)?;
+        let entries = entries(settings, books.epoch.start(), usize::MAX)?;
+        return books.compare(&entries, args.json, node.as_ref());
+    }
+    let entries = entries(settings, since, args.limit)?;
     let text = if args.json {
         let entries: Value = entries.iter().map(|entry| document(entry, node.as_ref())).collect();
         format!("{entries:#}\n")
@@ -73,6 +83,89 @@ pub(crate) fn run(args: &HistoryArgs, settings: &Settings) -> Result<(), Failure
     // Whoever reads may have had enough, such as `head`.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
+}
+
+fn entries(settings: &Settings, since: Timestamp, limit: usize) -> Result<Vec<Entry>, Failure> {
+    read(&file(&settings.key_path), since, limit).map_err(|error| match error {
+        HistoryError::Missing(_) if settings.history().is_none() => Failure::new(
+            Exit::Files,
+            format!("{error}, and history_days is 0, so that none is kept"),
+        ),
+        error => Failure::files(error),
+    })
+}
+
+/// The receipts that a month's books name.
+struct Books {
+    epoch: Epoch,
+    receipts: BTreeSet<ReceiptId>,
+}
+
+impl Books {
+    fn read(file: &Path) -> Result<Self, Failure> {
+        let wrong = |what: &str| Failure::files(format!("{}: {what}", file.display()));
+        let opened = File::open(file).map_err(|error| wrong(&error.to_string()))?;
+        let (mut lines, mut line, mut books) = (BufReader::new(opened), Vec::new(), None);
+        loop {
+            line.clear();
+            let taken = lines.by_ref().take(MAX_LINE).read_until(b'\n', &mut line);
+            if taken.map_err(|error| wrong(&error.to_string()))? == 0 {
+                break;
+            }
+            let read = serde_json::from_slice(&line);
+            let read =
+                read.map_err(|error| wrong(&format!("these are no month's books: {error}")))?;
+            match (read, &mut books) {
+                (Line::Opening(opening), None) => {
+                    books = Some(Self { epoch: opening.epoch, receipts: BTreeSet::new() });
+                }
+                (Line::Task(task), Some(books)) => books.receipts.extend(task.receipt),
+                (_, Some(_)) => {}
+                (_, None) => return Err(wrong("a month's books begin with an opening")),
+            }
+        }
+        books.ok_or_else(|| wrong("the file is empty"))
+    }
+
+    /// Prints which of the month's completed tasks the books do not have.
+    fn compare(
+        &self,
+        entries: &[Entry],
+        json: bool,
+        node: Option<&PublicIdentity>,
+    ) -> Result<(), Failure> {
+        let month = self.epoch.start()..self.epoch.end();
+        let (mut found, mut missing) = (0_u64, Vec::new());
+        for entry in entries.iter().filter(|entry| entry.outcome == Outcome::Finished) {
+            let Some(receipt) = receipt_id(entry) else { continue };
+            if self.receipts.contains(&receipt) {
+                found += 1;
+            } else if month.contains(&entry.ended) {
+                missing.push(entry.clone());
+            }
+        }
+        let text = if json {
+            let tasks: Value = missing.iter().map(|entry| document(entry, node)).collect();
+            format!("{:#}\n", json!({ "month": self.epoch, "found": found, "missing": tasks }))
+        } else if missing.is_empty() {
+            format!("the books of {} have all {found} receipts of this node\n", self.epoch)
+        } else {
+            let count = missing.len();
+            format!(
+                "{}\nthe books of {} have {found} receipts of this node, and not those of the {count} \
+                 tasks above. Those of the month's first and last minutes may be in the books of the \
+                 month beside it; for all others ask the operator.\n",
+                table(&missing, node),
+                self.epoch
+            )
+        };
+        let _ = std::io::stdout().write_all(text.as_bytes());
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(Failure::new(Exit::Books, "receipts are missing in the books"))
+        }
+    }
 }
 
 /// Returns where the history lies: beside the identity.
@@ -98,6 +191,11 @@ fn verdict(entry: &Entry, node: Option<&PublicIdentity>) -> Option<&'static str>
     Some(if holds { "valid" } else { "INVALID" })
 }
 
+/// Returns what the books name the receipt of a task by.
+fn receipt_id(entry: &Entry) -> Option<ReceiptId> {
+    Some(SignedReceipt::decode(entry.receipt.as_deref()?).ok()?.id())
+}
+
 fn document(entry: &Entry, node: Option<&PublicIdentity>) -> Value {
     json!({
         "ended": entry.ended.as_secs(),
@@ -110,6 +208,7 @@ fn document(entry: &Entry, node: Option<&PublicIdentity>) -> Value {
         "completion_tokens": entry.usage.completion_tokens,
         "took_ms": entry.took.as_millis(),
         "receipt": verdict(entry, node).map(str::to_lowercase),
+        "receipt_id": receipt_id(entry),
     })
 }
 

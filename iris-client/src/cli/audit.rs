@@ -110,6 +110,7 @@ fn for_programs(report: &Report, previous: Option<&Report>) -> serde_json::Value
         "month": report.opening.epoch,
         "rules": report.opening.policy,
         "tasks": report.tasks,
+        "receipts": report.receipts,
         "events": report.events,
         "movements": report.movements,
         "pool": closing.pool,
@@ -126,6 +127,8 @@ fn print(report: &Report, previous: Option<&Report>, output: &mut Output) -> Res
     output.line(&format!("month      {}", report.opening.epoch))?;
     output.line(&format!("rules      {}", report.opening.policy))?;
     output.line(&format!("tasks      {}", report.tasks))?;
+    output
+        .line(&format!("receipts   {}, of which node and caller have the same", report.receipts))?;
     output.line(&format!("events     {}", report.events))?;
     output.line(&format!("movements  {}", report.movements))?;
     let owners = count(closing.shares.len() as u64, "owner", "owners");

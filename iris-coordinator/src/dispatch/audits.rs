@@ -8,12 +8,15 @@ use iris_core::demand::Trust;
 use iris_core::model::Abilities;
 use iris_core::reward::RewardEvent;
 use iris_core::task::{Attempt, AttemptEnd};
+use iris_core::terms::Callers;
 use iris_core::verify::Flags;
 use iris_core::{AccountId, ModelName, NodeId};
 use iris_crypto::VerifiedCertificate;
+use iris_protocol::rest::CallerRule;
 use tokio::sync::mpsc;
 
 use super::Dispatch;
+use crate::accounts::{NETWORK, NOBODY};
 use crate::settlement::Settlement;
 
 /// A node that is connected, and what it offers.
@@ -31,6 +34,8 @@ pub(crate) struct Offers {
 pub(crate) struct Worked {
     pub(crate) node: NodeId,
     pub(crate) model: ModelName,
+    /// Who had asked.
+    pub(crate) caller: AccountId,
     /// Whether the coordinator could not read it.
     pub(crate) sealed: bool,
     /// How fast it was, where that can be said.
@@ -81,6 +86,7 @@ impl Dispatch {
         let told = Worked {
             node,
             model: settlement.model.clone(),
+            caller: settlement.account,
             sealed: settlement.sealed,
             pace: if is_alone { pace(settlement) } else { None },
             exchange: if is_alone && *compares { exchange() } else { None },
@@ -133,6 +139,44 @@ impl Dispatch {
             }
         });
         offers.collect()
+    }
+
+    /// Returns in whose name a node can be asked for `model` so that it takes the question for
+    /// anybody's; `None` where it is not here, or answers its owner alone.
+    ///
+    /// One that answers the invited alone is asked in the name of one of them. Any other is asked in
+    /// the name of `caller`, if there is one whose request it would answer, or of the network, which
+    /// looks like somebody else each time.
+    pub(crate) fn name_for(
+        &self,
+        node: &NodeId,
+        model: &ModelName,
+        caller: Option<AccountId>,
+        drawn: u64,
+    ) -> Option<AccountId> {
+        let owner = self.owner_of_offer(node, model)?;
+        let callers = self.callers_of(node)?;
+        let is_answered = |caller: &AccountId| {
+            let rule = self.admittance.rule(&owner, caller);
+            let may_ask = match callers {
+                Callers::Public => true,
+                Callers::Members => *caller != NOBODY,
+                _ => rule == Some(CallerRule::Invited),
+            };
+            *caller != owner && may_ask && rule != Some(CallerRule::Blocked)
+        };
+        let caller = caller.filter(is_answered);
+        match callers {
+            Callers::Public | Callers::Members => caller.or(Some(NETWORK)),
+            Callers::Invited => caller.or_else(|| self.admittance.invited_one(&owner, drawn)),
+            // Its owner's alone, who pays nothing for that.
+            _ => None,
+        }
+    }
+
+    fn callers_of(&self, node: &NodeId) -> Option<Callers> {
+        let floor = self.floor();
+        Some(floor.registry.node(floor.registry.seat(node)?)?.profile().terms.callers)
     }
 
     /// Returns whose node this is, if it is connected and offers `model`.

@@ -5,6 +5,7 @@ use iris_core::registry::{Node, NodeState, Registry};
 use iris_core::standing::Standing;
 use iris_core::terms::Callers;
 use iris_core::tier::Tier;
+use iris_core::verify::Lapse;
 use iris_core::{ModelName, NodeId};
 use iris_protocol::rest::{Hindrance, HoldKind, NodeHold, NodeWhy, ReasonCount, WantedModel};
 
@@ -59,17 +60,28 @@ impl Dispatch {
         offers.map(|offer| offer.name.clone()).collect()
     }
 
-    /// Says of a node that it answers no tests with a model.
-    pub(crate) fn why_unpaid(model: &ModelName) -> Hindrance {
-        hindrance(
-            "tests_unanswered",
-            &format!(
-                "It has left many tests in a row unanswered that it was sent as requests for {model}: \
-                 its work with it is not paid, and its standing suffers."
+    /// Says of a node why its work with a model is not paid any more.
+    pub(crate) fn why_unpaid(model: &ModelName, lapse: Lapse) -> Hindrance {
+        match lapse {
+            Lapse::Unanswered => hindrance(
+                "tests_unanswered",
+                &format!(
+                    "It has left many tests in a row unanswered that it was sent as requests for \
+                     {model}: its work with it is not paid, and its standing suffers."
+                ),
+                "See its log: it may refuse or fail some requests, be too slow, or have a bad line. \
+                 The first test that it passes ends this.",
             ),
-            "See its log: it may refuse or fail some requests, be too slow, or have a bad line. The \
-             first test that it passes ends this.",
-        )
+            Lapse::Stale => hindrance(
+                "tests_stale",
+                &format!(
+                    "It has passed no test with {model} for two weeks: its work with it is not paid."
+                ),
+                "Tests come by themselves where a node of somebody else is here that the operator \
+                 trusts, offers the model and scores answers; ask the operator for one. The first \
+                 test that it passes ends this.",
+            ),
+        }
     }
 
     /// Says of a node that is known and not connected why it has no work.

@@ -152,6 +152,7 @@ mod tests {
             took_ms: 1,
             limit_ms: 2,
             sealed: false,
+            receipt: None,
             difficulty: None,
         }
     }

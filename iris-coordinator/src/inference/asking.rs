@@ -61,7 +61,7 @@ pub(super) enum Said {
     /// The next piece of the answer.
     Chunk(Chunk),
     /// It is over, with the row that is to be written where the asker has to.
-    Over(Outcome, Option<Settlement>),
+    Over(Outcome, Option<Box<Settlement>>),
 }
 
 impl Asking {
@@ -106,7 +106,7 @@ impl Asking {
                 Some(TaskEvent::Sealed(_)) => handle.reject_answer(),
                 Some(TaskEvent::Ended(outcome)) => {
                     let row = handle.take_settlement();
-                    let row = row.map(|row| self.whole_row(row));
+                    let row = row.map(|row| Box::new(self.whole_row(row)));
                     if self.is_worth_another_try(&outcome) {
                         (self.handle, self.turn, self.again) = (None, None, true);
                         continue;

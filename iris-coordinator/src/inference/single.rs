@@ -69,7 +69,8 @@ impl Shared {
                 },
                 Said::Chunk(_) => asking.reject(),
                 Said::Over(outcome, settlement) => {
-                    return Some((Ending::new(outcome, answer, asking.node()), settlement));
+                    let row = settlement.map(|row| *row);
+                    return Some((Ending::new(outcome, answer, asking.node()), row));
                 }
             }
         }

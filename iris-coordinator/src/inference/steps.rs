@@ -161,7 +161,7 @@ impl Step {
                 Said::Over(outcome, row) => {
                     self.over = true;
                     if let Some(row) = row {
-                        lock(&self.rows).insert(self.number, row);
+                        lock(&self.rows).insert(self.number, *row);
                     }
                     let answer = std::mem::take(&mut self.answer);
                     return Some(Report::Ended(self.placed.clone(), answer.conclude(outcome)));

@@ -148,6 +148,7 @@ impl<'a> Facts<'a> {
             usage: row.usage,
             took_ms: row.took_ms,
             limit_ms: limit,
+            receipt: row.receipt,
         }
     }
 

@@ -31,8 +31,7 @@ pub struct MonthRecord {
     pub carried: Money,
     /// How many owners have a share.
     pub owners: u64,
-    /// What the owners' weights add up to; zero in months that were closed before that was noted.
-    #[serde(default)]
+    /// What the owners' weights add up to.
     pub weight: u64,
     /// When it was closed.
     pub closed: Timestamp,

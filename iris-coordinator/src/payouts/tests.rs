@@ -170,6 +170,7 @@ impl Network {
                 took_ms: 1000 - u64::from(member),
                 limit_ms: 60_000,
                 sealed: false,
+                receipt: None,
                 difficulty: None,
             };
             self.store.commit(row.write(Batch::new())).await.unwrap();
@@ -378,7 +379,7 @@ async fn gift_counts_once_and_is_more_than_nothing() {
 }
 
 #[tokio::test]
-async fn clock_that_is_a_month_ahead_closes_no_month_before_it_went_on_for_two_days() {
+async fn attack_37_clock_that_is_a_month_ahead_closes_no_month_before_it_went_on_for_two_days() {
     let net = Network::worked(Arc::new(Manual)).await;
     let hour = |hour: u64| Timestamp::from_millis(day(0).as_millis() + hour * 3_600_000);
     let closed = async || net.payouts.months().await.unwrap().len();

@@ -10,7 +10,7 @@ use iris_core::model::Abilities;
 use iris_core::queue::Priority;
 use iris_core::task::{Outcome, TaskError};
 use iris_core::verify::{AuditResult, Canary, Scored};
-use iris_core::{ModelName, NodeId};
+use iris_core::{AccountId, ModelName, NodeId};
 use iris_crypto::VerifiedCertificate;
 use iris_crypto::seal::{
     AnswerEvent, AnswerOpener, MAX_TTL, Prompt, RecordReader, SealedRequest, Terms,
@@ -40,6 +40,15 @@ pub(super) enum Mode {
     Sealed,
 }
 
+/// What is asked of a node, in whose name, and until when its answer is waited for.
+pub(super) struct Question<'a> {
+    pub(super) body: Bytes,
+    pub(super) model: &'a ModelName,
+    pub(super) node: NodeId,
+    pub(super) name: AccountId,
+    pub(super) until: Instant,
+}
+
 impl Verification {
     /// Asks the node that is checked, until it is time to give up; says what the check comes to
     /// where there is no answer that can be scored.
@@ -49,54 +58,47 @@ impl Verification {
         model: &ModelName,
         node: NodeId,
         mode: Mode,
+        name: AccountId,
     ) -> Result<String, AuditResult> {
         let until = Instant::now() + Duration::from_millis(self.draw(PATIENCE));
-        let body = Bytes::from(canary.body(model));
+        let question = Question { body: Bytes::from(canary.body(model)), model, node, name, until };
         match mode {
-            Mode::Sealed => self.ask_sealed(body, model, node, until).await,
-            Mode::Open => self.ask_open(body, model, node, until).await,
+            Mode::Sealed => self.ask_sealed(&question).await,
+            Mode::Open => self.ask_open(&question).await,
         }
     }
 
     /// Asks as a caller does whom the coordinator can read.
-    pub(super) async fn ask_open(
-        &self,
-        body: Bytes,
-        model: &ModelName,
-        node: NodeId,
-        until: Instant,
-    ) -> Result<String, AuditResult> {
-        let request = self.request(body, model, node, Priority::Interactive);
-        let request = request.ok_or(AuditResult::Unscored)?;
-        let mut handle = TaskHandle::new(Arc::clone(&self.dispatch), request, Books::Nobody);
-        let read = timeout_at(until, read(&mut handle)).await;
+    pub(super) async fn ask_open(&self, question: &Question<'_>) -> Result<String, AuditResult> {
+        let Question { body, model, node, name, until } = question;
+        let request = self.request(body.clone(), model, *node, Priority::Interactive);
+        let request = request.ok_or(AuditResult::Unasked)?;
+        let handle = TaskHandle::new(Arc::clone(&self.dispatch), request, Books::Nobody);
+        let mut handle = handle.in_the_name_of(*name);
+        let read = timeout_at(*until, read(&mut handle)).await;
         read.unwrap_or_else(|_| Err(missing(&handle)))
     }
 
     /// Asks as a client does that seals to the node; one without a key for that is asked openly.
-    async fn ask_sealed(
-        &self,
-        body: Bytes,
-        model: &ModelName,
-        node: NodeId,
-        until: Instant,
-    ) -> Result<String, AuditResult> {
-        let asked = Asked::read(Operation::Chat, &body).map_err(|_| AuditResult::Unscored)?;
-        let mut came = AuditResult::Unscored;
+    async fn ask_sealed(&self, question: &Question<'_>) -> Result<String, AuditResult> {
+        let Question { body, model, node, name, until } = question;
+        let asked = Asked::read(Operation::Chat, body).map_err(|_| AuditResult::Unasked)?;
+        let mut came = AuditResult::Unasked;
         for _ in 0..TRIES {
-            let Some(certificate) = self.dispatch.certificate_of(&node) else {
-                return self.ask_open(body, model, node, until).await;
+            let Some(certificate) = self.dispatch.certificate_of(node) else {
+                return self.ask_open(question).await;
             };
-            let sealed = self.seal(&certificate, &asked, model, &body);
-            let (task, opening) = sealed.ok_or(AuditResult::Unscored)?;
-            let mut handle = TaskHandle::sealed(Arc::clone(&self.dispatch), task, Books::Nobody);
-            match timeout_at(until, opening.read(&mut handle)).await {
+            let sealed = self.seal(&certificate, &asked, model, body);
+            let (task, opening) = sealed.ok_or(AuditResult::Unasked)?;
+            let handle = TaskHandle::sealed(Arc::clone(&self.dispatch), task, Books::Nobody);
+            let mut handle = handle.in_the_name_of(*name);
+            match timeout_at(*until, opening.read(&mut handle)).await {
                 Ok(Heard::Ended(answer)) => return answer,
                 Ok(Heard::Busy) => came = missing(&handle),
                 Err(_) => return Err(missing(&handle)),
             }
             let pause = tokio::time::sleep(Duration::from_millis(self.draw(1000..3000)));
-            if timeout_at(until, pause).await.is_err() {
+            if timeout_at(*until, pause).await.is_err() {
                 break;
             }
         }
@@ -213,9 +215,9 @@ async fn read(handle: &mut TaskHandle) -> Result<String, AuditResult> {
     while let Some(event) = handle.next().await {
         match event {
             TaskEvent::Accepted { .. } | TaskEvent::Sealed(_) => {}
-            TaskEvent::Chunk(chunk) => answer.take_in(&chunk).ok_or(AuditResult::Unscored)?,
+            TaskEvent::Chunk(chunk) => answer.take_in(&chunk).ok_or(AuditResult::Answered)?,
             TaskEvent::Ended(Outcome::Finished(_)) => {
-                return answer.text().ok_or(AuditResult::Unscored);
+                return answer.text().ok_or(AuditResult::Answered);
             }
             TaskEvent::Ended(_) => break,
         }
@@ -226,7 +228,7 @@ async fn read(handle: &mut TaskHandle) -> Result<String, AuditResult> {
 /// Returns what a check comes to without an answer that can be scored: one that the node owes, or
 /// nothing that can be laid at its door.
 fn missing(handle: &TaskHandle) -> AuditResult {
-    if handle.is_withheld() { AuditResult::NoAnswer } else { AuditResult::Unscored }
+    if handle.is_withheld() { AuditResult::NoAnswer } else { AuditResult::Unasked }
 }
 
 /// How a sealed request ended.
@@ -256,7 +258,7 @@ impl Opening {
                     }
                 }
                 TaskEvent::Ended(Outcome::Finished(_)) => {
-                    return Heard::Ended(self.answer.text().ok_or(AuditResult::Unscored));
+                    return Heard::Ended(self.answer.text().ok_or(AuditResult::Answered));
                 }
                 TaskEvent::Ended(Outcome::Failed(TaskError::Busy { .. })) => return Heard::Busy,
                 TaskEvent::Ended(_) | TaskEvent::Chunk(_) => break,
@@ -280,7 +282,7 @@ impl Opening {
                         continue;
                     }
                 };
-                self.answer.take_in(&chunk).ok_or(AuditResult::Unscored)?;
+                self.answer.take_in(&chunk).ok_or(AuditResult::Answered)?;
             }
         }
         Ok(())

@@ -32,7 +32,6 @@ pub struct CaseRecord {
     /// same phrases.
     seeds: Vec<Seed>,
     /// Those prompts, as they were asked.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     prompts: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     objection: Option<String>,
@@ -402,6 +401,7 @@ mod tests {
             },
             "appeal": null,
             "seeds": [],
+            "prompts": [],
         });
         serde_json::from_value(case).unwrap()
     }

@@ -10,7 +10,9 @@ use iris_core::verify::{Audit, AuditId, AuditResult};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
+use super::asking::Question;
 use super::{PATIENCE, Verification};
+use crate::accounts::NETWORK;
 use crate::dispatch::Exchange;
 
 /// Members of a request whose values do not change which tokens are likeliest.
@@ -67,7 +69,9 @@ impl Verification {
         let place = usize::try_from(self.draw(0..others.len() as u64)).unwrap_or_default();
         if let Some(other) = others.get(place) {
             let until = Instant::now() + Duration::from_millis(self.draw(PATIENCE));
-            let again = self.ask_open(compared.body.clone(), model, *other, until).await;
+            let body = compared.body.clone();
+            let question = Question { body, model, node: *other, name: NETWORK, until };
+            let again = self.ask_open(&question).await;
             if again.is_ok_and(|again| again.trim() == compared.answer.trim()) {
                 return AuditResult::Agreed;
             }

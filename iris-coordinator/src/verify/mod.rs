@@ -11,7 +11,10 @@
 //! Its prompt, if it knows the phrases that prompts are made of, and its temperature, which is zero.
 //! Nothing else: a check is written as programs write their requests, streamed or not, comes open or
 //! sealed as the task did that it goes with, at some moment within the next minutes, and takes the way
-//! of every other task to the node.
+//! of every other task to the node. It comes in the name of whoever asked for that task, in those of
+//! the latest callers, and in those of people who are nobody; where a node answers the invited alone,
+//! in the name of one of them. Whoever asked knows that it did not ask this: a node and all whom it
+//! answers can recognise tests together, and deceive nobody but themselves.
 //!
 //! What the network asks for itself is in nobody's books: it is not counted, not limited, brings no
 //! points and no pay, and does not show in the standing of nodes. Whatever goes wrong on the way (no
@@ -54,7 +57,7 @@ use futures::StreamExt;
 use iris_core::reward::{RewardEvent, What};
 use iris_core::store::{Batch, Document, Key, Store, StoreError};
 use iris_core::verify::{
-    Audit, AuditId, AuditResult, Auditor, Canary, Check, Commitment, Conviction, NodeRecord,
+    Audit, AuditId, AuditResult, Auditor, Canary, Check, Commitment, Conviction, Lapse, NodeRecord,
     Outcome, Phrases, Rules, Seed, Stage, Traffic,
 };
 use iris_core::{AccountId, ModelName, NodeId, Timestamp};
@@ -172,6 +175,8 @@ struct Audited {
 struct Due {
     audit: Audit,
     mode: Mode,
+    /// Who asked for the task that it goes with, where its question may come from the same.
+    caller: Option<AccountId>,
     /// What was asked and answered, where that is compared.
     compared: Option<Compared>,
 }
@@ -315,13 +320,13 @@ impl Verification {
             let seed = self.seed();
             let Some(audit) = self.state().auditor.poll_audit(now, seed) else { return };
             let mode = if self.draw(0..2) == 0 { Mode::Open } else { Mode::Sealed };
-            self.begin(Due { audit, mode, compared: None }, turn);
+            self.begin(Due { audit, mode, caller: None, compared: None }, turn);
         }
     }
 
     /// Looks at a node that has just completed a task.
     fn handle_worked(self: &Arc<Self>, worked: Worked) {
-        let Worked { node, model, sealed, pace, exchange } = worked;
+        let Worked { node, model, caller, sealed, pace, exchange } = worked;
         let (now, seed) = (self.dispatch.clock.calendar(), self.seed());
         if let Some((pace, bytes)) = pace.zip(self.dispatch.weights_of(&node, &model)) {
             self.state().signs.see_speed(node, pace, bytes, now);
@@ -337,7 +342,9 @@ impl Verification {
         drop(state);
         if let Some(audit) = audit {
             let mode = if sealed { Mode::Sealed } else { Mode::Open };
-            self.begin(Due { audit, mode, compared }, turn);
+            // Half of them; who asked knows that it did not ask this, and may be the node's friend.
+            let caller = (self.draw(0..2) == 0).then_some(caller);
+            self.begin(Due { audit, mode, caller, compared }, turn);
         }
     }
 
@@ -347,7 +354,7 @@ impl Verification {
             let audit = &due.audit;
             let owner = this.dispatch.owner_of_offer(&audit.id.node, &audit.id.model);
             let carried = this.suspended.run_until_cancelled(this.carry_out(&due)).await;
-            let result = carried.unwrap_or(AuditResult::Unscored);
+            let result = carried.unwrap_or(AuditResult::Unasked);
             this.conclude(audit, owner, &result);
             drop(turn);
         });
@@ -357,33 +364,30 @@ impl Verification {
         let Audit { id, check, reference } = &due.audit;
         let within = u64::try_from(self.manner.within.as_millis()).unwrap_or(u64::MAX);
         tokio::time::sleep(Duration::from_millis(self.draw(0..within))).await;
-        let Ok(_turn) = self.under_way.acquire().await else { return AuditResult::Unscored };
+        let Ok(_turn) = self.under_way.acquire().await else { return AuditResult::Unasked };
         if self.dispatch.owner_of_offer(&reference.node, &id.model) != Some(reference.owner) {
-            return AuditResult::Unscored;
+            return AuditResult::Unasked;
         }
         match (check, &due.compared) {
-            (Check::Canary { seed, commitment }, _) => {
-                self.send(&due.audit, due.mode, *seed, *commitment).await
-            }
+            (Check::Canary { seed, commitment }, _) => self.send(due, *seed, *commitment).await,
             (Check::Duplicate, Some(compared)) => self.compare(&due.audit, compared).await,
-            (Check::Duplicate, None) => AuditResult::Unscored,
+            (Check::Duplicate, None) => AuditResult::Unasked,
         }
     }
 
     /// Sends a canary, and has the answer scored.
-    async fn send(
-        &self,
-        audit: &Audit,
-        mode: Mode,
-        seed: Seed,
-        commitment: Commitment,
-    ) -> AuditResult {
-        if !self.commit(audit, commitment).await {
-            return AuditResult::Unscored;
-        }
+    async fn send(&self, due: &Due, seed: Seed, commitment: Commitment) -> AuditResult {
+        let Due { audit, mode, caller, .. } = due;
         let AuditId { node, model, .. } = &audit.id;
+        let drawn = self.dispatch.entropy.seed();
+        let Some(name) = self.dispatch.name_for(node, model, *caller, drawn) else {
+            return AuditResult::Unasked;
+        };
+        if !self.commit(audit, commitment).await {
+            return AuditResult::Unasked;
+        }
         let canary = Canary::draw(&self.manner.phrases, seed);
-        let answer = match self.ask(&canary, model, *node, mode).await {
+        let answer = match self.ask(&canary, model, *node, *mode, name).await {
             Ok(answer) => answer,
             Err(result) => return result,
         };
@@ -420,7 +424,7 @@ impl Verification {
         };
         match timeout(SCORING, scored).await {
             Ok(Some(scored)) => AuditResult::Scored(scored),
-            Ok(None) | Err(_) => AuditResult::Unscored,
+            Ok(None) | Err(_) => AuditResult::Answered,
         }
     }
 
@@ -560,9 +564,9 @@ impl Verification {
         self.state().signs.latest()
     }
 
-    /// Returns the models with which a node has answered no test for long.
-    pub(crate) fn unanswered(&self, node: &NodeId) -> Vec<ModelName> {
-        self.state().auditor.unanswered(node)
+    /// Returns the models of a node that no test vouches for any more, and why.
+    pub(crate) fn lapses(&self, node: &NodeId) -> Vec<(ModelName, Lapse)> {
+        self.state().auditor.lapses(node, self.dispatch.clock.calendar())
     }
 
     /// Returns how far a node has come with a model.

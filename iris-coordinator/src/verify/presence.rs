@@ -73,6 +73,13 @@ impl Presence {
             let references =
                 references.map(|(node, (owner, _))| Reference { node: *node, owner: *owner });
             auditor.set_references(model.clone(), references.collect());
+            if known.is_empty() {
+                tracing::warn!(
+                    %model,
+                    "no node whom the operator trusts scores this model's answers any more: nobody is \
+                     tested with it, and in two weeks nobody is paid for it"
+                );
+            }
             !known.is_empty()
         });
     }

@@ -31,7 +31,7 @@ impl Rests {
         now: Timestamp,
     ) {
         let place = (node, model.clone());
-        if !matches!(result, AuditResult::NoAnswer | AuditResult::Unscored) {
+        if matches!(result, AuditResult::Scored(_) | AuditResult::Agreed) {
             self.0.remove(&place);
             return;
         }
@@ -62,7 +62,7 @@ mod tests {
         let mut now = Timestamp::from_millis(0);
         let mut rested = Vec::new();
         for _ in 0..9 {
-            rests.see(node, &model, &AuditResult::Unscored, now);
+            rests.see(node, &model, &AuditResult::Answered, now);
             let begun = now;
             while rests.holds(&node, &model, now) {
                 now = now.saturating_add(FIRST);

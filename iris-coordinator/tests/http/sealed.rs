@@ -170,6 +170,7 @@ async fn request_and_answer_pass_byte_for_byte_and_leave_a_receipt() {
     assert_eq!(settlement["state"], "finished");
     assert_eq!(settlement["usage"], json!({"prompt_tokens": 64, "completion_tokens": 64}));
     assert_eq!(settlement["task"], reply.header("x-iris-task").unwrap());
+    assert_eq!(settlement["receipt"], receipt.id().to_string());
     let kept = &net.books("receipt", 1).await[0];
     let base64 = |bytes: &[u8]| data_encoding::BASE64URL_NOPAD.encode(bytes);
     assert_eq!(kept["receipt"], base64(&receipt.encode()));

@@ -131,6 +131,8 @@ pub struct Report {
     pub outcome: Outcome,
     /// Tasks that were settled.
     pub tasks: u64,
+    /// Those of them of which a node has signed a receipt.
+    pub receipts: u64,
     /// Other events.
     pub events: u64,
     /// Movements of money.
@@ -154,6 +156,7 @@ struct Begun {
     balances: Balances,
     latest: Timestamp,
     tasks: u64,
+    receipts: u64,
     events: u64,
     movements: u64,
     outcome: Option<Outcome>,
@@ -208,6 +211,7 @@ impl Audit {
             month,
             balances: Balances::default(),
             tasks: 0,
+            receipts: 0,
             events: 0,
             movements: 0,
             outcome: None,
@@ -231,8 +235,8 @@ impl Audit {
             return Err(AuditError::Differs(part));
         }
         let brought = begun.brought();
-        let Begun { opening, tasks, events, movements, .. } = begun;
-        Ok(Report { opening, outcome: said, tasks, events, movements, brought })
+        let Begun { opening, tasks, receipts, events, movements, .. } = begun;
+        Ok(Report { opening, outcome: said, tasks, receipts, events, movements, brought })
     }
 }
 
@@ -242,6 +246,7 @@ impl Begun {
             Line::Task(task) => {
                 self.pass(task.at, line)?;
                 self.tasks += 1;
+                self.receipts += u64::from(task.receipt.is_some());
                 self.month.task(&task);
             }
             Line::Event(event) => {
@@ -301,7 +306,7 @@ impl Begun {
 mod tests {
     use super::*;
     use crate::backend::Usage;
-    use crate::id::{AccountId, NodeId};
+    use crate::id::{AccountId, NodeId, ReceiptId};
     use crate::ledger::Posting;
     use crate::reputation::MemoryLedger;
     use crate::reward::month::AttemptFact;
@@ -351,6 +356,7 @@ mod tests {
                 usage: Usage { prompt_tokens: 100, completion_tokens: 50 },
                 took_ms: 900,
                 limit_ms: 60_000,
+                receipt: (hour == 8).then(|| ReceiptId::from_bytes([8; 32])),
             };
             month.task(&task);
             lines.push(Line::Task(task));

@@ -39,6 +39,8 @@ use crate::store::Document;
 use crate::time::Timestamp;
 
 const HOUR_MILLIS: u64 = 3_600_000;
+/// How long a test that was passed vouches for work.
+pub(crate) const FRESH: Duration = Duration::from_hours(14 * 24);
 
 /// The numbers of [`EvidenceRules`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,7 +68,7 @@ impl Default for EvidencePolicy {
         Self {
             probation_tests: 50,
             probation_millis: 7 * 24 * HOUR_MILLIS,
-            fresh_millis: 14 * 24 * HOUR_MILLIS,
+            fresh_millis: FRESH.as_secs() * 1000,
             requester_share: 100,
             requester_medians: 10,
             promises: 100,

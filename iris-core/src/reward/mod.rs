@@ -21,6 +21,7 @@ mod quantile;
 mod seed;
 mod work;
 
+pub(crate) use evidence::FRESH;
 pub use evidence::{EvidencePolicy, EvidenceRules};
 pub use month::{AttemptFact, Month, Outcome, State, TaskFact, rules};
 pub use pool::{Closing, Share, close, split};

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::{Closing, EvidenceRules, RewardEvent, RewardRules, SeedRules, WorkRates, close};
 use crate::backend::Usage;
 use crate::epoch::Epoch;
-use crate::id::{AccountId, NodeId};
+use crate::id::{AccountId, NodeId, ReceiptId};
 use crate::ledger::Money;
 use crate::model::ModelName;
 use crate::reputation::{Deed, MemoryLedger, ReputationLedger};
@@ -35,6 +35,10 @@ pub struct TaskFact {
     pub took_ms: u64,
     /// Milliseconds that it had, by its difficulty where it was found to have one.
     pub limit_ms: u64,
+    /// What the node that completed it signed of it; sealed tasks have that. Node and caller have
+    /// the same, and so find their task in the books.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<ReceiptId>,
 }
 
 /// One attempt at a task.

@@ -73,8 +73,11 @@ pub enum AuditResult {
     /// The node was asked, and refused or gave no answer. The next task is audited in its place, and
     /// many in a row are [a sign](Outcome::Unanswered).
     NoAnswer,
-    /// The node could not be asked, or its answer not be scored, which says nothing about it.
-    Unscored,
+    /// The node answered, and nobody could score that: it does not leave its tests unanswered, and
+    /// has passed none.
+    Answered,
+    /// The node could not be asked, or not be waited for, which says nothing about it.
+    Unasked,
 }
 
 /// What follows from an audit.

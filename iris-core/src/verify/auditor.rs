@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::audit::{Audit, AuditId, AuditResult, Check, Outcome, Reference, Traffic, UnknownAudit};
 use super::record::{Effect, NodeRecord, Pending, Record};
-use super::schedule::{Rules, Stage};
+use super::schedule::{Lapse, Rules, Stage};
 use super::seed::Seed;
 use super::sequential::MILLION;
 use super::verdict::Conviction;
@@ -53,7 +53,7 @@ impl Auditor {
     /// Sets who is asked about answers of `model`, in place of all before.
     ///
     /// All of them, whether they are there or not: where one is away, the audit that names it ends
-    /// with [`AuditResult::Unscored`] before anything is sent, and a later one may name
+    /// with [`AuditResult::Unasked`] before anything is sent, and a later one may name
     /// another. Two owners at least, or a suspicion is confirmed by the one who raised it. A
     /// reference is never asked about nodes of its own owner; a model without one is not verified
     /// at all.
@@ -117,11 +117,12 @@ impl Auditor {
             .map_or(Stage::Probation, |known| known.stage(model, &self.rules, now.max(self.latest)))
     }
 
-    /// Returns the models with which `node` has [answered no test](Outcome::Unanswered) for long.
-    pub fn unanswered(&self, node: &NodeId) -> Vec<ModelName> {
+    /// Returns the models of `node` that no test vouches for any more, and why.
+    pub fn lapses(&self, node: &NodeId, now: Timestamp) -> Vec<(ModelName, Lapse)> {
+        let now = now.max(self.latest);
         let models = self.nodes.get(node).into_iter().flat_map(|known| &known.models);
-        let silent = models.filter(|(_, record)| record.is_silent(&self.rules));
-        silent.map(|(model, _)| model.clone()).collect()
+        let lapse = |record: &Record| record.lapse(&self.rules, now);
+        models.filter_map(|(model, record)| Some((model.clone(), lapse(record)?))).collect()
     }
 
     /// Returns what to write down of `node`.
@@ -189,7 +190,9 @@ impl Auditor {
         let now = self.clock(now);
         let known = self.nodes.get_mut(node).filter(|known| known.verdict.is_none())?;
         let record = known.models.get_mut(model).filter(|record| record.pending.is_none())?;
+        let was = record.due(&self.rules);
         record.promote(&self.rules, now);
+        let is_moved = record.due(&self.rules) != was;
         let by_chance = || {
             let rate = self.rules.canary_rate(record.stage(&self.rules, now));
             record.is_owed || seed.below(0, MILLION.into()) < rate.into()
@@ -199,7 +202,11 @@ impl Auditor {
             let rate = self.rules.duplicate_rate(record.valid);
             traffic == Traffic::Comparable && seed.below(1, MILLION.into()) < rate.into()
         };
-        (canary || duplicate()).then(|| self.send(node, model, canary, now, seed)).flatten()
+        let is_due = canary || duplicate();
+        if is_moved {
+            self.reschedule(node, model, was);
+        }
+        is_due.then(|| self.send(node, model, canary, now, seed)).flatten()
     }
 
     /// Returns an audit that is due though no task of its node came along, until there is none.
@@ -218,7 +225,7 @@ impl Auditor {
                 continue;
             }
             record.promote(&self.rules, now);
-            if !record.is_paced() {
+            if record.due(&self.rules) != at {
                 self.reschedule(&node, &model, at);
                 continue;
             }
@@ -256,6 +263,10 @@ impl Auditor {
             AuditResult::Agreed if pending.canary.is_none() => {
                 record.valid = record.valid.saturating_add(1);
                 Some(Effect::Agreed)
+            }
+            AuditResult::Answered if pending.canary.is_some() => {
+                record.answer();
+                None
             }
             _ => None,
         };
@@ -328,9 +339,7 @@ impl Auditor {
             let jitter = seed.below(3, u64::try_from(half.as_millis()).unwrap_or(u64::MAX));
             record.next = now.saturating_add(half + Duration::from_millis(jitter));
         }
-        if let Some(at) = due {
-            self.due.remove(&(at, *node, model.clone()));
-        }
+        self.due.remove(&(due, *node, model.clone()));
         self.schedule(node, model);
         let check = canary
             .map_or(Check::Duplicate, |seed| Check::Canary { seed, commitment: seed.commitment() });
@@ -353,17 +362,29 @@ impl Auditor {
 
     fn unschedule(&mut self, node: &NodeId, model: &ModelName) {
         let record = self.nodes.get(node).and_then(|known| known.models.get(model));
-        if let Some(at) = record.and_then(|record| record.due(&self.rules)) {
+        if let Some(at) = record.map(|record| record.due(&self.rules)) {
             self.due.remove(&(at, *node, model.clone()));
         }
     }
 
     fn schedule(&mut self, node: &NodeId, model: &ModelName) {
         let Some(known) = self.nodes.get(node) else { return };
-        let due = known.models.get(model).and_then(|record| record.due(&self.rules));
+        let due = known.models.get(model).map(|record| record.due(&self.rules));
         if let Some(at) = due.filter(|_| known.is_online && known.verdict.is_none()) {
             self.due.insert((at, *node, model.clone()));
         }
+    }
+
+    /// Returns whether exactly those are due who are here and not convicted, at their times.
+    #[cfg(test)]
+    pub(super) fn is_in_order(&self) -> bool {
+        let here =
+            self.nodes.iter().filter(|(_, known)| known.is_online && known.verdict.is_none());
+        let due = here.flat_map(|(node, known)| {
+            let models = known.models.iter();
+            models.map(|(model, record)| (record.due(&self.rules), *node, model.clone()))
+        });
+        self.due == due.collect()
     }
 
     /// Returns the time, which never goes back.

@@ -74,7 +74,7 @@ pub use canary::{Canary, Hand};
 pub use flags::{Answer, Flag, Flags};
 pub use phrases::{Phrases, PhrasesError};
 pub use record::NodeRecord;
-pub use schedule::{Rules, Stage};
+pub use schedule::{Lapse, Rules, Stage};
 pub use seed::{Commitment, Seed};
 pub use sequential::{Finding, Scored, Sequential, SequentialError, Trial};
 pub use verdict::{Appeal, AppealError, Case, Conviction, Evidence, Offence, Ruling, Verdict};

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::budget::ErrorBudget;
 use super::canary::LONGEST;
 use super::confirmation::{Confirmation, Confirmed};
-use super::schedule::{Rules, Stage};
+use super::schedule::{Lapse, Rules, Stage};
 use super::seed::Seed;
 use super::sequential::{Finding, Scored, Trial};
 use crate::id::{AccountId, VerdictId};
@@ -87,6 +87,8 @@ pub(super) struct Record {
     pub(super) is_owed: bool,
     /// How many canaries in a row were left unanswered.
     unanswered: u32,
+    /// When it last passed a canary, unless it was told since that it leaves them unanswered.
+    passed: Option<Timestamp>,
     /// How many audits were sent.
     pub(super) sent: u64,
     /// When the next canary is due, if none comes earlier.
@@ -133,6 +135,7 @@ impl Record {
             valid: 0,
             is_owed: false,
             unanswered: 0,
+            passed: None,
             sent: 0,
             next: now.saturating_add(rules.pace() / 2),
             pending: None,
@@ -184,21 +187,45 @@ impl Record {
 
     /// Returns when something has to happen though no task comes; one that does takes the canary
     /// along a little earlier.
-    pub(super) fn due(&self, rules: &Rules) -> Option<Timestamp> {
-        let deadline = self.pending.map(|pending| pending.deadline);
-        let idle = self.next.saturating_add(self.gap(rules) / 4);
-        deadline.or_else(|| self.is_paced().then_some(idle))
+    pub(super) fn due(&self, rules: &Rules) -> Timestamp {
+        let idle = || {
+            let vouched = self.passed.map(|passed| passed.saturating_add(rules.fresh / 2));
+            if self.is_paced() {
+                self.next.saturating_add(self.gap(rules) / 4)
+            } else {
+                // Whoever has shown itself and gets no work is to be paid for the next.
+                self.next.max(vouched.unwrap_or(self.next))
+            }
+        };
+        self.pending.map_or_else(idle, |pending| pending.deadline)
     }
 
     /// Counts a canary that was left unanswered; returns whether that is to be told.
     pub(super) fn miss(&mut self, rules: &Rules) -> bool {
         self.unanswered = self.unanswered.saturating_add(1);
-        self.unanswered.is_multiple_of(rules.unanswered.max(1))
+        let is_told = self.unanswered.is_multiple_of(rules.unanswered.max(1));
+        if is_told {
+            self.passed = None;
+        }
+        is_told
     }
 
-    /// Returns whether it has answered no canary for long.
-    pub(super) const fn is_silent(&self, rules: &Rules) -> bool {
-        self.unanswered >= rules.unanswered
+    /// Counts a canary that was answered, whatever the answer was.
+    pub(super) const fn answer(&mut self) {
+        self.unanswered = 0;
+    }
+
+    /// Returns why work with the model is not paid though probation may be over.
+    pub(super) fn lapse(&self, rules: &Rules, now: Timestamp) -> Option<Lapse> {
+        let is_over = self.stage(rules, now).is_paid();
+        match self.passed {
+            _ if self.unanswered >= rules.unanswered => Some(Lapse::Unanswered),
+            None if is_over => Some(Lapse::Unanswered),
+            Some(passed) if is_over && now.saturating_since(passed) >= rules.fresh => {
+                Some(Lapse::Stale)
+            }
+            _ => None,
+        }
     }
 
     /// Takes into account what a reference said of an answer.
@@ -215,7 +242,7 @@ impl Record {
         let is_doubtful = rules.suspicion.doubts(rules.suspicion.weigh(tokens));
         let is_long = tokens.len() >= usize::try_from(rules.least_tokens).unwrap_or(usize::MAX);
         if pending.canary.is_some() {
-            self.unanswered = 0;
+            self.answer();
         }
         match pending.canary {
             _ if is_doubtful => self.valid = 0,
@@ -234,7 +261,11 @@ impl Record {
         match pending.canary {
             _ if is_doubtful => Effect::Doubtful,
             Some(_) if !is_long => Effect::Short,
-            _ => Effect::Passed,
+            Some(_) => {
+                self.passed = Some(now);
+                Effect::Passed
+            }
+            None => Effect::Passed,
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::sequential::{MILLION, Sequential};
+use crate::reward::FRESH;
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -36,6 +37,9 @@ pub struct Rules {
     pub least_tokens: u32,
     /// How many tests in a row a node may leave unanswered before that is told. Default: 10.
     pub unanswered: u32,
+    /// How long a passed test vouches for work. Default: as long as the books
+    /// [pay for work](crate::reward::EvidencePolicy::fresh_millis) after it, which is two weeks.
+    pub fresh: Duration,
     /// How many answers the second test looks at, at most. Default: 20.
     pub confirming: u32,
     /// The longest time between two of them, if the node is there. Default: 40 minutes.
@@ -67,6 +71,7 @@ impl Default for Rules {
             replicated: 10,
             least_tokens: 16,
             unanswered: 10,
+            fresh: FRESH,
             confirming: 20,
             confirming_gap: Duration::from_mins(40),
             confirming_error: 100,
@@ -124,6 +129,16 @@ impl Stage {
     pub const fn is_paid(self) -> bool {
         matches!(self, Self::Watched | Self::Settled)
     }
+}
+
+/// Why work with a model is not paid though its node has shown itself with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lapse {
+    /// The node has left [many tests in a row](Rules::unanswered) unanswered, and has passed none
+    /// since.
+    Unanswered,
+    /// It has passed none [for long](Rules::fresh), perhaps since nobody is there to score them.
+    Stale,
 }
 
 #[cfg(test)]

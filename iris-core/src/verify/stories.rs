@@ -127,7 +127,7 @@ impl Office {
             Nature::Sometimes(rate, answers) if self.dice.happens(answers) => rate,
             Nature::Sometimes(..) => 10_000,
             Nature::Silent => return AuditResult::NoAnswer,
-            Nature::Unscorable => return AuditResult::Unscored,
+            Nature::Unscorable => return AuditResult::Answered,
         };
         let rate = if self.liars.contains(&audit.reference.owner) { 999_999 } else { rate };
         AuditResult::Scored(self.tokens(rate))
@@ -192,7 +192,8 @@ fn idle_node_is_probed_over_the_week_of_its_probation() {
     assert_eq!(office.stage(node), Stage::Watched);
     let all = office.audits_of(node);
     office.days(30);
-    assert_eq!(office.audits_of(node), all, "who gets no work is not paid and not looked at");
+    let since = office.audits_of(node) - all;
+    assert!((3..=5).contains(&since), "{since}: who gets no work is looked at once a week");
 }
 
 #[test]
@@ -322,11 +323,11 @@ fn silent_node_never_leaves_probation_and_is_told_but_never_accused() {
     assert_eq!(office.stage(node), Stage::Probation);
     let told = office.count(node, |o| *o == Outcome::Unanswered);
     assert_eq!(told, office.audits_of(node) / 10, "once for ten in a row");
-    assert_eq!(office.auditor.unanswered(&node), [model()]);
+    assert_eq!(office.auditor.lapses(&node, office.now), [(model(), Lapse::Unanswered)]);
     assert!(office.verdict(node).is_none());
     office.natures.insert(node, Nature::Differs(10_000));
     office.days(1);
-    assert_eq!(office.auditor.unanswered(&node), [], "one answer ends it");
+    assert_eq!(office.auditor.lapses(&node, office.now), [], "one answer ends it");
 }
 
 #[test]
@@ -336,7 +337,59 @@ fn tests_that_cannot_be_scored_are_not_held_against_a_node() {
     office.days(30);
     assert!(office.audits_of(node) > 30);
     assert_eq!(office.count(node, |o| *o == Outcome::Inconclusive), office.audits_of(node));
-    assert_eq!(office.auditor.unanswered(&node), []);
+    assert_eq!(office.auditor.lapses(&node, office.now), []);
+}
+
+#[test]
+fn node_without_work_is_tested_often_enough_to_be_paid_for_the_next() {
+    let mut office = Office::new(21);
+    let node = office.join(1, Nature::Differs(10_000));
+    office.tasks_an_hour = 1;
+    office.days(60);
+    office.tasks_an_hour = 0;
+    let before = office.audits_of(node);
+    for _ in 0..60 {
+        office.days(1);
+        assert_eq!(office.auditor.lapses(&node, office.now), []);
+    }
+    let tests = office.audits_of(node) - before;
+    assert!((60 / 8..=60 / 7).contains(&tests), "{tests}: no more than it takes");
+}
+
+#[test]
+fn node_that_nobody_can_score_is_not_vouched_for_after_two_weeks() {
+    let mut office = Office::new(22);
+    let node = office.join(1, Nature::Differs(10_000));
+    office.tasks_an_hour = 1;
+    office.days(60);
+    office.auditor.set_references(model(), Vec::new());
+    office.days(13);
+    assert_eq!(office.auditor.lapses(&node, office.now), []);
+    office.days(2);
+    assert_eq!(office.auditor.lapses(&node, office.now), [(model(), Lapse::Stale)]);
+    office.auditor.set_references(model(), vec![reference(21), reference(22)]);
+    office.days(2);
+    assert_eq!(office.auditor.lapses(&node, office.now), []);
+}
+
+#[test]
+fn ten_in_a_row_are_ten_that_were_not_answered() {
+    let mut office = Office::new(23);
+    let node = office.join(1, Nature::Silent);
+    for _ in 0..20 {
+        office.natures.insert(node, Nature::Silent);
+        let before = office.audits_of(node);
+        while office.audits_of(node) < before + 9 {
+            office.hour();
+        }
+        office.natures.insert(node, Nature::Unscorable);
+        let before = office.audits_of(node);
+        while office.audits_of(node) == before {
+            office.hour();
+        }
+    }
+    assert_eq!(office.count(node, |o| *o == Outcome::Unanswered), 0);
+    assert_eq!(office.auditor.lapses(&node, office.now), []);
 }
 
 #[test]
@@ -539,7 +592,7 @@ fn events() -> impl Strategy<Value = Event> {
         (0_u8..4).prop_map(Event::Leave),
         (0_u8..4, any::<bool>()).prop_map(|(node, comparable)| Event::Task(node, comparable)),
         Just(Event::Poll),
-        (any::<usize>(), 0_u8..4, tokens).prop_map(|(n, kind, t)| Event::Result(n, kind, t)),
+        (any::<usize>(), 0_u8..5, tokens).prop_map(|(n, kind, t)| Event::Result(n, kind, t)),
         (-10_000_000_i64..100_000_000).prop_map(Event::Wait),
         (0_u8..4).prop_map(Event::Restart),
         Just(Event::Forget),
@@ -569,7 +622,8 @@ proptest! {
                     let result = match kind {
                         0 => AuditResult::Agreed,
                         1 => AuditResult::NoAnswer,
-                        2 => AuditResult::Unscored,
+                        2 => AuditResult::Unasked,
+                        3 => AuditResult::Answered,
                         _ => AuditResult::Scored(tokens.into_iter().map(scored).collect()),
                     };
                     let id = audits[n % audits.len()].id.clone();
@@ -596,6 +650,7 @@ proptest! {
                 prop_assert!(audit.reference.node != audit.id.node);
                 audits.push(audit);
             }
+            prop_assert!(office.auditor.is_in_order());
             for n in 0..4 {
                 let spent = office.auditor.record(&node(n)).map_or(0, |known| known.budget.sum());
                 prop_assert!(spent <= Rules::default().yearly_error);

@@ -1,6 +1,7 @@
 //! What the node signs of an answer: evidence without content.
 
 use iris_core::backend::Usage;
+use iris_core::id::ReceiptId;
 use sha2::{Digest, Sha256};
 
 use super::record::{RecordKind, write_record};
@@ -162,6 +163,11 @@ impl SignedReceipt {
     /// Appends the record that ends an answer.
     pub fn write_record(&self, out: &mut Vec<u8>) {
         write_record(RecordKind::Receipt, &self.encode(), out);
+    }
+
+    /// Returns what the books name it by.
+    pub fn id(&self) -> ReceiptId {
+        ReceiptId::from_bytes(self.receipt.digest())
     }
 
     /// Returns what the receipt says, which may be a lie before it is [verified](Self::verify).

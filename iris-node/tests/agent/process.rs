@@ -4,7 +4,9 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use iris_core::backend::Operation;
+use iris_core::reputation::MemoryLedger;
 use iris_core::terms::Rest;
+use iris_core::{Epoch, Timestamp};
 use iris_crypto::seal::{Prompt, SealedRequest, Shape, Terms};
 use iris_protocol::connection::CoordinatorEvent;
 use tokio::net::TcpListener;
@@ -157,6 +159,34 @@ async fn an_owner_sees_what_the_node_does_and_what_it_has_done() {
     assert_eq!(wrong.status.code(), Some(2));
     let table = text(&told(&key, "history").await.stdout);
     assert!(table.starts_with("ENDED (UTC)") && table.contains("2 tasks"), "{table}");
+    let ended = Timestamp::from_millis(1000 * entries[1]["ended"].as_u64().unwrap());
+    let books = folder.path().join("books.jsonl");
+    let month = |receipt: &serde_json::Value| {
+        let mut lines = serde_json::json!([
+            {"opening": {"format": 1, "epoch": Epoch::of(ended), "policy": "evidence",
+                "rates": {}, "state": {"points": MemoryLedger::default(), "rules": null}}},
+            {"task": {"at": ended, "requester": "0".repeat(32), "model": model, "attempts": [],
+                "usage": {"prompt_tokens": 64, "completion_tokens": 64}, "took_ms": 1,
+                "limit_ms": 1}},
+        ]);
+        lines[1]["task"]["receipt"] = receipt.clone();
+        format!("{}\n{}\n", lines[0], lines[1])
+    };
+    let compare = || async {
+        let (mut command, books) = (program(&key), books.clone());
+        let run = move || command.arg("history").arg("--books").arg(books).output().unwrap();
+        let output = tokio::task::spawn_blocking(run).await.unwrap();
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    std::fs::write(&books, month(&entries[1]["receipt_id"])).unwrap();
+    let (code, said) = compare().await;
+    assert!(code == Some(0) && said.contains("all 1 receipts"), "{code:?} {said}");
+    std::fs::write(&books, month(&"5a".repeat(32).into())).unwrap();
+    let (code, said) = compare().await;
+    let task = &entries[1]["task"].as_str().unwrap()[..8];
+    assert!(code == Some(6) && said.contains(task), "{code:?} {said}");
+    std::fs::write(&books, "{}").unwrap();
+    assert_eq!(compare().await.0, Some(5));
     // Another identity has not signed it.
     std::fs::remove_file(&key).unwrap();
     let history = asked(&key, &["history", "--json"]).await;

@@ -178,6 +178,8 @@ impl fmt::Debug for TaskEvent {
 pub struct TaskHandle {
     dispatch: Arc<Dispatch>,
     request: TaskRequest,
+    /// Whose request it is for the nodes: its account's, unless the network asks.
+    name: AccountId,
     demand: Demand,
     run: TaskRun,
     /// How many of its attempts count in the standing of their nodes already.
@@ -276,6 +278,12 @@ impl TaskHandle {
         handle
     }
 
+    /// Has nodes take it for a request of `name`.
+    pub(crate) fn in_the_name_of(mut self, name: AccountId) -> Self {
+        self.name = name;
+        self
+    }
+
     fn with_run(
         dispatch: Arc<Dispatch>,
         request: TaskRequest,
@@ -288,6 +296,7 @@ impl TaskHandle {
         let conversation = request.placement.conversation;
         demand.affinity = conversation.and_then(|c| dispatch.affinity.node(c, submitted));
         Self {
+            name: request.account,
             demand,
             is_lapsed,
             run,
@@ -432,7 +441,7 @@ impl TaskHandle {
         if !fits(self.request.body.len() + written) {
             return self.run.handle_no_node(too_large());
         }
-        let (barred, invited) = self.dispatch.admittance.owners(&self.request.account);
+        let (barred, invited) = self.dispatch.admittance.owners(&self.name);
         if let Some(sealing) = &self.sealing {
             (self.demand.barred, self.demand.invited) = (barred, invited);
             let (certificate, account) = (sealing.certificate(), self.request.account);
@@ -503,7 +512,10 @@ impl TaskHandle {
         (self.asked, self.whole) = (Some(lease.node), false);
         let left = self.time_left(now);
         let sealed = self.sealing.is_some();
-        let caller = self.dispatch.admittance.tag(&lease.link.owner, self.request.account);
+        if self.books != Books::Nobody {
+            self.dispatch.admittance.see(self.name);
+        }
+        let caller = self.dispatch.admittance.tag(&lease.link.owner, self.name);
         let begun = self.begun.as_ref();
         if let Some(work) = Work::offer(lease, &self.request, caller, sealed, begun, left) {
             self.stage = Stage::Working(work);
@@ -796,6 +808,7 @@ impl TaskHandle {
             took_ms: millis(self.dispatch.clock.now().saturating_duration_since(self.submitted)),
             limit_ms: millis(self.request.time_limit),
             sealed: self.sealing.is_some(),
+            receipt: self.receipt().map(SignedReceipt::id),
             difficulty: self.request.routing.difficulty,
         };
         if self.books != Books::Nobody {

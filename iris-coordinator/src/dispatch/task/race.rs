@@ -27,7 +27,7 @@ impl TaskHandle {
         let now = self.dispatch.clock.now();
         let explanation = self.explained(&mut lease);
         let (node, left) = (lease.node, self.time_left(now));
-        let caller = self.dispatch.admittance.tag(&lease.link.owner, self.request.account);
+        let caller = self.dispatch.admittance.tag(&lease.link.owner, self.name);
         if let Some(work) = Work::offer(lease, &self.request, caller, false, None, left) {
             self.rival = Some(Rival { work, explanation });
             self.run.handle_rival_offered(now, node);
