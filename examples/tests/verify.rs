@@ -400,7 +400,7 @@ async fn write_verdict(store: &Arc<dyn Store>, owner: AccountId, hours: u64) {
             "confirming": [TRUSTED[1]], "error": 100, "prompts": [],
         },
     });
-    let case = json!({"verdict": verdict, "appeal": null, "seeds": []});
+    let case = json!({"verdict": verdict, "appeal": null, "seeds": [], "prompts": []});
     let key = Key::new("verdict", owner).unwrap();
     store.commit(Batch::new().put(key, Document::encode(&case))).await.unwrap();
 }
