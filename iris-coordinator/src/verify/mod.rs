@@ -13,8 +13,9 @@
 //! sealed as the task did that it goes with, at some moment within the next minutes, and takes the way
 //! of every other task to the node. It comes in the name of whoever asked for that task, in those of
 //! the latest callers, and in those of people who are nobody; where a node answers the invited alone,
-//! in the name of one of them. Whoever asked knows that it did not ask this: a node and all whom it
-//! answers can recognise tests together, and deceive nobody but themselves.
+//! in the name of one of them. Whoever asked knows that it did not ask this, so a node can tell its
+//! friends' tests; of those that go with a stranger's task half come in the stranger's name, and the
+//! others in the names of people whom it has no way to know.
 //!
 //! What the network asks for itself is in nobody's books: it is not counted, not limited, brings no
 //! points and no pay, and does not show in the standing of nodes. Whatever goes wrong on the way (no

@@ -5,7 +5,8 @@
 //! too. Where something has to be decided, a **reference**, a node that the operator trusts, says of
 //! each token of an answer whether it would have written it. A new node answers fifty canaries
 //! within seven days before it is paid; then one task in twenty is accompanied by a canary, after
-//! thirty days one in fifty, and at least one each day that it works.
+//! thirty days one in fifty, and at least one each day that it works and one each week that it does
+//! not.
 //!
 //! # From a suspicion to a verdict
 //!
@@ -36,9 +37,10 @@
 //!
 //! # Who does not answer
 //!
-//! No answer is no lie, and is never counted as one: honest nodes have bad lines. Neither does it vouch
-//! for anything. Ten canaries in a row that a node was asked and left unanswered
-//! ([`Outcome::Unanswered`]) are told, and its work with that model is unpaid until it passes one.
+//! No answer is no lie, and is never counted as one: honest nodes have bad lines. Neither does it
+//! vouch for anything. Ten canaries in a row that a node was asked and left unanswered
+//! ([`Outcome::Unanswered`]) are told, and its work with that model is unpaid until it passes one. So
+//! is that of a node which has passed none for two weeks, for whatever reason ([`Lapse`]).
 //!
 //! # What this does not do
 //!
