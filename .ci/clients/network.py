@@ -40,13 +40,16 @@ class Network:
         for program in reversed(self.programs):
             program.stop()
 
-    def start_coordinator(self, **changes):
+    def start_coordinator(self, prepare=None, **changes):
+        """Starts the coordinator; `prepare` may change the store before, in its SQLite file."""
         settings = self.settings = {**self._coordinator_settings(), **changes}
         printed, said = self._command("iris-coordinator", ["account", "new"], settings)
         digits, account = DIGITS.search(printed), ACCOUNT.search(said)
         if not digits or not account:
             raise Failed(f"`iris-coordinator account new` opened no account:\n{printed}{said}")
         self.account_key, self.account = digits[0], account[1]
+        if prepare is not None:
+            prepare(self._path("iris.db"))
         program = self._start("iris-coordinator", [], settings, "coordinator")
         self.coordinator = program.process.pid
         self.url = program.wait_for(ADDRESS)

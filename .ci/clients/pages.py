@@ -5,10 +5,14 @@ name is an attack on pages, are real processes. BINARIES is the folder with `iri
 `iris-node`, CACHE a folder outside of the clone for what drives the browser, and for screenshots.
 """
 
+import contextlib
+import json
 import os
 import shutil
+import sqlite3
 import sys
 import tempfile
+import time
 
 import packages
 import suite
@@ -20,6 +24,9 @@ TESTS = os.path.join(ROOT, "iris-coordinator", "pages", "test")
 ENGINE = "iris-tiny"
 SCRIPTED = "scripted"
 ATTACK = "<img src=x onerror=hacked()>"
+# Somebody who has a share of a month, and objects to a verdict.
+OWNER = "b" * 32
+VERDICT = "7" * 32
 
 
 def main(binaries, cache):
@@ -34,7 +41,8 @@ def main(binaries, cache):
     with tempfile.TemporaryDirectory(prefix="iris-pages-") as folder:
         with Network(os.path.abspath(binaries), folder) as network:
             try:
-                network.start_coordinator(IRIS_OPEN_REGISTRATION="true", IRIS_PUBLIC_CHAT="true")
+                public = {"IRIS_OPEN_REGISTRATION": "true", "IRIS_PUBLIC_CHAT": "true"}
+                network.start_coordinator(write_history, **public)
                 key = network.new_key("inference")
                 operator = network.operator_key("admin").strip()
                 scripted = ScriptedServer(SCRIPTED, 4)
@@ -54,6 +62,7 @@ def main(binaries, cache):
                 "engine": ENGINE,
                 "scripted": SCRIPTED,
                 "attack": ATTACK,
+                "history": {"owner": OWNER, "verdict": VERDICT, "month": last_month()},
                 "visiting": visiting(network, scripted.url),
                 "browser": browser,
                 "playwright": os.path.join(modules, "playwright-core", "index.mjs"),
@@ -64,6 +73,33 @@ def main(binaries, cache):
                 print(network.logs(), file=sys.stderr)
                 return 1
     return 0
+
+
+def last_month():
+    year, month = time.gmtime()[:2]
+    return f"{year}-{month - 1:02}" if month > 1 else f"{year - 1}-12"
+
+
+def write_history(file):
+    """Gives a network that is new a past: a verdict that waits for a decision, and an unpaid share."""
+    now = int(time.time() * 1000)
+    trial = {"tokens": 90, "mismatches": 30, "likelihood": 13_000_000}
+    evidence = {"suspicion": trial, "suspecting": "8" * 32, "confirmation": trial, "answers": 1,
+                "confirming": ["9" * 32], "error": 100, "prompts": []}
+    verdict = {"id": VERDICT, "node": "a" * 26, "owner": OWNER, "model": SCRIPTED,
+               "offence": "another_model", "at": now, "appeal_until": now + 1, "evidence": evidence}
+    appeal = {"state": "open", "at": now}
+    case = {"verdict": verdict, "appeal": appeal, "objection": "Another file was loaded.",
+            "seeds": [], "prompts": ["What are the primary colours?"]}
+    amount, epoch = 7_500_000, last_month()
+    month = {"epoch": epoch, "policy": "evidence", "pool": amount, "carried": 0, "owners": 1,
+             "weight": 4, "closed": now - 2, "release": now - 1}
+    share = {"epoch": epoch, "owner": OWNER, "amount": amount, "weight": 4, "parts": {"work": 5},
+             "state": "owed", "at": now - 1}
+    records = {f"verdict/{VERDICT}": case, f"month/{epoch}": month, f"share/{epoch}-{OWNER}": share}
+    rows = [(key, json.dumps(value)) for key, value in records.items()]
+    with contextlib.closing(sqlite3.connect(file)) as books, books:
+        books.executemany("INSERT INTO records (key, version, value) VALUES (?, 1, ?)", rows)
 
 
 def visiting(network, model_server):

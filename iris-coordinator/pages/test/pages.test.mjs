@@ -352,7 +352,33 @@ test("the operator holds a node, invites, puts money in, and is asked before", a
   await context.close();
 });
 
-test("the operator decides appeals, closes months and marks what was paid", async () => {
+test("an appeal is decided and a share marked as paid, in the books themselves", async () => {
+  const { page, complaints, context } = await operator();
+  const { owner, verdict, month } = facts.history;
+  const told = async (path) => (await fetch(`${facts.url}${path}`, { headers: { authorization: `Bearer ${facts.operator}` } })).json();
+  await page.waitForSelector("[data-t='alerts.appeals']");
+  await page.click("[role=tab][data-name=verdicts]");
+  await page.click("[data-t='verdicts.prompts']");
+  await page.waitForFunction(() => document.querySelector(".prompt")?.textContent.includes("primary colours"));
+  await page.click("[data-t='verdicts.overturn']");
+  await page.fill("dialog input", "So it had.");
+  await page.click("dialog [type=submit]");
+  await page.waitForFunction(() => !document.querySelector("dialog"));
+  const { state, reason } = await told(`/verdicts/${verdict}`);
+  assert.deepEqual({ state, reason }, { state: "overturned", reason: "So it had." });
+  await page.click("[role=tab][data-name=money]");
+  await page.click("[data-t='months.shares']");
+  await page.click("[data-t='paid.mark']");
+  await page.fill("dialog input", "transfer 7");
+  await page.click("dialog [type=submit]");
+  await page.waitForFunction(() => !document.querySelector("dialog"));
+  const { payouts: [share] } = await told(`/months/${month}/payouts`);
+  assert.deepEqual([share.account, share.state, share.reference], [owner, "paid", "transfer 7"]);
+  assert.deepEqual(complaints, []);
+  await context.close();
+});
+
+test("what is said of appeals, months and payments does nothing, whatever it is", async () => {
   const { page, complaints, context } = await operator();
   const attack = "<img src=x onerror=hacked()>";
   const [account, verdict] = ["b".repeat(32), "7".repeat(32)];

@@ -164,7 +164,7 @@ async fn an_owner_sees_what_the_node_does_and_what_it_has_done() {
     let month = |receipt: &serde_json::Value| {
         let mut lines = serde_json::json!([
             {"opening": {"format": 1, "epoch": Epoch::of(ended), "policy": "evidence",
-                "rates": {}, "state": {"points": MemoryLedger::default(), "rules": null}}},
+                "rates": {"prompt": 250, "completion": 1000}, "state": {"points": MemoryLedger::default(), "rules": null}}},
             {"task": {"at": ended, "requester": "0".repeat(32), "model": model, "attempts": [],
                 "usage": {"prompt_tokens": 64, "completion_tokens": 64}, "took_ms": 1,
                 "limit_ms": 1}},
