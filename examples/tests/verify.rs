@@ -411,7 +411,7 @@ async fn shares_of_the_convicted_are_forfeited_and_those_of_the_accused_wait() {
     let now = VirtualClock.calendar().as_millis();
     let (epoch, accused, convicted, honest) = ("2026-12", OWNER, LIAR, TRUSTED[0]);
     let month = json!({
-        "epoch": epoch, "policy": "seed", "pool": 3, "carried": 0, "owners": 3, "closed": now,
+        "epoch": epoch, "policy": "seed", "pool": 3, "carried": 0, "owners": 3, "weight": 3, "closed": now,
         "release": now + 2 * 3_600_000,
     });
     let mut batch = Batch::new().put(Key::new("month", epoch).unwrap(), Document::encode(&month));
