@@ -4,9 +4,11 @@
 
 use std::time::Duration;
 
-use iris_coordinator::TaskRequest;
+use futures::FutureExt;
+use iris_coordinator::{TaskEvent, TaskHandle, TaskRequest};
 use iris_core::AccountId;
-use iris_core::backend::ScriptedBackend;
+use iris_core::backend::{Gate, Script, ScriptedBackend};
+use iris_core::model::ModelOffer;
 use iris_core::task::{Outcome, TaskError};
 use iris_core::terms::{Callers, Rest, Terms};
 use iris_crypto::Identity;
@@ -99,6 +101,51 @@ async fn a_node_answers_the_invited_and_never_the_blocked() {
     assert!(!answered(CALLER).await && answered(OWNER).await && answered(NOBODY).await);
     rules.lift(OWNER, &caller).await.unwrap();
     assert!(answered(CALLER).await);
+}
+
+/// A model whose answers wait for `gate`.
+fn held(gate: &Gate) -> ScriptedBackend {
+    let (offer, gate) = (ModelOffer::new("parrot".parse().unwrap(), 4096), gate.clone());
+    ScriptedBackend::new([offer], move |_| Script::new().wait(&gate).text("hello"))
+}
+
+/// Asks for an answer that busy nodes keep waiting.
+fn stand_in_line(net: &Net) -> TaskHandle {
+    let mut handle = net.coordinator.submit(net.request("parrot", "hello", true));
+    assert!(handle.next().now_or_never().is_none());
+    assert_eq!(handle.place_in_line(), Some(1));
+    handle
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_owner_says_of_a_caller_reaches_those_who_wait() {
+    let (net, gate) = (Net::new().await, Gate::new());
+    let other = AccountId::from_bytes([7; 16]);
+    let busy = net.join_of(other, Identity::generate(), held(&gate), |agent| agent).await;
+    let mut first = net.coordinator.submit(net.request("parrot", "hello", true));
+    assert_eq!(first.next().await, Some(TaskEvent::Accepted { node: busy.id }));
+    let owner = watch::Sender::new(Conduct {
+        terms: Terms { callers: Callers::Invited, ..Terms::default() },
+        ..Conduct::default()
+    });
+    let _free = join(&net, &owner).await;
+    let rules = net.coordinator.admittance();
+    let caller = CallerName::Account(CALLER);
+
+    let mut waiting = stand_in_line(&net);
+    rules.set(OWNER, &caller, CallerRule::Invited).await.unwrap();
+    let outcome = read(&mut waiting).await.1;
+    assert!(matches!(outcome, Outcome::Finished(_)), "the node that is free now: {outcome:?}");
+
+    rules.lift(OWNER, &caller).await.unwrap();
+    let mut waiting = stand_in_line(&net);
+    rules.set(other, &caller, CallerRule::Blocked).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    let outcome = read(&mut waiting).await.1;
+    assert!(matches!(outcome, Outcome::Failed(TaskError::NoNodeAble { .. })), "{outcome:?}");
+    assert_eq!(begun.elapsed(), Duration::ZERO, "nobody is left to wait for");
+    gate.open();
+    assert!(matches!(read(&mut first).await.1, Outcome::Finished(_)));
 }
 
 #[tokio::test(start_paused = true)]

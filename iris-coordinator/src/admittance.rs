@@ -5,7 +5,7 @@
 //! it. What is kept are accounts, so that what an owner said outlives the month of a tag.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use futures::TryStreamExt;
 use iris_core::id::CallerTag;
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::accounts::{NETWORK, NOBODY};
 use crate::clock::Clock;
+use crate::dispatch::Dispatch;
 
 /// The record type of what an owner said of a caller, under both accounts.
 const RULE: &str = "admittance";
@@ -59,6 +60,8 @@ pub struct Admittance {
     held: Mutex<Held>,
     /// What is held follows what is written, one change after the other.
     changing: tokio::sync::Mutex<()>,
+    /// Whose tasks stand in line.
+    dispatch: OnceLock<Weak<Dispatch>>,
 }
 
 #[derive(Debug, Default)]
@@ -120,7 +123,22 @@ impl Admittance {
             secret: secret.clone(),
             held: Mutex::new(held),
             changing: tokio::sync::Mutex::default(),
+            dispatch: OnceLock::new(),
         })
+    }
+
+    /// Has the tasks that stand in line heed what owners say from now on.
+    pub(crate) fn heed(&self, dispatch: &Arc<Dispatch>) {
+        // There is one that holds this.
+        let _ = self.dispatch.set(Arc::downgrade(dispatch));
+    }
+
+    /// Holds what was written down of a caller.
+    fn change(&self, owner: AccountId, caller: AccountId, rule: Option<Rule>) {
+        self.held().set(owner, caller, rule);
+        if let Some(dispatch) = self.dispatch.get().and_then(Weak::upgrade) {
+            dispatch.ask_again(&caller);
+        }
     }
 
     /// Returns what the nodes of `owner` are told of who asks; `None` for people without an account.
@@ -236,7 +254,7 @@ impl Admittance {
         let rule = Rule { rule, since: self.clock.calendar() };
         let batch = Batch::new().put(key(&owner, &caller), Document::encode(&rule));
         self.store.commit(batch).await?;
-        self.held().set(owner, caller, Some(rule));
+        self.change(owner, caller, Some(rule));
         Ok(self.summary(&owner, &caller, rule))
     }
 
@@ -247,7 +265,7 @@ impl Admittance {
         let was_there = self.held().rule(&owner, &caller).is_some();
         if was_there {
             self.store.commit(Batch::new().delete(key(&owner, &caller))).await?;
-            self.held().set(owner, caller, None);
+            self.change(owner, caller, None);
         }
         Ok(was_there)
     }

@@ -341,6 +341,7 @@ impl Builder {
             promises: Promises::load(&*self.store).await?,
             holds: Holds::load(Arc::clone(&self.store)).await?,
         }));
+        dispatch.admittance.heed(&dispatch);
         dispatch.restore_models(load_models(&*self.store).await?);
         let classifiers = self.classifiers.over(&dispatch);
         let transparency = Transparency::open(

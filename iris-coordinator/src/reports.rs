@@ -33,6 +33,9 @@ const MAX_OPEN_OF_OWNER: usize = 50;
 /// How long an owner waits between two reports.
 const PACE: Duration = Duration::from_secs(10);
 
+/// How long at least after a count the next one.
+const RECOUNTED: Duration = Duration::from_mins(1);
+
 /// What is reported.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewReport {
@@ -76,6 +79,12 @@ pub struct Report {
     pub closed: Option<Timestamp>,
 }
 
+/// Whose report it is, which is all that is read of it to count it.
+#[derive(Deserialize)]
+struct Owned {
+    owner: AccountId,
+}
+
 /// Why nothing was done about a report.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -111,14 +120,46 @@ pub struct Reports {
     key: RecordKey,
     /// When owners made their latest ones.
     made: Mutex<HashMap<AccountId, Instant>>,
-    changing: tokio::sync::Mutex<()>,
+    /// How many are open, as far as is known here; counted when the first is made. What changes
+    /// them has its turn by this lock.
+    open: tokio::sync::Mutex<Option<Open>>,
+}
+
+/// How many reports are open.
+#[derive(Debug)]
+struct Open {
+    all: usize,
+    by_owner: HashMap<AccountId, usize>,
+    counted: Instant,
+}
+
+impl Open {
+    fn is_full(&self, owner: &AccountId) -> bool {
+        let own = self.by_owner.get(owner).copied().unwrap_or_default();
+        self.all >= MAX_OPEN || own >= MAX_OPEN_OF_OWNER
+    }
+
+    fn add(&mut self, owner: AccountId) {
+        self.all += 1;
+        *self.by_owner.entry(owner).or_default() += 1;
+    }
+
+    fn remove(&mut self, owner: &AccountId) {
+        self.all = self.all.saturating_sub(1);
+        if let Some(own) = self.by_owner.get_mut(owner) {
+            *own = own.saturating_sub(1);
+            if *own == 0 {
+                self.by_owner.remove(owner);
+            }
+        }
+    }
 }
 
 impl Reports {
     /// Reads and writes the reports in `store`; what owners show is sealed with `secret`.
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, secret: &Secret) -> Self {
         let key = RecordKey::new(secret);
-        Self { store, clock, key, made: Mutex::default(), changing: tokio::sync::Mutex::default() }
+        Self { store, clock, key, made: Mutex::default(), open: tokio::sync::Mutex::default() }
     }
 
     /// Takes a report of `owner` in.
@@ -137,12 +178,8 @@ impl Reports {
             return Err(ReportError::Content);
         }
         self.pace(owner)?;
-        let _turn = self.changing.lock().await;
-        let open = self.scan(Key::all(OPEN), MAX_OPEN).await?;
-        let own = open.iter().filter(|report| report.owner == owner).count();
-        if open.len() >= MAX_OPEN || own >= MAX_OPEN_OF_OWNER {
-            return Err(ReportError::Full);
-        }
+        let mut turn = self.open.lock().await;
+        let open = self.room(&mut turn, &owner).await?;
         let at = self.clock.calendar();
         let mut id = [0; 16];
         id[..8].copy_from_slice(&at.as_millis().to_be_bytes());
@@ -155,7 +192,39 @@ impl Reports {
         });
         let report = Report { id, at, owner, account, tag, task, reason, sealed, closed: None };
         self.store.commit(Batch::new().create(place, Document::encode(&report))).await?;
+        open.add(owner);
         Ok(report)
+    }
+
+    /// Returns how many are open, where one more of `owner` may be.
+    ///
+    /// The operator may close them past this, by `iris-coordinator report close`; so before
+    /// anybody is refused they are counted anew, now and then.
+    async fn room<'a>(
+        &self,
+        known: &'a mut Option<Open>,
+        owner: &AccountId,
+    ) -> Result<&'a mut Open, ReportError> {
+        let now = self.clock.now();
+        let is_due = match &*known {
+            None => true,
+            Some(open) => {
+                open.is_full(owner) && now.saturating_duration_since(open.counted) >= RECOUNTED
+            }
+        };
+        if is_due {
+            *known = Some(self.count(now).await?);
+        }
+        known.as_mut().filter(|open| !open.is_full(owner)).ok_or(ReportError::Full)
+    }
+
+    async fn count(&self, counted: Instant) -> Result<Open, StoreError> {
+        let mut open = Open { all: 0, by_owner: HashMap::new(), counted };
+        let mut records = self.store.scan(Key::all(OPEN));
+        while let Some(record) = records.try_next().await? {
+            open.add(record.value.decode::<Owned>()?.owner);
+        }
+        Ok(open)
     }
 
     /// Returns reports that are open, or closed, at most `limit` after one of them, the oldest first.
@@ -195,7 +264,7 @@ impl Reports {
 
     /// Closes a report; what its owner has shown is gone.
     pub async fn close(&self, id: ReportId) -> Result<Report, ReportError> {
-        let _turn = self.changing.lock().await;
+        let mut turn = self.open.lock().await;
         let record: Record = self.store.get(key(OPEN, id)).await?.ok_or(ReportError::NotFound)?;
         let report: Report = record.value.decode()?;
         let closed = Some(self.clock.calendar());
@@ -203,6 +272,9 @@ impl Reports {
         let batch =
             Batch::new().delete(key(OPEN, id)).put(key(CLOSED, id), Document::encode(&report));
         self.store.commit(batch).await?;
+        if let Some(open) = &mut *turn {
+            open.remove(&report.owner);
+        }
         Ok(report)
     }
 
@@ -231,4 +303,81 @@ impl Reports {
 
 fn key(record_type: &str, id: ReportId) -> Key {
     Key::new(record_type, id).expect("an id is a key segment")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::future::BoxFuture;
+    use futures::stream::BoxStream;
+    use iris_core::store::MemoryStore;
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    const OWNER: AccountId = AccountId::from_bytes([1; 16]);
+    const CALLER: AccountId = AccountId::from_bytes([2; 16]);
+
+    /// Counts how often its records are read one after the other.
+    #[derive(Debug, Default)]
+    struct Counting {
+        store: MemoryStore,
+        scans: AtomicUsize,
+    }
+
+    impl Store for Counting {
+        fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<(), StoreError>> {
+            self.store.commit(batch)
+        }
+
+        fn get(&self, key: Key) -> BoxFuture<'_, Result<Option<Record>, StoreError>> {
+            self.store.get(key)
+        }
+
+        fn scan(&self, range: Range<Key>) -> BoxStream<'_, Result<Record, StoreError>> {
+            self.scans.fetch_add(1, Ordering::Relaxed);
+            self.store.scan(range)
+        }
+    }
+
+    fn reports(store: &Arc<Counting>) -> Reports {
+        let store: Arc<dyn Store> = Arc::clone(store) as Arc<dyn Store>;
+        Reports::new(store, Arc::new(SystemClock), &Secret::from_bytes([7; 32]))
+    }
+
+    async fn make(reports: &Reports, owner: AccountId) -> Result<Report, ReportError> {
+        tokio::time::advance(PACE).await;
+        let reason = "because".to_owned();
+        reports
+            .make(owner, NewReport { account: Some(CALLER), reason, ..NewReport::default() })
+            .await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn open_reports_are_counted_once_and_again_before_anybody_is_refused() {
+        let store = Arc::new(Counting::default());
+        let here = reports(&store);
+        let mut made = Vec::new();
+        for _ in 0..MAX_OPEN_OF_OWNER {
+            made.push(make(&here, OWNER).await.unwrap().id);
+        }
+        assert_eq!(store.scans.load(Ordering::Relaxed), 1);
+        // A minute has passed since.
+        assert_eq!(make(&here, OWNER).await, Err(ReportError::Full));
+        assert_eq!(make(&here, OWNER).await, Err(ReportError::Full));
+        assert_eq!(store.scans.load(Ordering::Relaxed), 2);
+        make(&here, CALLER).await.unwrap();
+
+        here.close(made[0]).await.unwrap();
+        make(&here, OWNER).await.unwrap();
+        assert_eq!(store.scans.load(Ordering::Relaxed), 2, "what is closed here is known");
+
+        // The operator's command is another process, which works on the same books.
+        reports(&store).close(made[1]).await.unwrap();
+        tokio::time::advance(RECOUNTED).await;
+        make(&here, OWNER).await.unwrap();
+        let open = here.page(false, None, usize::MAX).await.unwrap();
+        assert_eq!(open.len(), MAX_OPEN_OF_OWNER + 1);
+    }
 }

@@ -119,8 +119,10 @@ impl Abilities {
     pub const SCORE: Self = Self(1 << 5);
     /// Turns texts into vectors.
     pub const EMBEDDINGS: Self = Self(1 << 6);
+    /// Answers nothing: it is asked for what its other members say, and for nothing else.
+    pub const MUTE: Self = Self(1 << 7);
 
-    const NAMES: [(&'static str, Self); 7] = [
+    const NAMES: [(&'static str, Self); 8] = [
         ("tools", Self::TOOLS),
         ("json_schema", Self::JSON_SCHEMA),
         ("vision", Self::VISION),
@@ -128,6 +130,7 @@ impl Abilities {
         ("continue", Self::CONTINUE),
         ("score", Self::SCORE),
         ("embeddings", Self::EMBEDDINGS),
+        ("mute", Self::MUTE),
     ];
 
     /// Returns the set with the members of both.
@@ -143,6 +146,12 @@ impl Abilities {
     /// Returns whether every member of `other` is in this set.
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// Returns whether a server with these abilities can be asked for what needs `needed`.
+    pub const fn meet(self, needed: Self) -> bool {
+        let answers = !self.contains(Self::MUTE) || needed.contains(Self::EMBEDDINGS);
+        answers && self.contains(needed)
     }
 
     /// Iterates over the members' names, as they appear on the wire.
@@ -230,6 +239,11 @@ pub struct ModelOffer {
 }
 
 impl ModelOffer {
+    /// Returns whether the model answers chats and completions.
+    pub const fn answers(&self) -> bool {
+        self.abilities.meet(Abilities::NONE)
+    }
+
     /// Makes an offer of a model about which only the name and context are known.
     pub fn new(name: ModelName, context_length: u32) -> Self {
         Self {
@@ -255,6 +269,19 @@ mod tests {
             assert_eq!(bad.parse::<ModelName>(), Err(ModelNameError), "{bad:?}");
         }
         assert!("org/Model-7B:q4@latest".parse::<ModelName>().is_ok());
+    }
+
+    #[test]
+    fn what_only_embeds_is_asked_for_nothing_else() {
+        let only_embeds = Abilities::EMBEDDINGS.union(Abilities::MUTE);
+        assert!(only_embeds.meet(Abilities::EMBEDDINGS));
+        assert!(!only_embeds.meet(Abilities::NONE) && !only_embeds.meet(Abilities::TOOLS));
+        let both = Abilities::EMBEDDINGS.union(Abilities::TOOLS);
+        assert!(
+            [Abilities::NONE, Abilities::TOOLS, Abilities::EMBEDDINGS].map(|a| both.meet(a))
+                == [true; 3]
+        );
+        assert!(!Abilities::NONE.meet(Abilities::EMBEDDINGS));
     }
 
     #[test]

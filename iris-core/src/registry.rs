@@ -277,7 +277,7 @@ impl BucketKey {
             Some(Reason::TierTooLow)
         } else if self.context < demand.context_tokens {
             Some(Reason::ContextTooShort)
-        } else if !self.abilities.contains(demand.abilities) {
+        } else if !self.abilities.meet(demand.abilities) {
             Some(Reason::MissingAbility)
         } else {
             None

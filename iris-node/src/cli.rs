@@ -34,7 +34,7 @@ In a file (TOML, YAML or JSON) settings have the names that --print-config shows
   IRIS_MODEL_SERVER_KEY  the key of the model server, if it wants one
   COORDINATOR_URL, IRIS_COORDINATOR_IDENTITY, IRIS_CA_FILE, NODE_ID (a display name),
   NODE_KEY_PATH, LMSTUDIO_URL, IRIS_ALLOW_REMOTE_BACKEND, IRIS_ENGINE, IRIS_SERVER,
-  IRIS_SERVER_PRESET, IRIS_SERVER_PROGRAM, IRIS_SLOTS, NODE_VRAM_GB,
+  IRIS_SERVER_PRESET, IRIS_SERVER_PROGRAM, IRIS_SERVER_IMAGE, IRIS_SLOTS, NODE_VRAM_GB,
   IRIS_HOURS, IRIS_WORK_HOURS, IRIS_MODELS, IRIS_CALLERS, IRIS_BUSY_PERCENT, IRIS_MAX_CELSIUS,
   IRIS_MAX_WATTS, IRIS_FREE_MEMORY_GB, IRIS_GB_PER_DAY, IRIS_GB_PER_MONTH, IRIS_MEASURE,
   IRIS_HISTORY_DAYS, IRIS_HISTORY_MB, IRIS_DRAIN_SECS, IRIS_LOG_FORMAT, RUST_LOG
@@ -51,6 +51,10 @@ when it fails, and ends it with the node. A file of settings can say more:
   port = 8081                [default: one that is free]
   memory_gb = 16             what it may take beside the model's file (Linux)
   niceness = 10              how far it steps back behind other programs, 1 to 19
+  image = 'name@sha256:...'  run it in a container of this image, by Docker or podman: no network, a
+                             read-only image, the model's folder read-only (feature `containers`)
+  cpus = 4                   how many processors' time it may take there
+  gpus = 'all'               NVIDIA's cards there: all, or as CDI names them, nvidia.com/gpu=0
 
 Data sets: a file of settings can name JSON and CSV files that prompts may be about. The data stay
 here and are put before the prompt; the answer is what leaves the machine.
@@ -132,7 +136,18 @@ pub(crate) enum Command {
     #[cfg(unix)]
     #[command(flatten)]
     Order(crate::control::Order),
+    /// Become a model server that ends with the node that starts it
+    #[cfg(target_os = "linux")]
+    #[command(name = LAUNCH, hide = true)]
+    Launch {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        line: Vec<std::ffi::OsString>,
+    },
 }
+
+/// How the node calls itself to become a model server.
+#[cfg(target_os = "linux")]
+pub(crate) const LAUNCH: &str = "launch-server";
 
 impl Cli {
     pub(crate) fn flags(&self) -> Flags {
@@ -176,6 +191,10 @@ struct SettingFlags {
     /// Where its program is [default: looked for in PATH]
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "FILE")]
     server_program: Option<String>,
+    /// Run it in a container of this image, which is named by its digest (name@sha256:...) and is on
+    /// this machine, by Docker or podman; only llama-server and vllm can [default: as a process]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "IMAGE")]
+    server_image: Option<String>,
     /// How many answers to work on at a time [default: what the model server says, else 1; 2 for
     /// --engine]
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "COUNT")]
@@ -254,6 +273,7 @@ impl SettingFlags {
             ("server.model", text(&self.server)),
             ("server.preset", text(&self.server_preset)),
             ("server.program", text(&self.server_program)),
+            ("server.image", text(&self.server_image)),
             ("slots", text(&self.slots)),
             ("vram_gb", text(&self.vram_gb)),
             ("hours", text(&self.hours)),
@@ -292,13 +312,15 @@ mod tests {
     fn every_flag_reaches_its_setting() {
         let line = "iris-node --coordinator http://localhost:1,http://localhost:2 \
                     --coordinator-identity x --ca-file x --key x --name x --model-server x \
-                    --allow-remote-backend --engine x --server x --server-preset vllm --server-program x --slots 1 --vram-gb 1 --hours sat --work-hours sat-sun --models x --callers members --busy-percent 50 \
+                    --allow-remote-backend --engine x --server x --server-preset vllm --server-image x --server-program x \
+                    --slots 1 --vram-gb 1 --hours sat --work-hours sat-sun --models x --callers members --busy-percent 50 \
                     --max-celsius 80 --max-watts 200 --free-memory-gb 4 --gb-per-day 1 \
                     --gb-per-month 9 --history-days 1 --history-mb 1 --no-measure \
                     --drain 1 --log-format json --log-level warn";
         let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
         assert!(cli.flags().iter().all(|(_, value)| value.is_some()));
-        let flags = cli.flags().into_iter().filter(|(name, _)| *name != "coordinator_identity");
+        let unfit = ["coordinator_identity", "server.image"];
+        let flags = cli.flags().into_iter().filter(|(name, _)| !unfit.contains(name));
         let settings = Settings::load(flags.collect(), |_| None, None).unwrap();
         assert_eq!(settings.coordinators().unwrap().len(), 2);
         assert!(settings.allow_remote_backend && !settings.measure);

@@ -8,9 +8,10 @@ use iris_core::Timestamp;
 use iris_node::agent::{Done, Observer, Outcome, Status, Work, WorkLog};
 use tokio::time::sleep;
 
+use crate::model_server::View;
 use crate::moment;
 use crate::owner::Owner;
-use crate::status::snapshot::{Ended, Model, Running, Snapshot, State};
+use crate::status::snapshot::{Ended, Model, OwnServer, Running, Snapshot, State};
 
 /// How many tasks are remembered that have ended.
 const RECENT: usize = 20;
@@ -28,6 +29,8 @@ pub(crate) struct Desk {
     name: Option<String>,
     started: Timestamp,
     history: Option<Arc<dyn WorkLog>>,
+    /// The model server that the node looks after, set once it is started.
+    server: OnceLock<View>,
     /// Set once the node is about to connect.
     agent: OnceLock<Observer>,
     heard: Mutex<Heard>,
@@ -48,8 +51,15 @@ struct Heard {
 
 impl Desk {
     pub(crate) fn new(name: Option<String>, history: Option<Arc<dyn WorkLog>>) -> Arc<Self> {
-        let (started, agent, heard) = (moment::now(), OnceLock::new(), Mutex::default());
-        Arc::new(Self { name, started, history, agent, heard })
+        let (started, heard) = (moment::now(), Mutex::default());
+        let (server, agent) = (OnceLock::new(), OnceLock::new());
+        Arc::new(Self { name, started, history, server, agent, heard })
+    }
+
+    /// Tells from now on how the model server is that the node looks after.
+    pub(crate) fn tell_of(&self, server: View) {
+        // There is at most one in a node.
+        let _ = self.server.set(server);
     }
 
     /// Watches the agent from now on, and its pace for as long as the node lives.
@@ -77,6 +87,10 @@ impl Desk {
             now: moment::now().as_secs(),
             limits: owner.limits().words(),
             rest: owner.conduct().borrow().terms.rest,
+            own_server: self.server.get().map(|server| OwnServer {
+                url: server.url().to_owned(),
+                trouble: server.trouble(),
+            }),
             ..Snapshot::default()
         };
         if let Some(agent) = self.agent.get() {

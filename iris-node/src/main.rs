@@ -84,6 +84,10 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         || Settings::load(cli.flags(), environment, file.as_deref()).map_err(Failure::settings);
     match cli.command.clone() {
         None => serve(&cli, load()?, file).await.map(|()| ExitCode::SUCCESS),
+        #[cfg(target_os = "linux")]
+        Some(Command::Launch { line }) => {
+            Err(Failure::new(Exit::Files, iris_node::sandbox::launch(&line)))
+        }
         #[cfg(unix)]
         Some(Command::Order(order)) => {
             order.give(&load()?.key_path).await.map(|()| ExitCode::SUCCESS)
@@ -99,22 +103,27 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Some(Command::History(args)) => past::run(&args, &load()?).map(|()| ExitCode::SUCCESS),
         Some(Command::Estimate) => estimate::run(&load()?).await.map(|()| ExitCode::SUCCESS),
         Some(Command::Doctor(args)) => {
-            let exit = doctor::run(args, load(), file.as_deref()).await;
+            let exit = uninterrupted(doctor::run(args, load(), file.as_deref())).await?;
             Ok(exit.map_or(ExitCode::SUCCESS, ExitCode::from))
         }
         Some(Command::Setup(args)) => {
             let file = file.or(default).unwrap_or_else(|| PathBuf::from("node.toml"));
             let sources = setup::Sources { flags: cli.flags(), environment, file: &file };
-            tokio::select! {
-                // Heard from the first moment on: a prompt that hides what is typed must be able
-                // to set the terminal right.
-                biased;
-                _ = tokio::signal::ctrl_c() => {
-                    Err(Failure::new(Exit::Interrupted, "interrupted"))
-                }
-                done = setup::run(args, sources) => done.map(|()| ExitCode::SUCCESS),
-            }
+            uninterrupted(setup::run(args, sources)).await?.map(|()| ExitCode::SUCCESS)
         }
+    }
+}
+
+/// Does `work` until a signal comes; what it has started, such as a model server, ends with it.
+async fn uninterrupted<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    let interrupted = signals::interrupted()
+        .map_err(|error| Failure::new(Exit::Work, format!("signals cannot be heard: {error}")))?;
+    tokio::select! {
+        // Heard from the first moment on: a prompt that hides what is typed must be able to set the
+        // terminal right.
+        biased;
+        () = interrupted => Err(Failure::new(Exit::Interrupted, "interrupted")),
+        done = work => Ok(done),
     }
 }
 
@@ -126,14 +135,31 @@ async fn serve(cli: &Cli, settings: Settings, file: Option<PathBuf>) -> Result<(
     start_log(&settings)?;
     let reload = Reload::new(cli.flags(), file, settings.clone());
     let owner = Owner::new(settings.limits().map_err(Failure::settings)?);
+    let identity = Identity::load_or_create(&settings.key_path).map_err(Failure::files)?;
+    #[cfg(feature = "history")]
+    let history = past::keep(&settings);
+    #[cfg(feature = "history")]
+    let log = history.clone().map(|history| -> Arc<dyn WorkLog> { history });
+    #[cfg(not(feature = "history"))]
+    let log: Option<Arc<dyn WorkLog>> = None;
+    #[cfg(unix)]
+    let desk = desk::Desk::new(settings.name.clone(), log);
+    #[cfg(unix)]
+    let log: Option<Arc<dyn WorkLog>> = Some(desk.clone());
+    // Whoever looks at the node while its models are loaded, which may take minutes, finds it.
+    #[cfg(unix)]
+    listen(&settings.key_path, &owner, &desk);
     let mut server = ModelServer::start(&settings)?;
-    let settings = settings.with_started(server.as_ref());
+    #[cfg(unix)]
+    if let Some(server) = &server {
+        desk.tell_of(server.view());
+    }
+    let settings = settings.with_started(server.as_ref().map(ModelServer::url));
     let end = futures::future::OptionFuture::from(server.as_ref().map(ModelServer::killer));
     let stop = signals::stop(owner.drained(), end)
         .map_err(|error| Failure::new(Exit::Work, format!("signals cannot be heard: {error}")))?;
     let mut stop = std::pin::pin!(stop);
-    let identity = Identity::load_or_create(&settings.key_path).map_err(Failure::files)?;
-    let models = Models::set_up(&settings)?;
+    let models = Models::load(&settings).await?;
     let datasets = settings.datasets().map_err(|fault| match fault {
         DatasetFault::Setting(error) => Failure::settings(error),
         DatasetFault::File(error) => Failure::files(error),
@@ -148,18 +174,6 @@ async fn serve(cli: &Cli, settings: Settings, file: Option<PathBuf>) -> Result<(
             () = &mut stop => return Ok(()),
         }
     }
-    #[cfg(feature = "history")]
-    let history = past::keep(&settings);
-    #[cfg(feature = "history")]
-    let log = history.clone().map(|history| -> Arc<dyn WorkLog> { history });
-    #[cfg(not(feature = "history"))]
-    let log: Option<Arc<dyn WorkLog>> = None;
-    #[cfg(unix)]
-    let desk = desk::Desk::new(settings.name.clone(), log);
-    #[cfg(unix)]
-    let log: Option<Arc<dyn WorkLog>> = Some(desk.clone());
-    #[cfg(unix)]
-    listen(&settings.key_path, &owner, &desk);
     let agent = compose(&settings, identity, models, datasets).await?;
     let agent = log.into_iter().fold(agent, AgentBuilder::with_work_log);
     let agent = agent.with_conduct(owner.conduct()).build();

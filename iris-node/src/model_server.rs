@@ -5,8 +5,11 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 
+#[cfg(feature = "containers")]
+use iris_node::sandbox::Container;
 use iris_node::sandbox::{
-    Limits, Preset, Process, ServerSpec, Sizing, State, Supervisor, find_program, free_port,
+    Limits, Preset, PresetError, Process, Sandbox, ServerSpec, Sizing, State, Supervisor,
+    find_program, free_port,
 };
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -23,11 +26,15 @@ const NICEST: u8 = 19;
 const BYTES_PER_GB: u64 = 1 << 30;
 
 /// Which server the node starts, and how. Its arguments may hold a key.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ServerSetting {
     preset: Option<String>,
     program: Option<String>,
+    /// What the server runs in, where that is a container.
+    image: Option<String>,
+    /// The graphics cards that it has there.
+    gpus: Option<String>,
     pub(crate) model: Option<String>,
     #[serde(default)]
     arguments: Vec<String>,
@@ -35,6 +42,7 @@ pub(crate) struct ServerSetting {
     port: Option<u16>,
     memory_gb: Option<u32>,
     niceness: Option<u8>,
+    cpus: Option<u16>,
 }
 
 impl ServerSetting {
@@ -49,6 +57,7 @@ impl ServerSetting {
         if self.niceness.is_some_and(|niceness| !(1..=NICEST).contains(&niceness)) {
             return Err(SettingsError::new(format!("server.niceness must be 1 to {NICEST}")));
         }
+        self.check_image()?;
         let says_where = |argument: &String| {
             let option = argument.split_once('=').map_or(argument.as_str(), |(option, _)| option);
             LISTENING.contains(&option)
@@ -62,23 +71,71 @@ impl ServerSetting {
         self.spec(self.port.unwrap_or(1), None).map(drop)
     }
 
+    /// Sees that what is said of containers is said of one, and the other way round.
+    fn check_image(&self) -> Result<(), SettingsError> {
+        let Some(image) = &self.image else {
+            let alone = [("gpus", self.gpus.is_some()), ("cpus", self.cpus.is_some())];
+            let said = alone.into_iter().find(|(_, is_said)| *is_said);
+            return said.map_or(Ok(()), |(name, _)| {
+                Err(SettingsError::new(format!(
+                    "server.{name} is for containers: it goes with server.image"
+                )))
+            });
+        };
+        if self.niceness.is_some() {
+            return Err(SettingsError::new(
+                "server.niceness is not heeded in a container; server.cpus is",
+            ));
+        }
+        if self
+            .gpus
+            .as_deref()
+            .is_some_and(|gpus| gpus != "all" && !gpus.starts_with("nvidia.com/gpu="))
+        {
+            return Err(SettingsError::new(
+                "server.gpus must be \"all\" or what CDI calls one of NVIDIA's, such as \
+                 \"nvidia.com/gpu=0\"",
+            ));
+        }
+        pinned(image)
+    }
+
     fn spec(&self, port: u16, slots: Option<u32>) -> Result<ServerSpec, SettingsError> {
         let wrong = |error| SettingsError::new(format!("server: {error}"));
         let model = self.model.as_deref().ok_or_else(|| {
             SettingsError::new("server.model is missing: the file or the name of a model")
         })?;
         let sizing = Sizing { slots: slots.and_then(NonZeroU32::new), context: self.context };
-        let mut spec = self.preset().map_err(wrong)?.server(model, port, sizing).map_err(wrong)?;
+        let preset = self.preset().map_err(wrong)?;
+        let called = if self.image.is_some() {
+            contained(preset, model, port, sizing)
+        } else {
+            preset.server(model, port, sizing)
+        };
+        let mut spec = called.map_err(wrong)?;
         if let Some(program) = &self.program {
             spec.program.clone_from(program);
         }
         spec.arguments.extend_from_slice(&self.arguments);
         let memory = self.memory_gb.map(|gigabytes| u64::from(gigabytes) * BYTES_PER_GB);
-        spec.limits = Limits { memory, niceness: self.niceness };
+        spec.limits = Limits { memory, niceness: self.niceness, cpus: self.cpus };
         Ok(spec)
     }
 
-    fn preset(&self) -> Result<Preset, iris_node::sandbox::PresetError> {
+    /// Returns what the server is called where its owner is told of it.
+    fn name(&self, spec: &ServerSpec) -> String {
+        self.image.clone().unwrap_or_else(|| spec.program.clone())
+    }
+
+    /// Returns where it runs.
+    fn sandbox(&self, key: &Path) -> Result<Arc<dyn Sandbox>, Failure> {
+        match &self.image {
+            Some(image) => container(self, image, key),
+            None => Ok(Arc::new(process())),
+        }
+    }
+
+    fn preset(&self) -> Result<Preset, PresetError> {
         self.preset.as_deref().map_or(Ok(Preset::LlamaServer), str::parse)
     }
 
@@ -90,12 +147,15 @@ impl ServerSetting {
         let lines = [
             ("preset", text(&self.preset)),
             ("program", text(&self.program)),
+            ("image", text(&self.image)),
+            ("gpus", text(&self.gpus)),
             ("model", text(&self.model)),
             ("arguments", (with_secrets || self.arguments.is_empty()).then(arguments)),
             ("context", self.context.map(|tokens| tokens.to_string())),
             ("port", self.port.map(|port| port.to_string())),
             ("memory_gb", self.memory_gb.map(|gigabytes| gigabytes.to_string())),
             ("niceness", self.niceness.map(|niceness| niceness.to_string())),
+            ("cpus", self.cpus.map(|cpus| cpus.to_string())),
         ];
         writeln!(f, "\n[server]")?;
         for (name, value) in lines {
@@ -136,12 +196,38 @@ pub(crate) struct Untried {
     pub(crate) printed: Vec<String>,
 }
 
-/// A server that the node has started and looks after. Dropping it ends the server by force.
-#[derive(Debug)]
-pub(crate) struct ModelServer {
+/// What is known of a server that the node looks after, now and later.
+#[derive(Clone, Debug)]
+pub(crate) struct View {
     program: String,
     url: String,
     state: watch::Receiver<State>,
+}
+
+impl View {
+    /// Returns where it answers.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Says why it does not answer; nothing while it does.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let program = &self.program;
+        match &*self.state.borrow() {
+            State::Ready => None,
+            State::Starting => Some(format!("{program} loads its model")),
+            State::Waiting { why, .. } => {
+                Some(format!("{program} failed and is started again: {why}"))
+            }
+            State::Stopped => Some(format!("{program} was stopped")),
+        }
+    }
+}
+
+/// A server that the node has started and looks after. Dropping it ends the server by force.
+#[derive(Debug)]
+pub(crate) struct ModelServer {
+    view: View,
     stop: CancellationToken,
     task: AbortOnDropHandle<()>,
 }
@@ -150,14 +236,24 @@ impl ModelServer {
     /// Returns what `settings` name that is not there.
     pub(crate) fn missing(setting: &ServerSetting) -> Result<(), Missing> {
         let Ok(spec) = setting.spec(1, None) else { return Ok(()) };
-        if find_program(&spec.program).is_none() {
+        #[cfg(feature = "containers")]
+        if setting.image.is_some() && engine().is_none() {
+            return Err(Missing {
+                what: NO_ENGINE.to_owned(),
+                advice: "start its service (`systemctl --user enable --now podman.socket`), or \
+                         say where its socket is with DOCKER_HOST=unix:///path",
+            });
+        }
+        if setting.image.is_none() && find_program(&spec.program).is_none() {
             return Err(Missing {
                 what: format!("the model server {} is not installed", spec.program),
                 advice: "install it, or say where it is with --server-program",
             });
         }
         let model = setting.model.as_deref().unwrap_or_default();
-        let is_a_path = matches!(setting.preset(), Ok(Preset::LlamaServer | Preset::Onnx));
+        // What runs in a container cannot fetch one.
+        let is_a_path = setting.image.is_some()
+            || matches!(setting.preset(), Ok(Preset::LlamaServer | Preset::Onnx));
         if is_a_path && !Path::new(model).exists() {
             return Err(Missing {
                 what: format!("there is no model at {model}"),
@@ -174,34 +270,40 @@ impl ModelServer {
             .map_err(|Missing { what, advice }| Failure::files(format!("{what}; {advice}")))?;
         let port = setting.port.map_or_else(free_port, Ok).map_err(Failure::files)?;
         let spec = setting.spec(port, settings.slots).map_err(Failure::settings)?;
-        let (program, url) = (spec.program.clone(), spec.url());
+        let (program, url) = (setting.name(&spec), spec.url());
         tracing::info!(program, url, "starting the model server");
-        let supervisor = Supervisor::new(Arc::new(Process::new()), spec);
+        let supervisor = Supervisor::new(setting.sandbox(&settings.key_path)?, spec);
         let (state, stop) = (supervisor.state(), CancellationToken::new());
         let task = tokio::spawn(supervisor.run(stop.clone().cancelled_owned()));
-        Ok(Some(Self { program, url, state, stop, task: AbortOnDropHandle::new(task) }))
+        let view = View { program, url, state };
+        Ok(Some(Self { view, stop, task: AbortOnDropHandle::new(task) }))
+    }
+
+    /// Returns what is known of it, for those who do not look after it.
+    pub(crate) fn view(&self) -> View {
+        self.view.clone()
     }
 
     /// Returns where it answers.
     pub(crate) fn url(&self) -> &str {
-        &self.url
+        self.view.url()
     }
 
     /// Returns the name of its program.
     pub(crate) fn program(&self) -> &str {
-        &self.program
+        &self.view.program
     }
 
     /// Resolves when the server answers, however often it had to be started for that.
     pub(crate) async fn ready(&mut self) {
         // Its supervisor lives as long as this.
-        let _ = self.state.wait_for(|state| *state == State::Ready).await;
+        let _ = self.view.state.wait_for(|state| *state == State::Ready).await;
     }
 
     /// Resolves when the server answers, or has failed once, with the reason.
     pub(crate) async fn tried(&mut self) -> Result<(), Untried> {
         let known = |state: &State| matches!(state, State::Ready | State::Waiting { .. });
-        match self.state.wait_for(known).await.as_deref() {
+        match self.view.state.wait_for(known).await.as_deref() {
             Ok(State::Waiting { why, printed, .. }) => {
                 Err(Untried { why: why.clone(), printed: printed.clone() })
             }
@@ -211,7 +313,7 @@ impl ModelServer {
 
     /// Calls `changed` whenever the server has gone or is there again.
     pub(crate) fn watch(&self, changed: impl Fn() + Send + 'static) {
-        let mut state = self.state.clone();
+        let mut state = self.view.state.clone();
         tokio::spawn(async move {
             while state.changed().await.is_ok() {
                 changed();
@@ -238,6 +340,95 @@ impl ModelServer {
     }
 }
 
+/// Runs servers as processes that end with this one, where the system sees to that.
+fn process() -> Process {
+    let sandbox = Process::new();
+    // By its path the program may be another one by then, or gone.
+    #[cfg(target_os = "linux")]
+    let sandbox = sandbox.with_launcher(["/proc/self/exe", crate::cli::LAUNCH]);
+    sandbox
+}
+
+/// Why a container cannot be started where there is neither.
+#[cfg(feature = "containers")]
+const NO_ENGINE: &str = "neither Docker nor podman has a socket here";
+
+/// Returns the socket of Docker or podman.
+#[cfg(feature = "containers")]
+fn engine() -> Option<std::path::PathBuf> {
+    Container::find_engine(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+        .filter(|socket| socket.exists())
+}
+
+/// Sees that an image is named by its digest.
+#[cfg(feature = "containers")]
+fn pinned(image: &str) -> Result<(), SettingsError> {
+    let parsed = image.parse::<iris_node::sandbox::PinnedImage>();
+    parsed.map(drop).map_err(|error| SettingsError::new(format!("server.image: {error}")))
+}
+
+/// Returns how a server is called in a container that sees the folder of its model.
+#[cfg(feature = "containers")]
+fn contained(
+    preset: Preset,
+    model: &str,
+    port: u16,
+    sizing: Sizing,
+) -> Result<ServerSpec, PresetError> {
+    let name = Path::new(model).file_name().unwrap_or_default().to_string_lossy();
+    let model = format!("{}/{name}", Container::MODELS);
+    preset.contained(&model, port, Container::SOCKET, sizing)
+}
+
+/// Prepares to run a server in a container of `image`; `key` is the node's identity.
+#[cfg(feature = "containers")]
+fn container(
+    setting: &ServerSetting,
+    image: &str,
+    key: &Path,
+) -> Result<Arc<dyn Sandbox>, Failure> {
+    let image = image.parse().map_err(Failure::settings)?;
+    let engine = engine().ok_or_else(|| Failure::files(NO_ENGINE))?;
+    let key = std::path::absolute(key).map_err(Failure::files)?;
+    let model = Path::new(setting.model.as_deref().unwrap_or_default());
+    let model = std::path::absolute(model).map_err(Failure::files)?;
+    let owner = key.to_string_lossy().into_owned();
+    let container = Container::new(engine, image, owner, key.with_extension("run"))
+        .with_models(model.parent().unwrap_or(&model));
+    Ok(Arc::new(match &setting.gpus {
+        Some(gpus) => container.with_gpus(gpus),
+        None => container,
+    }))
+}
+
+/// Refuses every image: this program was built without what runs them.
+#[cfg(not(feature = "containers"))]
+fn pinned(image: &str) -> Result<(), SettingsError> {
+    Err(SettingsError::new(format!("server.image: {}", without_containers(image))))
+}
+
+/// Stands for what no setting that was checked gets to.
+#[cfg(not(feature = "containers"))]
+fn contained(
+    preset: Preset,
+    model: &str,
+    port: u16,
+    sizing: Sizing,
+) -> Result<ServerSpec, PresetError> {
+    preset.server(model, port, sizing)
+}
+
+/// The same.
+#[cfg(not(feature = "containers"))]
+fn container(_: &ServerSetting, image: &str, _: &Path) -> Result<Arc<dyn Sandbox>, Failure> {
+    Err(Failure::settings(without_containers(image)))
+}
+
+#[cfg(not(feature = "containers"))]
+fn without_containers(image: &str) -> String {
+    format!("this program cannot run {image}: it was built without the feature `containers`")
+}
+
 #[cfg(test)]
 #[cfg(unix)]
 mod tests {
@@ -260,7 +451,8 @@ mod tests {
             "--model /m.gguf --host 127.0.0.1 --port 4000 --alias m --parallel 2 --ctx-size 8192 \
              -ngl 99"
         );
-        assert_eq!(spec.limits, Limits { memory: Some(2 << 30), niceness: Some(5) });
+        let limits = Limits { memory: Some(2 << 30), niceness: Some(5), cpus: None };
+        assert_eq!(spec.limits, limits);
     }
 
     #[test]
@@ -273,6 +465,11 @@ mod tests {
             ("model = 'm'\nniceness = 20", "server.niceness"),
             ("model = 'm'\narguments = ['--host', '0.0.0.0']", "server.arguments"),
             ("model = 'm'\narguments = ['--port=80']", "server.arguments"),
+            ("model = 'm'\ncpus = 2", "server.image"),
+            ("model = 'm'\ngpus = 'all'", "server.image"),
+            ("model = 'm'\nimage = 'llama.cpp:server'\nniceness = 5", "server.cpus"),
+            ("model = 'm'\nimage = 'llama.cpp:server'\ngpus = 'both'", "server.gpus"),
+            ("model = 'm'\nimage = 'llama.cpp:server'", "server.image"),
         ] {
             let error = setting(text).check().unwrap_err().to_string();
             assert!(error.contains(named), "{text}: {error}");

@@ -34,6 +34,13 @@ impl Models {
         Ok(Self { servers: servers.collect::<Result<_, _>>()?, engine })
     }
 
+    /// Does the same beside everything else, since loading may take minutes.
+    pub(crate) async fn load(settings: &Settings) -> Result<Self, Failure> {
+        let settings = settings.clone();
+        let loading = tokio::task::spawn_blocking(move || Self::set_up(&settings)).await;
+        loading.unwrap_or_else(|panic| Err(Failure::files(panic)))
+    }
+
     /// Returns how many answers to work on at a time, having looked whether the model server is
     /// there.
     pub(crate) async fn slots(&self, settings: &Settings) -> u32 {

@@ -18,10 +18,10 @@ use iris_protocol::rest::Secret;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
-use crate::model_server::{ModelServer, ServerSetting};
+use crate::model_server::ServerSetting;
 
 /// Environment variables, and whether their values are lists with commas.
-const ENVIRONMENT: [(&str, &str, bool); 32] = [
+const ENVIRONMENT: [(&str, &str, bool); 33] = [
     ("coordinator_url", "COORDINATOR_URL", true),
     ("coordinator_identity", "IRIS_COORDINATOR_IDENTITY", false),
     ("ca_file", "IRIS_CA_FILE", false),
@@ -36,6 +36,7 @@ const ENVIRONMENT: [(&str, &str, bool); 32] = [
     ("server.model", "IRIS_SERVER", false),
     ("server.preset", "IRIS_SERVER_PRESET", false),
     ("server.program", "IRIS_SERVER_PROGRAM", false),
+    ("server.image", "IRIS_SERVER_IMAGE", false),
     ("slots", "IRIS_SLOTS", false),
     ("vram_gb", "NODE_VRAM_GB", false),
     ("hours", "IRIS_HOURS", false),
@@ -140,6 +141,29 @@ impl DatasetSetting {
 pub(crate) enum LogFormat {
     Text,
     Json,
+}
+
+/// What a node can offer models of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Offered {
+    /// A model server that its owner runs.
+    ModelServer,
+    /// One that the node starts.
+    OwnServer,
+    Engine,
+}
+
+impl Offered {
+    pub(crate) const ALL: [Self; 3] = [Self::ModelServer, Self::OwnServer, Self::Engine];
+
+    /// Returns the setting that names it.
+    pub(crate) const fn setting(self) -> &'static str {
+        match self {
+            Self::ModelServer => "model_server_url",
+            Self::OwnServer => "server.model",
+            Self::Engine => "engine",
+        }
+    }
 }
 
 /// What flags say, by the names of their settings; `None` where they are silent. Secrets have no
@@ -306,8 +330,25 @@ impl Settings {
     }
 
     /// Adds where the server answers that the node has started, if it has.
-    pub(crate) fn with_started(self, server: Option<&ModelServer>) -> Self {
-        Self { started: server.map(|server| server.url().to_owned()), ..self }
+    pub(crate) fn with_started(self, url: Option<&str>) -> Self {
+        Self { started: url.map(str::to_owned), ..self }
+    }
+
+    /// Offers by these settings nothing but what is `kept` of a model server of the owner, a
+    /// server of the node's own, and an engine; returns what they name no more.
+    pub(crate) fn offer_only(&mut self, kept: &[Offered]) -> Vec<String> {
+        let is_kept = |offered| kept.contains(&offered);
+        let mut dropped = Vec::new();
+        if !is_kept(Offered::ModelServer) {
+            dropped.extend(self.model_server_url.take());
+        }
+        if !is_kept(Offered::OwnServer) {
+            dropped.extend(self.server.take().and_then(|server| server.model));
+        }
+        if !is_kept(Offered::Engine) {
+            dropped.extend(self.engine.take());
+        }
+        dropped
     }
 
     /// Returns the model server that was named; `None` where there is none but the default.

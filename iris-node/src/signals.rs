@@ -27,6 +27,15 @@ pub(crate) fn stop<T>(
     })
 }
 
+/// Returns what resolves at the first signal to stop.
+pub(crate) fn interrupted() -> io::Result<impl Future<Output = ()>> {
+    let mut signals = listen()?;
+    Ok(async move {
+        // It listens for as long as the process lives.
+        signals.recv().await;
+    })
+}
+
 #[cfg(unix)]
 fn listen() -> io::Result<mpsc::Receiver<()>> {
     use tokio::signal::unix::{SignalKind, signal};

@@ -123,11 +123,16 @@ impl Home {
         self.path(".config/iris/node.toml")
     }
 
-    async fn run(&self, line: &str, input: &str, environment: &[(&str, &str)]) -> Ended {
+    fn command(&self, line: &str, environment: &[(&str, &str)]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_iris-node"));
         command.args(line.split_whitespace()).env_clear().envs(environment.iter().copied());
         command.env("HOME", self.0.path()).current_dir(self.0.path());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    async fn run(&self, line: &str, input: &str, environment: &[(&str, &str)]) -> Ended {
+        let mut command = self.command(line, environment);
         let input = input.to_owned();
         let ended = tokio::task::spawn_blocking(move || {
             let mut child = command.spawn().unwrap();
@@ -354,6 +359,121 @@ async fn a_model_server_that_everybody_reaches_is_warned_of() {
 /// A port of this machine that nobody listens on.
 fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Waits until a file has as many lines, and returns them.
+async fn lines(file: &Path, count: usize) -> Vec<String> {
+    let begun = std::time::Instant::now();
+    loop {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let lines: Vec<_> = text.lines().map(str::to_owned).collect();
+        if lines.len() >= count {
+            return lines;
+        }
+        assert!(begun.elapsed() < std::time::Duration::from_mins(1), "{lines:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+/// Waits until a process has ended, which its parent may have left to others.
+async fn has_gone(id: &str) {
+    let begun = std::time::Instant::now();
+    let is_there = || {
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+    };
+    while is_there() {
+        assert!(begun.elapsed() < std::time::Duration::from_mins(1), "{id} lives on");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+/// Settings of a node that starts a server which loads its model for ever, and the file in which that
+/// notes each start of its own by a process id.
+fn slow_server(home: &Home, network: &str) -> (PathBuf, PathBuf) {
+    let starts = home.path("starts");
+    let server = program(home, &format!("echo $$ >> {}\nexec sleep 600", starts.display()));
+    let model = home.path("model.gguf");
+    std::fs::write(&model, "").unwrap();
+    let file = home.path("own.toml");
+    let text = format!(
+        "coordinator_url = ['{network}']\n[server]\nmodel = '{}'\nprogram = '{}'\n",
+        model.display(),
+        server.display()
+    );
+    std::fs::write(&file, &text).unwrap();
+    (file, starts)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg(target_os = "linux")]
+async fn a_node_whose_server_loads_its_model_can_be_looked_at() {
+    let network = serve("127.0.0.1:0", coordinator).await;
+    let home = Home::new();
+    let (file, starts) = slow_server(&home, &network);
+    let line = format!("--config {}", file.display());
+    let key = [("IRIS_NODE_KEY", "iris_secret"), ("PATH", "/usr/bin:/bin")];
+    let mut node = home.command(&line, &key).spawn().unwrap();
+    let ids = lines(&starts, 1).await;
+    let status = home.run(&format!("status --json {line}"), "", &key).await;
+    assert_eq!(status.code, 0, "{}", status.err);
+    let told: Value = serde_json::from_str(&status.out).unwrap();
+    let why = told["hindrances"][0]["text"].as_str().unwrap();
+    assert!(why.contains("llama-server loads its model"), "{told:#}");
+    let (_, told) = doctor(&home, &line, &key).await;
+    let (state_now, found) = state(&told, "own server");
+    assert!(state_now == "warn" && found.contains("loads its model"), "{told:#}");
+    let paused = home.run(&format!("pause {line}"), "", &key).await;
+    assert_eq!(paused.code, 0, "{}", paused.err);
+    let set_up = home.run(&format!("setup --yes --ports 1 {line}"), "", &key).await;
+    assert!(set_up.out.contains("The node runs"), "{}\n{}", set_up.out, set_up.err);
+    assert_eq!(lines(&starts, 1).await.len(), 1, "nobody starts it a second time");
+    // Nobody is left to end it but the system.
+    node.kill().unwrap();
+    node.wait().unwrap();
+    has_gone(&ids[0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg(target_os = "linux")]
+async fn a_doctor_that_is_interrupted_leaves_no_server_behind() {
+    let network = serve("127.0.0.1:0", coordinator).await;
+    let home = Home::new();
+    let (file, starts) = slow_server(&home, &network);
+    let key = [("IRIS_NODE_KEY", "iris_secret"), ("PATH", "/usr/bin:/bin")];
+    let mut doctor =
+        home.command(&format!("doctor --config {}", file.display()), &key).spawn().unwrap();
+    let ids = lines(&starts, 1).await;
+    let id = rustix::process::Pid::from_raw(doctor.id().cast_signed()).unwrap();
+    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    let ended = tokio::task::spawn_blocking(move || doctor.wait().unwrap()).await.unwrap();
+    assert_eq!(ended.code(), Some(130));
+    has_gone(&ids[0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_chosen_anew_takes_the_place_of_what_was_chosen_before() {
+    let server = serve("127.0.0.1:0", lm_studio).await;
+    let network = serve("127.0.0.1:0", coordinator).await;
+    let home = Home::new();
+    let (file, _) = slow_server(&home, &network);
+    let key = [("IRIS_NODE_KEY", "iris_secret")];
+    let line = format!("setup --ports {} --config {}", port(&server), file.display());
+    // The server that was found in place of the node's own; the proposed coordinator; no service.
+    let ended = home.run(&line, &format!("{server}\n\n\n\n"), &key).await;
+    assert_eq!(ended.code, 0, "{}\n{}", ended.out, ended.err);
+    assert!(ended.out.contains("model.gguf is offered no more"), "{}", ended.out);
+    let written = std::fs::read_to_string(&file).unwrap();
+    assert!(written.contains(&format!("model_server_url = \"{server}\"")), "{written}");
+    assert!(!written.contains("[server]"), "{written}");
+    // A flag is a choice, too, and what it does not name is kept where nothing was chosen.
+    let again = home.run(&format!("{line} --yes"), "", &key).await;
+    assert!(again.out.contains("holds these settings already"), "{}", again.out);
+    let ended = home.run(&format!("{line} --yes --engine bundled"), "", &key).await;
+    assert_eq!(ended.code, 0, "{}\n{}", ended.out, ended.err);
+    let written = std::fs::read_to_string(&file).unwrap();
+    assert!(written.contains("engine = \"bundled\""), "{written}");
+    assert!(written.contains("# model_server_url is not set"), "{written}");
 }
 
 /// Writes a program that does what `script` says, called as llama-server is.

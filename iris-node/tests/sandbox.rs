@@ -168,7 +168,7 @@ async fn printed(script: &str, limits: Limits) -> Vec<String> {
 #[tokio::test]
 #[cfg(target_os = "linux")]
 async fn a_server_is_held_to_its_limits() {
-    let limits = Limits { memory: Some(64 << 20), niceness: Some(5) };
+    let limits = Limits { memory: Some(64 << 20), niceness: Some(5), ..Limits::default() };
     // The limits are set when the program already runs.
     let script = "while [ $(nice) != 5 ] || [ $(ulimit -d) != 65536 ]; do :; done; echo limited";
     assert_eq!(printed(script, limits).await, ["limited"]);

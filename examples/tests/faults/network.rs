@@ -15,7 +15,9 @@ use crate::HEALED;
 use crate::live::caller::{self, Request};
 use crate::live::chat;
 use crate::live::child::Child;
-use crate::roles::{COORDINATOR, LISTEN, MODEL_SERVER, NODE_KEY, NODE_NUMBER, STORE, secret};
+use crate::roles::{
+    COORDINATOR, FAULTS, LISTEN, MODEL_SERVER, NODE_KEY, NODE_NUMBER, STORE, secret,
+};
 
 /// A coordinator, nodes, and the model server behind all of them.
 pub(crate) struct Network {
@@ -29,6 +31,8 @@ pub(crate) struct Network {
     pub(crate) nodes: Vec<Option<Child>>,
     model_address: SocketAddr,
     model_server: Option<Child>,
+    /// From which seed the faults of its answers are drawn.
+    pub(crate) faults: Option<u64>,
     pub(crate) outages: Arc<Outages>,
 }
 
@@ -91,6 +95,7 @@ impl Network {
             nodes: Vec::new(),
             model_address: free,
             model_server: None,
+            faults: None,
             outages: Arc::default(),
         };
         let settings = network.coordinator_settings();
@@ -123,7 +128,10 @@ impl Network {
             }
             Part::ModelServer => {
                 let listen = self.model_address.to_string();
-                let mut child = Child::start("roles::model_server", &[(LISTEN, &listen)]);
+                let faults = self.faults.map(|seed| seed.to_string());
+                let faults = faults.as_deref().map(|seed| (FAULTS, seed));
+                let settings: Vec<_> = [(LISTEN, &*listen)].into_iter().chain(faults).collect();
+                let mut child = Child::start("roles::model_server", &settings);
                 self.model_address = child.says("address ").await.parse().unwrap();
                 self.model_server = Some(child);
             }

@@ -24,6 +24,8 @@ pub(crate) const COORDINATOR: &str = "IRIS_TEST_COORDINATOR";
 pub(crate) const NODE_KEY: &str = "IRIS_TEST_NODE_KEY";
 pub(crate) const NODE_NUMBER: &str = "IRIS_TEST_NODE_NUMBER";
 pub(crate) const MODEL_SERVER: &str = "IRIS_TEST_MODEL_SERVER";
+/// From which seed the faults of the model server's answers are drawn, if there are any.
+pub(crate) const FAULTS: &str = "IRIS_TEST_FAULTS";
 
 /// Slots of each node.
 pub(crate) const SLOTS: u32 = 4;
@@ -139,5 +141,6 @@ fn bare(address: SocketAddr, key: String) -> impl Connector {
 async fn model_server() {
     let Some(listen) = setting(LISTEN) else { return };
     end_with_parent();
-    model_server::serve(listen.parse().unwrap()).await;
+    let faults = setting(FAULTS).map(|seed| seed.parse().unwrap());
+    model_server::serve(listen.parse().unwrap(), faults).await;
 }

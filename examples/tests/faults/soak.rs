@@ -1,4 +1,5 @@
-//! A while of load and harm, after which everything takes what it took before.
+//! A while of load and harm, after which everything takes what it took before: processes are killed
+//! and stopped, callers leave, and the model server's answers are cut, stand still and are garbled.
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,9 @@ use crate::load::{Load, question};
 use crate::network::{Network, Part};
 use crate::process::{self, Sample};
 use crate::{QUIET, books, is_long, skip};
+
+/// How many seconds it takes in the short form, where that is said.
+const SECONDS: &str = "IRIS_TEST_SOAK_SECONDS";
 
 const CALLERS: usize = 8;
 /// The node that is left alone, and the one that is not.
@@ -32,11 +36,15 @@ async fn after_a_while_of_load_and_harm_nothing_has_grown() {
     if !process::is_known() {
         return skip("the soak", "There is no /proc here.");
     }
-    let length = Duration::from_secs(if is_long() { 600 } else { 12 });
+    let length = length();
     let mut dice = Dice::seeded();
     let mut network = Network::begin(2).await;
     network.has_nodes(2).await;
     let quiet = Moment::now(&network).await;
+    // From now on answers fail in the middle, too.
+    network.faults = Some(dice.below(usize::MAX) as u64);
+    network.kill(Part::ModelServer);
+    network.start(Part::ModelServer).await;
     let mut load = Load::begin(&network, CALLERS);
     let begun = Instant::now();
     let mut watch = Watch { begun, moments: Vec::new(), told: Duration::ZERO };
@@ -72,6 +80,14 @@ async fn after_a_while_of_load_and_harm_nothing_has_grown() {
         process::size(network.database()) / rows as u64
     );
     assert_eq!(tally.broken, 0, "the coordinator was never away");
+    assert!(tally.answered() > 0, "nobody got an answer");
+}
+
+/// Returns how long everything is hurt: ten minutes in the long form, as many seconds as `SECONDS`
+/// says, or a few.
+fn length() -> Duration {
+    let said = std::env::var(SECONDS).ok().map(|seconds| seconds.parse().unwrap());
+    Duration::from_secs(if is_long() { 600 } else { said.unwrap_or(12) })
 }
 
 /// What is done to the network.

@@ -64,13 +64,22 @@ impl Drop for Lease {
     }
 }
 
+/// What comes of standing in line.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    /// A node is free for it.
+    Served(Lease),
+    /// Whom it may ask has changed, so that it is to ask again.
+    Again,
+}
+
 /// A place in the line; dropping it leaves the line.
 #[derive(Debug)]
 pub(crate) struct Ticketed {
     dispatch: Arc<Dispatch>,
     model: ModelName,
     ticket: Ticket,
-    lease: oneshot::Receiver<Lease>,
+    turn: oneshot::Receiver<Turn>,
 }
 
 impl Ticketed {
@@ -78,14 +87,14 @@ impl Ticketed {
         dispatch: Arc<Dispatch>,
         model: ModelName,
         ticket: Ticket,
-        lease: oneshot::Receiver<Lease>,
+        turn: oneshot::Receiver<Turn>,
     ) -> Self {
-        Self { dispatch, model, ticket, lease }
+        Self { dispatch, model, ticket, turn }
     }
 
     /// Resolves when it is this task's turn; `None` when the coordinator gave up.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Lease>> {
-        Pin::new(&mut self.lease).poll(cx).map(Result::ok)
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Turn>> {
+        Pin::new(&mut self.turn).poll(cx).map(Result::ok)
     }
 }
 

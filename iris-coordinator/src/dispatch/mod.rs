@@ -68,7 +68,7 @@ use certificates::{Certificates, Standing};
 use explanations::Explanations;
 use judges::Judges;
 use lease::Hold;
-pub(crate) use lease::{Lease, Ticketed};
+pub(crate) use lease::{Lease, Ticketed, Turn};
 pub(crate) use listing::{Listed, Listing};
 pub(crate) use models::{KnownModels, MODEL, ModelRecord};
 pub use payer::Payer;
@@ -162,8 +162,9 @@ struct Floor {
 #[derive(Debug)]
 struct Waiter {
     task: TaskId,
+    name: AccountId,
     model: ModelName,
-    lease: oneshot::Sender<Lease>,
+    turn: oneshot::Sender<Turn>,
 }
 
 /// How a task stands that asks for a node.
@@ -171,6 +172,8 @@ struct Waiter {
 pub(crate) struct Asker {
     pub(crate) task: TaskId,
     pub(crate) account: AccountId,
+    /// Whose request it is for the nodes.
+    pub(crate) name: AccountId,
     pub(crate) priority: Priority,
     /// Whether a node had the task already.
     pub(crate) begun: bool,
@@ -253,8 +256,11 @@ impl Dispatch {
     /// free now is one that nobody in line can use, and whoever comes may take it. Where none is
     /// free, an interactive task stands in line only if its turn comes soon, unless a node had it
     /// already or it stood there before.
-    pub(crate) fn acquire(self: &Arc<Self>, demand: &Demand, asker: Asker) -> Acquired {
-        let Asker { account, priority, .. } = asker;
+    ///
+    /// Whom its asker may ask is written into the demand here, where nobody can change it between
+    /// that and the line.
+    pub(crate) fn acquire(self: &Arc<Self>, demand: &mut Demand, asker: Asker) -> Acquired {
+        let Asker { account, name, priority, .. } = asker;
         if self.journal.is_behind() {
             return Acquired::Never(TaskError::BooksFull);
         }
@@ -263,6 +269,7 @@ impl Dispatch {
         if floor.draining {
             return Acquired::Never(TaskError::ShuttingDown);
         }
+        (demand.barred, demand.invited) = self.admittance.owners(&name);
         let explanation = match self.try_reserve(&mut floor, demand, now) {
             Ok(lease) => {
                 floor.admission.found_place(&demand.model, account, now);
@@ -282,9 +289,9 @@ impl Dispatch {
         let Ok(ticket) = floor.queue.push(since, priority, demand.clone()) else {
             return Acquired::Never(floor.busy(demand, situation, newcomer));
         };
-        let (lease, receiver) = oneshot::channel();
+        let (turn, receiver) = oneshot::channel();
         let (task, model) = (asker.task, demand.model.clone());
-        floor.waiting.insert(ticket, Waiter { task, model, lease });
+        floor.waiting.insert(ticket, Waiter { task, name, model, turn });
         drop(floor);
         Acquired::Later(Ticketed::new(Arc::clone(self), demand.model.clone(), ticket, receiver))
     }
@@ -773,6 +780,22 @@ impl Dispatch {
         u32::try_from(floor.queue.place(&waiter.model, *ticket)?).ok()
     }
 
+    /// Lets the tasks in the name of `caller` that stand in line ask again, each for its old place: an owner
+    /// has said something else of it.
+    pub(crate) fn ask_again(&self, caller: &AccountId) {
+        let mut floor = self.floor();
+        let Floor { queue, waiting, .. } = &mut *floor;
+        let theirs = waiting.iter().filter(|(_, waiter)| waiter.name == *caller);
+        let mut tickets: Vec<Ticket> = theirs.map(|(ticket, _)| *ticket).collect();
+        tickets.sort_unstable();
+        for ticket in tickets {
+            let Some(waiter) = waiting.remove(&ticket) else { continue };
+            queue.remove(&waiter.model, ticket);
+            // Whoever left the line in this moment asks nothing more.
+            let _ = waiter.turn.send(Turn::Again);
+        }
+    }
+
     /// Takes a task out of the line.
     fn leave_line(&self, model: &ModelName, ticket: Ticket) {
         let mut floor = self.floor();
@@ -801,13 +824,7 @@ impl Dispatch {
         model: &ModelName,
         now: Instant,
     ) -> bool {
-        let seat = floor.registry.seat(node).and_then(|seat| floor.registry.node(seat));
-        let Some(owner) = seat.map(|node| node.profile().owner) else { return false };
-        // Who was blocked while it waited is served by others.
-        let able = |(_, demand): &(Ticket, &Demand)| {
-            let is_barred = || demand.asker.is_some_and(|it| self.admittance.bars(&owner, &it));
-            floor.registry.refusal(node, demand).is_none() && !is_barred()
-        };
+        let able = |(_, demand): &(Ticket, &Demand)| floor.registry.refusal(node, demand).is_none();
         let able = floor.queue.line(model).filter(able).take(ASKED);
         // The scheduler may have reasons of its own to leave a node free.
         let choice = able.into_iter().find_map(|(ticket, demand)| {
@@ -819,7 +836,10 @@ impl Dispatch {
         let Ok(lease) = self.reserve(floor, model, choice, own, now) else { return false };
         floor.queue.remove(model, ticket);
         let returned = match floor.waiting.remove(&ticket) {
-            Some(waiter) => waiter.lease.send(lease).err(),
+            Some(waiter) => match waiter.turn.send(Turn::Served(lease)) {
+                Err(Turn::Served(lease)) => Some(lease),
+                _ => None,
+            },
             None => Some(lease),
         };
         // Whoever left the line in this moment leaves the lease behind. It is given back here,

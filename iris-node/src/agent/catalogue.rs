@@ -83,10 +83,10 @@ impl Catalogue {
         changed
     }
 
-    /// Returns whether the model is offered with `abilities`.
+    /// Returns whether the model is offered for what needs `abilities`.
     pub(super) fn offers_model(&self, model: &ModelName, abilities: Abilities) -> bool {
         let listed = self.locked();
-        listed.find(model).is_some_and(|(offer, _)| offer.abilities.contains(abilities))
+        listed.find(model).is_some_and(|(offer, _)| offer.abilities.meet(abilities))
     }
 
     /// Returns the backend that has the model.
@@ -99,9 +99,9 @@ impl Catalogue {
     /// that have room for one and answer without being loaded first.
     pub(super) fn judge(&self) -> Option<(ModelName, Arc<dyn Backend>)> {
         let listed = self.locked();
-        let fit = listed
-            .offered()
-            .filter(|(offer, at)| offer.context_length >= ROOM && !self.backends[*at].may_load());
+        let fit = listed.offered().filter(|(offer, at)| {
+            offer.answers() && offer.context_length >= ROOM && !self.backends[*at].may_load()
+        });
         let (offer, at) = fit.max_by_key(|(offer, _)| offer.speed)?;
         Some((offer.name.clone(), Arc::clone(&self.backends[*at])))
     }
@@ -147,7 +147,7 @@ impl Catalogue {
     /// Measures every model that has no known speed, one after the other, for a short while.
     pub(super) async fn measure(&self) {
         let trials = async {
-            for offer in self.offers() {
+            for offer in self.offers().into_iter().filter(ModelOffer::answers) {
                 let Some(backend) = self.backend(&offer.name) else { continue };
                 if backend.may_load() {
                     continue;
@@ -265,6 +265,20 @@ mod tests {
         catalogue.record(&name("a"), TokenRate::per_second(200));
         assert!(catalogue.refresh().await);
         assert_eq!(speed().unwrap().as_millis(), 128_750);
+    }
+
+    #[tokio::test]
+    async fn what_only_embeds_is_neither_measured_nor_asked_how_hard_a_question_is() {
+        let mut offer = ModelOffer::new(name("vectors"), 8192);
+        offer.abilities = Abilities::EMBEDDINGS.union(Abilities::MUTE);
+        let backend = ScriptedBackend::new([offer], |_| iris_core::backend::Script::new());
+        let catalogue = catalogue(vec![Arc::new(backend.clone())]);
+        catalogue.refresh().await;
+        catalogue.measure().await;
+        assert_eq!(backend.counts().started, 0);
+        assert!(catalogue.judge().is_none());
+        assert!(catalogue.offers_model(&name("vectors"), Abilities::EMBEDDINGS));
+        assert!(!catalogue.offers_model(&name("vectors"), Abilities::NONE));
     }
 
     #[tokio::test(start_paused = true)]

@@ -123,7 +123,7 @@ async fn offered(backend: &dyn Backend, report: &mut Report) -> Option<TokenRate
             return None;
         }
     };
-    let Some(first) = offers.first() else {
+    if offers.is_empty() {
         report.add(Check::fail(
             "models",
             Exit::Work,
@@ -132,11 +132,17 @@ async fn offered(backend: &dyn Backend, report: &mut Report) -> Option<TokenRate
         ));
         report.add(Check::skip("first token", "a model"));
         return None;
-    };
+    }
     let names: Vec<_> = offers.iter().take(5).map(|offer| offer.name.as_str()).collect();
     let more =
         if offers.len() > 5 { format!(" and {} more", offers.len() - 5) } else { String::new() };
     report.add(Check::ok("models", format!("{}{more}", names.join(", "))));
+    let Some(first) = offers.iter().find(|offer| offer.answers()) else {
+        let needs = "a model that answers: these turn texts into vectors alone";
+        report.add(Check::skip("first token", needs));
+        report.add(Check::skip("speed", needs));
+        return None;
+    };
     let token = first_token(backend, &first.name).await;
     let answers = token.state == State::Ok;
     report.add(token);

@@ -137,7 +137,7 @@ pub(crate) async fn run(
     report.add(settings_are(file));
     report.add(identity(&settings));
     let server = server::check(&settings, &mut report).await;
-    let settings = settings.with_started(server.as_ref());
+    let settings = settings.with_started(server.as_ref().map(server::Looked::url));
     match Http::new(&settings, PATIENCE) {
         Ok(http) => {
             let rate = backend::check(&settings, &http, &mut report).await;

@@ -131,9 +131,42 @@ pub fn read(path: &Path, since: Timestamp, limit: usize) -> Result<Vec<Entry>, H
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
+/// A history that is open to be written.
+#[derive(Debug)]
+pub(super) struct OpenFile {
+    pub(super) sqlite: Connection,
+    mark: Option<Mark>,
+}
+
+impl OpenFile {
+    /// Returns whether this is still the file at `path`: one that was removed can be written for
+    /// ever, and read by nobody.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        self.mark == mark(path)
+    }
+}
+
+/// By what a file is told from another one of its name: device and number.
+type Mark = (u64, u64);
+
+#[cfg(unix)]
+fn mark(path: &Path) -> Option<Mark> {
+    use std::os::unix::fs::MetadataExt;
+
+    let found = std::fs::metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
+}
+
+/// Elsewhere a file that is open cannot be removed.
+#[cfg(not(unix))]
+fn mark(_: &Path) -> Option<Mark> {
+    None
+}
+
 /// Opens a history to write it, and makes it where it is missing.
-pub(super) fn open(path: &Path) -> Result<Connection, HistoryError> {
+pub(super) fn open(path: &Path) -> Result<OpenFile, HistoryError> {
     create(path).map_err(|source| HistoryError::File { path: path.to_owned(), source })?;
+    let mark = mark(path);
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     // Whose file it is is known before anything is written to it.
     if let Kind::Empty = kind(&connection, path)? {
@@ -152,7 +185,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, HistoryError> {
              COMMIT;"
         ))?;
     }
-    Ok(connection)
+    Ok(OpenFile { sqlite: connection, mark })
 }
 
 /// Writes tasks, all or none.

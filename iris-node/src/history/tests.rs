@@ -128,7 +128,7 @@ fn a_full_disk_costs_old_tasks_and_is_got_over() {
     let mut writer = writer(&path, Bounds::default());
     writer.write();
     let full = writer.connection.as_ref().unwrap();
-    full.pragma_update(None, "max_page_count", 8).unwrap();
+    full.sqlite.pragma_update(None, "max_page_count", 8).unwrap();
     for number in 0..1000 {
         writer.take(done(number, now()));
     }
@@ -139,6 +139,21 @@ fn a_full_disk_costs_old_tasks_and_is_got_over() {
     // The next connection has room again.
     writer.write();
     assert_eq!(all(&path).len(), 1000, "what waited is written once");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_history_that_was_removed_begins_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db");
+    let history = History::keep(&path, Bounds::default()).unwrap();
+    history.ended(done(0, now()));
+    assert!(history.flush(PATIENCE));
+    std::fs::remove_file(&path).unwrap();
+    history.ended(done(1, now()));
+    assert!(history.flush(PATIENCE));
+    let tasks: Vec<_> = all(&path).iter().map(|entry| entry.task).collect();
+    assert_eq!(tasks, [done(1, now()).work.task]);
 }
 
 #[test]

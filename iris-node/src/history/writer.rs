@@ -5,10 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
 use tracing::{info, warn};
 
-use super::file::{self, HistoryError};
+use super::file::{self, HistoryError, OpenFile};
 use super::{Bounds, QUEUE, Told};
 use crate::agent::Done;
 
@@ -29,7 +28,7 @@ pub(super) struct Writer {
     left_out: Arc<AtomicU64>,
     /// What is to be written, the oldest first.
     waiting: VecDeque<Done>,
-    pub(super) connection: Option<Connection>,
+    pub(super) connection: Option<OpenFile>,
     /// When a write failed for the last time, until one succeeds.
     trouble: Option<Instant>,
     pruned: Option<Instant>,
@@ -114,17 +113,18 @@ impl Writer {
     }
 
     fn try_write(&mut self) -> Result<(), HistoryError> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
+        let open = self.connection.take().filter(|open| open.is_at(&self.path));
+        let mut connection = match open {
+            Some(open) => open,
             None => file::open(&self.path)?,
         };
         while !self.waiting.is_empty() {
             let batch = self.waiting.len().min(BATCH);
-            file::append(&mut connection, self.waiting.iter().take(batch))?;
+            file::append(&mut connection.sqlite, self.waiting.iter().take(batch))?;
             self.waiting.drain(..batch);
         }
         if self.pruned.is_none_or(|at| at.elapsed() >= PRUNED_EVERY) {
-            file::prune(&mut connection, self.bounds)?;
+            file::prune(&mut connection.sqlite, self.bounds)?;
             self.pruned = Some(Instant::now());
         }
         self.connection = Some(connection);

@@ -1,7 +1,8 @@
 //! Starts model servers, looks after them and ends them.
 //!
-//! A [`Sandbox`] runs a [`ServerSpec`]: as a child of this process ([`Process`]), or in whatever
-//! another implementation of the trait runs it in. A [`Supervisor`] keeps the server running: it
+//! A [`Sandbox`] runs a [`ServerSpec`]: as a child of this process ([`Process`]), in a container of
+//! Docker or podman (`Container`, with the feature `containers`), or in whatever another
+//! implementation of the trait runs it in. A [`Supervisor`] keeps the server running: it
 //! waits until it answers, starts it again when it ends, later and later while it keeps failing, and
 //! takes it down with the node. [`Preset`]s know how common servers are called.
 //!
@@ -25,6 +26,8 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
+#[cfg(all(unix, feature = "containers"))]
+mod container;
 mod health;
 mod output;
 mod preset;
@@ -32,7 +35,11 @@ mod process;
 mod spec;
 mod supervisor;
 
+#[cfg(all(unix, feature = "containers"))]
+pub use container::{Container, PinError, PinnedImage};
 pub use preset::{Preset, PresetError, Sizing};
+#[cfg(target_os = "linux")]
+pub use process::launch;
 pub use process::{Process, find_program};
 pub use spec::{Health, Limits, ServerSpec, free_port};
 pub use supervisor::{State, Supervisor};
@@ -62,6 +69,8 @@ pub trait Running: fmt::Debug + Send {
 pub struct Ended {
     /// Its exit code; `None` when a signal ended it.
     pub code: Option<i32>,
+    /// Whether the system ended it for taking more memory than it may, as far as that is told.
+    pub out_of_memory: bool,
     /// The last lines that it printed, the latest last, each cut to 500 bytes.
     pub last_lines: Vec<String>,
 }
@@ -69,6 +78,7 @@ pub struct Ended {
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.code {
+            _ if self.out_of_memory => f.write_str("it took more memory than it may"),
             Some(code) => write!(f, "it ended with exit code {code}"),
             None => f.write_str("it was ended by a signal"),
         }
@@ -90,4 +100,32 @@ pub enum SandboxError {
         /// What the system says.
         error: std::io::Error,
     },
+    /// Somebody else listens at the server's port.
+    #[error("nobody can listen at port {port} of 127.0.0.1: {error}")]
+    Port {
+        /// The port.
+        port: u16,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// The folder for a container's socket cannot be made.
+    #[error("{} cannot be made: {error}", folder.display())]
+    Folder {
+        /// The folder.
+        folder: std::path::PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// Docker or podman cannot be reached, or refuses.
+    #[error("Docker or podman: {0}")]
+    Engine(String),
+    /// The image is not on this machine.
+    #[error("the image {0} is not on this machine: run `docker pull {0}`, or podman's")]
+    NoImage(String),
+    /// The server was to have a graphics card and has none.
+    #[error(
+        "the container has no graphics card (`nvidia-smi -L` in it: {0}); NVIDIA's container toolkit \
+         passes them on"
+    )]
+    NoGpu(String),
 }

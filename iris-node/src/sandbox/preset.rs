@@ -50,6 +50,36 @@ impl Preset {
     ///
     /// A model that the server would take for an option, and a size that it cannot be told.
     pub fn server(self, model: &str, port: u16, sizing: Sizing) -> Result<ServerSpec, PresetError> {
+        self.spec(model, port, Place::Port(port), sizing)
+    }
+
+    /// Returns how the server is started with `model`, a path in its container, so that it listens at
+    /// `socket` there, while `port` of this machine leads to it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`server`](Self::server), and a server that cannot listen at a socket's file.
+    pub fn contained(
+        self,
+        model: &str,
+        port: u16,
+        socket: &str,
+        sizing: Sizing,
+    ) -> Result<ServerSpec, PresetError> {
+        let spec = self.spec(model, port, Place::Socket(socket), sizing)?;
+        // An image of llama.cpp starts it by itself, from wherever it lies.
+        let is_its_own = self == Self::LlamaServer;
+        let program = if is_its_own { String::new() } else { spec.program };
+        Ok(ServerSpec { program, ..spec })
+    }
+
+    fn spec(
+        self,
+        model: &str,
+        port: u16,
+        place: Place<'_>,
+        sizing: Sizing,
+    ) -> Result<ServerSpec, PresetError> {
         if model.is_empty() || model.starts_with('-') {
             return Err(PresetError::Model(model.to_owned()));
         }
@@ -61,7 +91,7 @@ impl Preset {
         };
         Ok(ServerSpec {
             program: program.to_owned(),
-            arguments: self.arguments(model, port, sizing)?,
+            arguments: self.arguments(model, place, sizing)?,
             port,
             health,
             limits: Limits::default(),
@@ -71,14 +101,14 @@ impl Preset {
     fn arguments(
         self,
         model: &str,
-        port: u16,
+        place: Place<'_>,
         Sizing { slots, context }: Sizing,
     ) -> Result<Vec<String>, PresetError> {
-        let port = port.to_string();
         let mut line = Line::default();
         match self {
             Self::LlamaServer => {
-                line.push(["--model", model, "--host", "127.0.0.1", "--port", &port]);
+                line.push(["--model", model]);
+                line.listen(place, "--host");
                 line.name("--alias", model);
                 line.number("--parallel", slots);
                 // The server divides this among its slots.
@@ -87,22 +117,33 @@ impl Preset {
             }
             Self::Mlx => {
                 self.refuse("context", context)?;
-                line.push(["--model", model, "--host", "127.0.0.1", "--port", &port]);
+                let port = self.needs_port(place)?;
+                line.push(["--model", model]);
+                line.listen(Place::Port(port), "--host");
                 line.number("--decode-concurrency", slots);
             }
             Self::Vllm => {
-                line.push(["serve", model, "--host", "127.0.0.1", "--port", &port]);
+                line.push(["serve", model]);
+                line.listen(place, "--uds");
                 line.name("--served-model-name", model);
                 line.number("--max-num-seqs", slots);
                 line.number("--max-model-len", context);
             }
             Self::Onnx => {
                 self.refuse("context", context)?;
+                let port = self.needs_port(place)?;
                 line.push(["serve", model, "--addr", &format!("127.0.0.1:{port}")]);
                 line.number("--max-batch", slots);
             }
         }
         Ok(line.0)
+    }
+
+    fn needs_port(self, place: Place<'_>) -> Result<u16, PresetError> {
+        match place {
+            Place::Port(port) => Ok(port),
+            Place::Socket(_) => Err(PresetError::Contained(self.as_str())),
+        }
     }
 
     fn refuse(self, what: &'static str, size: Option<NonZeroU32>) -> Result<(), PresetError> {
@@ -113,6 +154,15 @@ impl Preset {
     }
 }
 
+/// Where a server is to listen.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    /// A port of 127.0.0.1.
+    Port(u16),
+    /// A socket's file.
+    Socket(&'a str),
+}
+
 const ONE: NonZeroU32 = NonZeroU32::MIN;
 
 #[derive(Default)]
@@ -121,6 +171,16 @@ struct Line(Vec<String>);
 impl Line {
     fn push<const N: usize>(&mut self, arguments: [&str; N]) {
         self.0.extend(arguments.map(str::to_owned));
+    }
+
+    /// Says where to listen: at a port, or at a file, which is told by `option`.
+    fn listen(&mut self, place: Place<'_>, option: &str) {
+        match place {
+            Place::Port(port) => {
+                self.push(["--host", "127.0.0.1", "--port", &port.to_string()]);
+            }
+            Place::Socket(file) => self.push([option, file]),
+        }
     }
 
     /// Calls a model that lies in a file by the file's name: others see it, and the folders are
@@ -163,6 +223,11 @@ pub enum PresetError {
         "the model is named \"{0}\"; it must be the path of one, or a name, and not begin with -"
     )]
     Model(String),
+    /// The server listens at ports alone, which a container has none of.
+    #[error(
+        "{0} cannot run in a container: it cannot listen at a socket's file, as llama-server and vllm can"
+    )]
+    Contained(&'static str),
     /// The server has no such option.
     #[error("{preset} has no option for the {what}; leave it out")]
     Size {
@@ -205,6 +270,21 @@ mod tests {
             line(Preset::Onnx, 3, 0),
             "onnx-genai serve m --addr 127.0.0.1:4000 --max-batch 3"
         );
+    }
+
+    #[test]
+    fn servers_in_containers_are_called_at_a_file() {
+        let contained = |preset: Preset| {
+            let spec = preset.contained("/models/m.gguf", 4000, "/s.sock", Sizing::default());
+            spec.map(|spec| (spec.port, format!("{} {}", spec.program, spec.arguments.join(" "))))
+        };
+        let llama = " --model /models/m.gguf --host /s.sock --alias m".to_owned();
+        assert_eq!(contained(Preset::LlamaServer), Ok((4000, llama)));
+        let vllm = "vllm serve /models/m.gguf --uds /s.sock --served-model-name m".to_owned();
+        assert_eq!(contained(Preset::Vllm), Ok((4000, vllm)));
+        for preset in [Preset::Mlx, Preset::Onnx] {
+            assert_eq!(contained(preset), Err(PresetError::Contained(preset.as_str())));
+        }
     }
 
     #[test]

@@ -17,17 +17,67 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Runs servers as children of this process.
 ///
 /// A server and all that it starts are one group, which is ended as a whole. It sees the environment
-/// of the node without what is meant for Iris, such as an account's key. On Linux, where `setpriv` of
-/// util-linux is installed, the system ends the server when the thread that started it ends, so it
-/// does not outlive a node that is killed; start servers from a thread that lives as long.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Process(());
+/// of the node without what is meant for Iris, such as an account's key. It outlives a node that is
+/// killed, unless the sandbox has a [launcher](Self::with_launcher).
+#[derive(Clone, Debug, Default)]
+pub struct Process {
+    #[cfg(target_os = "linux")]
+    launcher: Vec<OsString>,
+}
 
 impl Process {
     /// Returns the sandbox.
-    pub const fn new() -> Self {
-        Self(())
+    pub fn new() -> Self {
+        Self::default()
     }
+
+    /// Starts servers through `line`, a program and its first arguments, which calls [`launch`] with
+    /// the arguments that follow: then the system ends a server when the thread that started it
+    /// ends, so it does not outlive a node that is killed. Start servers from a thread that lives as
+    /// long as they may.
+    #[cfg(target_os = "linux")]
+    #[must_use]
+    pub fn with_launcher(mut self, line: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.launcher = line.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Returns the command for `program`.
+    fn command(&self, program: &Path) -> Command {
+        #[cfg(target_os = "linux")]
+        if let [launcher, arguments @ ..] = self.launcher.as_slice() {
+            let mut command = Command::new(launcher);
+            command.args(arguments).arg(std::process::id().to_string()).arg(program);
+            return command;
+        }
+        Command::new(program)
+    }
+}
+
+/// Becomes a server that the system ends with the process that started this one: what a
+/// [launcher](Process::with_launcher) does with its arguments, which are that process's id, the
+/// program and the program's arguments.
+///
+/// Returns only where that fails, with what the system says.
+#[cfg(target_os = "linux")]
+pub fn launch(arguments: &[OsString]) -> std::io::Error {
+    use std::io::{Error, ErrorKind};
+    use std::os::unix::process::CommandExt;
+
+    use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+
+    let [parent, program, arguments @ ..] = arguments else {
+        return Error::new(ErrorKind::InvalidInput, "it needs a process id and a program");
+    };
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
+        return error.into();
+    }
+    // One that has ended before cannot be waited for any more.
+    let is_there = |pid: rustix::process::Pid| pid.as_raw_pid().to_string().as_str() == *parent;
+    if !getppid().is_some_and(is_there) {
+        return Error::new(ErrorKind::NotFound, "the process that wanted it has ended");
+    }
+    std::process::Command::new(program).args(arguments).exec()
 }
 
 impl Sandbox for Process {
@@ -35,7 +85,7 @@ impl Sandbox for Process {
         &'a self,
         spec: &'a ServerSpec,
     ) -> BoxFuture<'a, Result<Box<dyn Running>, SandboxError>> {
-        async { Ok(Box::new(RunningProcess::start(spec)?) as Box<dyn Running>) }.boxed()
+        async { Ok(Box::new(RunningProcess::start(self, spec)?) as Box<dyn Running>) }.boxed()
     }
 }
 
@@ -49,10 +99,10 @@ struct RunningProcess {
 }
 
 impl RunningProcess {
-    fn start(spec: &ServerSpec) -> Result<Self, SandboxError> {
+    fn start(sandbox: &Process, spec: &ServerSpec) -> Result<Self, SandboxError> {
         let program = find_program(&spec.program)
             .ok_or_else(|| SandboxError::NotInstalled(spec.program.clone()))?;
-        let mut command = bound_to_this_process(&program);
+        let mut command = sandbox.command(&program);
         command
             .args(&spec.arguments)
             .env_clear()
@@ -119,7 +169,7 @@ impl RunningProcess {
         let read = async { while self.readers.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(LAST_WORDS, read).await;
         let code = status.ok().and_then(|status| status.code());
-        Ended { code, last_lines: self.output.last_lines() }
+        Ended { code, out_of_memory: false, last_lines: self.output.last_lines() }
     }
 
     #[cfg(unix)]
@@ -171,17 +221,6 @@ impl Drop for RunningProcess {
     fn drop(&mut self) {
         self.signal(Signal::Kill);
     }
-}
-
-/// Returns the command for `program`, which the system ends with this process where it can.
-fn bound_to_this_process(program: &Path) -> Command {
-    #[cfg(target_os = "linux")]
-    if let Some(setpriv) = find_program("setpriv") {
-        let mut command = Command::new(setpriv);
-        command.args(["--pdeathsig", "KILL", "--"]).arg(program);
-        return command;
-    }
-    Command::new(program)
 }
 
 /// Returns where the program is that would be run by this name; `None` where there is none.

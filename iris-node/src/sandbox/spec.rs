@@ -7,9 +7,11 @@ use std::time::Duration;
 /// Arguments are left out of `Debug`, since they may hold a key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ServerSpec {
-    /// A path, or a name that is looked for in the folders of `PATH`.
+    /// A path, or a name that is looked for in the folders of `PATH`; in a container, of its image,
+    /// which starts its own program where this is empty.
     pub program: String,
-    /// What the program is called with. It must listen on `127.0.0.1` and [`port`](Self::port).
+    /// What the program is called with. It must listen on `127.0.0.1` and [`port`](Self::port), or
+    /// in a container at `Container::SOCKET`.
     pub arguments: Vec<String>,
     /// Where the server listens.
     pub port: u16,
@@ -67,10 +69,12 @@ impl Health {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of memory of its own, without what it maps from files; what it asks for beyond is
-    /// refused to it. Heeded on Linux.
+    /// refused to it. Heeded on Linux, and in containers, where it is ended instead.
     pub memory: Option<u64>,
-    /// How far it steps back behind other programs, from 1 to 19. Heeded on Unix.
+    /// How far it steps back behind other programs, from 1 to 19. Heeded on Unix by processes.
     pub niceness: Option<u8>,
+    /// How many processors' time it may take. Heeded in containers.
+    pub cpus: Option<u16>,
 }
 
 /// Returns a port of this machine that nobody listens on.

@@ -76,7 +76,8 @@ impl Supervisor {
                 backoff.reset();
             }
             let wait = backoff.wait();
-            tracing::warn!(program = self.spec.program, why, ?wait, "the model server failed");
+            let port = self.spec.port;
+            tracing::warn!(port, why, ?wait, "the model server failed");
             self.state.send_replace(State::Waiting { why, printed, wait });
             tokio::select! {
                 () = sleep(wait) => {}

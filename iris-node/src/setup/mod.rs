@@ -27,7 +27,7 @@ use crate::model_server::ModelServer;
 use crate::models::{self, BUNDLED, Models};
 use crate::private;
 use crate::servers::{self, Found, Look};
-use crate::settings::{Flags, Settings, list};
+use crate::settings::{Flags, Offered, Settings, list};
 
 mod service;
 
@@ -109,14 +109,17 @@ pub(crate) async fn run<E: Fn(&str) -> Option<String>>(
     let setup = Setup { asker: Asker { yes: args.yes }, args, sources, http };
     let machine = tokio::task::spawn_blocking(|| Probe::new().machine()).await;
     print_machine(&machine.unwrap_or_default());
-    let mut answers = setup.models(&before).await?;
+    let (mut answers, kept) = setup.models(&before).await?;
     let (text, coordinator) = setup.coordinator(&before).await?;
     // Those that come after the first in a list stay, unless the first was changed.
     if before.coordinator_urls().first() != Some(&text) {
         answers.push(("coordinator_url", Some(list(&text))));
     }
-    let settings = setup.sources.load(answers)?;
-    let rate = setup.trial(&settings).await?;
+    let mut settings = setup.sources.load(answers)?;
+    for dropped in settings.offer_only(&kept) {
+        println!("{dropped} is offered no more.");
+    }
+    let rate = setup.trial(&before, &settings).await?;
     let key = setup.key(&settings, &coordinator).await?;
     let service = setup.service()?;
     setup.write(&settings, key, &coordinator, service).await?;
@@ -134,24 +137,27 @@ struct Setup<'a, E> {
 }
 
 impl<E: Fn(&str) -> Option<String>> Setup<'_, E> {
-    /// Finds out which models to offer.
-    async fn models(&self, before: &Settings) -> Result<Flags, Failure> {
+    /// Finds out which models to offer, and what to offer models of from now on.
+    async fn models(&self, before: &Settings) -> Result<(Flags, Vec<Offered>), Failure> {
         let key = before.model_server_key.as_ref();
-        let names_a_model =
-            ["engine", "server.model"].iter().any(|name| self.sources.is_flagged(name));
-        if names_a_model && !self.sources.is_flagged("model_server_url") {
-            return Ok(Vec::new());
-        }
-        if self.sources.is_flagged("model_server_url") {
+        let is_flagged = |offered: &Offered| self.sources.is_flagged(offered.setting());
+        let flagged: Vec<_> = Offered::ALL.into_iter().filter(is_flagged).collect();
+        if flagged.contains(&Offered::ModelServer) {
             let url = before.model_server().unwrap_or_default();
             models::server(before, url)?;
             print_look(url, &servers::look_at(&self.http, url, key).await);
-            return Ok(Vec::new());
+        }
+        if !flagged.is_empty() {
+            return Ok((Vec::new(), flagged));
         }
         let mut looks = servers::look_around(&self.http, &self.args.ports, key).await;
         let known = before.named_model_server().map(str::to_owned);
         if let Some(url) = known.filter(|url| !looks.iter().any(|(found, _)| found == url)) {
             looks.insert(0, (url.clone(), servers::look_at(&self.http, &url, key).await));
+        }
+        // What the running node has started is its own, and ends with it.
+        if let Some(own) = running(before).await.and_then(|own| servers::local_port(&own)) {
+            looks.retain(|(url, _)| servers::local_port(url) != Some(own));
         }
         println!("\nModel servers on this machine:");
         for (url, look) in &looks {
@@ -165,7 +171,11 @@ impl<E: Fn(&str) -> Option<String>> Setup<'_, E> {
     }
 
     /// Chooses among what was found; what has models loaded is proposed, then what has any.
-    fn choose(&self, looks: &[(String, Look)], before: &Settings) -> Result<Flags, Failure> {
+    fn choose(
+        &self,
+        looks: &[(String, Look)],
+        before: &Settings,
+    ) -> Result<(Flags, Vec<Offered>), Failure> {
         let servers: Vec<&Found> = looks
             .iter()
             .filter_map(|(_, look)| match look {
@@ -174,14 +184,11 @@ impl<E: Fn(&str) -> Option<String>> Setup<'_, E> {
             })
             .collect();
         let best = servers.iter().find(|found| found.loaded().next().is_some());
-        let proposal = match (before.named_model_server(), best.or(servers.first())) {
-            (Some(url), _) => url.to_owned(),
-            (None, Some(found)) => found.url.clone(),
-            (None, None) => {
-                let own = before.server.as_ref().and_then(|server| server.model.clone());
-                own.or_else(|| before.engine.clone()).unwrap_or_else(|| BUNDLED.to_owned())
-            }
-        };
+        let own = before.server.as_ref().and_then(|server| server.model.as_deref());
+        // What was chosen before is proposed first.
+        let named = before.named_model_server().or(own).or(before.engine.as_deref());
+        let found = best.or(servers.first()).map(|found| found.url.as_str());
+        let proposal = named.or(found).unwrap_or(BUNDLED);
         let has_llama_server = find_program(LLAMA_SERVER).is_some();
         if has_llama_server {
             println!("\n{LLAMA_SERVER} is installed: the node can start it with a GGUF file.");
@@ -190,20 +197,24 @@ impl<E: Fn(&str) -> Option<String>> Setup<'_, E> {
             "\nOffer the models of a server (its URL), of a GGUF file (its path), or the small \
              model inside of this program (\"{BUNDLED}\")?"
         );
-        let answer = self.asker.line("Models of", &proposal)?;
-        let name = if answer.contains("://") {
-            "model_server_url"
+        let answer = self.asker.line("Models of", proposal)?;
+        if named == Some(answer.as_str()) {
+            // Whatever else was named beside it stays.
+            return Ok((Vec::new(), Offered::ALL.to_vec()));
+        }
+        let chosen = if answer.contains("://") {
+            Offered::ModelServer
         } else if answer != BUNDLED
             && (has_llama_server || before.server.is_some())
             && self
                 .asker
                 .agrees("Start a server with it, which is faster than the engine?", true)?
         {
-            "server.model"
+            Offered::OwnServer
         } else {
-            "engine"
+            Offered::Engine
         };
-        Ok(vec![(name, Some(answer.into()))])
+        Ok((vec![(chosen.setting(), Some(answer.into()))], vec![chosen]))
     }
 
     async fn warn_if_open(&self, url: &str, look: &Look) {
@@ -262,15 +273,29 @@ impl<E: Fn(&str) -> Option<String>> Setup<'_, E> {
     }
 
     /// Runs a model for a moment.
-    async fn trial(&self, settings: &Settings) -> Result<Option<TokenRate>, Failure> {
+    async fn trial(
+        &self,
+        before: &Settings,
+        settings: &Settings,
+    ) -> Result<Option<TokenRate>, Failure> {
         println!();
-        let mut server = ModelServer::start(settings)?;
+        // A second copy of what the running node has started may not fit into the machine.
+        let is_the_same = settings.server.is_some() && settings.server == before.server;
+        let running = running(settings).await.filter(|_| is_the_same);
+        let mut server = match &running {
+            Some(url) => {
+                println!("The node runs; its model server at {url} is tried.");
+                None
+            }
+            None => ModelServer::start(settings)?,
+        };
         if let Some(server) = &mut server
             && !matches!(timeout(START, server.tried()).await, Ok(Ok(())))
         {
             println!("{} does not answer; `iris-node doctor` will tell more.", server.program());
         }
-        let settings = &settings.clone().with_started(server.as_ref());
+        let url = server.as_ref().map(ModelServer::url).or(running.as_deref());
+        let settings = &settings.clone().with_started(url);
         let mut fastest = None;
         let models = Models::set_up(settings)?;
         for backend in models.into_backends() {
@@ -279,7 +304,8 @@ impl<E: Fn(&str) -> Option<String>> Setup<'_, E> {
                 println!("No model server answers now; the node offers its models once it does.");
                 continue;
             };
-            let Some(offer) = offers.first().filter(|_| !backend.may_load()) else {
+            let mut answering = offers.iter().filter(|offer| offer.answers());
+            let Some(offer) = answering.next().filter(|_| !backend.may_load()) else {
                 println!("No model was tried: none is known to be loaded.");
                 continue;
             };
@@ -407,6 +433,14 @@ impl<E: Fn(&str) -> Option<String>> Sources<'_, E> {
     fn is_default(&self) -> bool {
         crate::settings::default_file(&self.environment).as_deref() == Some(self.file)
     }
+}
+
+/// Returns where the model server answers that the running node has started, if there is one.
+async fn running(settings: &Settings) -> Option<String> {
+    #[cfg(unix)]
+    return Some(crate::control::snapshot(&settings.key_path).await.ok()?.own_server?.url);
+    #[cfg(not(unix))]
+    None
 }
 
 /// Whose key there is.

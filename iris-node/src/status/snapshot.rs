@@ -46,6 +46,17 @@ pub(crate) struct Snapshot {
     pub(crate) limits: Vec<String>,
     /// Why the owner lets it do nothing.
     pub(crate) rest: Option<Rest>,
+    /// The model server that it has started itself.
+    pub(crate) own_server: Option<OwnServer>,
+}
+
+/// A model server that a node has started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OwnServer {
+    /// Where it answers.
+    pub(crate) url: String,
+    /// Why it does not; nothing while it does.
+    pub(crate) trouble: Option<String>,
 }
 
 /// How a node stands towards its coordinator.
@@ -110,12 +121,18 @@ impl Snapshot {
     /// Returns what keeps the node from work, as far as it knows; nothing while it works.
     pub(crate) fn hindrances(&self) -> Vec<Hindrance> {
         let mut found = Vec::new();
-        match self.state {
-            State::Starting => found.push(Hindrance::new(
+        let trouble = self.own_server.as_ref().and_then(|server| server.trouble.as_deref());
+        match (self.state, trouble) {
+            (State::Starting, Some(trouble)) => found.push(Hindrance::new(
+                format!("It starts: {trouble}."),
+                "It connects once the server answers; what the server prints is logged with \
+                 --log-level trace.",
+            )),
+            (State::Starting, None) => found.push(Hindrance::new(
                 "It starts: it looks at its models and measures how fast they are.",
                 "It connects within half a minute.",
             )),
-            State::Offline => {
+            (State::Offline, _) => {
                 let text = match &self.cause {
                     Some(cause) => format!("It is not connected: {cause}."),
                     None => "It is not connected yet.".to_owned(),
@@ -123,21 +140,27 @@ impl Snapshot {
                 let remedy = "It tries again by itself; `iris-node doctor` tells what is wrong.";
                 found.push(Hindrance::new(text, remedy));
             }
-            State::Draining => found.push(Hindrance::new(
+            (State::Draining, _) => found.push(Hindrance::new(
                 "It finishes what it has and ends.",
                 "Start it again when it is to work.",
             )),
-            State::Online => {}
+            (State::Online, _) => {}
         }
         if let Some(rest) = self.rest {
             found.push(Hindrance::new(rest.sentence(), rest.remedy()));
         }
         if self.models.is_empty() && self.state != State::Starting {
-            found.push(Hindrance::new(
-                "It offers no model: the model server is down, or has none loaded.",
-                "Start the server and load a model; the node finds it by itself. `iris-node \
-                 doctor` looks at the server.",
-            ));
+            found.push(match trouble {
+                Some(trouble) => Hindrance::new(
+                    format!("It offers no model: {trouble}."),
+                    "It offers its models once the server answers.",
+                ),
+                None => Hindrance::new(
+                    "It offers no model: the model server is down, or has none loaded.",
+                    "Start the server and load a model; the node finds it by itself. `iris-node \
+                     doctor` looks at the server.",
+                ),
+            });
         }
         if found.is_empty() && self.taken == 0 && self.running.is_empty() {
             let waited = |since: u64| Duration::from_secs(self.now.saturating_sub(since));
@@ -171,8 +194,19 @@ mod tests {
 
     #[test]
     fn each_cause_of_idleness_is_told_in_words() {
+        let own_server = |trouble: &str| {
+            Some(OwnServer { url: String::new(), trouble: Some(trouble.to_owned()) })
+        };
         for (snapshot, said) in [
-            (Snapshot::default(), "It starts"),
+            (Snapshot::default(), "It starts: it looks"),
+            (
+                Snapshot { own_server: own_server("it loads"), ..Snapshot::default() },
+                "It starts: it loads.",
+            ),
+            (
+                Snapshot { models: Vec::new(), own_server: own_server("it failed"), ..online() },
+                "It offers no model: it failed.",
+            ),
             (
                 Snapshot { state: State::Offline, cause: Some("nobody".to_owned()), ..online() },
                 "not connected: nobody.",

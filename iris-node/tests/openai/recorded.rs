@@ -36,6 +36,10 @@ fn read(
     (name.to_owned(), context, Some(parameters), Some(quantization.to_owned()), abilities)
 }
 
+fn only_embeds() -> Abilities {
+    Abilities::EMBEDDINGS.union(Abilities::MUTE)
+}
+
 #[tokio::test]
 async fn lm_studio() {
     let (found, slots) =
@@ -50,7 +54,9 @@ async fn lm_studio_before_0_4() {
         offers(&[("/api/v0/models", include_str!("recorded/lm_studio_v0.json"))]).await;
     let able = Abilities::JSON_SCHEMA.union(Abilities::VISION);
     let qwen = read("qwen2-vl-7b-instruct", 32_768, 7_000_000_000, "4bit", able);
-    assert_eq!((found, slots), (vec![qwen], Some(1)));
+    let nomic = "text-embedding-nomic-embed-text-v1.5";
+    let vectors = (nomic.to_owned(), 2048, None, Some("Q4_0".to_owned()), only_embeds());
+    assert_eq!((found, slots), (vec![qwen, vectors], Some(1)));
 }
 
 #[tokio::test]
@@ -83,6 +89,7 @@ async fn vllm() {
     let able = [Abilities::LOGPROBS, Abilities::CONTINUE, Abilities::SCORE, Abilities::VISION];
     let able = able.into_iter().fold(Abilities::JSON_SCHEMA, Abilities::union);
     let chat = |name| read(name, 32_768, 7_000_000_000, "AWQ", able);
-    assert_eq!(found, [chat("chat"), chat("sql-lora")], "what only embeds is not asked");
+    let vectors = ("BAAI/bge-m3".to_owned(), 8192, None, None, only_embeds());
+    assert_eq!(found, [chat("chat"), chat("sql-lora"), vectors]);
     assert_eq!(slots, None);
 }

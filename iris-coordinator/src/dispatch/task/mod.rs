@@ -22,7 +22,7 @@ use tokio::time::Sleep;
 use super::apart::Member;
 use super::passed::PassedOn;
 use super::sealing::{ReceiptRecord, Sealing};
-use super::{Acquired, Asker, Dispatch, Exchange, Lease, Placement, Routing, Ticketed};
+use super::{Acquired, Asker, Dispatch, Exchange, Lease, Placement, Routing, Ticketed, Turn};
 use crate::link::{News, NodeLink, Receipt, Work, fits};
 use crate::settlement::Settlement;
 
@@ -441,9 +441,9 @@ impl TaskHandle {
         if !fits(self.request.body.len() + written) {
             return self.run.handle_no_node(too_large());
         }
-        let (barred, invited) = self.dispatch.admittance.owners(&self.name);
         if let Some(sealing) = &self.sealing {
-            (self.demand.barred, self.demand.invited) = (barred, invited);
+            let owners = self.dispatch.admittance.owners(&self.name);
+            (self.demand.barred, self.demand.invited) = owners;
             let (certificate, account) = (sealing.certificate(), self.request.account);
             return match self.dispatch.acquire_named(certificate, &self.demand, account) {
                 Ok(lease) => self.start(lease),
@@ -454,7 +454,6 @@ impl TaskHandle {
             self.demand = self.request.demand(begun.as_ref(), self.is_lapsed);
             self.begun = begun;
         }
-        (self.demand.barred, self.demand.invited) = (barred, invited);
         self.request.placement.restrict(&mut self.demand, self.run.tried());
         loop {
             let mut owners = 0;
@@ -464,8 +463,9 @@ impl TaskHandle {
             }
             let TaskRequest { id: task, account, priority, .. } = self.request;
             let begun = !self.run.attempts().is_empty();
-            let asker = Asker { task, account, priority, begun, since: self.waiting, owners };
-            match self.dispatch.acquire(&self.demand, asker) {
+            let (name, since) = (self.name, self.waiting);
+            let asker = Asker { task, account, name, priority, begun, since, owners };
+            match self.dispatch.acquire(&mut self.demand, asker) {
                 Acquired::Now(lease) if self.claim(&lease) => self.start(lease),
                 // Another task of the group was faster.
                 Acquired::Now(_) => continue,
@@ -564,10 +564,11 @@ impl TaskHandle {
                     return Poll::Ready(None);
                 }
                 match ready!(ticketed.poll(cx)) {
-                    Some(lease) if self.claim(&lease) => self.start(lease),
-                    // The node falls to whoever waits next.
-                    Some(lease) => {
-                        drop(lease);
+                    Some(Turn::Served(lease)) if self.claim(&lease) => self.start(lease),
+                    // A node that another of the group was faster to claim falls to whoever waits
+                    // next.
+                    Some(turn) => {
+                        drop(turn);
                         self.stage = Stage::Idle;
                         self.choose(self.begun.clone());
                     }

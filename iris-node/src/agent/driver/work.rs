@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iris_core::AssignmentId;
-use iris_core::backend::GenerateRequest;
+use iris_core::backend::{GenerateRequest, Operation};
 use iris_core::model::Abilities;
 use iris_protocol::connection::SendError;
 use iris_protocol::frame::{DataFrame, Part};
@@ -113,7 +113,11 @@ impl Driver {
             return Err(RefuseReason::CallerBlocked);
         }
         drop(conduct);
-        let needs = if task.begun.is_some() { Abilities::CONTINUE } else { Abilities::NONE };
+        let needs = match task.operation {
+            Operation::Embedding => Abilities::EMBEDDINGS,
+            _ if task.begun.is_some() => Abilities::CONTINUE,
+            _ => Abilities::NONE,
+        };
         if !self.core.catalogue.offers_model(&task.model, needs) {
             return Err(RefuseReason::ModelNotFound);
         }

@@ -7,6 +7,9 @@ use serde::Deserialize;
 
 use super::{Facts, granted};
 
+/// What a server can do with a model that is made for vectors.
+const ONLY_EMBEDS: Abilities = Abilities::EMBEDDINGS.union(Abilities::MUTE);
+
 /// LM Studio 0.4 and later, `/api/v1/models`.
 #[derive(Deserialize)]
 pub(super) struct LmStudio {
@@ -61,7 +64,7 @@ struct LmStudioCapabilities {
 impl From<LmStudio> for Facts {
     fn from(list: LmStudio) -> Self {
         let mut facts = Self::default();
-        for model in list.models.iter().filter(|model| model.kind != "embedding") {
+        for model in &list.models {
             let names = [model.selected_variant.as_deref(), Some(&model.key)];
             let told = Told::by_names(names.into_iter().flatten()).but(
                 model.params_string.as_deref().and_then(parameters),
@@ -72,6 +75,11 @@ impl From<LmStudio> for Facts {
                 let Some(mut offer) = told.offer(&instance.id, context) else {
                     continue;
                 };
+                if model.kind == "embedding" {
+                    offer.abilities = ONLY_EMBEDS;
+                    facts.offers.push(offer);
+                    continue;
+                }
                 offer.abilities = Abilities::JSON_SCHEMA;
                 if let Some(capabilities) = &model.capabilities {
                     offer.abilities = offer
@@ -112,12 +120,15 @@ struct LmStudioOldModel {
 
 impl From<LmStudioOld> for Facts {
     fn from(list: LmStudioOld) -> Self {
-        let loaded =
-            |model: &LmStudioOldModel| model.state == "loaded" && model.kind != "embeddings";
+        let loaded = |model: &LmStudioOldModel| model.state == "loaded";
         let offers = list.data.into_iter().filter(loaded).filter_map(|model| {
             let context = model.loaded_context_length.unwrap_or(model.max_context_length);
             let told = Told::by_names([&*model.id]).but(None, known(model.quantization));
             let mut offer = told.offer(&model.id, context)?;
+            if model.kind == "embeddings" {
+                offer.abilities = ONLY_EMBEDS;
+                return Some(offer);
+            }
             let tools = model.capabilities.iter().any(|capability| capability == "tool_use");
             offer.abilities = Abilities::JSON_SCHEMA
                 .union(granted(tools, Abilities::TOOLS))
@@ -185,10 +196,13 @@ impl OllamaRunningModel {
     pub(super) fn offer(self, model: &OllamaModel) -> Option<ModelOffer> {
         let can = |name: &str| model.capabilities.iter().any(|capability| capability == name);
         let told = Told::by_names([&*self.model]);
-        // Models for embeddings are listed too; older versions do not say which those are.
-        let answers =
-            if model.capabilities.is_empty() { told.traits.answers() } else { can("completion") };
-        if !answers {
+        // Older versions do not say what a model is for.
+        let (answers, embeds) = if model.capabilities.is_empty() {
+            (told.traits.answers(), told.traits.contains(Traits::EMBEDDING))
+        } else {
+            (can("completion"), can("embedding"))
+        };
+        if !answers && !embeds {
             return None;
         }
         let size = self.details.parameter_size.or(model.details.parameter_size.clone());
@@ -200,6 +214,10 @@ impl OllamaRunningModel {
         let context = Some(self.context_length).filter(|tokens| *tokens > 0);
         let mut offer =
             told.offer(&self.model, context.or_else(|| model.context_length()).unwrap_or(0))?;
+        if !answers {
+            offer.abilities = ONLY_EMBEDS;
+            return Some(offer);
+        }
         offer.abilities = Abilities::JSON_SCHEMA
             .union(granted(can("tools"), Abilities::TOOLS))
             .union(granted(can("vision"), Abilities::VISION));
@@ -208,7 +226,7 @@ impl OllamaRunningModel {
 }
 
 /// llama.cpp, `/props`.
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 pub(super) struct LlamaCppProps {
     default_generation_settings: LlamaCppSettings,
     total_slots: u32,
@@ -221,12 +239,12 @@ pub(super) struct LlamaCppProps {
     build_info: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 struct LlamaCppSettings {
     n_ctx: u32,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 struct LlamaCppModalities {
     #[serde(default)]
     vision: bool,
@@ -235,12 +253,17 @@ struct LlamaCppModalities {
 impl LlamaCppProps {
     pub(super) fn facts(self, list: ModelList) -> Facts {
         let file = Told::by_names([&*self.model_path]);
-        let mut facts = if file.traits.answers() { Facts::from(list) } else { Facts::default() };
+        let is_served = file.traits.answers() || file.traits.contains(Traits::EMBEDDING);
+        let mut facts = if is_served { Facts::from(list) } else { Facts::default() };
         for offer in &mut facts.offers {
             offer.context_length = self.default_generation_settings.n_ctx;
             // The name that it goes by may be any; that of its file is seldom changed.
             offer.parameters = offer.parameters.or(file.parameters);
             offer.quantization = file.quantization.clone().or_else(|| offer.quantization.take());
+            if !file.traits.answers() || !offer.answers() {
+                offer.abilities = ONLY_EMBEDS;
+                continue;
+            }
             offer.abilities = Abilities::JSON_SCHEMA
                 .union(Abilities::TOOLS)
                 .union(Abilities::LOGPROBS)
@@ -333,7 +356,8 @@ impl From<ModelList> for Facts {
             let base_root = base.and_then(|base| base.root.as_deref());
             let names = [file, base_root, model.parent.as_deref(), model.root.as_deref()];
             let told = Told::by_names(names.into_iter().flatten().chain([&*model.id]));
-            if !told.traits.answers() {
+            let embeds = told.traits.contains(Traits::EMBEDDING);
+            if !told.traits.answers() && !embeds {
                 return None;
             }
             let started = status.and_then(ListedStatus::context_length);
@@ -343,6 +367,10 @@ impl From<ModelList> for Facts {
                 model.meta.as_ref().and_then(|meta| meta.n_params).filter(|count| *count > 0);
             let told = told.but(counted, None);
             let mut offer = told.offer(&model.id, context.unwrap_or(0))?;
+            if embeds {
+                offer.abilities = ONLY_EMBEDS;
+                return Some(offer);
+            }
             if model.owned_by.as_deref() == Some("vllm") {
                 // It shows a model whatever that can see, and does not say what that is.
                 let sees = told.traits.contains(Traits::VISION);
@@ -433,7 +461,8 @@ mod tests {
                 {"type":"embedding","key":"embed","loaded_instances":[{"id":"embed","config":{}}]}
             ]}"#,
         );
-        let [offer] = &facts.offers[..] else { panic!("{facts:?}") };
+        let [offer, vectors] = &facts.offers[..] else { panic!("{facts:?}") };
+        assert_eq!((vectors.name.as_str(), vectors.abilities), ("embed", ONLY_EMBEDS));
         assert_eq!(offer.name.as_str(), "google/gemma-4-26b-a4b");
         assert_eq!((offer.context_length, offer.parameters), (8192, Some(26_000_000_000)));
         assert_eq!(offer.quantization.as_deref(), Some("Q4_K_M"));
@@ -448,12 +477,14 @@ mod tests {
                 {"id":"qwen2-vl-7b-instruct","object":"model","type":"vlm","publisher":"x",
                  "arch":"qwen2_vl","compatibility_type":"mlx","quantization":"4bit",
                  "state":"loaded","max_context_length":32768,"loaded_context_length":4096},
-                {"id":"other","type":"llm","state":"not-loaded","max_context_length":131072}
+                {"id":"other","type":"llm","state":"not-loaded","max_context_length":131072},
+                {"id":"embed","type":"embeddings","state":"loaded","max_context_length":2048}
             ]}"#,
         );
-        let [offer] = &facts.offers[..] else { panic!("{facts:?}") };
+        let [offer, vectors] = &facts.offers[..] else { panic!("{facts:?}") };
         assert_eq!((offer.context_length, offer.parameters), (4096, Some(7_000_000_000)));
         assert!(offer.abilities.contains(Abilities::VISION));
+        assert_eq!((vectors.name.as_str(), vectors.abilities), ("embed", ONLY_EMBEDS));
         assert_eq!(facts.slots, Some(1));
     }
 
@@ -481,13 +512,18 @@ mod tests {
                 "modalities":{"vision":false,"audio":false},"build_info":"b1","is_sleeping":false}"#,
         )
         .unwrap();
-        let list = serde_json::from_str(
-            r#"{"models":[],"object":"list","data":[{"id":"smol","object":"model","created":1,
-                "owned_by":"llamacpp","meta":{"vocab_type":1,"n_ctx_train":8192,
-                "n_params":134515008,"size":1}}]}"#,
-        )
-        .unwrap();
-        let facts = props.facts(list);
+        let list = || {
+            serde_json::from_str(
+                r#"{"models":[],"object":"list","data":[{"id":"smol","object":"model","created":1,
+                    "owned_by":"llamacpp","meta":{"vocab_type":1,"n_ctx_train":8192,
+                    "n_params":134515008,"size":1}}]}"#,
+            )
+            .unwrap()
+        };
+        let named = |path: &str| LlamaCppProps { model_path: path.to_owned(), ..props.clone() };
+        let vectors = named("/models/nomic-embed-text-v1.5.Q8_0.gguf").facts(list());
+        assert_eq!(vectors.offers[0].abilities, ONLY_EMBEDS);
+        let facts = props.facts(list());
         let offer = &facts.offers[0];
         assert_eq!((offer.context_length, offer.parameters), (2048, Some(134_515_008)));
         assert_eq!(offer.quantization.as_deref(), Some("Q8_0"));
@@ -557,7 +593,11 @@ mod tests {
         let unknown = r#"{"model":"llama3.2:3b","details":{"quantization_level":"unknown"}}"#;
         let offer = ollama(unknown, "{}").unwrap();
         assert_eq!((offer.parameters, offer.quantization), (Some(3_000_000_000), None));
-        assert_eq!(ollama(r#"{"model":"nomic-embed-text:latest"}"#, "{}"), None);
+        let vectors = ollama(r#"{"model":"nomic-embed-text:latest"}"#, "{}").unwrap();
+        assert_eq!(vectors.abilities, ONLY_EMBEDS);
+        let embedding = r#"{"capabilities":["embedding"]}"#;
+        assert_eq!(ollama(r#"{"model":"mine"}"#, embedding).unwrap().abilities, ONLY_EMBEDS);
+        assert_eq!(ollama(r#"{"model":"bge-reranker-v2-m3"}"#, "{}"), None);
         let completion = r#"{"capabilities":["completion"]}"#;
         assert!(ollama(r#"{"model":"embedded-chat"}"#, completion).is_some());
     }
