@@ -180,11 +180,6 @@ impl Admittance {
         self.held().rule(owner, caller)
     }
 
-    /// Returns whether an owner has blocked a caller.
-    pub(crate) fn bars(&self, owner: &AccountId, caller: &AccountId) -> bool {
-        self.rule(owner, caller) == Some(CallerRule::Blocked)
-    }
-
     /// Returns as whom the network asks a node of `owner`.
     fn made_up(&self, held: &mut Held, owner: &AccountId) -> AccountId {
         held.asked += 1;
@@ -367,7 +362,9 @@ mod tests {
         let made_up = admittance.tag(&OWNER, NETWORK);
         assert!(made_up.is_some(), "nothing would tell it apart from a caller's");
         let known: Vec<_> = [CALLER, OTHER].map(|caller| admittance.tag(&OWNER, caller)).into();
-        [CALLER, OTHER, NOBODY].into_iter().for_each(|caller| admittance.see(caller));
+        for caller in [CALLER, OTHER, NOBODY] {
+            admittance.see(caller);
+        }
         let asked = || admittance.tag(&OWNER, NETWORK);
         let many: Vec<_> = (0..64).map(|_| asked()).collect();
         assert_eq!(many.iter().filter(|tag| known.contains(tag)).count(), 32);
