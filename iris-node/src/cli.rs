@@ -34,8 +34,8 @@ In a file (TOML, YAML or JSON) settings have the names that --print-config shows
   IRIS_MODEL_SERVER_KEY  the key of the model server, if it wants one
   COORDINATOR_URL, IRIS_COORDINATOR_IDENTITY, IRIS_CA_FILE, NODE_ID (a display name),
   NODE_KEY_PATH, LMSTUDIO_URL, IRIS_ALLOW_REMOTE_BACKEND, IRIS_ENGINE, IRIS_ENGINE_DEVICE,
-  IRIS_SERVER, IRIS_SERVER_PRESET, IRIS_SERVER_PROGRAM, IRIS_SLOTS,
-  NODE_VRAM_GB, IRIS_HOURS, IRIS_WORK_HOURS, IRIS_MODELS, IRIS_CALLERS, IRIS_BUSY_PERCENT,
+  IRIS_SERVER, IRIS_SERVER_PRESET, IRIS_SERVER_PROGRAM, IRIS_SLOTS, NODE_VRAM_GB, IRIS_HOURS,
+  IRIS_WORK_HOURS, IRIS_MODELS, IRIS_CALLERS, IRIS_BUSY_PERCENT,
   IRIS_MAX_CELSIUS, IRIS_MAX_WATTS, IRIS_FREE_MEMORY_GB, IRIS_GB_PER_DAY, IRIS_GB_PER_MONTH,
   IRIS_MEASURE, IRIS_HISTORY_DAYS, IRIS_HISTORY_MB, IRIS_DRAIN_SECS, IRIS_LOG_FORMAT, RUST_LOG
                          as the flags; lists have commas
@@ -164,8 +164,8 @@ struct SettingFlags {
     /// Run a model in this process: a GGUF file, or `bundled` for the small one inside
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "FILE")]
     engine: Option<String>,
-    /// What the engine computes on: cpu, cuda:0 or metal, where this program was built with that feature
-    /// [default: auto]
+    /// What the engine computes on: cpu, cuda:0 or metal, where this program was built with that
+    /// feature [default: auto]
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "NAME")]
     engine_device: Option<String>,
     /// Start llama-server, or what --server-preset says, with this model and look after it: a GGUF
