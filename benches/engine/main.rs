@@ -1,7 +1,9 @@
 //! How fast a model file is read and written: by the built-in engine, and by any server beside it.
 //!
-//! Both are asked through the same trait for the same tokens, and timed from outside. A prompt's
-//! rate is that of one answer of one token; an answer's, that of what a longer answer takes more.
+//! Both are asked through the same trait for the same tokens, in turns, and timed from outside. A
+//! prompt's rate is that of one answer of one token; an answer's, that of what a longer answer takes
+//! more. Beside the clock's time stands that of the processor, which is what carries over to a quiet
+//! machine where this one is busy.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,9 +15,12 @@ use futures::StreamExt;
 use futures::future::join_all;
 use iris_core::backend::{Backend, BackendError, Chunk, GenerateRequest, Operation};
 use iris_core::model::ModelName;
-use iris_node::backend::engine::{Engine, EngineSettings};
+use iris_node::backend::engine::{Device, Engine, EngineSettings};
 use iris_node::backend::openai::OpenAiBackend;
-use serde_json::json;
+use serde_json::{Value, json};
+
+/// What the model inside the engine answers at length.
+const QUESTION: &str = "What is a node?";
 
 /// Measure how fast a model file is read and written, and print a table.
 #[derive(Debug, Parser)]
@@ -27,6 +32,9 @@ struct Options {
     /// Measure the server at this address, too, such as <http://127.0.0.1:8080/v1>
     #[arg(long, value_name = "URL")]
     server: Option<String>,
+    /// The process of that server, to count its processor time
+    #[arg(long, value_name = "PID", requires = "server")]
+    server_process: Option<u32>,
     /// Tokens of the prompt
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..))]
     prompt: u32,
@@ -41,12 +49,30 @@ struct Options {
     rounds: u32,
 }
 
-/// Tokens in a second.
+/// What is measured, and the process that does the work.
+struct Measured {
+    name: &'static str,
+    backend: Arc<dyn Backend>,
+    process: Option<u32>,
+    best: Rates,
+}
+
+/// How fast a prompt is read, an answer written, and several at a time.
 #[derive(Clone, Copy, Default)]
-struct Rates {
-    prompt: f64,
-    answer: f64,
-    together: f64,
+struct Rates([Rate; 3]);
+
+/// Tokens in a second, and in a second of processor time.
+#[derive(Clone, Copy, Default)]
+struct Rate {
+    clock: f64,
+    processor: f64,
+}
+
+/// The time that something took, by the clock and of the processor.
+#[derive(Clone, Copy)]
+struct Took {
+    clock: Duration,
+    processor: Duration,
 }
 
 #[tokio::main]
@@ -66,68 +92,110 @@ async fn measure(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         None => EngineSettings::bundled(),
     };
     let slots = usize::try_from(options.together)?.try_into()?;
-    let engine = Engine::load(settings.with_slots(slots))?;
-    let mut measured: Vec<(&str, Arc<dyn Backend>, Rates)> =
-        vec![("engine", Arc::new(engine), Rates::default())];
+    let settings = settings.with_slots(slots).with_device(Device::Cpu);
+    let own = Some(std::process::id());
+    let new = |name, backend, process| Measured { name, backend, process, best: Rates::default() };
+    let mut all = vec![new("engine", Arc::new(Engine::load(settings)?), own)];
     if let Some(url) = &options.server {
         let server = OpenAiBackend::builder(url).build()?;
-        measured.push(("server", Arc::new(server), Rates::default()));
+        all.push(new("server", Arc::new(server), options.server_process));
     }
     for round in 0..options.rounds {
-        for (_, backend, best) in &mut measured {
-            let found = rates(backend.as_ref(), options, round).await?;
-            best.prompt = best.prompt.max(found.prompt);
-            best.answer = best.answer.max(found.answer);
-            best.together = best.together.max(found.together);
+        for measured in &mut all {
+            let found = rates(measured, options, round).await?;
+            measured.best.improve(&found);
         }
     }
     println!("| tokens/s | prompt of {} | answer | {} answers |", options.prompt, options.together);
     println!("|---|---|---|---|");
-    for (name, _, rates) in &measured {
-        println!("| {name} | {:.1} | {:.1} | {:.1} |", rates.prompt, rates.answer, rates.together);
+    for Measured { name, best, .. } in &all {
+        let [prompt, answer, together] = best.0.map(|rate| rate.clock);
+        println!("| {name} | {prompt:.1} | {answer:.1} | {together:.1} |");
+        let [prompt, answer, together] = best.0.map(|rate| rate.processor);
+        println!("| {name}, of the processor | {prompt:.1} | {answer:.1} | {together:.1} |");
     }
     Ok(())
 }
 
+impl Rates {
+    fn improve(&mut self, found: &Self) {
+        for (best, found) in self.0.iter_mut().zip(&found.0) {
+            best.clock = best.clock.max(found.clock);
+            best.processor = best.processor.max(found.processor);
+        }
+    }
+}
+
+impl Took {
+    fn rate(self, tokens: u32) -> Rate {
+        let [clock, processor] =
+            [self.clock, self.processor].map(|time| f64::from(tokens) / time.as_secs_f64());
+        Rate { clock, processor }
+    }
+
+    /// Returns what this took more.
+    fn beyond(self, other: Self) -> Self {
+        Self {
+            clock: self.clock.saturating_sub(other.clock),
+            processor: self.processor.saturating_sub(other.processor),
+        }
+    }
+}
+
+/// Returns the processor time of all threads of a process so far; none where it cannot be told.
+fn processor_time(process: Option<u32>) -> Duration {
+    let tasks = process.and_then(|id| std::fs::read_dir(format!("/proc/{id}/task")).ok());
+    let time = |task: std::io::Result<std::fs::DirEntry>| {
+        let told = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+        told.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
+    };
+    tasks.into_iter().flatten().filter_map(time).sum()
+}
+
 async fn rates(
-    backend: &dyn Backend,
+    measured: &Measured,
     options: &Options,
     round: u32,
 ) -> Result<Rates, Box<dyn std::error::Error>> {
+    let backend = measured.backend.as_ref();
     let models = backend.models().await?;
     let model = &models.first().ok_or("the server offers no model")?.name;
     // Each prompt begins with other tokens, so that no cache knows it.
-    let prompt =
-        |tokens: u32, salt: u32| (0..tokens).map(move |n| 10 + (n * 7 + salt * 13 + round) % 200);
-    let (long, _) = timed(backend, model, prompt(options.prompt, 1).collect(), 1).await?;
-    let (short, _) = timed(backend, model, prompt(8, 2).collect(), 1).await?;
-    let (whole, written) = timed(backend, model, prompt(8, 3).collect(), options.answer).await?;
-    let started = Instant::now();
-    let all = (0..options.together)
-        .map(|salt| timed(backend, model, prompt(8, 4 + salt).collect(), options.answer));
-    let all = join_all(all).await.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let (elapsed, all) = (started.elapsed(), all.iter().map(|(_, tokens)| tokens).sum::<u32>());
-    let rate = |tokens: u32, time: Duration| f64::from(tokens) / time.as_secs_f64();
-    Ok(Rates {
-        prompt: rate(options.prompt, long),
-        answer: rate(written.saturating_sub(1), whole.saturating_sub(short)),
-        together: rate(all, elapsed),
-    })
+    let prompt: Vec<_> = (0..options.prompt).map(|n| 10 + (n * 7 + round * 13) % 200).collect();
+    let question = [json!({"role": "user", "content": QUESTION})];
+    let ask = |operation, asked: Value, tokens, times| async move {
+        let (started, before) = (Instant::now(), processor_time(measured.process));
+        let all = (0..times).map(|_| written(backend, model, operation, asked.clone(), tokens));
+        let all = join_all(all).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let clock = started.elapsed();
+        let processor = processor_time(measured.process).saturating_sub(before);
+        Ok::<_, BackendError>((Took { clock, processor }, all.iter().sum::<u32>()))
+    };
+    let (long, _) = ask(Operation::Completion, json!({"prompt": prompt}), 1, 1).await?;
+    let chat = || json!({"messages": question});
+    let (short, _) = ask(Operation::Chat, chat(), 1, 1).await?;
+    let (whole, tokens) = ask(Operation::Chat, chat(), options.answer, 1).await?;
+    let (together, count) = ask(Operation::Chat, chat(), options.answer, options.together).await?;
+    Ok(Rates([
+        long.rate(options.prompt),
+        whole.beyond(short).rate(tokens.saturating_sub(1)),
+        together.rate(count),
+    ]))
 }
 
-/// Asks for one answer; returns the time that it took and how many tokens it has.
-async fn timed(
+/// Asks for one answer and returns how many tokens it has.
+async fn written(
     backend: &dyn Backend,
     model: &ModelName,
-    prompt: Vec<u32>,
+    operation: Operation,
+    mut body: Value,
     tokens: u32,
-) -> Result<(Duration, u32), BackendError> {
-    let body = json!({
-        "model": model.as_str(), "prompt": prompt, "max_tokens": tokens, "temperature": 0,
-    });
-    let started = Instant::now();
+) -> Result<u32, BackendError> {
+    body["model"] = json!(model.as_str());
+    body["max_tokens"] = json!(tokens);
+    body["temperature"] = json!(0);
     let mut answer = backend.generate(GenerateRequest {
-        operation: Operation::Completion,
+        operation,
         model: model.clone(),
         body: body.to_string().into(),
         stream: true,
@@ -137,7 +205,7 @@ async fn timed(
     });
     while let Some(chunk) = answer.next().await {
         if let Chunk::Finished(finish) = chunk? {
-            return Ok((started.elapsed(), finish.usage.completion_tokens));
+            return Ok(finish.usage.completion_tokens);
         }
     }
     Err(BackendError::Failed)

@@ -312,7 +312,6 @@ impl Builder {
         let (rules, settings) = (self.rules(), self.dispatching());
         let identity = Arc::new(self.identity);
         let journal = Journal::start(Arc::clone(&self.store), self.journal);
-        let clock = Arc::clone(&self.clock);
         let (ledger, policy) = (self.ledger, self.standing);
         let empty = ledger.resumed(None);
         let deeds = Deeds::read(&*self.store, ledger, policy, self.clock.calendar()).await?;
@@ -324,7 +323,7 @@ impl Builder {
         let since = self.clock.calendar();
         let secret = self.secret.clone();
         let accounts = Accounts::load_with(Arc::clone(&self.store), secret, self.accounts).await?;
-        let accounts = Arc::new(accounts.with_clock(clock));
+        let accounts = Arc::new(accounts.with_clock(Arc::clone(&self.clock)));
         let dispatch = Arc::new(Dispatch::new(Parts {
             admittance: Admittance::load(&self.store, &self.clock, &self.secret).await?,
             clock: self.clock,

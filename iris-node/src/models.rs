@@ -67,6 +67,7 @@ fn load(settings: &Settings, model: &str) -> Result<(Engine, u32), Failure> {
         BUNDLED => EngineSettings::bundled(),
         path => EngineSettings::file(path),
     };
+    engine = engine.with_device(settings.engine_device().map_err(Failure::settings)?);
     if let Some(slots) = settings.slots.and_then(|slots| NonZeroUsize::new(slots as usize)) {
         engine = engine.with_slots(slots);
     }

@@ -11,6 +11,7 @@ use iris_core::Hours;
 use iris_core::terms::Callers;
 use iris_crypto::PublicIdentity;
 use iris_node::agent::{CoordinatorUrl, ModelFilter};
+use iris_node::backend::engine::Device;
 use iris_node::datasets::{Access, DatasetError, Datasets};
 use iris_node::limits::{Allowance, Borders, Limits};
 use iris_protocol::limits::MAX_SLOTS;
@@ -21,7 +22,7 @@ use tracing_subscriber::EnvFilter;
 use crate::model_server::ServerSetting;
 
 /// Environment variables, and whether their values are lists with commas.
-const ENVIRONMENT: [(&str, &str, bool); 33] = [
+const ENVIRONMENT: [(&str, &str, bool); 34] = [
     ("coordinator_url", "COORDINATOR_URL", true),
     ("coordinator_identity", "IRIS_COORDINATOR_IDENTITY", false),
     ("ca_file", "IRIS_CA_FILE", false),
@@ -33,6 +34,7 @@ const ENVIRONMENT: [(&str, &str, bool); 33] = [
     ("model_server_key", "IRIS_MODEL_SERVER_KEY", false),
     ("allow_remote_backend", "IRIS_ALLOW_REMOTE_BACKEND", false),
     ("engine", "IRIS_ENGINE", false),
+    ("engine_device", "IRIS_ENGINE_DEVICE", false),
     ("server.model", "IRIS_SERVER", false),
     ("server.preset", "IRIS_SERVER_PRESET", false),
     ("server.program", "IRIS_SERVER_PROGRAM", false),
@@ -75,6 +77,7 @@ pub(crate) struct Settings {
     pub(crate) model_server_key: Option<Secret>,
     pub(crate) allow_remote_backend: bool,
     pub(crate) engine: Option<String>,
+    engine_device: Option<String>,
     pub(crate) slots: Option<u32>,
     pub(crate) vram_gb: Option<u32>,
     hours: Option<String>,
@@ -317,6 +320,14 @@ impl Settings {
         limited.to_string() == other.to_string()
     }
 
+    /// Returns what the engine's model is computed on.
+    pub(crate) fn engine_device(&self) -> Result<Device, SettingsError> {
+        let device = self.engine_device.as_deref().map_or(Ok(Device::default()), str::parse);
+        device.map_err(|what| {
+            SettingsError(format!("engine_device (IRIS_ENGINE_DEVICE) must be {what}"))
+        })
+    }
+
     /// Returns the model server of the owner to ask; `None` when only the engine, or a server that
     /// the node starts, is to run.
     pub(crate) fn model_server(&self) -> Option<&str> {
@@ -441,6 +452,7 @@ impl Settings {
         writeln!(f, "{}", hidden("model_server_key", &self.model_server_key))?;
         writeln!(f, "allow_remote_backend = {}", self.allow_remote_backend)?;
         writeln!(f, "{}", text("engine", self.engine.clone()))?;
+        writeln!(f, "{}", text("engine_device", self.engine_device.clone()))?;
         writeln!(f, "{}", number("slots", self.slots.map(i64::from)))?;
         writeln!(f, "{}", number("vram_gb", self.vram_gb.map(i64::from)))?;
         writeln!(f, "{}", text("hours", self.hours.clone()))?;
@@ -590,6 +602,18 @@ mod tests {
         assert_eq!(server(load(&[("engine", "bundled")], &[], None)), None);
         let both = load(&[("engine", "bundled")], &[("LMSTUDIO_URL", "http://[::1]:1")], None);
         assert_eq!(server(both).as_deref(), Some("http://[::1]:1"));
+    }
+
+    #[test]
+    fn the_engine_runs_on_what_the_settings_say() {
+        let told = |name| load(&[("engine_device", name)], &[], None).engine_device();
+        assert_eq!(load(&[], &[], None).engine_device().unwrap(), Device::Auto);
+        for (name, device) in
+            [("cpu", Device::Cpu), ("cuda:1", Device::Cuda(1)), ("metal", Device::Metal)]
+        {
+            assert_eq!(told(name).unwrap(), device);
+        }
+        assert!(told("cuda:").unwrap_err().to_string().contains("cuda:0"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 use super::config::Config;
-use super::matrix::dot;
+use super::matrix::{dots, softmax};
+use super::network::Memory;
 
 /// Tokens a new cache has room for beyond the prompt.
 const SPARE: usize = 128;
@@ -32,21 +33,6 @@ impl Cache {
         let zeros = || vec![0.0; heads * room * size];
         let layers = (0..config.layers).map(|_| Layer { keys: zeros(), values: zeros() });
         Self { layers: layers.collect(), heads, size, context, room, len: 0 }
-    }
-
-    /// Makes a cache that holds nothing and has room for nothing.
-    pub(super) fn none() -> Self {
-        Self { layers: Vec::new(), heads: 0, size: 0, context: 0, room: 0, len: 0 }
-    }
-
-    /// Returns how many tokens the model has read.
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Forgets all but the first `len` tokens.
-    pub(super) fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
     }
 
     /// Writes the next tokens' rows of `layer`, each `(key-value heads, head size)`.
@@ -82,13 +68,13 @@ impl Cache {
         let (size, room, layer) = (self.size, self.room, &self.layers[layer]);
         #[allow(clippy::cast_precision_loss)]
         let scale = 1.0 / (size as f32).sqrt();
-        let keys = layer.keys[head * room * size..].chunks_exact(size).take(seen);
-        let mut weights: Vec<f32> = keys.map(|key| dot(query, key) * scale).collect();
-        softmax(&mut weights);
-        let values = layer.values[head * size * room..].chunks_exact(room);
-        for (found, values) in found.iter_mut().zip(values) {
-            *found = dot(&weights, &values[..seen]);
+        let mut weights = vec![0.0; seen];
+        dots(query, &layer.keys[head * room * size..], size, &mut weights);
+        for weight in &mut weights {
+            *weight *= scale;
         }
+        softmax(&mut weights);
+        dots(&weights, &layer.values[head * size * room..], room, found);
     }
 
     /// Counts `tokens` as read, once every layer has appended them.
@@ -107,6 +93,16 @@ impl Cache {
     }
 }
 
+impl Memory for Cache {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+}
+
 /// Copies the used beginnings of `rows` rows to longer ones.
 fn widened(rows_of: &[f32], rows: usize, used: usize, len: usize) -> Vec<f32> {
     let mut wide = vec![0.0; rows * len];
@@ -115,18 +111,6 @@ fn widened(rows_of: &[f32], rows: usize, used: usize, len: usize) -> Vec<f32> {
         to[..used].copy_from_slice(&from[..used]);
     }
     wide
-}
-
-fn softmax(scores: &mut [f32]) {
-    let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0.0;
-    for score in scores.iter_mut() {
-        *score = (*score - highest).exp();
-        sum += *score;
-    }
-    for score in scores {
-        *score /= sum;
-    }
 }
 
 #[cfg(test)]

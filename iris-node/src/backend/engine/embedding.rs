@@ -9,10 +9,9 @@ use iris_protocol::openai::count_values;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::cache::Cache;
-use super::generation::{Abort, PROMPT_STEP, Shared, tokens};
+use super::generation::{Abort, Shared, tokens};
 use super::matrix::dot;
-use super::network::Wanted;
+use super::network::{Network, Wanted};
 use super::outgoing::Outgoing;
 use super::request::{MAX_VALUES, Prompt, refused};
 
@@ -100,8 +99,8 @@ impl Asked {
 }
 
 /// Makes the vectors that are asked for and hands them out.
-pub(super) fn answer(
-    shared: &Shared,
+pub(super) fn answer<N: Network>(
+    shared: &Shared<N>,
     request: &GenerateRequest,
     outgoing: &Outgoing,
 ) -> Result<(), Abort> {
@@ -110,7 +109,7 @@ pub(super) fn answer(
     }
     let Asked { texts, dimensions, base64 } = Asked::read(&request.body)?;
     let model = shared.passes.model();
-    let width = model.network.config.width;
+    let width = model.network.sizes().width;
     if dimensions.is_some_and(|asked| asked != width as u64) {
         let message = format!("this model's vectors have {width} dimensions, no more and no less");
         return Err(refused(Some("dimensions"), message).into());
@@ -140,16 +139,23 @@ pub(super) fn answer(
 }
 
 /// Returns the vector of one text.
-fn vector(shared: &Shared, text: &[u32], outgoing: &Outgoing) -> Result<Vec<f32>, Abort> {
-    let config = &shared.passes.model().network.config;
-    let none = || refused(None, "this model's file asks for a pooling that this engine lacks");
-    let pooling = config.pooling.ok_or_else(none)?;
+fn vector<N: Network>(
+    shared: &Shared<N>,
+    text: &[u32],
+    outgoing: &Outgoing,
+) -> Result<Vec<f32>, Abort> {
+    let network = &shared.passes.model().network;
+    let sizes = network.sizes();
+    let none = || refused(None, "this engine makes no vectors with this model");
+    let pooling = sizes.pooling.ok_or_else(none)?;
     let member = shared.passes.join();
-    let mut cache = Cache::new(config, text.len(), shared.context);
-    let mut vector = vec![0.0; config.width];
-    for step in text.chunks(PROMPT_STEP) {
+    let mut cache = network.begin(text.len(), shared.context)?;
+    let mut vector = vec![0.0; sizes.width];
+    for step in text.chunks(network.step()) {
         outgoing.check()?;
-        for state in member.read(step, &mut cache, Wanted::States)? {
+        let states;
+        (cache, states) = member.read(step, cache, Wanted::States)?;
+        for state in states {
             if pooling == Pooling::Last {
                 vector = state;
             } else {

@@ -13,6 +13,12 @@ pub enum EngineError {
     /// The file is sound, but needs something that this engine does not do.
     #[error("the model needs {0}, which this engine does not support")]
     Unsupported(String),
+    /// The graphics card that the settings name is not there, or does not work.
+    #[error("the graphics card cannot be used: {0}")]
+    NoDevice(String),
+    /// The settings ask for what this program was built without: a feature of this crate.
+    #[error("this program was built without the feature {0:?}")]
+    NotBuilt(&'static str),
     /// The settings and the file's name give the model no usable name.
     #[error("the model has no usable name; set one")]
     NoName,

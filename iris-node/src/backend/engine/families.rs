@@ -6,15 +6,16 @@
 
 use std::time::UNIX_EPOCH;
 
+use candle_core::Device;
 use iris_core::backend::Operation;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::cache::Cache;
 use super::likelihood::Likelihoods;
 use super::model::Model;
-use super::network::{Part, Wanted};
+use super::network::{Network, Part, Wanted};
 use super::request::{Prompt, Request};
+use super::tensors::Tensors;
 
 /// How far a log probability may lie from llama.cpp's, for weights of 16 bits.
 const TOLERANCE: f32 = 0.03;
@@ -58,13 +59,16 @@ struct Nearness {
 }
 
 impl Nearness {
-    fn compare(&mut self, model: &Model, answer: &Answer) {
+    fn compare<N: Network>(&mut self, model: &Model<N>, answer: &Answer) {
         let mut read = answer.ids.clone();
         read.extend(&answer.greedy[..answer.greedy.len() - 1]);
-        let cache = &mut Cache::new(&model.network.config, read.len(), read.len());
-        let part = Part { tokens: &read, cache, wanted: Wanted::Each };
-        let scores = model.network.forward(&mut [part]).unwrap();
-        let steps = scores[0][answer.ids.len() - 1..].iter().zip(&answer.greedy).zip(&answer.best);
+        let cache = &mut model.network.begin(read.len(), read.len()).unwrap();
+        let mut scores = Vec::new();
+        for tokens in read.chunks(model.network.step()) {
+            let part = Part { tokens, cache: &mut *cache, wanted: Wanted::Each };
+            scores.extend(model.network.forward(&mut [part]).unwrap().into_iter().flatten());
+        }
+        let steps = scores[answer.ids.len() - 1..].iter().zip(&answer.greedy).zip(&answer.best);
         for ((scores, token), best) in steps {
             let likelihoods = Likelihoods::of(scores.clone());
             self.tokens += 1;
@@ -78,13 +82,12 @@ impl Nearness {
     }
 }
 
-fn check(file: &[u8], answers: &str) {
-    let model = Model::from_bytes(file).unwrap();
+fn check<N: Network>(model: &Model<N>, answers: &str) {
     let answers: Answers = serde_json::from_str(answers).unwrap();
     let mut nearness = Nearness::default();
     for answer in &answers.prompts {
         assert_eq!(model.tokenizer.encode(&answer.text).unwrap(), answer.ids, "{:?}", answer.text);
-        nearness.compare(&model, answer);
+        nearness.compare(model, answer);
     }
     for Conversation { messages, ids } in &answers.conversations {
         let body = json!({"messages": messages}).to_string();
@@ -102,17 +105,27 @@ fn check(file: &[u8], answers: &str) {
     assert!(nearness.same * 100 >= nearness.tokens * 99, "{nearness:?}");
 }
 
+macro_rules! answers {
+    ($name:literal) => {
+        include_str!(concat!("../../../tests/families/", $name, ".json"))
+    };
+}
+
 /// Makes a test of a file and its answers.
 macro_rules! family {
     ($test:ident, $name:literal) => {
         #[test]
         fn $test() {
-            check(
-                include_bytes!(concat!("../../../tests/families/", $name, ".gguf")),
-                include_str!(concat!("../../../tests/families/", $name, ".json")),
-            );
+            let file = include_bytes!(concat!("../../../tests/families/", $name, ".gguf"));
+            check(&Model::from_bytes(file).unwrap(), answers!($name));
+            check_tensors(file, answers!($name));
         }
     };
+}
+
+/// The layers for graphics cards, on the processor.
+fn check_tensors(file: &[u8], answers: &str) {
+    check(&Model::<Tensors>::from_bytes_to(file, &Device::Cpu).unwrap(), answers);
 }
 
 family!(llama_3_is_read_as_llama_cpp_reads_it, "llama3");

@@ -6,14 +6,13 @@ use iris_core::backend::{BackendError, GenerateRequest, Operation, Usage};
 use iris_core::model::TokenRate;
 
 use super::beginning::Beginning;
-use super::cache::Cache;
 use super::constraint::Constraint;
 use super::embedding;
 use super::kept::Kept;
 use super::likelihood::Likelihoods;
 use super::logprobs::TokenList;
 use super::model::Model;
-use super::network::Wanted;
+use super::network::{Memory, Network, Wanted};
 use super::outgoing::{Gone, Outgoing};
 use super::passes::Passes;
 use super::request::{Prompt, Request, refused};
@@ -22,8 +21,6 @@ use super::scoring::Scoring;
 use super::stop::Outlet;
 use super::writer::{End, Writer};
 
-/// Prompt tokens read between two looks at whether anybody still waits.
-pub(super) const PROMPT_STEP: usize = 32;
 /// Fewer tokens than this say nothing about speed.
 const MEASURED_TOKENS: u32 = 8;
 
@@ -46,16 +43,16 @@ impl From<BackendError> for Abort {
 }
 
 /// What all generations of one engine share.
-pub(super) struct Shared {
-    pub(super) passes: Passes,
-    pub(super) kept: Kept,
+pub(super) struct Shared<N: Network> {
+    pub(super) passes: Passes<N>,
+    pub(super) kept: Kept<N::Cache>,
     /// Most tokens of prompt and answer together.
     pub(super) context: usize,
 }
 
 /// Generates the answer and hands it out; returns the speed, if the answer was long enough.
-pub(super) fn run(
-    shared: &Shared,
+pub(super) fn run<N: Network>(
+    shared: &Shared<N>,
     request: &GenerateRequest,
     outgoing: &Outgoing,
 ) -> Option<TokenRate> {
@@ -78,8 +75,8 @@ pub(super) fn run(
     }
 }
 
-fn answer(
-    shared: &Shared,
+fn answer<N: Network>(
+    shared: &Shared<N>,
     request: &GenerateRequest,
     outgoing: &Outgoing,
 ) -> Result<(u32, Duration), Abort> {
@@ -110,10 +107,11 @@ fn answer(
     // The scores of what is kept are not.
     let salt = salt.filter(|_| scoring.is_none());
     let known = salt.as_ref().and_then(|salt| kept.take(salt, &text));
-    let mut cache = known.unwrap_or_else(|| Cache::new(&model.network.config, text.len(), context));
+    let empty = || model.network.begin(text.len(), context);
+    let mut cache = known.map_or_else(empty, Ok)?;
     let cached = cache.len();
     let mut scores = Vec::new();
-    let mut steps = text[cached..].chunks(PROMPT_STEP).peekable();
+    let mut steps = text[cached..].chunks(model.network.step()).peekable();
     while let Some(step) = steps.next() {
         outgoing.check()?;
         let wanted = match (&scoring, steps.peek()) {
@@ -121,7 +119,8 @@ fn answer(
             (None, Some(_)) => Wanted::Nothing,
             (None, None) => Wanted::Last,
         };
-        let found = member.read(step, &mut cache, wanted)?;
+        let found;
+        (cache, found) = member.read(step, cache, wanted)?;
         scores = match &mut scoring {
             Some(scoring) => scoring.read(found),
             None => found.into_iter().next().unwrap_or_default(),
@@ -148,7 +147,8 @@ fn answer(
         }
         if let Some(last) = last {
             outgoing.check()?;
-            let found = member.read(&[last], &mut cache, Wanted::Last)?;
+            let found;
+            (cache, found) = member.read(&[last], cache, Wanted::Last)?;
             scores = found.into_iter().next().unwrap_or_default();
         }
         let scores = std::mem::take(&mut scores);
@@ -202,8 +202,8 @@ fn check_lists(
 }
 
 /// Turns a prompt, which is the body's `param`, into tokens that leave room for at least one more.
-pub(super) fn tokens(
-    model: &Model,
+pub(super) fn tokens<N>(
+    model: &Model<N>,
     context: usize,
     prompt: Prompt,
     param: &'static str,

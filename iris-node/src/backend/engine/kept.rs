@@ -9,21 +9,21 @@ use std::sync::{Mutex, PoisonError};
 
 use subtle::ConstantTimeEq;
 
-use super::cache::Cache;
+use super::network::Memory;
 
 /// The conversations that an engine keeps; the oldest one goes first.
-pub(super) struct Kept {
-    conversations: Mutex<Vec<Conversation>>,
+pub(super) struct Kept<C> {
+    conversations: Mutex<Vec<Conversation<C>>>,
     most: usize,
 }
 
-struct Conversation {
+struct Conversation<C> {
     salt: String,
     tokens: Vec<u32>,
-    cache: Cache,
+    cache: C,
 }
 
-impl Kept {
+impl<C: Memory> Kept<C> {
     /// Keeps up to `most` conversations.
     pub(super) fn new(most: usize) -> Self {
         Self { conversations: Mutex::default(), most }
@@ -32,10 +32,10 @@ impl Kept {
     /// Takes out what was read of the conversation with the longest common beginning.
     ///
     /// At least the prompt's last token is left to be read, since its scores are not kept.
-    pub(super) fn take(&self, salt: &str, prompt: &[u32]) -> Option<Cache> {
+    pub(super) fn take(&self, salt: &str, prompt: &[u32]) -> Option<C> {
         let mut kept = self.conversations.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = |conversation: &&Conversation| bool::from(same(&conversation.salt, salt));
-        let common = |conversation: &Conversation| {
+        let own = |conversation: &&Conversation<C>| bool::from(same(&conversation.salt, salt));
+        let common = |conversation: &Conversation<C>| {
             let both = conversation.tokens.iter().zip(&prompt[..prompt.len() - 1]);
             both.take_while(|(one, other)| one == other).count()
         };
@@ -50,7 +50,7 @@ impl Kept {
     }
 
     /// Keeps a conversation, of which `cache` holds the first `tokens`.
-    pub(super) fn put(&self, salt: &str, mut tokens: Vec<u32>, cache: Cache) {
+    pub(super) fn put(&self, salt: &str, mut tokens: Vec<u32>, cache: C) {
         tokens.truncate(cache.len());
         let mut kept = self.conversations.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= self.most {
@@ -66,19 +66,20 @@ fn same(one: &str, other: &str) -> subtle::Choice {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cache::Cache;
     use super::super::model::Model;
-    use super::super::network::{Part, Wanted};
+    use super::super::network::{Network, Part, Wanted};
     use super::*;
 
     fn read(tokens: &[u32]) -> Cache {
         let network = &Model::bundled().network;
-        let mut cache = Cache::new(&network.config, tokens.len(), 512);
+        let mut cache = network.begin(tokens.len(), 512).unwrap();
         let part = Part { tokens, cache: &mut cache, wanted: Wanted::Nothing };
         network.forward(&mut [part]).unwrap();
         cache
     }
 
-    fn taken(kept: &Kept, salt: &str, prompt: &[u32]) -> Option<usize> {
+    fn taken(kept: &Kept<Cache>, salt: &str, prompt: &[u32]) -> Option<usize> {
         kept.take(salt, prompt).map(|cache| cache.len())
     }
 

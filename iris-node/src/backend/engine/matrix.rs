@@ -79,6 +79,41 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     wide::dot(a, b).unwrap_or_else(|| f32::vec_dot(a.len(), a, b))
 }
 
+/// Writes the sums of the products of `x` with rows that begin `stride` apart, one for each of
+/// `sums`.
+pub(super) fn dots(x: &[f32], rows: &[f32], stride: usize, sums: &mut [f32]) {
+    if !wide::dots(x, rows, stride, sums) {
+        for (sum, row) in sums.iter_mut().zip(rows.chunks(stride)) {
+            *sum = dot(x, &row[..x.len()]);
+        }
+    }
+}
+
+/// Sets each number to the weight that it stands for: its power of e, of that of all of them.
+pub(super) fn softmax(scores: &mut [f32]) {
+    if wide::softmax(scores) {
+        return;
+    }
+    let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = 0.0;
+    for score in scores.iter_mut() {
+        *score = (*score - highest).exp();
+        sum += *score;
+    }
+    for score in scores {
+        *score /= sum;
+    }
+}
+
+/// Multiplies each number with its sigmoid and with its partner.
+pub(super) fn gate(numbers: &mut [f32], partners: &[f32]) {
+    if !wide::gate(numbers, partners) {
+        for (number, partner) in numbers.iter_mut().zip(partners) {
+            *number *= partner / (1.0 + (-*number).exp());
+        }
+    }
+}
+
 /// Other processors have no products of their own yet.
 #[cfg(not(target_arch = "x86_64"))]
 mod wide {
@@ -98,6 +133,18 @@ mod wide {
 
     pub(super) fn dot(_: &[f32], _: &[f32]) -> Option<f32> {
         None
+    }
+
+    pub(super) fn dots(_: &[f32], _: &[f32], _: usize, _: &mut [f32]) -> bool {
+        false
+    }
+
+    pub(super) fn softmax(_: &mut [f32]) -> bool {
+        false
+    }
+
+    pub(super) fn gate(_: &mut [f32], _: &[f32]) -> bool {
+        false
     }
 }
 

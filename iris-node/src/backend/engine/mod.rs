@@ -1,4 +1,4 @@
-//! Runs GGUF models inside this process, on its processor.
+//! Runs GGUF models inside this process, on its processor or a graphics card.
 //!
 //! The engine is there so that a network works on a machine without any model server; it reads
 //! the `llama`, `qwen2` and `qwen3` architectures, which cover most small models. Quantised weights
@@ -9,7 +9,7 @@
 //! Those of a large model take their tokens through its layers together, so that its weights are
 //! read from memory once for all of them; a small one runs on each thread by itself.
 //! Between two tokens a generation looks whether somebody still waits for it, so a dropped
-//! stream frees its slot after at most one token, or 32 tokens of a prompt.
+//! stream frees its slot after at most one token, or one step of a prompt: 32 tokens, 128 on a card.
 //!
 //! What was read of a conversation is kept for its next turn where the request brings a
 //! `cache_salt`, as with vLLM: a random text of 22 to 256 characters that only its caller knows.
@@ -35,6 +35,10 @@
 //! Texts become vectors by `/v1/embeddings`: the mean over their tokens, or the last one where the
 //! file says so, at length 1.
 //!
+//! With the features `cuda` and `metal`, [`Device`] puts weights and conversations on a graphics
+//! card, where candle's operators compute. The tests run the same layers on the processor; neither
+//! feature has been run on a card, nor been built, by those who wrote it.
+//!
 //! What the engine cannot honour it refuses with [`BackendError::Rejected`]: several answers
 //! (`n`), forced tool calls, images. Tools reach the model's
 //! template, and what the model writes comes back as text. Answers are deterministic unless a
@@ -44,6 +48,7 @@
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -57,11 +62,15 @@ use iris_core::model::{Abilities, ModelOffer};
 use tokio::sync::mpsc;
 use tokio::time;
 
+use self::decoder::Decoder;
 use self::generation::Shared;
 use self::kept::Kept;
 use self::model::Model;
+use self::network::Network;
 use self::outgoing::Item;
 use self::passes::Passes;
+use self::tensors::Tensors;
+use self::weights::FromWeights;
 use self::workers::Workers;
 
 mod beginning;
@@ -69,6 +78,7 @@ mod cache;
 mod calendar;
 mod config;
 mod constraint;
+mod decoder;
 mod embedding;
 mod error;
 #[cfg(test)]
@@ -91,7 +101,9 @@ mod sampler;
 mod scoring;
 mod stop;
 mod template;
+mod tensors;
 mod tokenizer;
+mod vocabulary;
 mod weights;
 #[cfg(target_arch = "x86_64")]
 mod wide;
@@ -111,6 +123,36 @@ pub struct EngineSettings {
     slots: NonZeroUsize,
     queue: NonZeroUsize,
     context_limit: Option<NonZeroUsize>,
+    device: Device,
+}
+
+/// What a model is computed on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// The first graphics card that this program was built for and that is there, else the
+    /// processor.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+    /// A card of NVIDIA's, by its number. Needs the feature `cuda`.
+    Cuda(usize),
+    /// Apple's. Needs the feature `metal`.
+    Metal,
+}
+
+impl FromStr for Device {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let card = || text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "metal" => Ok(Self::Metal),
+            _ => card().map(Self::Cuda).ok_or("\"auto\", \"cpu\", \"cuda:0\" or \"metal\""),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -138,7 +180,14 @@ impl EngineSettings {
 
     fn new(source: Source) -> Self {
         const TWO: NonZeroUsize = NonZeroUsize::new(2).expect("two is not zero");
-        Self { source, name: None, slots: TWO, queue: TWO, context_limit: None }
+        Self {
+            source,
+            name: None,
+            slots: TWO,
+            queue: TWO,
+            context_limit: None,
+            device: Device::default(),
+        }
     }
 
     /// Offers the model under another name.
@@ -167,9 +216,46 @@ impl EngineSettings {
         self
     }
 
+    /// Sets what is computed on. Default: [`Device::Auto`].
+    pub fn with_device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
     /// Returns how many requests run side by side.
     pub fn slots(&self) -> NonZeroUsize {
         self.slots
+    }
+}
+
+impl Device {
+    /// Returns the card that is meant; `None` for the processor.
+    fn find(self) -> Result<Option<candle_core::Device>, EngineError> {
+        use candle_core::Device as Card;
+        use candle_core::utils::{cuda_is_available, metal_is_available};
+
+        let found = |card: candle_core::Result<Card>| {
+            card.map(Some).map_err(|error| EngineError::NoDevice(error.to_string()))
+        };
+        match self {
+            Self::Cuda(_) if !cuda_is_available() => Err(EngineError::NotBuilt("cuda")),
+            Self::Cuda(number) => found(Card::new_cuda(number)),
+            Self::Metal if !metal_is_available() => Err(EngineError::NotBuilt("metal")),
+            Self::Metal => found(Card::new_metal(0)),
+            Self::Auto if cuda_is_available() => Ok(Card::new_cuda(0).ok()),
+            Self::Auto if metal_is_available() => Ok(Card::new_metal(0).ok()),
+            Self::Cpu | Self::Auto => Ok(None),
+        }
+    }
+}
+
+impl Source {
+    fn read<N: FromWeights>(&self, device: &candle_core::Device) -> Result<Model<N>, EngineError> {
+        match self {
+            Self::Bundled => Model::from_bytes_to(model::BUNDLED, device),
+            Self::File(path) => Model::open(path, device),
+            Self::Bytes(bytes) => Model::from_bytes_to(bytes, device),
+        }
     }
 }
 
@@ -194,21 +280,36 @@ pub struct Engine {
 
 impl Engine {
     /// Loads a model and starts its threads. Reads the whole file, so not for async contexts.
+    #[expect(clippy::needless_pass_by_value, reason = "settings are made for one engine")]
     pub fn load(settings: EngineSettings) -> Result<Self, EngineError> {
         let name = settings.model_name()?;
-        let model = match settings.source {
-            Source::Bundled => Model::bundled(),
-            Source::File(path) => Arc::new(Model::open(&path)?),
-            Source::Bytes(bytes) => Arc::new(Model::from_bytes(&bytes)?),
-        };
-        let trained = model.network.config.context;
+        match (settings.device.find()?, &settings.source) {
+            (None, Source::Bundled) => Self::start(Model::bundled(), name, &settings),
+            (None, source) => {
+                let model: Model<Decoder> = source.read(&candle_core::Device::Cpu)?;
+                Self::start(Arc::new(model), name, &settings)
+            }
+            (Some(card), source) => {
+                let model: Model<Tensors> = source.read(&card)?;
+                Self::start(Arc::new(model), name, &settings)
+            }
+        }
+    }
+
+    fn start<N: Network>(
+        model: Arc<Model<N>>,
+        name: ModelName,
+        settings: &EngineSettings,
+    ) -> Result<Self, EngineError> {
+        let sizes = model.network.sizes();
+        let trained = sizes.context;
         let context = settings.context_limit.map_or(trained, |limit| limit.get().min(trained));
         let mut offer = ModelOffer::new(name, u32::try_from(context).unwrap_or(u32::MAX));
         offer.parameters = Some(model.parameters);
         offer.quantization.clone_from(&model.quantization);
         let lists = Abilities::LOGPROBS.union(Abilities::SCORE);
         offer.abilities = Abilities::CONTINUE.union(Abilities::JSON_SCHEMA).union(lists);
-        if model.network.config.pooling.is_some() {
+        if sizes.pooling.is_some() {
             offer.abilities = offer.abilities.union(Abilities::EMBEDDINGS);
         }
         let slots = settings.slots.get();

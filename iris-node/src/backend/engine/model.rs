@@ -6,23 +6,26 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, LazyLock, OnceLock};
 
+use candle_core::Device;
 use iris_core::backend::BackendError;
 use serde_json::Value;
 
 use super::config::Config;
 use super::constraint::{Constraint, Grammars};
+use super::decoder::Decoder;
 use super::error::EngineError;
-use super::network::Network;
 use super::request::refused;
 use super::template::Template;
 use super::tokenizer::Tokenizer;
-use super::weights::Weights;
+use super::vocabulary::FileVocabulary;
+use super::weights::{FromWeights, Weights};
 
-static BUNDLED: &[u8] =
+/// The file of the model inside this crate.
+pub(super) static BUNDLED: &[u8] =
     include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/model/iris-tiny-f16.gguf"));
 
-pub(super) struct Model {
-    pub(super) network: Network,
+pub(super) struct Model<N = Decoder> {
+    pub(super) network: N,
     pub(super) tokenizer: Tokenizer,
     pub(super) template: Template,
     pub(super) parameters: u64,
@@ -31,7 +34,7 @@ pub(super) struct Model {
     grammars: OnceLock<Option<Grammars>>,
 }
 
-impl Model {
+impl Model<Decoder> {
     /// Returns the model inside this crate, read once for the whole process.
     pub(super) fn bundled() -> Arc<Self> {
         static MODEL: LazyLock<Arc<Model>> = LazyLock::new(|| {
@@ -42,12 +45,55 @@ impl Model {
     }
 
     pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, EngineError> {
-        read(|| Self::assemble(Cursor::new(bytes), || shimmytok::Tokenizer::from_bytes(bytes)))
+        Self::from_bytes_to(bytes, &Device::Cpu)
+    }
+}
+
+impl<N: FromWeights> Model<N> {
+    /// Reads the contents of a file, with the weights on a device.
+    pub(super) fn from_bytes_to(bytes: &[u8], device: &Device) -> Result<Self, EngineError> {
+        let tokenizer = || shimmytok::Tokenizer::from_bytes(bytes);
+        read(|| Self::assemble(Cursor::new(bytes), device, tokenizer))
     }
 
-    pub(super) fn open(path: &Path) -> Result<Self, EngineError> {
+    /// Reads a file, with the weights on a device.
+    pub(super) fn open(path: &Path, device: &Device) -> Result<Self, EngineError> {
         let file = BufReader::new(File::open(path)?);
-        read(|| Self::assemble(file, || shimmytok::Tokenizer::from_gguf_file(path)))
+        read(|| Self::assemble(file, device, || shimmytok::Tokenizer::from_gguf_file(path)))
+    }
+
+    fn assemble<R: Read + Seek>(
+        reader: R,
+        device: &Device,
+        tokenizer: impl FnOnce() -> Result<shimmytok::Tokenizer, shimmytok::Error>,
+    ) -> Result<Self, EngineError> {
+        // This reader bounds lengths and nesting; the tokenizer's does not and comes after it.
+        let mut weights = Weights::new(reader)?;
+        let config = Config::read(weights.metadata())?;
+        let vocabulary = FileVocabulary::new(tokenizer()?)?;
+        let (conventions, template) =
+            (vocabulary.conventions(), vocabulary.chat_template().map(ToOwned::to_owned));
+        let tokenizer = Tokenizer::new(vocabulary, conventions);
+        let network = N::read(config, &mut weights, device)?;
+        if network.sizes().vocabulary < tokenizer.size() {
+            return Err(EngineError::malformed("it has fewer embeddings than tokens"));
+        }
+        let template = Template::new(template.as_deref(), tokenizer.borders())?;
+        let (parameters, quantization) = weights.summary();
+        Ok(Self::new(network, tokenizer, template, parameters, quantization))
+    }
+}
+
+impl<N> Model<N> {
+    pub(super) fn new(
+        network: N,
+        tokenizer: Tokenizer,
+        template: Template,
+        parameters: u64,
+        quantization: Option<String>,
+    ) -> Self {
+        let grammars = OnceLock::new();
+        Self { network, tokenizer, template, parameters, quantization, grammars }
     }
 
     /// Starts an answer that keeps to `schema`.
@@ -55,24 +101,6 @@ impl Model {
         let grammars = self.grammars.get_or_init(|| Grammars::new(&self.tokenizer));
         let none = || refused(Some("response_format"), "this model has no token to end JSON with");
         grammars.as_ref().ok_or_else(none)?.constrain(schema)
-    }
-
-    fn assemble<R: Read + Seek>(
-        reader: R,
-        tokenizer: impl FnOnce() -> Result<shimmytok::Tokenizer, shimmytok::Error>,
-    ) -> Result<Self, EngineError> {
-        // This reader bounds lengths and nesting; the tokenizer's does not and comes after it.
-        let mut weights = Weights::new(reader)?;
-        let config = Config::read(weights.metadata())?;
-        let tokenizer = Tokenizer::new(tokenizer()?)?;
-        let network = Network::read(config, &mut weights)?;
-        if network.vocabulary < tokenizer.size() {
-            return Err(EngineError::malformed("it has fewer embeddings than tokens"));
-        }
-        let template = Template::new(tokenizer.chat_template(), tokenizer.borders())?;
-        let (parameters, quantization) = weights.summary();
-        let grammars = OnceLock::new();
-        Ok(Self { network, tokenizer, template, parameters, quantization, grammars })
     }
 }
 

@@ -15,9 +15,8 @@ use std::time::{Duration, Instant};
 
 use iris_core::backend::BackendError;
 
-use super::cache::Cache;
 use super::model::Model;
-use super::network::{Part, Scores, Wanted};
+use super::network::{Network, Part, Scores, Wanted};
 
 /// Longest time that a pass waits for generations which are about to take part.
 const LONGEST_WAIT: Duration = Duration::from_millis(1);
@@ -25,17 +24,16 @@ const LONGEST_WAIT: Duration = Duration::from_millis(1);
 const WAITED_PART: u32 = 16;
 
 /// The passes over one model.
-pub(super) struct Passes {
-    model: Arc<Model>,
-    line: Mutex<Line>,
+pub(super) struct Passes<N: Network> {
+    model: Arc<Model<N>>,
+    line: Mutex<Line<N::Cache>>,
     changed: Condvar,
 }
 
 /// What is to be read, and what has been.
-#[derive(Default)]
-struct Line {
-    waiting: Vec<Job>,
-    done: HashMap<u64, Result<Outcome, BackendError>>,
+struct Line<C> {
+    waiting: Vec<Job<C>>,
+    done: HashMap<u64, Result<Outcome<C>, BackendError>>,
     running: bool,
     /// Generations that take part in passes now.
     generations: usize,
@@ -45,39 +43,47 @@ struct Line {
     fullest: usize,
 }
 
-struct Job {
+struct Job<C> {
     number: u64,
     tokens: Vec<u32>,
-    cache: Cache,
+    cache: C,
     wanted: Wanted,
 }
 
-struct Outcome {
-    cache: Cache,
+/// What came of each job, by its number.
+type Outcomes<C> = Vec<(u64, Result<Outcome<C>, BackendError>)>;
+
+struct Outcome<C> {
+    cache: C,
     scores: Scores,
 }
 
-impl Passes {
-    pub(super) fn new(model: Arc<Model>) -> Self {
+impl<N: Network> Passes<N> {
+    pub(super) fn new(model: Arc<Model<N>>) -> Self {
         Self { model, line: Mutex::default(), changed: Condvar::new() }
     }
 
-    pub(super) fn model(&self) -> &Model {
+    pub(super) fn model(&self) -> &Model<N> {
         &self.model
     }
 
     /// Counts a generation among those that passes wait for, as long as the result lives.
-    pub(super) fn join(&self) -> Member<'_> {
+    pub(super) fn join(&self) -> Member<'_, N> {
         self.line().generations += 1;
         Member { passes: self }
     }
 
-    fn line(&self) -> MutexGuard<'_, Line> {
+    fn line(&self) -> MutexGuard<'_, Line<N::Cache>> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes part in a pass with others; the cache is lost where it fails.
-    fn share(&self, tokens: &[u32], cache: Cache, wanted: Wanted) -> Result<Outcome, BackendError> {
+    fn share(
+        &self,
+        tokens: &[u32],
+        cache: N::Cache,
+        wanted: Wanted,
+    ) -> Result<Outcome<N::Cache>, BackendError> {
         let mut line = self.line();
         let number = line.next;
         line.next += 1;
@@ -96,10 +102,13 @@ impl Passes {
     }
 
     /// Runs the next pass for all that wait.
-    fn lead<'a>(&'a self, mut line: MutexGuard<'a, Line>) -> MutexGuard<'a, Line> {
+    fn lead<'a>(
+        &'a self,
+        mut line: MutexGuard<'a, Line<N::Cache>>,
+    ) -> MutexGuard<'a, Line<N::Cache>> {
         line.running = true;
         let wait = (line.last / WAITED_PART).min(LONGEST_WAIT);
-        let absent = |line: &mut Line| line.waiting.len() < line.generations;
+        let absent = |line: &mut Line<_>| line.waiting.len() < line.generations;
         let waited = self.changed.wait_timeout_while(line, wait, absent);
         line = waited.unwrap_or_else(PoisonError::into_inner).0;
         let jobs = line.take();
@@ -108,7 +117,7 @@ impl Passes {
 
         let started = Instant::now();
         // From inside of the pool, sharing a product out costs no waking.
-        let outcomes = rayon::scope(|_| run(&self.model, jobs));
+        let outcomes = rayon::scope(|_| run(&self.model.network, jobs));
         line = self.line();
         line.last = started.elapsed();
         line.done.extend(outcomes);
@@ -118,11 +127,25 @@ impl Passes {
     }
 }
 
-impl Line {
+impl<C> Default for Line<C> {
+    fn default() -> Self {
+        Self {
+            waiting: Vec::new(),
+            done: HashMap::new(),
+            running: false,
+            generations: 0,
+            next: 0,
+            last: Duration::ZERO,
+            fullest: 0,
+        }
+    }
+}
+
+impl<C> Line<C> {
     /// Takes what the next pass reads: all answers' next tokens and one step of a prompt.
-    fn take(&mut self) -> Vec<Job> {
+    fn take(&mut self) -> Vec<Job<C>> {
         let mut prompts = 0;
-        let takes_part = |job: &mut Job| {
+        let takes_part = |job: &mut Job<C>| {
             prompts += usize::from(job.tokens.len() > 1);
             job.tokens.len() == 1 || prompts == 1
         };
@@ -130,25 +153,22 @@ impl Line {
     }
 }
 
-fn run(model: &Model, mut jobs: Vec<Job>) -> Vec<(u64, Result<Outcome, BackendError>)> {
+fn run<N: Network>(network: &N, mut jobs: Vec<Job<N::Cache>>) -> Outcomes<N::Cache> {
     let pass = || {
         let parts = jobs.iter_mut().map(|Job { tokens, cache, wanted, .. }| Part {
             tokens: &*tokens,
             cache,
             wanted: *wanted,
         });
-        model.network.forward(&mut parts.collect::<Vec<_>>())
+        network.forward(&mut parts.collect::<Vec<_>>())
     };
     // Whoever waits for a pass must hear of its end, even of one that a broken model causes.
     let scores = match catch_unwind(AssertUnwindSafe(pass)) {
         Ok(Ok(scores)) => scores,
-        Ok(Err(error)) => {
-            // The operators' errors speak of shapes and types, never of what a prompt says.
-            tracing::error!(%error, "a tensor operation failed");
-            return jobs.into_iter().map(|job| (job.number, Err(BackendError::Failed))).collect();
-        }
-        Err(_) => {
-            return jobs.into_iter().map(|job| (job.number, Err(BackendError::Failed))).collect();
+        failed => {
+            let error = failed
+                .map_or(BackendError::Failed, |found| found.err().unwrap_or(BackendError::Failed));
+            return jobs.into_iter().map(|job| (job.number, Err(error.clone()))).collect();
         }
     };
     let outcomes = jobs.into_iter().zip(scores);
@@ -156,33 +176,30 @@ fn run(model: &Model, mut jobs: Vec<Job>) -> Vec<(u64, Result<Outcome, BackendEr
 }
 
 /// One generation among those that passes wait for.
-pub(super) struct Member<'a> {
-    passes: &'a Passes,
+pub(super) struct Member<'a, N: Network> {
+    passes: &'a Passes<N>,
 }
 
-impl Member<'_> {
-    /// Reads the next tokens of a conversation; after an error its cache is empty.
+impl<N: Network> Member<'_, N> {
+    /// Reads the next tokens of a conversation, which is lost where that fails.
     pub(super) fn read(
         &self,
         tokens: &[u32],
-        cache: &mut Cache,
+        cache: N::Cache,
         wanted: Wanted,
-    ) -> Result<Scores, BackendError> {
-        let Passes { model, .. } = self.passes;
-        let taken = std::mem::replace(cache, Cache::none());
-        let outcome = if model.network.is_small() {
-            let job = Job { number: 0, tokens: tokens.to_vec(), cache: taken, wanted };
-            run(model, vec![job]).pop().map_or(Err(BackendError::Failed), |(_, outcome)| outcome)
+    ) -> Result<(N::Cache, Scores), BackendError> {
+        let network = &self.passes.model.network;
+        let outcome = if network.is_small() {
+            let job = Job { number: 0, tokens: tokens.to_vec(), cache, wanted };
+            run(network, vec![job]).pop().map_or(Err(BackendError::Failed), |(_, outcome)| outcome)
         } else {
-            self.passes.share(tokens, taken, wanted)
+            self.passes.share(tokens, cache, wanted)
         };
-        let Outcome { cache: read, scores } = outcome?;
-        *cache = read;
-        Ok(scores)
+        outcome.map(|Outcome { cache, scores }| (cache, scores))
     }
 }
 
-impl Drop for Member<'_> {
+impl<N: Network> Drop for Member<'_, N> {
     fn drop(&mut self) {
         self.passes.line().generations -= 1;
         self.passes.changed.notify_all();
@@ -194,6 +211,7 @@ mod tests {
     use std::sync::Barrier;
     use std::thread;
 
+    use super::super::decoder::Decoder;
     use super::*;
 
     /// A model whose weights stay quantised, so that its passes are shared.
@@ -205,18 +223,18 @@ mod tests {
     }
 
     /// Writes the likeliest tokens after a prompt that is read in steps of 7.
-    fn greedy(passes: &Passes, prompt: &[u32]) -> Vec<u32> {
+    fn greedy(passes: &Passes<Decoder>, prompt: &[u32]) -> Vec<u32> {
         let member = passes.join();
-        let mut cache = Cache::new(&passes.model.network.config, prompt.len(), 256);
+        let mut cache = passes.model.network.begin(prompt.len(), 256).unwrap();
         let mut scores = Vec::new();
         for step in prompt.chunks(7) {
-            scores = member.read(step, &mut cache, Wanted::Last).unwrap();
+            (cache, scores) = member.read(step, cache, Wanted::Last).unwrap();
         }
         let mut written = Vec::new();
         for _ in 0..24 {
             let best = (0..).zip(&scores[0]).max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
             written.push(best);
-            scores = member.read(&[best], &mut cache, Wanted::Last).unwrap();
+            (cache, scores) = member.read(&[best], cache, Wanted::Last).unwrap();
         }
         written
     }
@@ -249,7 +267,7 @@ mod tests {
         let job = |number, tokens| Job {
             number,
             tokens: vec![1; tokens],
-            cache: Cache::new(&model.network.config, tokens, 256),
+            cache: model.network.begin(tokens, 256).unwrap(),
             wanted: Wanted::Last,
         };
         let waiting = vec![job(0, 32), job(1, 1), job(2, 32), job(3, 1), job(4, 5)];
@@ -262,12 +280,11 @@ mod tests {
     fn a_failed_pass_ends_for_everybody_in_it_and_for_nobody_else() {
         let passes = Passes::new(quantised());
         let member = passes.join();
-        let config = &passes.model.network.config;
-        let mut cache = Cache::new(config, 1, 256);
-        let beyond = u32::try_from(passes.model.network.vocabulary).unwrap();
-        let failed = member.read(&[beyond], &mut cache, Wanted::Last);
-        assert_eq!((failed, cache.len()), (Err(BackendError::Failed), 0));
-        let mut cache = Cache::new(config, 1, 256);
-        assert_eq!(member.read(&[1], &mut cache, Wanted::Each).unwrap().len(), 1);
+        let network = &passes.model.network;
+        let beyond = u32::try_from(network.sizes().vocabulary).unwrap();
+        let failed = member.read(&[beyond], network.begin(1, 256).unwrap(), Wanted::Last);
+        assert_eq!(failed.err(), Some(BackendError::Failed));
+        let (_, scores) = member.read(&[1], network.begin(1, 256).unwrap(), Wanted::Each).unwrap();
+        assert_eq!(scores.len(), 1);
     }
 }

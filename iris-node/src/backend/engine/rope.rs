@@ -46,6 +46,11 @@ impl Rope {
 }
 
 impl Rotation<'_> {
+    /// Returns cosine and sine for each pair, token after token.
+    pub(super) fn angles(&self) -> &[(f32, f32)] {
+        &self.angles
+    }
+
     /// Turns heads, `(tokens, heads, head size)`. What lies behind the rotated part stays.
     pub(super) fn apply(&self, heads: &mut [f32], per_token: usize) {
         let Rope { turns, layout, head_dim } = self.rope;

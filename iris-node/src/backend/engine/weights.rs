@@ -8,8 +8,20 @@ use candle_core::Device;
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 
+use super::config::Config;
 use super::error::EngineError;
 use super::matrix::Matrix;
+use super::network::Network;
+
+/// A network whose weights come out of a GGUF file.
+pub(super) trait FromWeights: Network + Sized {
+    /// Reads all weights; `device` is where a network keeps them that can choose.
+    fn read<R: Read + Seek>(
+        config: Config,
+        weights: &mut Weights<R>,
+        device: &Device,
+    ) -> Result<Self, EngineError>;
+}
 
 /// A parsed header over the file's bytes.
 pub(super) struct Weights<R> {
@@ -54,14 +66,15 @@ impl<R: Read + Seek> Weights<R> {
         }
     }
 
-    /// Reads a matrix that must have exactly this shape; it stays as it is stored.
+    /// Reads a matrix that must have exactly this shape to a device; it stays as it is stored.
     pub(super) fn matrix(
         &mut self,
         name: &str,
         rows: usize,
         columns: usize,
+        device: &Device,
     ) -> Result<Arc<QTensor>, EngineError> {
-        self.read(name, &[rows, columns]).map(Arc::new)
+        self.read(name, &[rows, columns], device).map(Arc::new)
     }
 
     /// Reads a matrix to multiply with.
@@ -71,12 +84,12 @@ impl<R: Read + Seek> Weights<R> {
         rows: usize,
         columns: usize,
     ) -> Result<Matrix, EngineError> {
-        Ok(Matrix::new(self.matrix(name, rows, columns)?)?)
+        Ok(Matrix::new(self.matrix(name, rows, columns, &Device::Cpu)?)?)
     }
 
     /// Reads a vector as 32-bit floats.
     pub(super) fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, EngineError> {
-        Ok(self.read(name, &[len])?.dequantize(&Device::Cpu)?.to_vec1()?)
+        Ok(self.read(name, &[len], &Device::Cpu)?.dequantize(&Device::Cpu)?.to_vec1()?)
     }
 
     /// Reads a vector that not every model has.
@@ -88,7 +101,12 @@ impl<R: Read + Seek> Weights<R> {
         if self.has(name) { self.vector(name, len).map(Some) } else { Ok(None) }
     }
 
-    fn read(&mut self, name: &str, shape: &[usize]) -> Result<QTensor, EngineError> {
+    fn read(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        device: &Device,
+    ) -> Result<QTensor, EngineError> {
         let info = self.content.tensor_infos.get(name);
         let info =
             info.ok_or_else(|| EngineError::Malformed(format!("the tensor {name} is missing")))?;
@@ -99,7 +117,7 @@ impl<R: Read + Seek> Weights<R> {
         if !shape[shape.len() - 1].is_multiple_of(block) {
             return Err(EngineError::Malformed(format!("{name} does not fit blocks of {block}")));
         }
-        Ok(self.content.tensor(&mut self.reader, name, &Device::Cpu)?)
+        Ok(self.content.tensor(&mut self.reader, name, device)?)
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::error::EngineError;
 use super::generation::{self, Shared};
+use super::network::Network;
 use super::outgoing::Outgoing;
 
 /// One thread per slot and the queue before them. The threads end with the last handle.
@@ -29,7 +30,11 @@ struct Job {
 
 impl Workers {
     /// Starts `slots` threads, with room for `queue` waiting requests.
-    pub(super) fn start(shared: Shared, slots: usize, queue: usize) -> Result<Self, EngineError> {
+    pub(super) fn start<N: Network>(
+        shared: Shared<N>,
+        slots: usize,
+        queue: usize,
+    ) -> Result<Self, EngineError> {
         let shared = Arc::new(shared);
         let (sender, receiver) = mpsc::channel();
         let receiver = Arc::new(Mutex::new(receiver));
@@ -65,13 +70,13 @@ impl Workers {
     }
 }
 
-struct Worker {
-    shared: Arc<Shared>,
+struct Worker<N: Network> {
+    shared: Arc<Shared<N>>,
     jobs: Arc<Mutex<Receiver<Job>>>,
     speed: Arc<Mutex<Option<TokenRate>>>,
 }
 
-impl Worker {
+impl<N: Network> Worker<N> {
     fn run(self) {
         while let Some(Job { request, outgoing }) = self.next() {
             if outgoing.check().is_err() {

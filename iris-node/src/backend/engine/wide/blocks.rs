@@ -142,7 +142,8 @@ fn paired(rows: &[[i8; 32]; ROWS], at: usize) -> [u8; 32] {
 impl Product for Blocks {
     fn forward(&self, x: &[f32]) -> Vec<f32> {
         let tokens = x.len() / self.columns;
-        let x = Rounded::new(self.simd, x, self.rounding);
+        let low = if let Lows::Times(times) = self.lows { times } else { 1.0 };
+        let x = Rounded::new(self.simd, x, self.rounding, low);
         let mut products = vec![[0.0; ROWS]; self.rows.div_ceil(ROWS) * tokens];
         match &self.numbers {
             Numbers::Nibbles(numbers) => self.multiply(numbers, &x, tokens, &mut products),
@@ -169,7 +170,7 @@ impl Blocks {
                 numbers: &numbers[range.clone()],
                 scales: &self.scales[range.clone()],
                 lows: match &self.lows {
-                    Lows::Times(times) => PanelLows::Times(*times),
+                    Lows::Times(_) => PanelLows::Times,
                     Lows::Each(lows) => PanelLows::Each(&lows[range]),
                 },
             };
@@ -189,7 +190,7 @@ struct Panel<'a, P> {
 }
 
 enum PanelLows<'a> {
-    Times(f32),
+    Times,
     Each(&'a [[f32; ROWS]]),
 }
 
@@ -236,21 +237,21 @@ impl<P: Packed> Panel<'_, P> {
             let scale: __m256 = pulp::cast(*scale);
             let rounded = block * P::FOURS * 4 / ROUNDED;
             for at in 0..TOKENS {
-                let Scale { scale: factor, sum } = scales[at][rounded];
+                let Scale { scale: factor, low } = scales[at][rounded];
                 let found = simd.avx._mm256_cvtepi32_ps(found[at]);
                 let factor = simd.avx._mm256_set1_ps(factor);
                 match self.lows {
-                    PanelLows::Times(times) => {
-                        let low = simd.avx._mm256_set1_ps(times * sum);
+                    PanelLows::Times => {
+                        let low = simd.avx._mm256_set1_ps(low);
                         let found = simd.fma._mm256_fmadd_ps(found, factor, low);
                         sums[at] = simd.fma._mm256_fmadd_ps(found, scale, sums[at]);
                     }
                     PanelLows::Each(lows) => {
                         let found = simd.avx._mm256_mul_ps(found, factor);
                         sums[at] = simd.fma._mm256_fmadd_ps(found, scale, sums[at]);
-                        let low: __m256 = pulp::cast(lows[block]);
-                        let sum = simd.avx._mm256_set1_ps(sum);
-                        sums[at] = simd.fma._mm256_fmadd_ps(low, sum, sums[at]);
+                        let lows: __m256 = pulp::cast(lows[block]);
+                        let low = simd.avx._mm256_set1_ps(low);
+                        sums[at] = simd.fma._mm256_fmadd_ps(lows, low, sums[at]);
                     }
                 }
             }
@@ -359,8 +360,8 @@ struct Rounded {
 #[derive(Clone, Copy, Default)]
 struct Scale {
     scale: f32,
-    /// The sum of the rounded numbers, times the scale.
-    sum: f32,
+    /// The sum of the rounded numbers, times the scale and what weights' lows are of their scale.
+    low: f32,
 }
 
 /// How llama.cpp rounds tokens, so that both engines find the same.
@@ -373,7 +374,7 @@ enum Rounding {
 }
 
 impl Rounded {
-    fn new(simd: V3, x: &[f32], rounding: Rounding) -> Self {
+    fn new(simd: V3, x: &[f32], rounding: Rounding, times: f32) -> Self {
         let (blocks, _) = x.as_chunks::<ROUNDED>();
         let mut numbers = vec![0; x.len() / 4];
         let mut scales = vec![Scale::default(); blocks.len()];
@@ -396,7 +397,7 @@ impl Rounded {
                     for ((x, packed), to) in blocks.iter().zip(packed).zip(scales) {
                         let sum;
                         (*packed, sum) = round(simd, x, factor);
-                        *to = Scale { scale, sum: scale * sum };
+                        *to = Scale { scale, low: times * scale * sum };
                     }
                 }
             },

@@ -7,8 +7,6 @@
 #![allow(clippy::inline_always, reason = "what is not inlined is not compiled for AVX2")]
 #![allow(clippy::needless_range_loop, reason = "plain loops over registers are unrolled")]
 
-use std::arch::x86_64::__m256;
-
 use candle_core::Result;
 use candle_core::quantized::QTensor;
 use pulp::x86::V3;
@@ -21,6 +19,7 @@ use super::matrix::Product;
 mod blocks;
 mod floats;
 mod formats;
+mod rows;
 
 /// Rows that are multiplied side by side.
 const ROWS: usize = 8;
@@ -43,26 +42,27 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> Option<f32> {
     let simd = V3::try_new()?;
     Some(simd.vectorize(
         #[inline(always)]
-        || dot_of(simd, a, b),
+        || {
+            let [sum] = rows::dots_of(simd, a, [b]);
+            sum
+        },
     ))
 }
 
-#[inline(always)]
-fn dot_of(simd: V3, a: &[f32], b: &[f32]) -> f32 {
-    let (a, last_a) = a.as_chunks::<32>();
-    let (b, last_b) = b.as_chunks::<32>();
-    let mut sums = [simd.avx._mm256_setzero_ps(); 4];
-    for (a, b) in a.iter().zip(b) {
-        let (a, b): ([__m256; 4], [__m256; 4]) = (pulp::cast(*a), pulp::cast(*b));
-        for at in 0..4 {
-            sums[at] = simd.fma._mm256_fmadd_ps(a[at], b[at], sums[at]);
-        }
-    }
-    let low = simd.avx._mm256_add_ps(sums[0], sums[1]);
-    let high = simd.avx._mm256_add_ps(sums[2], sums[3]);
-    let sums: [f32; ROWS] = pulp::cast(simd.avx._mm256_add_ps(low, high));
-    let rest: f32 = last_a.iter().zip(last_b).map(|(a, b)| a * b).sum();
-    ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7])) + rest
+/// Does the same with rows that begin `stride` apart, one for each of `sums`; returns whether this
+/// processor can.
+pub(super) fn dots(x: &[f32], rows: &[f32], stride: usize, sums: &mut [f32]) -> bool {
+    V3::try_new().map(|simd| rows::dots(simd, x, rows, stride, sums)).is_some()
+}
+
+/// Sets each number to the weight that it stands for; returns whether this processor can.
+pub(super) fn softmax(scores: &mut [f32]) -> bool {
+    V3::try_new().map(|simd| rows::softmax(simd, scores)).is_some()
+}
+
+/// Multiplies each number with its sigmoid and its partner; returns whether this processor can.
+pub(super) fn gate(numbers: &mut [f32], partners: &[f32]) -> bool {
+    V3::try_new().map(|simd| rows::gate(simd, numbers, partners)).is_some()
 }
 
 /// Turns what eight rows each gave for all tokens into a row for each token.

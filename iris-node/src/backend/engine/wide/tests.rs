@@ -127,3 +127,43 @@ fn a_sum_of_products_takes_all_of_both_rows() {
         assert!((f64::from(found) - f64::from(sum)).abs() < 1e-6, "{len}: {found}");
     }
 }
+
+#[test]
+fn rows_together_give_what_each_gives_alone() {
+    let x = list(&random(1, 43));
+    let rows = list(&random(7, 50));
+    let mut sums = [0.0; 7];
+    if !dots(&x, &rows, 50, &mut sums) {
+        return;
+    }
+    for (sum, row) in sums.iter().zip(rows.chunks(50)) {
+        assert_eq!(dot(&x, &row[..43]).map(f32::to_bits), Some(sum.to_bits()));
+    }
+}
+
+#[test]
+fn weights_and_gates_are_near_what_the_library_makes_of_them() {
+    let near =
+        |ours: f32, exact: f64| (f64::from(ours) - exact).abs() <= 1e-6 * exact.abs() + 1e-30;
+    let numbers: Vec<f32> = (-1005..1006_i16).map(|n| f32::from(n) / 11.0).collect();
+    let mut gates = numbers.clone();
+    if !gate(&mut gates, &vec![3.0; numbers.len()]) {
+        return;
+    }
+    for (ours, x) in gates.iter().zip(&numbers) {
+        let x = f64::from(*x);
+        // Beyond this e^-x leaves the range of floats.
+        let exact = 3.0 * x / (1.0 + (-x).min(88.0).exp());
+        assert!(near(*ours, exact), "{x}: {ours}, {exact}");
+    }
+    let mut weights = numbers[..203].to_vec();
+    softmax(&mut weights);
+    let powers = numbers[..203].iter().map(|x| (f64::from(*x) - f64::from(numbers[202])).exp());
+    let sum: f64 = powers.clone().sum();
+    for (ours, power) in weights.iter().zip(powers) {
+        assert!(near(*ours, power / sum), "{ours}, {}", power / sum);
+    }
+    let mut none = [1.0, f32::NAN, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
+    gate(&mut none, &[1.0; 9]);
+    assert!(none[1].is_nan() && none[0] > 0.7);
+}
