@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use iris_core::Timestamp;
 use iris_node::agent::{Done, Observer, Outcome, Status, Work, WorkLog};
+use iris_node::backend::on_demand::{OnDemand, Resident};
+use iris_node::cache::ModelCache;
 use tokio::time::sleep;
 
-use crate::moment;
 use crate::owner::Owner;
 use crate::status::snapshot::{Ended, Model, Running, Snapshot, State};
+use crate::{cached, moment};
 
 /// How many tasks are remembered that have ended.
 const RECENT: usize = 20;
@@ -28,9 +30,17 @@ pub(crate) struct Desk {
     name: Option<String>,
     started: Timestamp,
     history: Option<Arc<dyn WorkLog>>,
+    stock: Stock,
     /// Set once the node is about to connect.
     agent: OnceLock<Observer>,
     heard: Mutex<Heard>,
+}
+
+/// The models that the node has beside those of its servers and its engine.
+#[derive(Debug, Default)]
+pub(crate) struct Stock {
+    pub(crate) cache: Option<ModelCache>,
+    pub(crate) on_demand: Option<OnDemand>,
 }
 
 #[derive(Debug, Default)]
@@ -47,9 +57,13 @@ struct Heard {
 }
 
 impl Desk {
-    pub(crate) fn new(name: Option<String>, history: Option<Arc<dyn WorkLog>>) -> Arc<Self> {
+    pub(crate) fn new(
+        name: Option<String>,
+        history: Option<Arc<dyn WorkLog>>,
+        stock: Stock,
+    ) -> Arc<Self> {
         let (started, agent, heard) = (moment::now(), OnceLock::new(), Mutex::default());
-        Arc::new(Self { name, started, history, agent, heard })
+        Arc::new(Self { name, started, history, stock, agent, heard })
     }
 
     /// Watches the agent from now on, and its pace for as long as the node lives.
@@ -77,6 +91,8 @@ impl Desk {
             now: moment::now().as_secs(),
             limits: owner.limits().words(),
             rest: owner.conduct().borrow().terms.rest,
+            memory: self.stock.on_demand.as_ref().map(in_memory),
+            cache: self.stock.downloads(),
             ..Snapshot::default()
         };
         if let Some(agent) = self.agent.get() {
@@ -89,6 +105,23 @@ impl Desk {
     fn heard(&self) -> MutexGuard<'_, Heard> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Stock {
+    /// Says what was downloaded, if anything was.
+    fn downloads(&self) -> Option<String> {
+        let cache = self.cache.as_ref().filter(|cache| cache.folder().exists())?;
+        cached::summary(cache).ok()
+    }
+}
+
+/// Says which models are loaded on demand.
+fn in_memory(on_demand: &OnDemand) -> String {
+    let Resident { models, taken, limit, waiting } = on_demand.resident();
+    let models = models.iter().map(|(name, running)| format!("{name} ({running} running)"));
+    let models = models.collect::<Vec<_>>().join(", ");
+    let loaded = if models.is_empty() { "nothing is loaded on demand".to_owned() } else { models };
+    format!("{loaded}; {taken} of {limit}, {waiting} requests wait")
 }
 
 fn tell_agent(told: &mut Snapshot, agent: &Observer) {

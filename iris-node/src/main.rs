@@ -13,6 +13,7 @@ use iris_node::agent::{
     Agent, AgentBuilder, AgentError, ConnectError, CoordinatorUrl, Status, WebSocketConnector,
     WorkLog,
 };
+use iris_node::backend::on_demand::OnDemand;
 use iris_node::datasets::Datasets;
 use iris_node::probe::Probe;
 use iris_protocol::message::Hardware;
@@ -31,6 +32,7 @@ use settings::{DatasetFault, LogFormat, Settings};
 use spending::Spending;
 
 mod ask;
+mod cached;
 mod callers;
 mod cli;
 #[cfg(unix)]
@@ -50,6 +52,7 @@ mod owner;
 #[cfg(feature = "history")]
 mod past;
 mod private;
+mod progress;
 mod reload;
 mod servers;
 mod settings;
@@ -97,6 +100,9 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }
         #[cfg(feature = "history")]
         Some(Command::History(args)) => past::run(&args, &load()?).map(|()| ExitCode::SUCCESS),
+        Some(Command::Models { order }) => {
+            cached::run(order, &load()?).await.map(|()| ExitCode::SUCCESS)
+        }
         Some(Command::Estimate) => estimate::run(&load()?).await.map(|()| ExitCode::SUCCESS),
         Some(Command::Doctor(args)) => {
             let exit = doctor::run(args, load(), file.as_deref()).await;
@@ -133,7 +139,9 @@ async fn serve(cli: &Cli, settings: Settings, file: Option<PathBuf>) -> Result<(
         .map_err(|error| Failure::new(Exit::Work, format!("signals cannot be heard: {error}")))?;
     let mut stop = std::pin::pin!(stop);
     let identity = Identity::load_or_create(&settings.key_path).map_err(Failure::files)?;
-    let models = Models::set_up(&settings)?;
+    let mut models = Models::set_up(&settings)?;
+    let _held = models.held.take();
+    let on_demand = models.on_demand(&settings)?;
     let datasets = settings.datasets().map_err(|fault| match fault {
         DatasetFault::Setting(error) => Failure::settings(error),
         DatasetFault::File(error) => Failure::files(error),
@@ -155,12 +163,15 @@ async fn serve(cli: &Cli, settings: Settings, file: Option<PathBuf>) -> Result<(
     #[cfg(not(feature = "history"))]
     let log: Option<Arc<dyn WorkLog>> = None;
     #[cfg(unix)]
-    let desk = desk::Desk::new(settings.name.clone(), log);
+    let desk = {
+        let stock = desk::Stock { cache: Some(settings.cache()), on_demand: on_demand.clone() };
+        desk::Desk::new(settings.name.clone(), log, stock)
+    };
     #[cfg(unix)]
     let log: Option<Arc<dyn WorkLog>> = Some(desk.clone());
     #[cfg(unix)]
     listen(&settings.key_path, &owner, &desk);
-    let agent = compose(&settings, identity, models, datasets).await?;
+    let agent = compose(&settings, identity, models, on_demand, datasets).await?;
     let agent = log.into_iter().fold(agent, AgentBuilder::with_work_log);
     let agent = agent.with_conduct(owner.conduct()).build();
     #[cfg(unix)]
@@ -211,10 +222,13 @@ async fn compose(
     settings: &Settings,
     identity: Identity,
     models: Models,
+    on_demand: Option<OnDemand>,
     datasets: Datasets,
 ) -> Result<AgentBuilder, Failure> {
     let slots = models.slots(settings).await;
     let mut backends: Vec<Arc<dyn Backend>> = models.into_backends();
+    // What it has loaded is on the server's own list, too, which comes after it.
+    backends.extend(on_demand.map(|on_demand| Arc::new(on_demand) as Arc<dyn Backend>));
     let first = backends.pop().expect("there is a model server, an engine, or both");
     let mut agent = Agent::builder(identity, first)
         .with_slots(slots)

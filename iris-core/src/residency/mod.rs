@@ -103,6 +103,8 @@ pub struct Residency {
     running: BTreeMap<Ticket, ModelName>,
     next: u64,
     actions: VecDeque<Action>,
+    /// When it was decided last.
+    decided: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -137,6 +139,7 @@ impl Residency {
             running: BTreeMap::new(),
             next: 0,
             actions: VecDeque::new(),
+            decided: None,
         }
     }
 
@@ -241,7 +244,9 @@ impl Residency {
             _ => None,
         });
         let is_blocked = self.waiting.values().any(|waiting| self.is_away(&waiting.model));
-        deadlines.chain(stays.filter(|_| is_blocked)).min()
+        // Those that have stayed long enough are waited for by their callers alone.
+        let stays = stays.filter(|until| is_blocked && Some(*until) > self.decided);
+        deadlines.chain(stays).min()
     }
 
     /// Returns how much the models take that are loaded, or about to be, or not gone yet.
@@ -280,6 +285,7 @@ impl Residency {
 
     /// Goes through those who wait, in their order.
     fn decide(&mut self, now: Instant) {
+        self.decided = Some(now);
         let late = self.waiting.extract_if(.., |_, waiting| waiting.deadline <= now);
         let late = late.map(|((_, ticket), _)| Action::Refuse(ticket, Refusal::Late));
         self.actions.extend(late.collect::<Vec<_>>());

@@ -126,9 +126,15 @@ fn a_model_that_was_just_loaded_stays_a_while() {
     machine.ask(1, Priority::Interactive, 600).unwrap();
     let later = machine.ask(0, Priority::Interactive, 600).unwrap();
     assert_eq!(machine.end(first), [Action::Start(later)]);
-    machine.end(later);
     assert_eq!(machine.residency.poll_timeout(), Some(machine.now + 30 * SECOND));
-    assert_eq!(machine.pass(30 * SECOND), [Action::Unload(name(0))]);
+    assert_eq!(machine.pass(30 * SECOND), []);
+    let deadline = machine.now + 570 * SECOND;
+    assert_eq!(
+        machine.residency.poll_timeout(),
+        Some(deadline),
+        "there is nothing else to wait for"
+    );
+    assert_eq!(machine.end(later), [Action::Unload(name(0))]);
 }
 
 #[test]

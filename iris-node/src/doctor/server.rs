@@ -16,7 +16,7 @@ const START: Duration = Duration::from_mins(3);
 /// Starts the server that the settings name, if they do; it runs for as long as it is looked at.
 pub(super) async fn check(settings: &Settings, report: &mut Report) -> Option<ModelServer> {
     let setting = settings.server.as_ref()?;
-    if let Err(Missing { what, advice }) = ModelServer::missing(setting) {
+    if let Err(Missing { what, advice }) = ModelServer::missing(setting, &settings.cache()) {
         report.add(Check::fail(LINK, Exit::Files, what, advice));
         return None;
     }

@@ -46,6 +46,10 @@ pub(crate) struct Snapshot {
     pub(crate) limits: Vec<String>,
     /// Why the owner lets it do nothing.
     pub(crate) rest: Option<Rest>,
+    /// Which models are loaded on demand, and what they take.
+    pub(crate) memory: Option<String>,
+    /// What was downloaded, and what it takes.
+    pub(crate) cache: Option<String>,
 }
 
 /// How a node stands towards its coordinator.
