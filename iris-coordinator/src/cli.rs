@@ -380,6 +380,9 @@ struct SettingFlags {
     /// Serve the API alone, without the pages for people [default: both]
     #[arg(long, global = true)]
     no_pages: bool,
+    /// Give nodes the model files in this folder, to download [default: none]
+    #[arg(long, global = true, value_name = "FOLDER")]
+    model_files: Option<String>,
     /// An account or key, by its id, that may send any number of messages there, where others send
     /// three a day; several with commas
     #[arg(long = "unlimited-account", global = true, value_name = "ID")]
@@ -478,6 +481,7 @@ impl SettingFlags {
             ("rate_per_minute", text(&self.rate_per_minute)),
             ("public_chat", self.public_chat.then(|| true.into())),
             ("no_pages", self.no_pages.then(|| true.into())),
+            ("model_files", text(&self.model_files)),
             ("unlimited_accounts", texts(&self.unlimited_accounts)),
             ("queue_capacity", text(&self.queue_capacity)),
             ("max_wait_secs", text(&self.max_wait)),

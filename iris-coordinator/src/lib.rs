@@ -25,6 +25,8 @@ mod link;
     allow(dead_code, reason = "the network is watched over HTTP alone")
 )]
 mod live;
+#[cfg(feature = "http")]
+mod model_folder;
 #[cfg(feature = "pages")]
 mod pages;
 pub mod payouts;

@@ -40,6 +40,7 @@ const ENVIRONMENT: &[(&str, &str, bool)] = &[
     ("rate_per_minute", "IRIS_RATE_PER_MINUTE", false),
     ("public_chat", "IRIS_PUBLIC_CHAT", false),
     ("no_pages", "IRIS_NO_PAGES", false),
+    ("model_files", "IRIS_MODEL_FILES", false),
     ("unlimited_accounts", "IRIS_UNLIMITED_ACCOUNTS", true),
     ("queue_capacity", "IRIS_QUEUE_CAPACITY", false),
     ("max_wait_secs", "IRIS_MAX_WAIT_SECS", false),
@@ -100,6 +101,7 @@ pub(crate) struct Settings {
     pub(crate) rate_per_minute: u32,
     public_chat: bool,
     no_pages: bool,
+    model_files: Option<PathBuf>,
     #[serde(deserialize_with = "parsed")]
     unlimited_accounts: Vec<Unlimited>,
     pub(crate) queue_capacity: usize,
@@ -398,6 +400,7 @@ impl Settings {
             .with_unlimited_chat(self.unlimited_accounts.clone())
             .with_cors_origins(origins.collect())
             .with_trusted_proxies(self.trusted_proxies.clone());
+        let api = self.model_files.iter().fold(api, ApiSettings::with_model_files);
         let server = ServerSettings::new(self.listen).with_api(api);
         match (&self.tls_cert, &self.tls_key) {
             (Some(certificates), Some(key)) => {
@@ -460,6 +463,7 @@ impl fmt::Display for Settings {
         writeln!(f, "rate_per_minute = {}", self.rate_per_minute)?;
         writeln!(f, "public_chat = {}", self.public_chat)?;
         writeln!(f, "no_pages = {}", self.no_pages)?;
+        writeln!(f, "{}", optional("model_files", &self.model_files))?;
         writeln!(f, "unlimited_accounts = {}", list(unlimited))?;
         writeln!(f, "queue_capacity = {}", self.queue_capacity)?;
         writeln!(f, "max_wait_secs = {}", self.max_wait_secs)?;

@@ -24,6 +24,7 @@ pub mod quantization;
 pub mod queue;
 pub mod registry;
 pub mod reputation;
+pub mod residency;
 pub mod reward;
 pub mod routing;
 pub mod scheduler;

@@ -24,6 +24,8 @@ Without a settings file:
   iris-node --model-server http://localhost:11434 the same for Ollama
   iris-node --server model.gguf                   start llama-server with a model of yours
   iris-node --engine bundled                      no model server: run the small built-in model
+  iris-node models pull https://models.example/x.gguf
+  iris-node --engine x                            download a model, and run it
 
 Settings: a flag wins over the environment, the environment over the file given with --config, or
 ~/.config/iris/node.toml, where setup writes it.
@@ -34,7 +36,8 @@ In a file (TOML, YAML or JSON) settings have the names that --print-config shows
   IRIS_MODEL_SERVER_KEY  the key of the model server, if it wants one
   COORDINATOR_URL, IRIS_COORDINATOR_IDENTITY, IRIS_CA_FILE, NODE_ID (a display name),
   NODE_KEY_PATH, LMSTUDIO_URL, IRIS_ALLOW_REMOTE_BACKEND, IRIS_ENGINE, IRIS_ENGINE_DEVICE,
-  IRIS_SERVER, IRIS_SERVER_PRESET, IRIS_SERVER_PROGRAM, IRIS_SERVER_IMAGE, IRIS_SLOTS, NODE_VRAM_GB,
+  IRIS_SERVER, IRIS_SERVER_PRESET, IRIS_SERVER_PROGRAM, IRIS_SERVER_IMAGE, IRIS_LOAD, IRIS_LOAD_GB,
+  IRIS_CACHE_PATH, IRIS_CACHE_GB, IRIS_SLOTS, NODE_VRAM_GB,
   IRIS_HOURS, IRIS_WORK_HOURS, IRIS_MODELS, IRIS_CALLERS, IRIS_BUSY_PERCENT, IRIS_MAX_CELSIUS,
   IRIS_MAX_WATTS, IRIS_FREE_MEMORY_GB, IRIS_GB_PER_DAY, IRIS_GB_PER_MONTH, IRIS_MEASURE,
   IRIS_HISTORY_DAYS, IRIS_HISTORY_MB, IRIS_DRAIN_SECS, IRIS_LOG_FORMAT, RUST_LOG
@@ -55,6 +58,12 @@ when it fails, and ends it with the node. A file of settings can say more:
                              read-only image, the model's folder read-only (feature `containers`)
   cpus = 4                   how many processors' time it may take there
   gpus = 'all'               NVIDIA's cards there: all, or as CDI names them, nvidia.com/gpu=0
+
+Downloaded models: a file of settings can give names to addresses, for `iris-node models pull NAME`.
+  [cache.sources.small]
+  url = 'https://models.example/small.gguf'
+  digest = 'sha256:...'      or blake3:...; needed where the source sends on to another host and does
+                             not state it
 
 Data sets: a file of settings can name JSON and CSV files that prompts may be about. The data stay
 here and are put before the prompt; the answer is what leaves the machine.
@@ -118,6 +127,14 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     #[command(flatten)]
     Callers(crate::callers::CallerOrder),
+    /// Download models, list, verify and remove them
+    ///
+    /// They are kept in a folder with a size limit (--cache-gb), and named to --engine and --server
+    /// as `models list` shows them.
+    Models {
+        #[command(subcommand)]
+        order: crate::cached::ModelsOrder,
+    },
     /// Estimate what this machine may earn in the network, and say what that rests on
     Estimate,
     /// Show how the running node is, and what keeps it from work
@@ -177,7 +194,8 @@ struct SettingFlags {
     /// Let the model server be on another machine, which then reads every prompt
     #[arg(long, global = true, help_heading = SETTINGS)]
     allow_remote_backend: bool,
-    /// Run a model in this process: a GGUF file, or `bundled` for the small one inside
+    /// Run a model in this process: a GGUF file, a model that was downloaded (`iris-node models`), or
+    /// `bundled` for the small one inside
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "FILE")]
     engine: Option<String>,
     /// What the engine computes on: cpu, cuda:0 or metal, where this program was built with that
@@ -185,7 +203,7 @@ struct SettingFlags {
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "NAME")]
     engine_device: Option<String>,
     /// Start llama-server, or what --server-preset says, with this model and look after it: a GGUF
-    /// file, or what the server knows the model by
+    /// file, a model that was downloaded (`iris-node models`), or what the server knows the model by
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "MODEL")]
     server: Option<String>,
     /// Which server --server starts: llama-server, mlx (`mlx_lm.server`), vllm (vllm serve) or onnx
@@ -199,6 +217,21 @@ struct SettingFlags {
     /// this machine, by Docker or podman; only llama-server and vllm can [default: as a process]
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "IMAGE")]
     server_image: Option<String>,
+    /// Load these models on the model server when somebody asks for them, and unload them when others
+    /// need the memory: names with commas, as --models has them. LM Studio and Ollama can; what you
+    /// have loaded yourself stays loaded [default: none]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "NAMES")]
+    load: Option<String>,
+    /// How much memory they may take together [default: the largest graphics card's, else the
+    /// machine's without what --free-memory-gb or 2 GB leave free]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "GB")]
+    load_gb: Option<String>,
+    /// Where downloaded models are kept [default: models beside the identity]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "FOLDER")]
+    cache_path: Option<String>,
+    /// How much of them is kept; what was not used for the longest time goes first [default: 50]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "GB")]
+    cache_gb: Option<String>,
     /// How many answers to work on at a time [default: what the model server says, else 1; 2 for
     /// --engine]
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "COUNT")]
@@ -279,6 +312,10 @@ impl SettingFlags {
             ("server.preset", text(&self.server_preset)),
             ("server.program", text(&self.server_program)),
             ("server.image", text(&self.server_image)),
+            ("load", self.load.as_deref().map(list)),
+            ("load_gb", text(&self.load_gb)),
+            ("cache.path", text(&self.cache_path)),
+            ("cache.gb", text(&self.cache_gb)),
             ("slots", text(&self.slots)),
             ("vram_gb", text(&self.vram_gb)),
             ("hours", text(&self.hours)),
@@ -318,7 +355,8 @@ mod tests {
         let line = "iris-node --coordinator http://localhost:1,http://localhost:2 \
                     --coordinator-identity x --ca-file x --key x --name x --model-server x \
                     --allow-remote-backend --engine x --engine-device cpu --server x \
-                     --server-preset vllm --server-image x --server-program x \
+                    --server-preset vllm --server-image x --server-program x \
+                    --load x --load-gb 1 --cache-path x --cache-gb 1 \
                     --slots 1 --vram-gb 1 --hours sat --work-hours sat-sun --models x --callers members --busy-percent 50 \
                     --max-celsius 80 --max-watts 200 --free-memory-gb 4 --gb-per-day 1 \
                     --gb-per-month 9 --history-days 1 --history-mb 1 --no-measure \

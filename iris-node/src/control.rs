@@ -202,7 +202,8 @@ mod tests {
     async fn a_node_does_what_its_user_tells_it() {
         let (_folder, key) = key();
         let owner = Owner::new(Limits::default());
-        let serving = Control::open(&key).unwrap().serve(Arc::clone(&owner), Desk::new(None, None));
+        let serving =
+            Control::open(&key).unwrap().serve(Arc::clone(&owner), Desk::new(None, None, None));
         let serving = tokio::spawn(serving);
         let rest = || owner.conduct().borrow().terms.rest;
         Order::Pause.give(&key).await.unwrap();
@@ -223,7 +224,7 @@ mod tests {
         let (_folder, key) = key();
         let owner = Owner::new(Limits::default());
         let control = Control::open(&key).unwrap();
-        tokio::spawn(control.serve(Arc::clone(&owner), Desk::new(None, None)));
+        tokio::spawn(control.serve(Arc::clone(&owner), Desk::new(None, None, None)));
         for nonsense in ["\n", "stop\n", "pause now\n", &"x".repeat(10_000)] {
             let mut socket = UnixStream::connect(socket_of(&key)).await.unwrap();
             let _ = socket.write_all(nonsense.as_bytes()).await;

@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use iris_core::Timestamp;
 use iris_node::agent::{Done, Observer, Outcome, Status, Work, WorkLog};
+use iris_node::backend::on_demand::{OnDemand, Resident};
+use iris_node::cache::ModelCache;
 use tokio::time::sleep;
 
 use crate::model_server::View;
-use crate::moment;
 use crate::owner::Owner;
 use crate::status::snapshot::{Ended, Model, OwnServer, Running, Snapshot, State};
+use crate::{cached, moment};
 
 /// How many tasks are remembered that have ended.
 const RECENT: usize = 20;
@@ -31,6 +33,10 @@ pub(crate) struct Desk {
     history: Option<Arc<dyn WorkLog>>,
     /// The model server that the node looks after, set once it is started.
     server: OnceLock<View>,
+    /// What was downloaded.
+    cache: Option<ModelCache>,
+    /// What is loaded when somebody asks for it, set once the models are there.
+    on_demand: OnceLock<OnDemand>,
     /// Set once the node is about to connect.
     agent: OnceLock<Observer>,
     heard: Mutex<Heard>,
@@ -50,16 +56,38 @@ struct Heard {
 }
 
 impl Desk {
-    pub(crate) fn new(name: Option<String>, history: Option<Arc<dyn WorkLog>>) -> Arc<Self> {
-        let (started, heard) = (moment::now(), Mutex::default());
-        let (server, agent) = (OnceLock::new(), OnceLock::new());
-        Arc::new(Self { name, started, history, server, agent, heard })
+    pub(crate) fn new(
+        name: Option<String>,
+        history: Option<Arc<dyn WorkLog>>,
+        cache: Option<ModelCache>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            started: moment::now(),
+            history,
+            server: OnceLock::new(),
+            cache,
+            on_demand: OnceLock::new(),
+            agent: OnceLock::new(),
+            heard: Mutex::default(),
+        })
     }
 
     /// Tells from now on how the model server is that the node looks after.
     pub(crate) fn tell_of(&self, server: View) {
         // There is at most one in a node.
         let _ = self.server.set(server);
+    }
+
+    /// Tells from now on what is loaded on demand.
+    pub(crate) fn tell_of_loaded(&self, on_demand: OnDemand) {
+        let _ = self.on_demand.set(on_demand);
+    }
+
+    /// Says what was downloaded, if anything was.
+    fn downloads(&self) -> Option<String> {
+        let cache = self.cache.as_ref().filter(|cache| cache.folder().exists())?;
+        cached::summary(cache).ok()
     }
 
     /// Watches the agent from now on, and its pace for as long as the node lives.
@@ -91,6 +119,8 @@ impl Desk {
                 url: server.url().to_owned(),
                 trouble: server.trouble(),
             }),
+            memory: self.on_demand.get().map(in_memory),
+            cache: self.downloads(),
             ..Snapshot::default()
         };
         if let Some(agent) = self.agent.get() {
@@ -103,6 +133,15 @@ impl Desk {
     fn heard(&self) -> MutexGuard<'_, Heard> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Says which models are loaded on demand.
+fn in_memory(on_demand: &OnDemand) -> String {
+    let Resident { models, taken, limit, waiting } = on_demand.resident();
+    let models = models.iter().map(|(name, running)| format!("{name} ({running} running)"));
+    let models = models.collect::<Vec<_>>().join(", ");
+    let loaded = if models.is_empty() { "nothing is loaded on demand".to_owned() } else { models };
+    format!("{loaded}; {taken} of {limit}, {waiting} requests wait")
 }
 
 fn tell_agent(told: &mut Snapshot, agent: &Observer) {

@@ -1,14 +1,16 @@
 //! The node: wraps a model server that its owner runs anyway and offers it to a network.
 //!
 //! An [`Agent`](agent::Agent) connects [backends](backend) to a coordinator. Features bring the
-//! backends in: `openai` forwards to a model server, `engine` runs models in this process (with
-//! `cuda` and `metal` on graphics cards), and any other implementation of [`Backend`](iris_core::backend::Backend) serves as well. `sandbox` starts model
-//! servers and looks after them, `history` keeps what the node has done, `cli` is what the
-//! `iris-node` command needs, and `status` what its view in a terminal does.
+//! backends in: `openai` forwards to a model server, `engine` runs models in this process, and any
+//! other implementation of [`Backend`](iris_core::backend::Backend) serves as well. `sandbox` starts
+//! model servers and looks after them, `cache` downloads model files, `history` keeps what the node has
+//! done, `cli` is what the `iris-node` command needs, and `status` what its view in a terminal does.
 
 pub mod agent;
 pub mod backend;
 mod backoff;
+#[cfg(feature = "cache")]
+pub mod cache;
 pub mod datasets;
 #[cfg(feature = "history")]
 pub mod history;

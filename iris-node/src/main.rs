@@ -13,6 +13,7 @@ use iris_node::agent::{
     Agent, AgentBuilder, AgentError, ConnectError, CoordinatorUrl, Status, WebSocketConnector,
     WorkLog,
 };
+use iris_node::backend::on_demand::OnDemand;
 use iris_node::datasets::Datasets;
 use iris_node::probe::Probe;
 use iris_protocol::message::Hardware;
@@ -31,6 +32,7 @@ use settings::{DatasetFault, LogFormat, Settings};
 use spending::Spending;
 
 mod ask;
+mod cached;
 mod callers;
 mod cli;
 #[cfg(unix)]
@@ -50,6 +52,7 @@ mod owner;
 #[cfg(feature = "history")]
 mod past;
 mod private;
+mod progress;
 mod reload;
 mod servers;
 mod settings;
@@ -101,6 +104,9 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }
         #[cfg(feature = "history")]
         Some(Command::History(args)) => past::run(&args, &load()?).map(|()| ExitCode::SUCCESS),
+        Some(Command::Models { order }) => {
+            cached::run(order, &load()?).await.map(|()| ExitCode::SUCCESS)
+        }
         Some(Command::Estimate) => estimate::run(&load()?).await.map(|()| ExitCode::SUCCESS),
         Some(Command::Doctor(args)) => {
             let exit = uninterrupted(doctor::run(args, load(), file.as_deref())).await?;
@@ -143,7 +149,7 @@ async fn serve(cli: &Cli, settings: Settings, file: Option<PathBuf>) -> Result<(
     #[cfg(not(feature = "history"))]
     let log: Option<Arc<dyn WorkLog>> = None;
     #[cfg(unix)]
-    let desk = desk::Desk::new(settings.name.clone(), log);
+    let desk = desk::Desk::new(settings.name.clone(), log, Some(settings.cache()));
     #[cfg(unix)]
     let log: Option<Arc<dyn WorkLog>> = Some(desk.clone());
     // Whoever looks at the node while its models are loaded, which may take minutes, finds it.
@@ -159,7 +165,13 @@ async fn serve(cli: &Cli, settings: Settings, file: Option<PathBuf>) -> Result<(
     let stop = signals::stop(owner.drained(), end)
         .map_err(|error| Failure::new(Exit::Work, format!("signals cannot be heard: {error}")))?;
     let mut stop = std::pin::pin!(stop);
-    let models = Models::load(&settings).await?;
+    let mut models = Models::load(&settings).await?;
+    let _held = models.held.take();
+    let on_demand = models.on_demand(&settings)?;
+    #[cfg(unix)]
+    if let Some(on_demand) = &on_demand {
+        desk.tell_of_loaded(on_demand.clone());
+    }
     let datasets = settings.datasets().map_err(|fault| match fault {
         DatasetFault::Setting(error) => Failure::settings(error),
         DatasetFault::File(error) => Failure::files(error),
@@ -174,7 +186,7 @@ async fn serve(cli: &Cli, settings: Settings, file: Option<PathBuf>) -> Result<(
             () = &mut stop => return Ok(()),
         }
     }
-    let agent = compose(&settings, identity, models, datasets).await?;
+    let agent = compose(&settings, identity, models, on_demand, datasets).await?;
     let agent = log.into_iter().fold(agent, AgentBuilder::with_work_log);
     let agent = agent.with_conduct(owner.conduct()).build();
     #[cfg(unix)]
@@ -225,10 +237,13 @@ async fn compose(
     settings: &Settings,
     identity: Identity,
     models: Models,
+    on_demand: Option<OnDemand>,
     datasets: Datasets,
 ) -> Result<AgentBuilder, Failure> {
     let slots = models.slots(settings).await;
     let mut backends: Vec<Arc<dyn Backend>> = models.into_backends();
+    // What it has loaded is on the server's own list, too, which comes after it.
+    backends.extend(on_demand.map(|on_demand| Arc::new(on_demand) as Arc<dyn Backend>));
     let first = backends.pop().expect("there is a model server, an engine, or both");
     let mut agent = Agent::builder(identity, first)
         .with_slots(slots)

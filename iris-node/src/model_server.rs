@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 
+use iris_node::cache::{CacheError, HeldModel, ModelCache};
 #[cfg(feature = "containers")]
 use iris_node::sandbox::Container;
 use iris_node::sandbox::{
@@ -179,6 +180,26 @@ impl fmt::Debug for ServerSetting {
     }
 }
 
+impl ServerSetting {
+    /// Returns these settings with the path of their model where that is one of the cache's, which
+    /// then stays there.
+    fn found(&self, cache: &ModelCache) -> Result<(Self, Option<HeldModel>), CacheError> {
+        let model =
+            self.model.as_deref().filter(|model| self.takes_a_path() && !Path::new(model).exists());
+        let Some(name) = model.and_then(|model| cache.find(model)) else {
+            return Ok((self.clone(), None));
+        };
+        let held = cache.hold(&name)?;
+        let model = Some(held.path().to_string_lossy().into_owned());
+        Ok((Self { model, ..self.clone() }, Some(held)))
+    }
+
+    /// Returns whether the server finds its model by a path, and not by a name of its own.
+    fn takes_a_path(&self) -> bool {
+        matches!(self.preset(), Ok(Preset::LlamaServer | Preset::Onnx))
+    }
+}
+
 /// Why a server cannot be started, found before it is tried.
 #[derive(Debug)]
 pub(crate) struct Missing {
@@ -230,11 +251,12 @@ pub(crate) struct ModelServer {
     view: View,
     stop: CancellationToken,
     task: AbortOnDropHandle<()>,
+    _model: Option<HeldModel>,
 }
 
 impl ModelServer {
-    /// Returns what `settings` name that is not there.
-    pub(crate) fn missing(setting: &ServerSetting) -> Result<(), Missing> {
+    /// Returns what `settings` name that is not there, in the cache neither.
+    pub(crate) fn missing(setting: &ServerSetting, cache: &ModelCache) -> Result<(), Missing> {
         let Ok(spec) = setting.spec(1, None) else { return Ok(()) };
         #[cfg(feature = "containers")]
         if setting.image.is_some() && engine().is_none() {
@@ -252,12 +274,13 @@ impl ModelServer {
         }
         let model = setting.model.as_deref().unwrap_or_default();
         // What runs in a container cannot fetch one.
-        let is_a_path = setting.image.is_some()
-            || matches!(setting.preset(), Ok(Preset::LlamaServer | Preset::Onnx));
-        if is_a_path && !Path::new(model).exists() {
+        let is_a_path = setting.image.is_some() || setting.takes_a_path();
+        let is_there = Path::new(model).exists() || cache.find(model).is_some();
+        if is_a_path && !is_there {
             return Err(Missing {
-                what: format!("there is no model at {model}"),
-                advice: "name the file of a model with --server",
+                what: format!("there is no model at {model}, and none of that name was downloaded"),
+                advice: "name the file of a model with --server, or one that `iris-node models \
+                         list` shows",
             });
         }
         Ok(())
@@ -266,17 +289,19 @@ impl ModelServer {
     /// Starts the server that `settings` name, if they do.
     pub(crate) fn start(settings: &Settings) -> Result<Option<Self>, Failure> {
         let Some(setting) = &settings.server else { return Ok(None) };
-        Self::missing(setting)
+        let cache = settings.cache();
+        Self::missing(setting, &cache)
             .map_err(|Missing { what, advice }| Failure::files(format!("{what}; {advice}")))?;
         let port = setting.port.map_or_else(free_port, Ok).map_err(Failure::files)?;
+        let (setting, model) = setting.found(&cache).map_err(Failure::files)?;
         let spec = setting.spec(port, settings.slots).map_err(Failure::settings)?;
         let (program, url) = (setting.name(&spec), spec.url());
         tracing::info!(program, url, "starting the model server");
         let supervisor = Supervisor::new(setting.sandbox(&settings.key_path)?, spec);
         let (state, stop) = (supervisor.state(), CancellationToken::new());
         let task = tokio::spawn(supervisor.run(stop.clone().cancelled_owned()));
-        let view = View { program, url, state };
-        Ok(Some(Self { view, stop, task: AbortOnDropHandle::new(task) }))
+        let (view, task) = (View { program, url, state }, AbortOnDropHandle::new(task));
+        Ok(Some(Self { view, stop, task, _model: model }))
     }
 
     /// Returns what is known of it, for those who do not look after it.
@@ -479,15 +504,27 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_found_before_it_is_tried() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = ModelCache::new(folder.path(), iris_core::memory::ByteSize::gib(1));
+        let missing = |setting: &ServerSetting| ModelServer::missing(setting, &cache);
         let nothing = setting("model = '/no/such.gguf'\nprogram = 'no-such-server'");
-        let missing = ModelServer::missing(&nothing).unwrap_err();
-        assert!(missing.what.contains("no-such-server"), "{}", missing.what);
-        let no_model = setting("model = '/no/such.gguf'\nprogram = 'sh'");
-        let missing = ModelServer::missing(&no_model).unwrap_err();
-        assert!(missing.what.contains("/no/such.gguf"), "{}", missing.what);
-        assert!(ModelServer::missing(&setting("model = '/tmp'\nprogram = 'sh'")).is_ok());
+        let nothing = missing(&nothing).unwrap_err();
+        assert!(nothing.what.contains("no-such-server"), "{}", nothing.what);
+        let no_model = missing(&setting("model = '/no/such.gguf'\nprogram = 'sh'")).unwrap_err();
+        assert!(no_model.what.contains("/no/such.gguf"), "{}", no_model.what);
+        assert!(missing(&setting("model = '/tmp'\nprogram = 'sh'")).is_ok());
         // A name is for the server to find.
         let named = setting("preset = 'vllm'\nmodel = 'org/model'\nprogram = 'sh'");
-        assert!(ModelServer::missing(&named).is_ok());
+        assert!(missing(&named).is_ok());
+        // What was downloaded is meant by its name, and stays while it is.
+        let cached = setting("model = 'small'\nprogram = 'sh'");
+        assert!(missing(&cached).is_err());
+        let file = folder.path().join("small.gguf");
+        std::fs::write(&file, "GGUF").unwrap();
+        assert!(missing(&cached).is_ok());
+        let (found, held) = cached.found(&cache).unwrap();
+        assert_eq!(found.model.as_deref().map(Path::new), Some(&*file));
+        assert!(held.is_some_and(|_| cache.models().unwrap()[0].in_use));
+        assert!(!cache.models().unwrap()[0].in_use);
     }
 }

@@ -5,9 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iris_core::backend::{Backend, BackendError};
+use iris_core::memory::{ByteSize, Fit, Load, Weights};
+use iris_core::residency::{Capacity, Refusal};
+use iris_node::agent::ModelFilter;
 use iris_node::backend::engine::{Engine, EngineSettings};
-use iris_node::backend::openai::{OpenAiBackend, OpenAiSetupError};
+use iris_node::backend::on_demand::OnDemand;
+use iris_node::backend::openai::{OpenAiBackend, OpenAiLoader, OpenAiSetupError};
+use iris_node::cache::HeldModel;
+use iris_node::probe::{Machine, Probe};
 
+use crate::cached::{self, Named};
 use crate::failure::{Exit, Failure};
 use crate::http::Http;
 use crate::servers;
@@ -19,19 +26,29 @@ pub(crate) const BUNDLED: &str = "bundled";
 /// How long it may take to see whether others reach the model server.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// Requests that wait for a model to be loaded.
+const WAITING: usize = 16;
+/// How long a model stays that was loaded on demand, while another one is wanted in its place.
+const STAY: Duration = Duration::from_secs(30);
+/// What a machine keeps for itself where its owner has not said how much.
+const KEPT: ByteSize = ByteSize::gib(2);
+
 /// The backends, at least one.
 #[derive(Debug)]
 pub(crate) struct Models {
     servers: Vec<(String, OpenAiBackend)>,
     engine: Option<(Engine, u32)>,
+    /// The engine's model, if it is the cache's: to be kept for as long as the engine runs.
+    pub(crate) held: Option<HeldModel>,
 }
 
 impl Models {
     /// Loads the engine's model and prepares to ask the model server, which need not run yet.
     pub(crate) fn set_up(settings: &Settings) -> Result<Self, Failure> {
         let engine = settings.engine.as_deref().map(|model| load(settings, model)).transpose()?;
+        let (engine, held) = engine.map_or((None, None), |(engine, held)| (Some(engine), held));
         let servers = settings.model_servers().map(|url| server(settings, url));
-        Ok(Self { servers: servers.collect::<Result<_, _>>()?, engine })
+        Ok(Self { servers: servers.collect::<Result<_, _>>()?, engine, held })
     }
 
     /// Does the same beside everything else, since loading may take minutes.
@@ -53,6 +70,27 @@ impl Models {
         settings.slots.unwrap_or(found)
     }
 
+    /// Prepares to load models of the owner's server when somebody asks for them, if the settings
+    /// name some.
+    pub(crate) fn on_demand(&self, settings: &Settings) -> Result<Option<OnDemand>, Failure> {
+        if settings.load.is_empty() {
+            return Ok(None);
+        }
+        let named = settings.model_server();
+        let server = self.servers.iter().find(|(url, _)| Some(&**url) == named);
+        let (_, server) = server.ok_or_else(|| {
+            Failure::settings("load (IRIS_LOAD) is for the models of a model server: name it, too")
+        })?;
+        let memory = room(settings, || memories(&Probe::new().machine())).ok_or_else(|| {
+            Failure::settings("say with --load-gb how much memory models may take that are loaded")
+        })?;
+        let slots = settings.slots.unwrap_or(1);
+        let loader = OpenAiLoader::new(server.clone(), ModelFilter::new(&settings.load));
+        let capacity = Capacity { memory, waiting: WAITING, stay: STAY };
+        tracing::info!(%memory, models = %settings.load.join(", "), "loading models on demand");
+        Ok(Some(OnDemand::new(Arc::new(loader.with_slots(slots)), capacity)))
+    }
+
     /// Returns the backends; the last one comes first where two have the same model.
     pub(crate) fn into_backends(self) -> Vec<Arc<dyn Backend>> {
         let engine = self.engine.map(|(engine, _)| Arc::new(engine) as Arc<dyn Backend>);
@@ -62,10 +100,16 @@ impl Models {
     }
 }
 
-fn load(settings: &Settings, model: &str) -> Result<(Engine, u32), Failure> {
-    let mut engine = match model {
-        BUNDLED => EngineSettings::bundled(),
-        path => EngineSettings::file(path),
+fn load(settings: &Settings, model: &str) -> Result<((Engine, u32), Option<HeldModel>), Failure> {
+    let (mut engine, held) = if model == BUNDLED {
+        (EngineSettings::bundled(), None)
+    } else {
+        let Named { path, held } = cached::find(settings, model)?;
+        let size = path.metadata().map_or(0, |file| file.len());
+        let memory = Probe::new().machine().memory;
+        admit(size, memory.map(ByteSize::new))
+            .map_err(|refusal| Failure::files(format!("{model} is not loaded: {refusal}")))?;
+        (EngineSettings::file(path), held)
     };
     engine = engine.with_device(settings.engine_device().map_err(Failure::settings)?);
     if let Some(slots) = settings.slots.and_then(|slots| NonZeroUsize::new(slots as usize)) {
@@ -74,7 +118,51 @@ fn load(settings: &Settings, model: &str) -> Result<(Engine, u32), Failure> {
     let slots = u32::try_from(engine.slots().get()).unwrap_or(u32::MAX);
     let engine = Engine::load(engine)
         .map_err(|error| Failure::files(format!("the model {model} cannot be run: {error}")))?;
-    Ok((engine, slots))
+    Ok(((engine, slots), held))
+}
+
+/// Refuses a model for which there would not be enough memory if nothing else ran.
+fn admit(size: u64, memory: Option<ByteSize>) -> Result<(), Refusal> {
+    let (estimate, may) = (Load::new(Weights::Files(ByteSize::new(size))).estimate(), memory);
+    let Some(may) = may.filter(|may| estimate.fits(*may) == Fit::No) else { return Ok(()) };
+    let takes = estimate.least();
+    let missing = takes.minus(may).unwrap_or(ByteSize::ZERO);
+    Err(Refusal::TooLarge { takes, may, missing })
+}
+
+/// Returns what models may take together that are loaded on demand; `None` where that is not known.
+///
+/// What the settings say, else the memory of the largest graphics card, else the machine's without
+/// what it keeps free.
+fn room(settings: &Settings, machine: impl FnOnce() -> Memories) -> Option<ByteSize> {
+    let said = |gigabytes: Option<u32>| {
+        gigabytes.filter(|count| *count > 0).map(|count| ByteSize::gib(count.into()))
+    };
+    if let Some(said) = said(settings.load_gb) {
+        return Some(said);
+    }
+    // Nothing is known of another machine.
+    if settings.allow_remote_backend {
+        return None;
+    }
+    let Memories { card, own } = machine();
+    let keeps = settings.limits().ok()?.borders.memory_free.map_or(KEPT, ByteSize::new);
+    let spare = own.map(|own| own.minus(keeps).unwrap_or(ByteSize::ZERO));
+    said(settings.vram_gb).or(card).or(spare)
+}
+
+/// The memories that models run in.
+#[derive(Clone, Copy, Debug, Default)]
+struct Memories {
+    /// The largest graphics card's.
+    card: Option<ByteSize>,
+    /// The machine's.
+    own: Option<ByteSize>,
+}
+
+fn memories(machine: &Machine) -> Memories {
+    let card = machine.cards.iter().filter_map(|card| card.memory).max();
+    Memories { card: card.map(ByteSize::new), own: machine.memory.map(ByteSize::new) }
 }
 
 /// Prepares to ask the model server at `url`, if the settings allow that.
@@ -126,5 +214,39 @@ fn report(url: &str, models: &Result<Vec<iris_core::model::ModelOffer>, BackendE
         Err(error) => {
             tracing::warn!(url, %error, "no model server answers; {START}. Trying again meanwhile");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_that_no_memory_is_enough_for_is_not_loaded() {
+        assert_eq!(admit(4 << 30, Some(ByteSize::gib(8))), Ok(()));
+        assert_eq!(admit(4 << 30, None), Ok(()));
+        let refusal = admit(9 << 30, Some(ByteSize::gib(8))).unwrap_err().to_string();
+        assert!(
+            refusal.contains("9.06 GiB") && refusal.contains("1.06 GiB too little"),
+            "{refusal}"
+        );
+    }
+
+    #[test]
+    fn models_take_what_the_owner_says_or_the_card_has_or_the_machine_can_spare() {
+        let bare = Memories { card: None, own: Some(ByteSize::gib(16)) };
+        let strong = Memories { card: Some(ByteSize::gib(24)), ..bare };
+        let room = |flags: &[(&'static str, &str)], machine: Memories| {
+            let flags = flags.iter().map(|(name, value)| (*name, Some((*value).into())));
+            let settings = Settings::load(flags.collect(), |_| None, None).unwrap();
+            super::room(&settings, || machine).map(|room| room.get() >> 30)
+        };
+        assert_eq!(room(&[], bare), Some(14));
+        assert_eq!(room(&[("free_memory_gb", "6")], bare), Some(10));
+        assert_eq!(room(&[], strong), Some(24));
+        assert_eq!(room(&[("vram_gb", "12")], strong), Some(12));
+        assert_eq!(room(&[("load_gb", "5"), ("vram_gb", "12")], strong), Some(5));
+        assert_eq!(room(&[("allow_remote_backend", "true")], strong), None);
+        assert_eq!(room(&[], Memories::default()), None);
     }
 }

@@ -8,7 +8,12 @@ const DAY: u64 = 24 * 60 * 60;
 
 /// Returns what time it is.
 pub(crate) fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    of(SystemTime::now())
+}
+
+/// Returns the moment of a file's time.
+pub(crate) fn of(time: SystemTime) -> Timestamp {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use iris_core::NodeId;
 use iris_core::ledger::Money;
 use iris_node::agent::CoordinatorUrl;
-use iris_protocol::rest::{MonthList, NodeWhy, PayoutPage, Secret};
+use iris_protocol::rest::{ModelFileList, MonthList, NodeWhy, PayoutPage, Secret};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -55,6 +55,20 @@ impl Asking {
                 ..Network::default()
             },
         }
+    }
+
+    /// Asks a coordinator for the files of its model folder; returns also its base and the key that
+    /// it wants, or why there are none.
+    pub(crate) async fn model_files(
+        &self,
+        url: &CoordinatorUrl,
+    ) -> Result<(String, Secret, ModelFileList), String> {
+        let no_key = || "this node has no key yet; `iris-node setup` gets one".to_owned();
+        let (key, base, mut trouble) =
+            (self.key.clone().ok_or_else(no_key)?, url.http_base(), None);
+        let list = self.ask(&format!("{base}/model-files"), &key, &mut trouble).await;
+        let list = list.ok_or_else(|| trouble.unwrap_or_default())?;
+        Ok((base, key, list))
     }
 
     /// Asks a coordinator about what is shared in its network, and about a node.

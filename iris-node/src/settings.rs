@@ -12,6 +12,7 @@ use iris_core::terms::Callers;
 use iris_crypto::PublicIdentity;
 use iris_node::agent::{CoordinatorUrl, ModelFilter};
 use iris_node::backend::engine::Device;
+use iris_node::cache::ModelCache;
 use iris_node::datasets::{Access, DatasetError, Datasets};
 use iris_node::limits::{Allowance, Borders, Limits};
 use iris_protocol::limits::MAX_SLOTS;
@@ -19,10 +20,11 @@ use iris_protocol::rest::Secret;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
+use crate::cached::CacheSetting;
 use crate::model_server::ServerSetting;
 
 /// Environment variables, and whether their values are lists with commas.
-const ENVIRONMENT: [(&str, &str, bool); 34] = [
+const ENVIRONMENT: [(&str, &str, bool); 38] = [
     ("coordinator_url", "COORDINATOR_URL", true),
     ("coordinator_identity", "IRIS_COORDINATOR_IDENTITY", false),
     ("ca_file", "IRIS_CA_FILE", false),
@@ -39,6 +41,10 @@ const ENVIRONMENT: [(&str, &str, bool); 34] = [
     ("server.preset", "IRIS_SERVER_PRESET", false),
     ("server.program", "IRIS_SERVER_PROGRAM", false),
     ("server.image", "IRIS_SERVER_IMAGE", false),
+    ("load", "IRIS_LOAD", true),
+    ("load_gb", "IRIS_LOAD_GB", false),
+    ("cache.path", "IRIS_CACHE_PATH", false),
+    ("cache.gb", "IRIS_CACHE_GB", false),
     ("slots", "IRIS_SLOTS", false),
     ("vram_gb", "NODE_VRAM_GB", false),
     ("hours", "IRIS_HOURS", false),
@@ -78,6 +84,8 @@ pub(crate) struct Settings {
     pub(crate) allow_remote_backend: bool,
     pub(crate) engine: Option<String>,
     engine_device: Option<String>,
+    pub(crate) load: Vec<String>,
+    pub(crate) load_gb: Option<u32>,
     pub(crate) slots: Option<u32>,
     pub(crate) vram_gb: Option<u32>,
     hours: Option<String>,
@@ -101,6 +109,8 @@ pub(crate) struct Settings {
     /// Where that one answers, once it was started.
     #[serde(skip)]
     started: Option<String>,
+    #[serde(default)]
+    pub(crate) cache: CacheSetting,
     #[serde(default)]
     datasets: BTreeMap<String, DatasetSetting>,
 }
@@ -184,6 +194,7 @@ impl Settings {
             .set_default("coordinator_url", vec!["http://127.0.0.1:8080"])?
             .set_default("key_path", default_key_path(environment))?
             .set_default("allow_remote_backend", false)?
+            .set_default("load", Vec::<String>::new())?
             .set_default("models", Vec::<String>::new())?
             .set_default("history_days", 90)?
             .set_default("history_mb", 64)?
@@ -217,6 +228,7 @@ impl Settings {
             dataset.access(name)?;
         }
         self.server.as_ref().map_or(Ok(()), ServerSetting::check)?;
+        self.cache.check()?;
         if self.slots.is_some_and(|slots| !(1..=MAX_SLOTS).contains(&slots)) {
             return Err(SettingsError(format!("slots must be 1 to {MAX_SLOTS}")));
         }
@@ -378,6 +390,11 @@ impl Settings {
         WithSecrets(self).to_string()
     }
 
+    /// Returns where model files are kept.
+    pub(crate) fn cache(&self) -> ModelCache {
+        self.cache.cache(&self.key_path)
+    }
+
     /// Reads the data sets, to see that they can be.
     pub(crate) fn datasets(&self) -> Result<Datasets, DatasetFault> {
         let mut datasets = Datasets::new();
@@ -453,6 +470,8 @@ impl Settings {
         writeln!(f, "allow_remote_backend = {}", self.allow_remote_backend)?;
         writeln!(f, "{}", text("engine", self.engine.clone()))?;
         writeln!(f, "{}", text("engine_device", self.engine_device.clone()))?;
+        writeln!(f, "load = {}", serde_json::Value::from(self.load.clone()))?;
+        writeln!(f, "{}", number("load_gb", self.load_gb.map(i64::from)))?;
         writeln!(f, "{}", number("slots", self.slots.map(i64::from)))?;
         writeln!(f, "{}", number("vram_gb", self.vram_gb.map(i64::from)))?;
         writeln!(f, "{}", text("hours", self.hours.clone()))?;
@@ -474,6 +493,7 @@ impl Settings {
         if let Some(server) = &self.server {
             server.write(f, with_secrets)?;
         }
+        self.cache.write(f, with_secrets)?;
         for (name, dataset) in &self.datasets {
             writeln!(f, "\n[datasets.{}]", quoted(name))?;
             writeln!(f, "path = {}", quoted(&path(&dataset.path)))?;
@@ -748,6 +768,29 @@ mod tests {
         assert!(try_load(&[], &[], Some(&path)).unwrap_err().to_string().contains("modle"));
         let error = try_load(&[], &[("IRIS_SERVER_PRESET", "vllm")], None).unwrap_err().to_string();
         assert!(error.contains("server.model"), "{error}");
+    }
+
+    #[test]
+    fn the_cache_lies_beside_the_identity_unless_it_is_said_where() {
+        let env = [("NODE_KEY_PATH", "/var/iris/node.key")];
+        let cache = load(&[], &env, None).cache();
+        assert_eq!(cache.folder(), Path::new("/var/iris/models"));
+        assert_eq!(cache.limit().get(), 50 << 30);
+        let text = "[cache]\npath = '/srv/models'\ngb = 7\n[cache.sources.small]\n\
+                    url = 'https://a/x.gguf?sig=hunter2'\ndigest = 'sha256:00'";
+        let (_folder, path) = file("a.toml", text);
+        let error = try_load(&[], &[], Some(&path)).unwrap_err().to_string();
+        assert!(error.contains("cache.sources.small.digest"), "{error}");
+        let (_folder, path) = file("a.toml", &text.replace(":00", &format!(":{}", "0".repeat(64))));
+        let settings = load(&[("cache.gb", "9")], &[], Some(&path));
+        assert_eq!(settings.cache().folder(), Path::new("/srv/models"));
+        assert_eq!(settings.cache().limit().get(), 9 << 30);
+        let printed = settings.to_string();
+        assert!(printed.contains("https://a/x.gguf") && !printed.contains("hunter2"), "{printed}");
+        let (_folder, path) = file("b.toml", &settings.to_file());
+        assert_eq!(load(&[], &[], Some(&path)).to_file(), settings.to_file());
+        let (_folder, path) = file("a.toml", "[cache]\nsize = 1");
+        assert!(try_load(&[], &[], Some(&path)).unwrap_err().to_string().contains("size"));
     }
 
     #[test]

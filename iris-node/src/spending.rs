@@ -1,9 +1,10 @@
-//! How much the node has carried, kept in a file beside its identity.
+//! How much the node has carried, kept in files beside its identity: what passes between it and its
+//! coordinator, and what downloads bring, which run in processes of their own.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use iris_core::Timestamp;
 use iris_node::limits::{Allowance, Spent};
@@ -21,20 +22,17 @@ pub(crate) struct Spending {
     carried: Arc<AtomicU64>,
     counted: u64,
     written: Option<Instant>,
+    downloads: Downloads,
+    /// When the downloads' file was changed that was read last.
+    seen: Option<SystemTime>,
 }
 
 impl Spending {
     /// Goes on from what was counted for the node with this identity.
     pub(crate) fn load(key: &Path, carried: Arc<AtomicU64>) -> Self {
         let path = key.with_extension("carried.json");
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
-        let spent = serde_json::from_str(&text).unwrap_or_else(|_| {
-            if !text.is_empty() {
-                tracing::warn!(path = %path.display(), "this cannot be read; counting begins anew");
-            }
-            Spent::default()
-        });
-        Self { path, spent, carried, counted: 0, written: None }
+        let (spent, downloads) = (read(&path), Downloads::of(key));
+        Self { path, spent, carried, counted: 0, written: None, downloads, seen: None }
     }
 
     /// Counts what was carried since the last time, and returns whether that is all that may be.
@@ -44,8 +42,18 @@ impl Spending {
         self.counted = carried;
         if *allowance != Allowance::default() {
             self.write();
+            self.look();
         }
-        self.spent.is_all(now, allowance)
+        self.spent.with(now, &self.downloads.spent).is_all(now, allowance)
+    }
+
+    /// Reads what downloads have brought, where that has changed.
+    fn look(&mut self) {
+        let changed = std::fs::metadata(&self.downloads.path).and_then(|file| file.modified()).ok();
+        if changed != self.seen {
+            self.seen = changed;
+            self.downloads.spent = read(&self.downloads.path);
+        }
     }
 
     fn write(&mut self) {
@@ -58,6 +66,71 @@ impl Spending {
             tracing::warn!(%error, "how much was carried is not written down");
         }
     }
+}
+
+/// Counts what downloads bring, from start to start.
+#[derive(Debug)]
+pub(crate) struct Downloads {
+    path: PathBuf,
+    /// What the node itself has carried.
+    node: PathBuf,
+    spent: Spent,
+    /// How many bytes of this process were received, and how many of them are written down.
+    received: u64,
+    written: u64,
+}
+
+impl Downloads {
+    /// How many bytes may be received before that is written down.
+    const WRITTEN_EVERY: u64 = 16 << 20;
+
+    /// Goes on from what was counted for the node with this identity.
+    pub(crate) fn of(key: &Path) -> Self {
+        let path = key.with_extension("downloaded.json");
+        let (node, spent) = (key.with_extension("carried.json"), read(&path));
+        Self { path, node, spent, received: 0, written: 0 }
+    }
+
+    /// Returns how many bytes may still be received.
+    pub(crate) fn left(&self, now: Timestamp, allowance: &Allowance) -> u64 {
+        let spent = self.spent.with(now, &read(&self.node));
+        spent.left(now, allowance).unwrap_or(u64::MAX)
+    }
+
+    /// Takes in how many bytes were received by now.
+    pub(crate) fn count(&mut self, now: Timestamp, received: u64) {
+        self.received = received;
+        if self.received.saturating_sub(self.written) >= Self::WRITTEN_EVERY {
+            self.write(now);
+        }
+    }
+
+    /// Writes down what was received.
+    pub(crate) fn write(&mut self, now: Timestamp) {
+        let more = self.received.saturating_sub(self.written);
+        if more == 0 {
+            return;
+        }
+        // Another download may have counted meanwhile.
+        self.spent = read(&self.path);
+        self.spent.add(now, more);
+        self.written = self.received;
+        let text = serde_json::to_string(&self.spent).unwrap_or_default();
+        if let Err(error) = private::write_soon(&self.path, &text) {
+            tracing::warn!(%error, "how much was downloaded is not written down");
+        }
+    }
+}
+
+/// Reads what was spent; nothing where that cannot be read.
+fn read(path: &Path) -> Spent {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_else(|_| {
+        if !text.is_empty() {
+            tracing::warn!(path = %path.display(), "this cannot be read; counting begins anew");
+        }
+        Spent::default()
+    })
 }
 
 #[cfg(test)]
@@ -81,8 +154,30 @@ mod tests {
         assert!(!second.is_all(now, &allowance));
         carried.store(1, Ordering::Relaxed);
         assert!(second.is_all(now, &allowance));
+        assert_eq!(Downloads::of(&key).left(now, &allowance), 1, "the node itself has carried 9");
         std::fs::write(key.with_extension("carried.json"), "{").unwrap();
         let mut third = Spending::load(&key, Arc::default());
         assert!(!third.is_all(now, &allowance));
+    }
+    #[test]
+    fn downloads_and_the_nodes_work_have_one_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("node.key");
+        let (now, allowance) =
+            (Timestamp::from_millis(7), Allowance { day: Some(100 << 20), month: None });
+        let mut node = Spending::load(&key, Arc::new(AtomicU64::new(10 << 20)));
+        assert!(!node.is_all(now, &allowance));
+        let mut first = Downloads::of(&key);
+        let mut second = Downloads::of(&key);
+        assert_eq!(first.left(now, &allowance), 90 << 20);
+        first.count(now, 40 << 20);
+        second.count(now, 49 << 20);
+        second.write(now);
+        assert!(!node.is_all(now, &allowance));
+        first.count(now, 41 << 20);
+        first.write(now);
+        assert!(node.is_all(now, &allowance));
+        assert_eq!(Downloads::of(&key).left(now, &allowance), 0);
+        assert_eq!(Downloads::of(&key).left(now, &Allowance::default()), u64::MAX);
     }
 }

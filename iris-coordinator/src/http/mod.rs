@@ -38,6 +38,7 @@ mod listener;
 mod live;
 mod members;
 mod metrics;
+mod model_files;
 mod money;
 mod network;
 mod observe;
@@ -75,6 +76,7 @@ use live::Audience;
 use metrics::Metrics;
 
 use crate::limits::Chats;
+use crate::model_folder::ModelFolder;
 
 /// Returns the whole API with its default settings.
 ///
@@ -146,6 +148,8 @@ fn routes(api: Arc<Api>) -> Router {
         .route("/callers/{id}", delete(callers::lift))
         .route("/reports", get(callers::reports).post(callers::report))
         .route("/reports/{id}/close", post(callers::close))
+        .route("/model-files", get(model_files::list))
+        .route("/model-files/{id}", get(model_files::file))
         .route("/roster", get(transparency::roster))
         .route("/log/checkpoint", get(transparency::checkpoint))
         .route("/log/inclusion", get(transparency::inclusion))
@@ -185,6 +189,7 @@ struct Api {
     bodies: Bodies,
     chats: Arc<Chats>,
     audience: Audience,
+    model_folder: Option<Arc<ModelFolder>>,
     /// Cancelled when the server stops: who follows a task that outlives it need not wait.
     stopping: CancellationToken,
 }
@@ -197,7 +202,17 @@ impl Api {
         let stopping = CancellationToken::new();
         coordinator.set_usual_time_limit(settings.time_limit);
         let audience = Audience::default();
-        Arc::new(Self { coordinator, settings, metrics, bodies, chats, audience, stopping })
+        let model_folder = settings.model_files.clone().map(ModelFolder::new);
+        Arc::new(Self {
+            coordinator,
+            settings,
+            metrics,
+            bodies,
+            chats,
+            audience,
+            model_folder,
+            stopping,
+        })
     }
 }
 

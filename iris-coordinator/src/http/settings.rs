@@ -23,6 +23,7 @@ pub struct ApiSettings {
     pub(super) unlimited: Vec<Unlimited>,
     pub(super) cors_origins: Vec<HeaderValue>,
     pub(super) trusted_proxies: Vec<Network>,
+    pub(super) model_files: Option<PathBuf>,
     pub(super) body_limit: usize,
     pub(super) body_memory: usize,
     pub(super) body_timeout: Duration,
@@ -40,6 +41,7 @@ impl Default for ApiSettings {
             unlimited: Vec::new(),
             cors_origins: Vec::new(),
             trusted_proxies: Vec::new(),
+            model_files: None,
             body_limit: 32 << 20,
             body_memory: 512 << 20,
             body_timeout: Duration::from_mins(1),
@@ -89,6 +91,13 @@ impl ApiSettings {
     /// Believes `X-Forwarded-For` when it comes from these proxies. Default: none.
     pub fn with_trusted_proxies(mut self, proxies: Vec<Network>) -> Self {
         self.trusted_proxies = proxies;
+        self
+    }
+
+    /// Gives nodes the files in this folder, to download models from: whatever lies there, and no
+    /// folder or link within. Default: none.
+    pub fn with_model_files(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.model_files = Some(folder.into());
         self
     }
 

@@ -31,6 +31,7 @@ mod jobs;
 mod limits;
 mod live;
 mod members;
+mod model_files;
 mod money;
 mod network;
 mod node;

@@ -2,5 +2,6 @@
 
 #[cfg(feature = "engine")]
 pub mod engine;
+pub mod on_demand;
 #[cfg(feature = "openai")]
 pub mod openai;

@@ -121,7 +121,7 @@ fn free(listed: &str) -> Option<u64> {
     fields.get(percent.checked_sub(1)?)?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-fn gigabytes(bytes: u64) -> String {
+pub(crate) fn gigabytes(bytes: u64) -> String {
     let tenths = bytes.saturating_mul(10) / GB;
     format!("{}.{} GB", tenths / 10, tenths % 10)
 }

@@ -152,6 +152,7 @@ pub(crate) async fn run(
     if let Some(server) = server {
         server.stop().await;
     }
+    report.add(cache(&settings));
     let folder = settings.key_path.parent().map(Path::to_owned).unwrap_or_default();
     let found = tokio::task::spawn_blocking(move || machine::checks(&Probe::new(), &folder)).await;
     for check in found.unwrap_or_default() {
@@ -167,6 +168,25 @@ async fn earnings(settings: &Settings, rate: Option<TokenRate>) -> Check {
         Ok(lines) => Check::ok(LINK, lines.join(" ")),
         Err(_) => Check::skip(LINK, "a coordinator that tells this node's key what it shares"),
     }
+}
+
+/// Says what is in the cache of model files, and whether that is all that may be.
+fn cache(settings: &Settings) -> Check {
+    const LINK: &str = "model cache";
+    let cache = settings.cache();
+    let size = match cache.size() {
+        Ok(size) => size,
+        Err(error) => {
+            let advice = "give this user the folder, or name another with --cache-path";
+            return Check::fail(LINK, Exit::Files, error.to_string(), advice);
+        }
+    };
+    let found = crate::cached::summary(&cache).unwrap_or_else(|error| error.to_string());
+    if size > cache.limit() {
+        let advice = "nothing can be downloaded: raise --cache-gb, or remove files of your own";
+        return Check::warn(LINK, found, advice);
+    }
+    Check::ok(LINK, found)
 }
 
 fn settings_are(file: Option<&Path>) -> Check {

@@ -51,7 +51,7 @@ pub(super) async fn check(settings: &Settings, report: &mut Report) -> Option<Lo
         report.add(check);
         return url.map(Looked::Nodes);
     }
-    if let Err(Missing { what, advice }) = ModelServer::missing(setting) {
+    if let Err(Missing { what, advice }) = ModelServer::missing(setting, &settings.cache()) {
         report.add(Check::fail(LINK, Exit::Files, what, advice));
         return None;
     }

@@ -28,11 +28,27 @@ impl Spent {
         self.of_month = of_month.saturating_add(bytes);
     }
 
+    /// Returns what this and another part of the same node have carried together.
+    pub fn with(&self, now: Timestamp, other: &Self) -> Self {
+        let ((of_day, of_month), (other_day, other_month)) = (self.at(now), other.at(now));
+        Self {
+            day: now.day(),
+            of_day: of_day.saturating_add(other_day),
+            month: Epoch::of(now),
+            of_month: of_month.saturating_add(other_month),
+        }
+    }
+
+    /// Returns how many bytes may still be carried; `None` where any number may.
+    pub fn left(&self, now: Timestamp, allowance: &Allowance) -> Option<u64> {
+        let (of_day, of_month) = self.at(now);
+        let left = |spent: u64, most: Option<u64>| most.map(|most| most.saturating_sub(spent));
+        [left(of_day, allowance.day), left(of_month, allowance.month)].into_iter().flatten().min()
+    }
+
     /// Returns whether nothing is left of what may be carried.
     pub fn is_all(&self, now: Timestamp, allowance: &Allowance) -> bool {
-        let (of_day, of_month) = self.at(now);
-        let reached = |spent: u64, most: Option<u64>| most.is_some_and(|most| spent >= most);
-        reached(of_day, allowance.day) || reached(of_month, allowance.month)
+        self.left(now, allowance) == Some(0)
     }
 
     /// Returns what was carried on the day, and in the month, of a moment.
@@ -56,6 +72,7 @@ mod tests {
         let mut spent = Spent::default();
         spent.add(day(1), 99);
         assert!(!spent.is_all(day(1), &allowance));
+        assert_eq!(spent.left(day(1), &allowance), Some(1));
         spent.add(day(1), 1);
         assert!(spent.is_all(day(1), &allowance));
         assert!(!spent.is_all(day(2), &allowance), "the next day is another");
@@ -65,6 +82,11 @@ mod tests {
         spent.add(day(3), 1);
         assert!(spent.is_all(day(3), &allowance) && spent.is_all(day(30), &allowance));
         assert!(!spent.is_all(day(31), &allowance), "December begins");
+        let mut other = Spent::default();
+        other.add(day(3), 20);
+        assert_eq!(other.with(day(4), &spent).left(day(4), &allowance), Some(0));
+        assert_eq!(other.left(day(4), &allowance), Some(100));
+        assert_eq!(other.left(day(4), &Allowance::default()), None);
         assert!(!spent.is_all(day(30), &Allowance::default()));
         spent.add(day(31), u64::MAX);
         spent.add(day(31), u64::MAX);

@@ -40,6 +40,8 @@ impl Page {
         head.push(named("Work", work(node)));
         head.extend(hindrances(node, network));
         head.extend(all("Models", models(node)));
+        head.extend(all("Memory", node.memory.iter().cloned().collect()));
+        head.extend(all("Downloads", node.cache.iter().cloned().collect()));
         head.extend(all("Limits", node.limits.clone()));
         match network {
             None => head
@@ -236,6 +238,8 @@ mod tests {
             models: vec![Model { name: "m".parse().unwrap(), tokens_per_second: Some(50.0) }],
             running: vec![running; 3],
             limits: vec!["works mon-fri".to_owned()],
+            memory: Some("big (1 running); 4.00 of 8.00 GiB".to_owned()),
+            cache: Some("2 models, 0 in use".to_owned()),
             ..Snapshot::default()
         }
     }
@@ -248,6 +252,8 @@ mod tests {
             "connected to wss://iris.example:443/nodes/connect for 1 h 1 min; round trip 23.4 ms",
             "[#####---------------] 1 of 4 slots taken, 41.3 tokens/s",
             "Models      m, 50.0 tokens/s",
+            "Memory      big (1 running)",
+            "Downloads   2 models",
             "Limits      works mon-fri",
             "1.5 s  sealed",
         ] {

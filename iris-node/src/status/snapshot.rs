@@ -48,6 +48,10 @@ pub(crate) struct Snapshot {
     pub(crate) rest: Option<Rest>,
     /// The model server that it has started itself.
     pub(crate) own_server: Option<OwnServer>,
+    /// Which models are loaded on demand, and what they take.
+    pub(crate) memory: Option<String>,
+    /// What was downloaded, and what it takes.
+    pub(crate) cache: Option<String>,
 }
 
 /// A model server that a node has started.

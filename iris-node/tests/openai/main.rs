@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 mod hostile;
+mod loading;
 mod recorded;
 mod server;
 

@@ -64,6 +64,8 @@
 //! | `POST /reports` | [`ReportRequest`] | [`ReportCreated`] |
 //! | `GET /reports?limit=&after=` | | [`ReportPage`] |
 //! | `POST /reports/{id}/close` | | [`ReportSummary`] |
+//! | `GET /model-files` | | [`ModelFileList`] |
+//! | `GET /model-files/{name}` | | the file, or the `Range` of it that is asked for |
 //! | `GET /healthz` | | [`Health`] |
 //!
 //! Errors are those of [`openai::ErrorBody`](crate::openai::ErrorBody). Times are whole seconds
@@ -72,6 +74,7 @@
 mod account;
 mod caller;
 mod inference;
+mod model_file;
 mod money;
 mod network;
 mod node;
@@ -94,6 +97,7 @@ pub use inference::{
     InferenceError, InferenceRequest, InferenceResult, InferenceStatus, Input, InputError, Review,
     TaskList, TaskSummary,
 };
+pub use model_file::{FileName, FileNameError, ModelFile, ModelFileList};
 pub use money::{
     BalanceList, MonthList, MonthSummary, PaidRequest, Payout, PayoutPage, RunningMonth, Statement,
     TopUpRequest,

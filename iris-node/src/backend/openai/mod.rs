@@ -43,6 +43,7 @@ mod event;
 mod failure;
 mod generation;
 mod http;
+mod loading;
 mod object;
 mod probe;
 #[cfg(any(test, fuzzing))]
@@ -53,6 +54,7 @@ mod request;
 mod server;
 mod sse;
 
+pub use loading::OpenAiLoader;
 pub use server::{OpenAiBackendBuilder, OpenAiSetupError};
 
 use server::Server;

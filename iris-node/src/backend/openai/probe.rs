@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::http::{Answer, read_body};
 use super::server::{Server, read_refusal};
 
-mod replies;
+pub(super) mod replies;
 
 use replies::{LlamaCppProps, LmStudio, LmStudioOld, ModelList, OllamaModel, OllamaRunning};
 
@@ -153,14 +153,14 @@ async fn model_list(server: &Server) -> Result<ModelList, BackendError> {
 }
 
 /// Reads a list that only one kind of server has; `None` from the others.
-async fn native<T: DeserializeOwned>(
+pub(super) async fn native<T: DeserializeOwned>(
     server: &Server,
     path: &str,
 ) -> Result<Option<T>, BackendError> {
     read(server.get(path).await?).await
 }
 
-async fn read<T: DeserializeOwned>(response: Answer) -> Result<Option<T>, BackendError> {
+pub(super) async fn read<T: DeserializeOwned>(response: Answer) -> Result<Option<T>, BackendError> {
     if response.status().as_u16() != 200 {
         return Ok(None);
     }

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
+use iris_core::memory::{Attention, ByteSize, Load, Weights};
 use iris_core::model::{Abilities, ModelOffer, NameFacts, Traits};
+use iris_core::quantization::Quantization;
 use serde::Deserialize;
 
 use super::{Facts, granted};
@@ -12,7 +14,7 @@ const ONLY_EMBEDS: Abilities = Abilities::EMBEDDINGS.union(Abilities::MUTE);
 
 /// LM Studio 0.4 and later, `/api/v1/models`.
 #[derive(Deserialize)]
-pub(super) struct LmStudio {
+pub(in crate::backend::openai) struct LmStudio {
     models: Vec<LmStudioModel>,
 }
 
@@ -28,6 +30,8 @@ struct LmStudioModel {
     params_string: Option<String>,
     #[serde(default)]
     quantization: Option<LmStudioQuantization>,
+    #[serde(default)]
+    size_bytes: Option<u64>,
     loaded_instances: Vec<LmStudioInstance>,
     #[serde(default)]
     max_context_length: u32,
@@ -65,27 +69,12 @@ impl From<LmStudio> for Facts {
     fn from(list: LmStudio) -> Self {
         let mut facts = Self::default();
         for model in &list.models {
-            let names = [model.selected_variant.as_deref(), Some(&model.key)];
-            let told = Told::by_names(names.into_iter().flatten()).but(
-                model.params_string.as_deref().and_then(parameters),
-                model.quantization.as_ref().and_then(|q| known(q.name.clone())),
-            );
             for instance in &model.loaded_instances {
                 let context = instance.config.context_length.unwrap_or(model.max_context_length);
-                let Some(mut offer) = told.offer(&instance.id, context) else {
-                    continue;
-                };
-                if model.kind == "embedding" {
-                    offer.abilities = ONLY_EMBEDS;
+                let Some(offer) = model.offer(&instance.id, context) else { continue };
+                if model.only_embeds() {
                     facts.offers.push(offer);
                     continue;
-                }
-                offer.abilities = Abilities::JSON_SCHEMA;
-                if let Some(capabilities) = &model.capabilities {
-                    offer.abilities = offer
-                        .abilities
-                        .union(granted(capabilities.vision, Abilities::VISION))
-                        .union(granted(capabilities.trained_for_tool_use, Abilities::TOOLS));
                 }
                 facts.offers.push(offer);
                 let parallel = instance.config.parallel.unwrap_or(1);
@@ -93,6 +82,72 @@ impl From<LmStudio> for Facts {
             }
         }
         facts
+    }
+}
+
+impl LmStudioModel {
+    fn only_embeds(&self) -> bool {
+        self.kind == "embedding"
+    }
+
+    fn offer(&self, name: &str, context: u32) -> Option<ModelOffer> {
+        let names = [self.selected_variant.as_deref(), Some(&self.key)];
+        let told = Told::by_names(names.into_iter().flatten()).but(
+            self.params_string.as_deref().and_then(parameters),
+            self.quantization.as_ref().and_then(|q| known(q.name.clone())),
+        );
+        let mut offer = told.offer(name, context)?;
+        if self.only_embeds() {
+            offer.abilities = ONLY_EMBEDS;
+            return Some(offer);
+        }
+        offer.abilities = Abilities::JSON_SCHEMA;
+        if let Some(capabilities) = &self.capabilities {
+            offer.abilities = offer
+                .abilities
+                .union(granted(capabilities.vision, Abilities::VISION))
+                .union(granted(capabilities.trained_for_tool_use, Abilities::TOOLS));
+        }
+        Some(offer)
+    }
+}
+
+/// A model that lies on the server's disk, loaded or not.
+#[derive(Debug)]
+pub(in crate::backend::openai) struct Stored {
+    pub(in crate::backend::openai) offer: ModelOffer,
+    pub(in crate::backend::openai) load: Load,
+    /// What is loaded of it, by the names that are unloaded.
+    pub(in crate::backend::openai) instances: Vec<String>,
+}
+
+impl Stored {
+    fn new(offer: ModelOffer, size: Option<u64>, attention: Option<Attention>) -> Self {
+        let quantization = offer.quantization.as_deref().and_then(Quantization::of);
+        let weights = match (size.filter(|size| *size > 0), offer.parameters) {
+            (Some(size), _) => Weights::Files(ByteSize::new(size)),
+            (None, Some(count)) => Weights::Named(count, quantization),
+            (None, None) => Weights::Unknown,
+        };
+        let mut load = Load::new(weights);
+        (load.attention, load.context_tokens) = (attention, offer.context_length);
+        load.sees = offer.abilities.contains(Abilities::VISION);
+        Self { offer, load, instances: Vec::new() }
+    }
+}
+
+impl LmStudio {
+    /// Returns the models on disk, as they would be offered with a context of so many tokens.
+    pub(in crate::backend::openai) fn stored(&self, context: u32) -> Vec<Stored> {
+        let stored = |model: &LmStudioModel| {
+            let longest =
+                if model.max_context_length == 0 { u32::MAX } else { model.max_context_length };
+            let offer = model.offer(&model.key, context.min(longest))?;
+            let instances = model.loaded_instances.iter().map(|one| one.id.clone()).collect();
+            Some(Stored { instances, ..Stored::new(offer, model.size_bytes, None) })
+        };
+        let models = self.models.iter().filter(|model| model.kind != "embedding");
+        models.filter_map(stored).collect()
     }
 }
 
@@ -142,28 +197,31 @@ impl From<LmStudioOld> for Facts {
 
 /// Ollama, `/api/ps`.
 #[derive(Deserialize)]
-pub(super) struct OllamaRunning {
-    pub(super) models: Vec<OllamaRunningModel>,
+pub(in crate::backend::openai) struct OllamaRunning {
+    pub(in crate::backend::openai) models: Vec<OllamaRunningModel>,
 }
 
 #[derive(Deserialize)]
-pub(super) struct OllamaRunningModel {
-    pub(super) model: String,
+pub(in crate::backend::openai) struct OllamaRunningModel {
+    pub(in crate::backend::openai) model: String,
+    /// What its files take, in the list of all models.
+    #[serde(default)]
+    size: u64,
     #[serde(default)]
     details: OllamaDetails,
     #[serde(default)]
     context_length: u32,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct OllamaDetails {
     parameter_size: Option<String>,
     quantization_level: Option<String>,
 }
 
 /// Ollama, `/api/show`.
-#[derive(Default, Deserialize)]
-pub(super) struct OllamaModel {
+#[derive(Debug, Default, Deserialize)]
+pub(in crate::backend::openai) struct OllamaModel {
     #[serde(default)]
     capabilities: Vec<String>,
     /// The settings of its file, one a line, such as `num_ctx 4096`.
@@ -175,10 +233,36 @@ pub(super) struct OllamaModel {
     model_info: OllamaModelInfo,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct OllamaModelInfo {
     #[serde(rename = "general.parameter_count")]
     parameter_count: Option<u64>,
+    /// The others begin with the name of the architecture.
+    #[serde(flatten)]
+    more: HashMap<String, serde_json::Value>,
+}
+
+impl OllamaModelInfo {
+    fn number(&self, ending: &str) -> Option<u32> {
+        let found = self.more.iter().find(|(name, _)| name.ends_with(ending))?.1;
+        found.as_u64().and_then(|number| u32::try_from(number).ok()).filter(|number| *number > 0)
+    }
+
+    /// Returns what is kept of each token; `None` where heads differ from layer to layer, or it is
+    /// not told.
+    fn attention(&self) -> Option<Attention> {
+        let heads = self.number(".attention.head_count")?;
+        let size = || Some(self.number(".embedding_length")? / heads);
+        let key_size = self.number(".attention.key_length").or_else(size)?;
+        let value_size = self.number(".attention.value_length").unwrap_or(key_size);
+        let kv_heads = match self.number(".attention.head_count_kv") {
+            Some(heads) => heads,
+            None if self.more.keys().any(|name| name.ends_with(".head_count_kv")) => return None,
+            None => heads,
+        };
+        let attention = Attention::new(self.number(".block_count")?, kv_heads, key_size);
+        Some(Attention { value_size, ..attention })
+    }
 }
 
 impl OllamaModel {
@@ -193,6 +277,20 @@ impl OllamaModel {
 }
 
 impl OllamaRunningModel {
+    /// Returns a model of the list of all, as it would be offered.
+    pub(in crate::backend::openai) fn stored(
+        self,
+        model: &OllamaModel,
+        context: u32,
+    ) -> Option<Stored> {
+        let size = self.size;
+        let mut offer = self.offer(model)?;
+        if offer.context_length == 0 {
+            offer.context_length = context;
+        }
+        Some(Stored::new(offer, Some(size), model.model_info.attention()))
+    }
+
     pub(super) fn offer(self, model: &OllamaModel) -> Option<ModelOffer> {
         let can = |name: &str| model.capabilities.iter().any(|capability| capability == name);
         let told = Told::by_names([&*self.model]);
