@@ -8,7 +8,7 @@ use iris_benches::choice::node_id;
 use iris_core::verify::{
     AuditResult, Auditor, NodeRecord, Reference, Rules, Scored, Seed, Stage, Traffic,
 };
-use iris_core::{AccountId, ModelName, NodeId, Timestamp};
+use iris_core::{AccountId, ModelName, Timestamp};
 
 /// Among how many nodes that have shown themselves.
 const NODES: [u32; 3] = [10, 1_000, 100_000];

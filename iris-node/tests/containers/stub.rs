@@ -61,19 +61,19 @@ async fn serve(
     heard: Arc<Mutex<Vec<Asked>>>,
 ) -> Option<()> {
     loop {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            if stream.read_line(&mut head).await.ok()? == 0 {
+        let mut request = String::new();
+        while !request.ends_with("\r\n\r\n") {
+            if stream.read_line(&mut request).await.ok()? == 0 {
                 return None;
             }
         }
-        let length = head.lines().find_map(|line| {
+        let length = request.lines().find_map(|line| {
             let (name, value) = line.split_once(':')?;
             name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().unwrap())
         });
         let mut body = vec![0; length.unwrap_or(0)];
         stream.read_exact(&mut body).await.ok()?;
-        let mut words = head.split(' ');
+        let mut words = request.split(' ');
         let (method, path) = (words.next()?, words.next()?);
         let path = path.split('?').next()?.trim_start_matches("/v1.41");
         let line = format!("{method} {path}");
