@@ -20,11 +20,12 @@ use iris_core::demand::Own;
 use iris_core::model::{Abilities, ModelOffer};
 use iris_core::reward::{EvidenceRules, RewardEvent, RewardRules, What};
 use iris_core::store::{Batch, Document, Key, MemoryStore, Store};
+use iris_core::task::Outcome;
 use iris_core::terms::{Callers, Terms};
 use iris_core::verify::{Appeal, Canary, Commitment, Flag, Phrases, Ruling, Seed, Stage};
 use iris_core::{AccountId, Epoch, NodeId, Timestamp};
 use iris_crypto::{Identity, Secret};
-use iris_node::agent::{AgentBuilder, Conduct};
+use iris_node::agent::{AgentBuilder, Conduct, Done, Work, WorkLog};
 use iris_protocol::Frame;
 use iris_protocol::openai::{ChatRequest, Message};
 use iris_protocol::rest::{CallerName, CallerRule};
@@ -558,6 +559,50 @@ async fn each_model_of_a_node_is_tested_and_paid_for_alone() {
     assert!(!rules.is_paid(&node, &models[0], later), "who is not tested any more is not paid");
 }
 
+/// Whose requests a node was told that it works on.
+#[derive(Debug, Default)]
+struct Names(Mutex<Vec<Option<String>>>);
+
+impl WorkLog for Names {
+    fn begun(&self, work: &Work) {
+        self.0.lock().unwrap().push(work.caller.clone());
+    }
+
+    fn ended(&self, _: Done) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn tests_that_go_with_a_strangers_tasks_come_in_its_name_too_and_never_in_that_of_the_blocked()
+ {
+    let (net, _references) = referenced().await;
+    let names = Arc::new(Names::default());
+    let log: Arc<dyn WorkLog> = names.clone();
+    let identity = Identity::from_seed(&Secret::from_bytes([1; 32]));
+    let (backend, asked) = honest();
+    let _node = net.join_of(OWNER, identity, backend, |agent| agent.with_work_log(log)).await;
+    let rules = net.coordinator.admittance();
+    let tag = rules.set(OWNER, &CallerName::Account(CALLER), CallerRule::Invited).await.unwrap();
+    let tag = Some(tag.caller.to_string());
+    for number in 0..72 {
+        // References answer some of them, too.
+        let request = net.request(MODEL, &format!("question {number}"), true);
+        let ended = net::read(&mut net.coordinator.submit(request)).await.1;
+        assert!(matches!(ended, Outcome::Finished(_)), "{ended:?}");
+        tokio::time::sleep(HOUR).await;
+    }
+    let heard = asked.lock().unwrap().clone();
+    let served = heard.iter().filter(|prompt| prompt.starts_with("question ")).count();
+    let told = names.0.lock().unwrap().clone();
+    let tests = heard.len() - served;
+    let in_its_name = told.iter().filter(|name| **name == tag).count() - served;
+    assert!(tests > 12, "{tests}");
+    assert!((tests / 8..tests).contains(&in_its_name), "{in_its_name} of {tests}");
+    rules.set(OWNER, &CallerName::Account(CALLER), CallerRule::Blocked).await.unwrap();
+    tokio::time::sleep(DAY).await;
+    let since = names.0.lock().unwrap()[told.len()..].to_vec();
+    assert!(!since.is_empty() && !since.contains(&tag), "{since:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn node_for_the_invited_is_tested_in_their_names() {
     let (net, _references) = referenced().await;
@@ -574,6 +619,8 @@ async fn node_for_the_invited_is_tested_in_their_names() {
     let _own = net.join_of(LIAR, identity(3), more_lies, set).await;
     tokio::time::sleep(DAY).await;
     assert_eq!(heard.lock().unwrap().len(), 0, "it has invited nobody, and is asked by nobody");
+    let account = Batch::new().put(Key::new("account", CALLER).unwrap(), Document::encode(&()));
+    net.store.commit(account).await.unwrap();
     let guest = CallerName::Account(CALLER);
     net.coordinator.admittance().set(LIAR, &guest, CallerRule::Invited).await.unwrap();
     assert_eq!(conviction(&net).await.verdict().node, bad.id);

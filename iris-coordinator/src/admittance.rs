@@ -15,7 +15,7 @@ use iris_crypto::{CallerTags, Secret};
 use iris_protocol::rest::{CallerName, CallerRule, CallerSummary};
 use serde::{Deserialize, Serialize};
 
-use crate::accounts::{NETWORK, NOBODY};
+use crate::accounts::{NETWORK, NOBODY, account_key};
 use crate::clock::Clock;
 use crate::dispatch::Dispatch;
 
@@ -31,8 +31,10 @@ const PERSONAS: u64 = 8;
 /// What an owner said of a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Rule {
-    rule: CallerRule,
+    says: CallerRule,
     since: Timestamp,
+    /// Whether there is such an account: a tag may be of nobody's.
+    is_somebody: bool,
 }
 
 /// Why nothing was said of a caller.
@@ -42,6 +44,9 @@ pub enum AdmittanceError {
     /// An owner's own requests are always answered.
     #[error("this is your own account, which your nodes always answer")]
     Own,
+    /// Neither people without an account nor the network itself are a caller.
+    #[error("this is nobody's account; name a caller by its account or by its tag")]
+    NoCaller,
     /// The owner has named as many callers as may be.
     #[error("you have named {MAX_RULES} callers, which is the most; lift one first")]
     Full,
@@ -95,7 +100,7 @@ impl Held {
     }
 
     fn rule(&self, owner: &AccountId, caller: &AccountId) -> Option<CallerRule> {
-        self.by_owner.get(owner)?.get(caller).map(|rule| rule.rule)
+        self.by_owner.get(owner)?.get(caller).map(|rule| rule.says)
     }
 }
 
@@ -112,7 +117,9 @@ impl Admittance {
             let rule: Rule = record.value.decode()?;
             let accounts = record.key.id().split_once('/');
             let accounts = accounts.map(|(owner, caller)| (owner.parse(), caller.parse()));
-            if let Some((Ok(owner), Ok(caller))) = accounts {
+            if let Some((Ok(owner), Ok(caller))) = accounts
+                && is_caller(caller)
+            {
                 held.set(owner, caller, Some(rule));
             }
         }
@@ -135,7 +142,13 @@ impl Admittance {
 
     /// Holds what was written down of a caller.
     fn change(&self, owner: AccountId, caller: AccountId, rule: Option<Rule>) {
-        self.held().set(owner, caller, rule);
+        let mut held = self.held();
+        let before = held.rule(&owner, &caller);
+        held.set(owner, caller, rule);
+        drop(held);
+        if before == rule.map(|rule| rule.says) {
+            return;
+        }
         if let Some(dispatch) = self.dispatch.get().and_then(Weak::upgrade) {
             dispatch.ask_again(&caller);
         }
@@ -165,11 +178,13 @@ impl Admittance {
         held.recent.push_front(account);
     }
 
-    /// Returns one of those whom `owner` has invited, by a number that is drawn.
+    /// Returns one of those whom `owner` has invited, by a number that is drawn: one whom there is,
+    /// since of all others the owner knows that they ask nothing.
     pub(crate) fn invited_one(&self, owner: &AccountId, drawn: u64) -> Option<AccountId> {
         let held = self.held();
         let rules = held.by_owner.get(owner)?.iter();
-        let invited = rules.filter(|(_, rule)| rule.rule == CallerRule::Invited);
+        let invited =
+            rules.filter(|(_, rule)| rule.says == CallerRule::Invited && rule.is_somebody);
         let invited: Vec<_> = invited.map(|(caller, _)| *caller).collect();
         let turn = drawn.checked_rem(u64::try_from(invited.len()).unwrap_or(u64::MAX))?;
         invited.get(usize::try_from(turn).ok()?).copied()
@@ -237,6 +252,10 @@ impl Admittance {
         if caller == owner {
             return Err(AdmittanceError::Own);
         }
+        if !is_caller(caller) {
+            return Err(AdmittanceError::NoCaller);
+        }
+        let is_somebody = self.store.get(account_key(&caller)).await?.is_some();
         let _turn = self.changing.lock().await;
         let known = self
             .held()
@@ -246,7 +265,7 @@ impl Admittance {
         if !known.1 && known.0 >= MAX_RULES {
             return Err(AdmittanceError::Full);
         }
-        let rule = Rule { rule, since: self.clock.calendar() };
+        let rule = Rule { says: rule, since: self.clock.calendar(), is_somebody };
         let batch = Batch::new().put(key(&owner, &caller), Document::encode(&rule));
         self.store.commit(batch).await?;
         self.change(owner, caller, Some(rule));
@@ -267,15 +286,14 @@ impl Admittance {
 
     /// Returns what `owner` has said of callers, by the tags of this month.
     pub fn of(&self, owner: &AccountId) -> Vec<CallerSummary> {
-        let held = self.held();
-        let rules = held.by_owner.get(owner).into_iter().flatten();
-        rules.map(|(caller, rule)| self.summary(owner, caller, *rule)).collect()
+        let rules = self.held().by_owner.get(owner).cloned().unwrap_or_default();
+        rules.iter().map(|(caller, rule)| self.summary(owner, caller, *rule)).collect()
     }
 
     fn summary(&self, owner: &AccountId, caller: &AccountId, rule: Rule) -> CallerSummary {
         CallerSummary {
             caller: self.tags.tag(owner, caller, self.month()),
-            rule: rule.rule,
+            rule: rule.says,
             since: rule.since.as_secs(),
         }
     }
@@ -287,6 +305,11 @@ impl Admittance {
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns whether an account may be some caller's.
+fn is_caller(account: AccountId) -> bool {
+    account != NETWORK && account != NOBODY
 }
 
 fn key(owner: &AccountId, caller: &AccountId) -> Key {
@@ -341,6 +364,11 @@ mod tests {
         let admittance = admittance(&store()).await;
         let own = admittance.set(OWNER, &CallerName::Account(OWNER), CallerRule::Blocked).await;
         assert_eq!(own, Err(AdmittanceError::Own));
+        for nobodys in [NETWORK, NOBODY] {
+            let name = CallerName::Account(nobodys);
+            let said = admittance.set(OWNER, &name, CallerRule::Blocked).await;
+            assert_eq!(said, Err(AdmittanceError::NoCaller), "or tests could be switched off");
+        }
         let name = |number: usize| {
             let mut id = [9; 16];
             id[..8].copy_from_slice(&number.to_be_bytes());
@@ -353,6 +381,22 @@ mod tests {
         assert_eq!(more, Err(AdmittanceError::Full));
         // What was said of a caller can be changed all the same.
         admittance.set(OWNER, &name(0), CallerRule::Invited).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nobody_is_asked_in_the_name_of_the_invited_whom_there_are_not() {
+        let store = store();
+        let account = Batch::new().put(account_key(&CALLER), Document::encode(&()));
+        store.commit(account).await.unwrap();
+        let admittance = admittance(&store).await;
+        for name in [OTHER, CALLER].map(CallerName::Account) {
+            admittance.set(OWNER, &name, CallerRule::Invited).await.unwrap();
+        }
+        let drawn = (0..8).map(|drawn| admittance.invited_one(&OWNER, drawn));
+        assert!(drawn.into_iter().all(|one| one == Some(CALLER)));
+        let name = CallerName::Account(CALLER);
+        admittance.set(OWNER, &name, CallerRule::Blocked).await.unwrap();
+        assert_eq!(admittance.invited_one(&OWNER, 0), None);
     }
 
     #[tokio::test]

@@ -654,7 +654,9 @@ impl Coordinator {
         why.hindrances.extend(self.probation(node));
         let lapses = self.inner.cases.verification().filter(|verification| verification.checks());
         let lapses = lapses.map_or(Vec::new(), |verification| verification.lapses(node));
-        let unpaid = lapses.iter().map(|(model, lapse)| Dispatch::why_unpaid(model, *lapse));
+        let offered = self.inner.dispatch.models_of(node);
+        let lapses = lapses.iter().filter(|(model, _)| offered.contains(model));
+        let unpaid = lapses.map(|(model, lapse)| Dispatch::why_unpaid(model, *lapse));
         why.hindrances.extend(unpaid);
         Some(why)
     }

@@ -191,8 +191,9 @@ impl Reports {
             data_encoding::BASE64_NOPAD.encode(&sealed)
         });
         let report = Report { id, at, owner, account, tag, task, reason, sealed, closed: None };
-        self.store.commit(Batch::new().create(place, Document::encode(&report))).await?;
+        // Before, since whoever asked may be gone meanwhile, and the report be written all the same.
         open.add(owner);
+        self.store.commit(Batch::new().create(place, Document::encode(&report))).await?;
         Ok(report)
     }
 

@@ -682,7 +682,8 @@ async fn convict(folder: &TempDir, id: &str, objection: Option<&str>) {
         },
     });
     let appeal = objection.map(|_| serde_json::json!({"state": "open", "at": now}));
-    let mut case = serde_json::json!({"verdict": verdict, "appeal": appeal, "seeds": []});
+    let mut case = serde_json::json!({"verdict": verdict, "appeal": appeal, "seeds": [],
+        "prompts": []});
     if let Some(text) = objection {
         case["objection"] = text.into();
     }

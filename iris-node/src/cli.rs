@@ -81,7 +81,6 @@ Exit codes:
   3  the account or node key is missing or not accepted
   4  the coordinator turned the node away, or speaks another version
   5  the identity, a file or the model cannot be used
-  6  a month's books lack receipts of this node
 doctor ends with the code of the first failure: 1 for the model server and the clock, 2 to 5 as above;
 0 when nothing failed, warnings or not. 130: a question was interrupted";
 

@@ -11,7 +11,6 @@ pub(crate) enum Exit {
     Credential = 3,
     Coordinator = 4,
     Files = 5,
-    Books = 6,
     Interrupted = 130,
 }
 

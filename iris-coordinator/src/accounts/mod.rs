@@ -149,6 +149,11 @@ pub enum AccountError {
     Store(#[from] StoreError),
 }
 
+/// Returns the key of an account's record.
+pub(crate) fn account_key(account: &AccountId) -> Key {
+    path(AccountRecord::TYPE, account)
+}
+
 /// Who pays for people without a key: nobody.
 pub(crate) const NOBODY: AccountId = AccountId::from_bytes([0; 16]);
 /// Who asks what the network asks for itself; no account is drawn that has this id.

@@ -26,7 +26,9 @@ pub(crate) struct Offers {
     pub(crate) owner: AccountId,
     /// Whether the operator trusts its owner.
     pub(crate) is_trusted: bool,
-    /// Its models, and whether it scores given texts with them.
+    /// Whether the network may ask it anything.
+    pub(crate) is_open: bool,
+    /// Its models, and whether it scores given texts with them, for others than its owner.
     pub(crate) models: Vec<(ModelName, bool)>,
 }
 
@@ -120,7 +122,8 @@ impl Dispatch {
         else {
             return Vec::new();
         };
-        let others = offers.iter().filter(offers_it).filter(|offer| offer.owner != owner);
+        let others = offers.iter().filter(offers_it);
+        let others = others.filter(|offer| offer.owner != owner && offer.is_open);
         others.map(|offer| offer.node).collect()
     }
 
@@ -129,12 +132,14 @@ impl Dispatch {
         let floor = self.floor();
         let offers = floor.registry.iter().map(|(_, node)| {
             let profile = node.profile();
-            let scores = |abilities: Abilities| abilities.contains(Abilities::SCORE);
+            let is_open = profile.terms.callers.are_many();
+            let scores = |abilities: Abilities| is_open && abilities.contains(Abilities::SCORE);
             let models = profile.models.iter();
             Offers {
                 node: profile.id,
                 owner: profile.owner,
                 is_trusted: floor.registry.trust(node) == Trust::Trusted,
+                is_open,
                 models: models.map(|offer| (offer.name.clone(), scores(offer.abilities))).collect(),
             }
         });
@@ -154,8 +159,7 @@ impl Dispatch {
         caller: Option<AccountId>,
         drawn: u64,
     ) -> Option<AccountId> {
-        let owner = self.owner_of_offer(node, model)?;
-        let callers = self.callers_of(node)?;
+        let (owner, callers) = self.terms_of_offer(node, model)?;
         let is_answered = |caller: &AccountId| {
             let rule = self.admittance.rule(&owner, caller);
             let may_ask = match callers {
@@ -174,17 +178,16 @@ impl Dispatch {
         }
     }
 
-    fn callers_of(&self, node: &NodeId) -> Option<Callers> {
+    fn terms_of_offer(&self, node: &NodeId, model: &ModelName) -> Option<(AccountId, Callers)> {
         let floor = self.floor();
-        Some(floor.registry.node(floor.registry.seat(node)?)?.profile().terms.callers)
+        let profile = floor.registry.node(floor.registry.seat(node)?)?.profile();
+        let offers = profile.models.iter().any(|offer| offer.name == *model);
+        offers.then_some((profile.owner, profile.terms.callers))
     }
 
     /// Returns whose node this is, if it is connected and offers `model`.
     pub(crate) fn owner_of_offer(&self, node: &NodeId, model: &ModelName) -> Option<AccountId> {
-        let floor = self.floor();
-        let profile = floor.registry.node(floor.registry.seat(node)?)?.profile();
-        let offers = profile.models.iter().any(|offer| offer.name == *model);
-        offers.then_some(profile.owner)
+        self.terms_of_offer(node, model).map(|(owner, _)| owner)
     }
 
     /// Takes into account that a node answers no tests.

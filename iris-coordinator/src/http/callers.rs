@@ -133,7 +133,9 @@ impl From<AdmittanceError> for ApiError {
         match error {
             AdmittanceError::Store(error) => books(&error),
             AdmittanceError::Full => Self::conflict(error.to_string()),
-            AdmittanceError::Own => Self::bad_request(error.to_string()).with_param("caller"),
+            AdmittanceError::Own | AdmittanceError::NoCaller => {
+                Self::bad_request(error.to_string()).with_param("caller")
+            }
         }
     }
 }

@@ -215,9 +215,9 @@ async fn read(handle: &mut TaskHandle) -> Result<String, AuditResult> {
     while let Some(event) = handle.next().await {
         match event {
             TaskEvent::Accepted { .. } | TaskEvent::Sealed(_) => {}
-            TaskEvent::Chunk(chunk) => answer.take_in(&chunk).ok_or(AuditResult::Answered)?,
+            TaskEvent::Chunk(chunk) => answer.take_in(&chunk).ok_or(AuditResult::Unscorable)?,
             TaskEvent::Ended(Outcome::Finished(_)) => {
-                return answer.text().ok_or(AuditResult::Answered);
+                return answer.text().ok_or(AuditResult::Unscorable);
             }
             TaskEvent::Ended(_) => break,
         }
@@ -258,7 +258,7 @@ impl Opening {
                     }
                 }
                 TaskEvent::Ended(Outcome::Finished(_)) => {
-                    return Heard::Ended(self.answer.text().ok_or(AuditResult::Answered));
+                    return Heard::Ended(self.answer.text().ok_or(AuditResult::Unscorable));
                 }
                 TaskEvent::Ended(Outcome::Failed(TaskError::Busy { .. })) => return Heard::Busy,
                 TaskEvent::Ended(_) | TaskEvent::Chunk(_) => break,
@@ -282,7 +282,7 @@ impl Opening {
                         continue;
                     }
                 };
-                self.answer.take_in(&chunk).ok_or(AuditResult::Answered)?;
+                self.answer.take_in(&chunk).ok_or(AuditResult::Unscorable)?;
             }
         }
         Ok(())

@@ -13,9 +13,8 @@
 //! sealed as the task did that it goes with, at some moment within the next minutes, and takes the way
 //! of every other task to the node. It comes in the name of whoever asked for that task, in those of
 //! the latest callers, and in those of people who are nobody; where a node answers the invited alone,
-//! in the name of one of them. Whoever asked knows that it did not ask this, so a node can tell its
-//! friends' tests; of those that go with a stranger's task half come in the stranger's name, and the
-//! others in the names of people whom it has no way to know.
+//! in the name of one of them. Whoever asked knows that it did not ask this, so a node can tell tests
+//! in its friends' names. Of those that go with a stranger's task half come in the stranger's name.
 //!
 //! What the network asks for itself is in nobody's books: it is not counted, not limited, brings no
 //! points and no pay, and does not show in the standing of nodes. Whatever goes wrong on the way (no
@@ -25,7 +24,8 @@
 //! # Who answers no test
 //!
 //! What a node cannot help says nothing of it: that it was busy with others' tasks, gone before it was
-//! asked, or that its answer was not scored. One that was asked ten times in a row, and each time
+//! asked, or that no reference scored its answer. Nor does an answer that cannot be scored, unless its
+//! node has passed tests with that model before. One that was asked ten times in a row, and each time
 //! refused, failed or fell silent, is not accused of anything: it may have a bad line. But an
 //! [`Unanswered`](iris_core::reward::What::Unanswered) event says so in the books, its work with that
 //! model is not paid until it passes a test, its standing suffers as by one task that it failed, and
@@ -425,7 +425,7 @@ impl Verification {
         };
         match timeout(SCORING, scored).await {
             Ok(Some(scored)) => AuditResult::Scored(scored),
-            Ok(None) | Err(_) => AuditResult::Answered,
+            Ok(None) | Err(_) => AuditResult::Unscored,
         }
     }
 

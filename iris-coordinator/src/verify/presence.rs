@@ -48,13 +48,16 @@ impl Presence {
             for model in names.difference(&before) {
                 auditor.handle_offer(*node, *owner, model, now);
             }
+            for model in before.difference(&names) {
+                auditor.handle_withdrawn(node, model);
+            }
         }
         self.see_references(offers, auditor, now);
         new
     }
 
     fn see_references(&mut self, offers: &[Offers], auditor: &mut Auditor, now: Timestamp) {
-        for Offers { node, owner, is_trusted, models } in offers {
+        for Offers { node, owner, is_trusted, models, .. } in offers {
             for (model, scores) in models {
                 if *is_trusted && *scores {
                     let known = self.references.entry(model.clone()).or_default();
@@ -76,7 +79,7 @@ impl Presence {
             if known.is_empty() {
                 tracing::warn!(
                     %model,
-                    "no node whom the operator trusts scores this model's answers any more: nobody is \
+                    "no node that the operator trusts scores this model's answers any more: nobody is \
                      tested with it, and in two weeks nobody is paid for it"
                 );
             }

@@ -62,7 +62,7 @@ mod tests {
         let mut now = Timestamp::from_millis(0);
         let mut rested = Vec::new();
         for _ in 0..9 {
-            rests.see(node, &model, &AuditResult::Answered, now);
+            rests.see(node, &model, &AuditResult::Unscored, now);
             let begun = now;
             while rests.holds(&node, &model, now) {
                 now = now.saturating_add(FIRST);

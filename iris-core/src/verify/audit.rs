@@ -73,9 +73,13 @@ pub enum AuditResult {
     /// The node was asked, and refused or gave no answer. The next task is audited in its place, and
     /// many in a row are [a sign](Outcome::Unanswered).
     NoAnswer,
-    /// The node answered, and nobody could score that: it does not leave its tests unanswered, and
+    /// The node answered, and no reference scored that: it does not leave its tests unanswered, and
     /// has passed none.
-    Answered,
+    Unscored,
+    /// The node answered with nothing that can be scored, such as no text, or thoughts beside it.
+    /// Some models do so always, and nothing is made of that; of one that has passed tests it counts
+    /// as [no answer](Self::NoAnswer).
+    Unscorable,
     /// The node could not be asked, or not be waited for, which says nothing about it.
     Unasked,
 }

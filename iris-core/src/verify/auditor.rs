@@ -95,8 +95,18 @@ impl Auditor {
             let record = record.or_insert_with(|| Record::new(rules, now));
             // A probe right after a node comes back would be known for one.
             record.next = record.next.max(now.saturating_add(rules.confirming_gap / 2));
+            record.is_offered = true;
         }
         self.schedule(&node, model);
+    }
+
+    /// Records that `node` is here and offers `model` no more; what is under way may still end.
+    pub fn handle_withdrawn(&mut self, node: &NodeId, model: &ModelName) {
+        self.unschedule(node, model);
+        let known = self.nodes.get_mut(node).and_then(|known| known.models.get_mut(model));
+        if let Some(record) = known {
+            record.is_offered = false;
+        }
     }
 
     /// Records that `node` is gone; what is under way may still end.
@@ -106,7 +116,7 @@ impl Auditor {
             (known.is_online, known.seen) = (false, now);
         }
         for model in self.models(node) {
-            self.unschedule(node, &model);
+            self.handle_withdrawn(node, &model);
         }
     }
 
@@ -264,13 +274,17 @@ impl Auditor {
                 record.valid = record.valid.saturating_add(1);
                 Some(Effect::Agreed)
             }
-            AuditResult::Answered if pending.canary.is_some() => {
+            AuditResult::Unscored if pending.canary.is_some() => {
                 record.answer();
                 None
             }
             _ => None,
         };
-        let is_missed = *result == AuditResult::NoAnswer && pending.canary.is_some();
+        let is_missed = match result {
+            AuditResult::NoAnswer => pending.canary.is_some(),
+            AuditResult::Unscorable => pending.canary.is_some() && record.has_passed(),
+            _ => false,
+        };
         let is_told = is_missed && known.verdict.is_none() && record.miss(&self.rules);
         let nothing = if is_told { Outcome::Unanswered } else { Outcome::Inconclusive };
         record.is_owed = effect.is_none();
@@ -336,8 +350,13 @@ impl Auditor {
         record.pending = Some(Pending { canary, scorer: reference.owner, deadline });
         if is_canary {
             let half = record.gap(&self.rules) / 2;
-            let jitter = seed.below(3, u64::try_from(half.as_millis()).unwrap_or(u64::MAX));
-            record.next = now.saturating_add(half + Duration::from_millis(jitter));
+            let between = |drawn: u64, half: Duration| {
+                now.saturating_add(half + Duration::from_millis(drawn))
+            };
+            let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            let idle = self.rules.fresh / 4;
+            record.next = between(seed.below(3, millis(half)), half);
+            record.next_idle = between(seed.branch(0).below(0, millis(idle)), idle);
         }
         self.due.remove(&(due, *node, model.clone()));
         self.schedule(node, model);
@@ -369,7 +388,8 @@ impl Auditor {
 
     fn schedule(&mut self, node: &NodeId, model: &ModelName) {
         let Some(known) = self.nodes.get(node) else { return };
-        let due = known.models.get(model).map(|record| record.due(&self.rules));
+        let record = known.models.get(model).filter(|record| record.is_offered);
+        let due = record.map(|record| record.due(&self.rules));
         if let Some(at) = due.filter(|_| known.is_online && known.verdict.is_none()) {
             self.due.insert((at, *node, model.clone()));
         }
@@ -381,7 +401,7 @@ impl Auditor {
         let here =
             self.nodes.iter().filter(|(_, known)| known.is_online && known.verdict.is_none());
         let due = here.flat_map(|(node, known)| {
-            let models = known.models.iter();
+            let models = known.models.iter().filter(|(_, record)| record.is_offered);
             models.map(|(model, record)| (record.due(&self.rules), *node, model.clone()))
         });
         self.due == due.collect()

@@ -93,6 +93,10 @@ pub(super) struct Record {
     pub(super) sent: u64,
     /// When the next canary is due, if none comes earlier.
     pub(super) next: Timestamp,
+    /// The same while it gets no work.
+    pub(super) next_idle: Timestamp,
+    #[serde(skip)]
+    pub(super) is_offered: bool,
     #[serde(skip)]
     pub(super) pending: Option<Pending>,
 }
@@ -138,6 +142,8 @@ impl Record {
             passed: None,
             sent: 0,
             next: now.saturating_add(rules.pace() / 2),
+            next_idle: now,
+            is_offered: false,
             pending: None,
         }
     }
@@ -189,12 +195,11 @@ impl Record {
     /// along a little earlier.
     pub(super) fn due(&self, rules: &Rules) -> Timestamp {
         let idle = || {
-            let vouched = self.passed.map(|passed| passed.saturating_add(rules.fresh / 2));
-            if self.is_paced() {
-                self.next.saturating_add(self.gap(rules) / 4)
-            } else {
+            match self.passed {
+                _ if self.is_paced() => self.next.saturating_add(self.gap(rules) / 4),
+                None => self.next,
                 // Whoever has shown itself and gets no work is to be paid for the next.
-                self.next.max(vouched.unwrap_or(self.next))
+                Some(_) => self.next.max(self.next_idle),
             }
         };
         self.pending.map_or_else(idle, |pending| pending.deadline)
@@ -208,6 +213,11 @@ impl Record {
             self.passed = None;
         }
         is_told
+    }
+
+    /// Returns whether a passed canary vouches for it still, or did so last.
+    pub(super) const fn has_passed(&self) -> bool {
+        self.passed.is_some()
     }
 
     /// Counts a canary that was answered, whatever the answer was.

@@ -184,7 +184,7 @@ async fn an_owner_sees_what_the_node_does_and_what_it_has_done() {
     std::fs::write(&books, month(&"5a".repeat(32).into())).unwrap();
     let (code, said) = compare().await;
     let task = &entries[1]["task"].as_str().unwrap()[..8];
-    assert!(code == Some(6) && said.contains(task), "{code:?} {said}");
+    assert!(code == Some(0) && said.contains(task), "{code:?} {said}");
     std::fs::write(&books, "{}").unwrap();
     assert_eq!(compare().await.0, Some(5));
     // Another identity has not signed it.

@@ -23,6 +23,8 @@ impl TaskHandle {
             return;
         }
         self.request.placement.restrict(&mut self.demand, self.run.tried());
+        let owners = self.dispatch.admittance.owners(&self.name);
+        (self.demand.barred, self.demand.invited) = owners;
         let Some(mut lease) = self.dispatch.acquire_spare(&self.demand) else { return };
         let now = self.dispatch.clock.now();
         let explanation = self.explained(&mut lease);
