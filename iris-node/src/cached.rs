@@ -36,7 +36,7 @@ pub(crate) struct CacheSetting {
 }
 
 /// A file that the settings have a name for.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SourceSetting {
     url: String,
@@ -44,6 +44,11 @@ struct SourceSetting {
 }
 
 impl SourceSetting {
+    /// Returns the address without what may be secret in it.
+    fn bare(&self) -> &str {
+        self.url.split(['?', '#']).next().unwrap_or_default()
+    }
+
     fn source(&self, name: &str) -> Result<Source, SettingsError> {
         let wrong = |what: &str, error: &dyn fmt::Display| {
             SettingsError::new(format!("cache.sources.{name}.{what}: {error}"))
@@ -52,6 +57,14 @@ impl SourceSetting {
         let digest = self.digest.as_deref().map(str::parse).transpose();
         let digest: Option<Digest> = digest.map_err(|error| wrong("digest", &error))?;
         Ok(digest.into_iter().fold(source, Source::with_digest))
+    }
+}
+
+impl fmt::Debug for SourceSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { url: _, digest } = self;
+        let mut all = f.debug_struct("SourceSetting");
+        all.field("url", &self.bare()).field("digest", digest).finish_non_exhaustive()
     }
 }
 
@@ -84,16 +97,14 @@ impl CacheSetting {
                 writeln!(f, "gb = {gb}")?;
             }
         }
-        for (name, SourceSetting { url, digest }) in &self.sources {
-            let (bare, query) =
-                url.split_once('?').map_or((&**url, ""), |(bare, query)| (bare, query));
-            let url = if with_secrets { url } else { bare };
+        for (name, source) in &self.sources {
+            let url = if with_secrets { &source.url } else { source.bare() };
             writeln!(f, "\n[cache.sources.{}]", quoted(name))?;
             writeln!(f, "url = {}", quoted(url))?;
-            if !with_secrets && !query.is_empty() {
+            if url != source.url {
                 writeln!(f, "# its query is set, and not shown")?;
             }
-            if let Some(digest) = digest {
+            if let Some(digest) = &source.digest {
                 writeln!(f, "digest = {}", quoted(digest))?;
             }
         }
@@ -286,8 +297,9 @@ async fn pull(args: &PullArgs, settings: &Settings) -> Result<(), Failure> {
             file.clone().map_or_else(|| source.file_name(), Ok).map_err(|error| failed(&error))?;
         if source.is_open_to_change() {
             eprintln!(
-                "iris-node: {model} comes without TLS, and without --digest whoever is on the way \
-                 can change it"
+                "iris-node: {} comes without TLS, and without --digest whoever is on the way can \
+                 change it",
+                source.shown()
             );
         }
         pull_one(settings, name, source, roots).await?;
@@ -357,7 +369,9 @@ async fn pull_one(
 fn failed(error: &PullError) -> Failure {
     let advice = match error {
         PullError::Name => "; give it one with --as",
-        PullError::Exists { .. } => "; `iris-node models remove` makes room for another",
+        PullError::Exists { .. } => {
+            "; remove it first with `iris-node models remove`, or choose another name with --as"
+        }
         PullError::Cache(CacheError::Owned(_)) => "; remove it first, or choose a name with --as",
         PullError::Redirect(_) => ": give it with --digest",
         PullError::NoRoom { .. } => {
