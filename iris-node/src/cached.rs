@@ -13,6 +13,7 @@ use iris_node::cache::{
 };
 use iris_protocol::rest::{FileName, ModelFile, ModelFileList, Secret};
 use serde::Deserialize;
+use tokio::sync::Notify;
 
 use crate::doctor::machine::gigabytes;
 use crate::failure::{Exit, Failure};
@@ -193,7 +194,7 @@ pub(crate) async fn run(order: ModelsOrder, settings: &Settings) -> Result<(), F
     let cache = settings.cache();
     match order {
         ModelsOrder::List { network: true, json } => list_network(settings, json).await,
-        ModelsOrder::List { network: false, json } => list(&cache, json),
+        ModelsOrder::List { network: false, json } => blocking(move || list(&cache, json)).await,
         ModelsOrder::Pull(args) => {
             tokio::select! {
                 biased;
@@ -204,14 +205,21 @@ pub(crate) async fn run(order: ModelsOrder, settings: &Settings) -> Result<(), F
                 done = pull(&args, settings) => done,
             }
         }
-        ModelsOrder::Remove { models } => remove(&cache, &models),
-        ModelsOrder::Verify { models } => verify(&cache, &models),
+        ModelsOrder::Remove { models } => blocking(move || remove(&cache, &models)).await,
+        ModelsOrder::Verify { models } => blocking(move || verify(&cache, &models)).await,
     }
 }
 
+/// Does what waits for locks and disks, where that keeps nobody else waiting.
+async fn blocking(
+    work: impl FnOnce() -> Result<(), Failure> + Send + 'static,
+) -> Result<(), Failure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(Failure::new(Exit::Work, error)))
+}
+
 fn list(cache: &ModelCache, json: bool) -> Result<(), Failure> {
-    let models = cache.models().map_err(Failure::files)?;
-    let size = cache.size().map_err(Failure::files)?;
+    let (models, size) = cache.contents().map_err(Failure::files)?;
     if json {
         let models: Vec<_> = models.iter().map(told).collect();
         let all = serde_json::json!({
@@ -323,7 +331,10 @@ async fn source(model: &str, settings: &Settings) -> Result<(Source, Option<Vec<
              that name; `iris-node models list --network` shows what the coordinator has"
         )));
     };
-    let digest: Digest = file.blake3.parse().map_err(Failure::settings)?;
+    let digest = file.blake3.parse::<Digest>();
+    let digest = digest.map_err(|error| {
+        Failure::new(Exit::Coordinator, format!("the coordinator's list of models: {error}"))
+    })?;
     let source = Source::new(&format!("{base}/model-files/{}", file.name))
         .map_err(|error| failed(&error))?;
     let source = source.with_key(key).with_digest(digest).with_size(file.size);
@@ -345,16 +356,23 @@ async fn pull_one(
         .with_allowance(downloads.left(moment::now(), &allowance));
     let pull = roots.into_iter().fold(pull, Pull::with_roots);
     let mut progress = Progress::new(&name, std::io::stderr().is_terminal());
-    let pulled = pull
-        .run(|event| {
-            if let Event::Come { received, .. } = event {
-                downloads.count(moment::now(), received);
+    let is_all = Notify::new();
+    let run = pull.run(|event| {
+        if let Event::Come { len, total, received } = event {
+            let now = moment::now();
+            // Others carry something meanwhile: the node, and other downloads.
+            let is_written = downloads.count(now, received);
+            if is_written && len < total && downloads.left(now, &allowance) == 0 {
+                is_all.notify_one();
             }
-            progress.tell(&event);
-        })
-        .await;
+        }
+        progress.tell(&event);
+    });
+    let pulled = tokio::select! {
+        pulled = run => pulled,
+        () = is_all.notified() => Err(PullError::Allowance),
+    };
     progress.end();
-    downloads.write(moment::now());
     match pulled.map_err(|error| failed(&error))? {
         Pulled::New(record) => println!("{name}: {}, {}", gigabytes(record.size), record.digest),
         Pulled::Known(record) => {
@@ -437,15 +455,16 @@ fn verify(cache: &ModelCache, models: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Returns how the cache is, in a few words, as far as it can be read.
-pub(crate) fn summary(cache: &ModelCache) -> Result<String, CacheError> {
-    let (models, size) = (cache.models()?, cache.size()?);
+/// Returns how the cache is, in a few words, and how much is in it. Not for async contexts.
+pub(crate) fn summary(cache: &ModelCache) -> Result<(String, ByteSize), CacheError> {
+    let (models, size) = cache.contents()?;
     let in_use = models.iter().filter(|model| model.in_use).count();
-    Ok(format!(
+    let told = format!(
         "{} models, {in_use} in use, {} of {} in {}",
         models.len(),
         gigabytes(size.get()),
         gigabytes(cache.limit().get()),
         cache.folder().display()
-    ))
+    );
+    Ok((told, size))
 }

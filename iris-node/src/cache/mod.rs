@@ -121,23 +121,23 @@ impl ModelCache {
         self.limit
     }
 
-    /// Lists the models, by name.
+    /// Lists the models, by name. Waits for others that decide what is in the folder, so not for
+    /// async contexts.
     pub fn models(&self) -> Result<Vec<CachedModel>, CacheError> {
-        if !self.folder.exists() {
-            return Ok(Vec::new());
-        }
-        let _lock = self.lock()?;
-        self.list()
+        Ok(self.contents()?.0)
     }
 
-    /// Returns how much all files take together, those that are still being downloaded, too.
-    pub fn size(&self) -> Result<ByteSize, CacheError> {
+    /// Does as [`models`](Self::models), and returns how much all files take together, those that are
+    /// still being downloaded, too.
+    pub fn contents(&self) -> Result<(Vec<CachedModel>, ByteSize), CacheError> {
         if !self.folder.exists() {
-            return Ok(ByteSize::ZERO);
+            return Ok((Vec::new(), ByteSize::ZERO));
         }
         let _lock = self.lock()?;
-        let sizes = self.taken()?.into_iter().map(|(_, taken)| taken.size);
-        Ok(ByteSize::new(sizes.fold(0, u64::saturating_add)))
+        let models = self.list()?;
+        let sizes = self.taken(&models)?.into_iter().map(|(_, taken)| taken.size);
+        let size = ByteSize::new(sizes.fold(0, u64::saturating_add));
+        Ok((models, size))
     }
 
     /// Returns the name of the file that `model` means, with or without its ending, if it is there.
@@ -289,13 +289,14 @@ impl ModelCache {
         Ok(files)
     }
 
-    /// Lists what takes room while the folder is locked: models, and downloads that have not ended.
-    fn taken(&self) -> Result<Vec<(Occupant, Taken)>, CacheError> {
+    /// Lists what takes room while the folder is locked: these models, and downloads that have not
+    /// ended.
+    fn taken(&self, models: &[CachedModel]) -> Result<Vec<(Occupant, Taken)>, CacheError> {
         let mut all = Vec::new();
-        for model in self.list()? {
+        for model in models {
             let stays = model.in_use || model.record.is_none();
-            let taken = Taken { size: model.size, used: model.used, stays };
-            all.push((Occupant::Model(model.name), taken));
+            let taken = Taken { size: model.size, missing: 0, used: model.used, stays };
+            all.push((Occupant::Model(model.name.clone()), taken));
         }
         for (path, metadata) in self.files()? {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -308,7 +309,8 @@ impl ModelCache {
             // A download that goes on has its room for all of it.
             let total = record.filter(|_| is_locked).and_then(|record| record.total).unwrap_or(0);
             let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            let taken = Taken { size: metadata.len().max(total), used, stays };
+            let missing = total.saturating_sub(metadata.len());
+            let taken = Taken { size: metadata.len() + missing, missing, used, stays };
             all.push((Occupant::Part(name), taken));
         }
         Ok(all)
@@ -323,7 +325,7 @@ impl ModelCache {
         promised: impl FnOnce() -> Result<(), CacheError>,
     ) -> Result<Vec<FileName>, PullError> {
         let _lock = self.lock()?;
-        let all = self.taken()?;
+        let all = self.taken(&self.list()?)?;
         // What there is of the download itself is within its size.
         let others: Vec<_> = all
             .into_iter()
