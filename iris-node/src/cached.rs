@@ -13,6 +13,7 @@ use iris_node::cache::{
 };
 use iris_protocol::rest::{FileName, ModelFile, ModelFileList, Secret};
 use serde::Deserialize;
+use tokio::sync::Notify;
 
 use crate::doctor::machine::gigabytes;
 use crate::failure::{Exit, Failure};
@@ -36,7 +37,7 @@ pub(crate) struct CacheSetting {
 }
 
 /// A file that the settings have a name for.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SourceSetting {
     url: String,
@@ -44,6 +45,11 @@ struct SourceSetting {
 }
 
 impl SourceSetting {
+    /// Returns the address without what may be secret in it.
+    fn bare(&self) -> &str {
+        self.url.split(['?', '#']).next().unwrap_or_default()
+    }
+
     fn source(&self, name: &str) -> Result<Source, SettingsError> {
         let wrong = |what: &str, error: &dyn fmt::Display| {
             SettingsError::new(format!("cache.sources.{name}.{what}: {error}"))
@@ -52,6 +58,14 @@ impl SourceSetting {
         let digest = self.digest.as_deref().map(str::parse).transpose();
         let digest: Option<Digest> = digest.map_err(|error| wrong("digest", &error))?;
         Ok(digest.into_iter().fold(source, Source::with_digest))
+    }
+}
+
+impl fmt::Debug for SourceSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { url: _, digest } = self;
+        let mut all = f.debug_struct("SourceSetting");
+        all.field("url", &self.bare()).field("digest", digest).finish_non_exhaustive()
     }
 }
 
@@ -84,16 +98,14 @@ impl CacheSetting {
                 writeln!(f, "gb = {gb}")?;
             }
         }
-        for (name, SourceSetting { url, digest }) in &self.sources {
-            let (bare, query) =
-                url.split_once('?').map_or((&**url, ""), |(bare, query)| (bare, query));
-            let url = if with_secrets { url } else { bare };
+        for (name, source) in &self.sources {
+            let url = if with_secrets { &source.url } else { source.bare() };
             writeln!(f, "\n[cache.sources.{}]", quoted(name))?;
             writeln!(f, "url = {}", quoted(url))?;
-            if !with_secrets && !query.is_empty() {
+            if url != source.url {
                 writeln!(f, "# its query is set, and not shown")?;
             }
-            if let Some(digest) = digest {
+            if let Some(digest) = &source.digest {
                 writeln!(f, "digest = {}", quoted(digest))?;
             }
         }
@@ -182,7 +194,7 @@ pub(crate) async fn run(order: ModelsOrder, settings: &Settings) -> Result<(), F
     let cache = settings.cache();
     match order {
         ModelsOrder::List { network: true, json } => list_network(settings, json).await,
-        ModelsOrder::List { network: false, json } => list(&cache, json),
+        ModelsOrder::List { network: false, json } => blocking(move || list(&cache, json)).await,
         ModelsOrder::Pull(args) => {
             tokio::select! {
                 biased;
@@ -193,14 +205,21 @@ pub(crate) async fn run(order: ModelsOrder, settings: &Settings) -> Result<(), F
                 done = pull(&args, settings) => done,
             }
         }
-        ModelsOrder::Remove { models } => remove(&cache, &models),
-        ModelsOrder::Verify { models } => verify(&cache, &models),
+        ModelsOrder::Remove { models } => blocking(move || remove(&cache, &models)).await,
+        ModelsOrder::Verify { models } => blocking(move || verify(&cache, &models)).await,
     }
 }
 
+/// Does what waits for locks and disks, where that keeps nobody else waiting.
+async fn blocking(
+    work: impl FnOnce() -> Result<(), Failure> + Send + 'static,
+) -> Result<(), Failure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(Failure::new(Exit::Work, error)))
+}
+
 fn list(cache: &ModelCache, json: bool) -> Result<(), Failure> {
-    let models = cache.models().map_err(Failure::files)?;
-    let size = cache.size().map_err(Failure::files)?;
+    let (models, size) = cache.contents().map_err(Failure::files)?;
     if json {
         let models: Vec<_> = models.iter().map(told).collect();
         let all = serde_json::json!({
@@ -286,8 +305,9 @@ async fn pull(args: &PullArgs, settings: &Settings) -> Result<(), Failure> {
             file.clone().map_or_else(|| source.file_name(), Ok).map_err(|error| failed(&error))?;
         if source.is_open_to_change() {
             eprintln!(
-                "iris-node: {model} comes without TLS, and without --digest whoever is on the way \
-                 can change it"
+                "iris-node: {} comes without TLS, and without --digest whoever is on the way can \
+                 change it",
+                source.shown()
             );
         }
         pull_one(settings, name, source, roots).await?;
@@ -311,7 +331,10 @@ async fn source(model: &str, settings: &Settings) -> Result<(Source, Option<Vec<
              that name; `iris-node models list --network` shows what the coordinator has"
         )));
     };
-    let digest: Digest = file.blake3.parse().map_err(Failure::settings)?;
+    let digest = file.blake3.parse::<Digest>();
+    let digest = digest.map_err(|error| {
+        Failure::new(Exit::Coordinator, format!("the coordinator's list of models: {error}"))
+    })?;
     let source = Source::new(&format!("{base}/model-files/{}", file.name))
         .map_err(|error| failed(&error))?;
     let source = source.with_key(key).with_digest(digest).with_size(file.size);
@@ -333,16 +356,23 @@ async fn pull_one(
         .with_allowance(downloads.left(moment::now(), &allowance));
     let pull = roots.into_iter().fold(pull, Pull::with_roots);
     let mut progress = Progress::new(&name, std::io::stderr().is_terminal());
-    let pulled = pull
-        .run(|event| {
-            if let Event::Come { received, .. } = event {
-                downloads.count(moment::now(), received);
+    let is_all = Notify::new();
+    let run = pull.run(|event| {
+        if let Event::Come { len, total, received } = event {
+            let now = moment::now();
+            // Others carry something meanwhile: the node, and other downloads.
+            let is_written = downloads.count(now, received);
+            if is_written && len < total && downloads.left(now, &allowance) == 0 {
+                is_all.notify_one();
             }
-            progress.tell(&event);
-        })
-        .await;
+        }
+        progress.tell(&event);
+    });
+    let pulled = tokio::select! {
+        pulled = run => pulled,
+        () = is_all.notified() => Err(PullError::Allowance),
+    };
     progress.end();
-    downloads.write(moment::now());
     match pulled.map_err(|error| failed(&error))? {
         Pulled::New(record) => println!("{name}: {}, {}", gigabytes(record.size), record.digest),
         Pulled::Known(record) => {
@@ -357,7 +387,9 @@ async fn pull_one(
 fn failed(error: &PullError) -> Failure {
     let advice = match error {
         PullError::Name => "; give it one with --as",
-        PullError::Exists { .. } => "; `iris-node models remove` makes room for another",
+        PullError::Exists { .. } => {
+            "; remove it first with `iris-node models remove`, or choose another name with --as"
+        }
         PullError::Cache(CacheError::Owned(_)) => "; remove it first, or choose a name with --as",
         PullError::Redirect(_) => ": give it with --digest",
         PullError::NoRoom { .. } => {
@@ -423,15 +455,16 @@ fn verify(cache: &ModelCache, models: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Returns how the cache is, in a few words, as far as it can be read.
-pub(crate) fn summary(cache: &ModelCache) -> Result<String, CacheError> {
-    let (models, size) = (cache.models()?, cache.size()?);
+/// Returns how the cache is, in a few words, and how much is in it. Not for async contexts.
+pub(crate) fn summary(cache: &ModelCache) -> Result<(String, ByteSize), CacheError> {
+    let (models, size) = cache.contents()?;
     let in_use = models.iter().filter(|model| model.in_use).count();
-    Ok(format!(
+    let told = format!(
         "{} models, {in_use} in use, {} of {} in {}",
         models.len(),
         gigabytes(size.get()),
         gigabytes(cache.limit().get()),
         cache.folder().display()
-    ))
+    );
+    Ok((told, size))
 }

@@ -158,7 +158,7 @@ async fn hear(socket: UnixStream, owner: Arc<Owner>, desk: Arc<Desk>) {
     let mut lines = BufReader::new(reader.take(MAX_LINE)).lines();
     let Ok(Ok(Some(line))) = timeout(PATIENCE, lines.next_line()).await else { return };
     let answer = if line.trim() == STATUS {
-        serde_json::to_string(&desk.snapshot(&owner)).unwrap_or_default()
+        serde_json::to_string(&desk.snapshot(&owner).await).unwrap_or_default()
     } else {
         let order = Order::ALL.into_iter().find(|order| order.name() == line.trim());
         let answer = order.map_or("this node does not know that order", |order| {

@@ -8,6 +8,7 @@ use iris_core::Timestamp;
 use iris_node::agent::{Done, Observer, Outcome, Status, Work, WorkLog};
 use iris_node::backend::on_demand::{OnDemand, Resident};
 use iris_node::cache::ModelCache;
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use crate::model_server::View;
@@ -85,9 +86,13 @@ impl Desk {
     }
 
     /// Says what was downloaded, if anything was.
-    fn downloads(&self) -> Option<String> {
-        let cache = self.cache.as_ref().filter(|cache| cache.folder().exists())?;
-        cached::summary(cache).ok()
+    async fn downloads(&self) -> Option<String> {
+        let cache = self.cache.clone()?;
+        let told = spawn_blocking(move || {
+            let is_there = cache.folder().exists();
+            is_there.then(|| cached::summary(&cache).ok()).flatten()
+        });
+        told.await.ok().flatten().map(|(told, _)| told)
     }
 
     /// Watches the agent from now on, and its pace for as long as the node lives.
@@ -107,7 +112,8 @@ impl Desk {
     }
 
     /// Tells how the node is.
-    pub(crate) fn snapshot(&self, owner: &Owner) -> Snapshot {
+    pub(crate) async fn snapshot(&self, owner: &Owner) -> Snapshot {
+        let cache = self.downloads().await;
         let mut told = Snapshot {
             name: self.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -120,7 +126,7 @@ impl Desk {
                 trouble: server.trouble(),
             }),
             memory: self.on_demand.get().map(in_memory),
-            cache: self.downloads(),
+            cache,
             ..Snapshot::default()
         };
         if let Some(agent) = self.agent.get() {

@@ -785,8 +785,10 @@ mod tests {
         let settings = load(&[("cache.gb", "9")], &[], Some(&path));
         assert_eq!(settings.cache().folder(), Path::new("/srv/models"));
         assert_eq!(settings.cache().limit().get(), 9 << 30);
-        let printed = settings.to_string();
-        assert!(printed.contains("https://a/x.gguf") && !printed.contains("hunter2"), "{printed}");
+        for printed in [settings.to_string(), format!("{settings:?}")] {
+            let is_bare = printed.contains("https://a/x.gguf") && !printed.contains("hunter2");
+            assert!(is_bare, "{printed}");
+        }
         let (_folder, path) = file("b.toml", &settings.to_file());
         assert_eq!(load(&[], &[], Some(&path)).to_file(), settings.to_file());
         let (_folder, path) = file("a.toml", "[cache]\nsize = 1");

@@ -1,16 +1,20 @@
 //! How much the node has carried, kept in files beside its identity: what passes between it and its
 //! coordinator, and what downloads bring, which run in processes of their own.
 
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use iris_core::Timestamp;
 use iris_node::limits::{Allowance, Spent};
 
 use crate::private;
 
+/// How the file ends that downloads are counted in.
+const DOWNLOADED: &str = "downloaded.json";
 /// How often the file is written, at most: so much is forgotten by a crash.
 const WRITTEN_EVERY: Duration = Duration::from_mins(1);
 
@@ -22,17 +26,19 @@ pub(crate) struct Spending {
     carried: Arc<AtomicU64>,
     counted: u64,
     written: Option<Instant>,
-    downloads: Downloads,
-    /// When the downloads' file was changed that was read last.
-    seen: Option<SystemTime>,
+    /// What downloads have brought, where that is written, and what was read there last.
+    downloaded: Spent,
+    downloads: PathBuf,
+    seen: String,
 }
 
 impl Spending {
     /// Goes on from what was counted for the node with this identity.
     pub(crate) fn load(key: &Path, carried: Arc<AtomicU64>) -> Self {
         let path = key.with_extension("carried.json");
-        let (spent, downloads) = (read(&path), Downloads::of(key));
-        Self { path, spent, carried, counted: 0, written: None, downloads, seen: None }
+        let (spent, downloads) = (read(&path), key.with_extension(DOWNLOADED));
+        let (downloaded, seen) = (Spent::default(), String::new());
+        Self { path, spent, carried, counted: 0, written: None, downloaded, downloads, seen }
     }
 
     /// Counts what was carried since the last time, and returns whether that is all that may be.
@@ -44,15 +50,15 @@ impl Spending {
             self.write();
             self.look();
         }
-        self.spent.with(now, &self.downloads.spent).is_all(now, allowance)
+        self.spent.with(now, &self.downloaded).is_all(now, allowance)
     }
 
-    /// Reads what downloads have brought, where that has changed.
+    /// Reads what downloads have brought. The file's time may be the same after a change.
     fn look(&mut self) {
-        let changed = std::fs::metadata(&self.downloads.path).and_then(|file| file.modified()).ok();
-        if changed != self.seen {
-            self.seen = changed;
-            self.downloads.spent = read(&self.downloads.path);
+        let text = std::fs::read_to_string(&self.downloads).unwrap_or_default();
+        if text != self.seen {
+            self.downloaded = parse(&self.downloads, &text);
+            self.seen = text;
         }
     }
 
@@ -68,15 +74,16 @@ impl Spending {
     }
 }
 
-/// Counts what downloads bring, from start to start.
+/// Counts what downloads bring, from start to start. What is not written down yet is when this is
+/// dropped.
 #[derive(Debug)]
 pub(crate) struct Downloads {
     path: PathBuf,
     /// What the node itself has carried.
     node: PathBuf,
-    spent: Spent,
-    /// How many bytes of this process were received, and how many of them are written down.
+    /// How many bytes of this process were received by when, and how many of them are written down.
     received: u64,
+    at: Timestamp,
     written: u64,
 }
 
@@ -86,46 +93,69 @@ impl Downloads {
 
     /// Goes on from what was counted for the node with this identity.
     pub(crate) fn of(key: &Path) -> Self {
-        let path = key.with_extension("downloaded.json");
-        let (node, spent) = (key.with_extension("carried.json"), read(&path));
-        Self { path, node, spent, received: 0, written: 0 }
+        let (path, node) = (key.with_extension(DOWNLOADED), key.with_extension("carried.json"));
+        Self { path, node, received: 0, at: Timestamp::from_millis(0), written: 0 }
     }
 
-    /// Returns how many bytes may still be received.
+    /// Returns how many bytes may still be received, by what all have written down.
     pub(crate) fn left(&self, now: Timestamp, allowance: &Allowance) -> u64 {
-        let spent = self.spent.with(now, &read(&self.node));
+        let spent = read(&self.path).with(now, &read(&self.node));
         spent.left(now, allowance).unwrap_or(u64::MAX)
     }
 
-    /// Takes in how many bytes were received by now.
-    pub(crate) fn count(&mut self, now: Timestamp, received: u64) {
-        self.received = received;
-        if self.received.saturating_sub(self.written) >= Self::WRITTEN_EVERY {
-            self.write(now);
+    /// Takes in how many bytes were received by now; returns whether all of them are written down.
+    pub(crate) fn count(&mut self, now: Timestamp, received: u64) -> bool {
+        (self.received, self.at) = (received, now);
+        let is_due = self.received.saturating_sub(self.written) >= Self::WRITTEN_EVERY;
+        if is_due {
+            self.write();
         }
+        is_due
     }
 
-    /// Writes down what was received.
-    pub(crate) fn write(&mut self, now: Timestamp) {
+    fn write(&mut self) {
         let more = self.received.saturating_sub(self.written);
         if more == 0 {
             return;
         }
-        // Another download may have counted meanwhile.
-        self.spent = read(&self.path);
-        self.spent.add(now, more);
         self.written = self.received;
-        let text = serde_json::to_string(&self.spent).unwrap_or_default();
-        if let Err(error) = private::write_soon(&self.path, &text) {
+        if let Err(error) = self.add(more) {
             tracing::warn!(%error, "how much was downloaded is not written down");
         }
+    }
+
+    fn add(&self, more: u64) -> io::Result<()> {
+        let _lock = self.lock()?;
+        let mut spent = read(&self.path);
+        spent.add(self.at, more);
+        private::write_soon(&self.path, &serde_json::to_string(&spent)?)
+    }
+
+    /// Waits until no other download changes the file, which is replaced and so holds no lock.
+    fn lock(&self) -> io::Result<File> {
+        let path = self.path.with_extension("lock");
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        file.lock()?;
+        Ok(file)
+    }
+}
+
+impl Drop for Downloads {
+    fn drop(&mut self) {
+        self.write();
     }
 }
 
 /// Reads what was spent; nothing where that cannot be read.
 fn read(path: &Path) -> Spent {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    serde_json::from_str(&text).unwrap_or_else(|_| {
+    parse(path, &std::fs::read_to_string(path).unwrap_or_default())
+}
+
+fn parse(path: &Path, text: &str) -> Spent {
+    serde_json::from_str(text).unwrap_or_else(|_| {
         if !text.is_empty() {
             tracing::warn!(path = %path.display(), "this cannot be read; counting begins anew");
         }
@@ -159,6 +189,7 @@ mod tests {
         let mut third = Spending::load(&key, Arc::default());
         assert!(!third.is_all(now, &allowance));
     }
+
     #[test]
     fn downloads_and_the_nodes_work_have_one_limit() {
         let folder = tempfile::tempdir().unwrap();
@@ -170,12 +201,12 @@ mod tests {
         let mut first = Downloads::of(&key);
         let mut second = Downloads::of(&key);
         assert_eq!(first.left(now, &allowance), 90 << 20);
-        first.count(now, 40 << 20);
-        second.count(now, 49 << 20);
-        second.write(now);
+        assert!(first.count(now, 40 << 20));
+        assert!(second.count(now, 49 << 20));
+        assert_eq!(first.left(now, &allowance), 1 << 20, "the other one's counts, too");
         assert!(!node.is_all(now, &allowance));
-        first.count(now, 41 << 20);
-        first.write(now);
+        assert!(!first.count(now, 41 << 20));
+        drop(first);
         assert!(node.is_all(now, &allowance));
         assert_eq!(Downloads::of(&key).left(now, &allowance), 0);
         assert_eq!(Downloads::of(&key).left(now, &Allowance::default()), u64::MAX);

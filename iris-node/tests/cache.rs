@@ -227,6 +227,10 @@ async fn a_model_is_downloaded_once_and_is_what_the_source_has() {
     let (again, _) = run(folder.pull(server.source())).await;
     assert_eq!(again.unwrap(), Pulled::Known(record));
     assert_eq!(server.asked().len(), 1);
+    let other = Source::new(&format!("{}/other/x.gguf", server.url)).unwrap();
+    assert!(matches!(run(folder.pull(other.clone())).await.0, Err(PullError::Exists { .. })));
+    let same = run(folder.pull(other.with_digest(blake3(&file)))).await.0;
+    assert!(matches!(same, Ok(Pulled::Known(_))), "a mirror of what is wanted: {same:?}");
     let other = server.source().with_digest(Digest::Blake3([1; 32]));
     assert!(matches!(run(folder.pull(other)).await.0, Err(PullError::Exists { .. })));
     // SHA-256 is not kept, and is found out.
@@ -272,17 +276,15 @@ async fn a_download_that_is_killed_goes_on_and_a_part_that_went_bad_is_thrown_aw
             () = half.notified() => {}
         }
         // What was given up is written down and let go before it can be gone on with.
-        let (pulled, events) = loop {
-            if spoilt && let Ok(mut bytes) = std::fs::read(folder.path("x.gguf.part")) {
-                bytes.truncate(SIZE / 2);
-                bytes[7] ^= 1;
-                std::fs::write(folder.path("x.gguf.part"), bytes).unwrap();
-            }
-            match run(folder.pull(server.source())).await {
-                (Err(PullError::Busy(_)), _) => tokio::task::yield_now().await,
-                ended => break ended,
-            }
-        };
+        let part = std::fs::File::open(folder.path("x.gguf.part")).unwrap();
+        tokio::task::spawn_blocking(move || part.lock()).await.unwrap().unwrap();
+        if spoilt {
+            let mut bytes = model();
+            bytes.truncate(SIZE / 2);
+            bytes[7] ^= 1;
+            std::fs::write(folder.path("x.gguf.part"), bytes).unwrap();
+        }
+        let (pulled, events) = run(folder.pull(server.source())).await;
         assert!(matches!(pulled, Ok(Pulled::New(record)) if record.digest == blake3(&model())));
         let from = if spoilt { 0 } else { SIZE / 2 };
         assert_eq!((begun(&events), restarts(&events)), (vec![from as u64], spoilt.into()));
@@ -455,11 +457,17 @@ async fn refusals_and_silence_are_told() {
         assert!(matches!(pulled, Err(PullError::Status(found)) if found.to_string() == status));
     }
     let server = Server::start(|asked, number| match number {
-        0 => Reply::new("503", &[("content-length", "0")], b""),
+        0 => {
+            // Of the page, if that had one.
+            let stated = format!("blake3=:{}=:", "A".repeat(43));
+            let headers = [("content-length", "0"), ("repr-digest", &*stated)];
+            Reply::new("503", &headers, b"")
+        }
         1 => Reply::file(asked, &model(), "a").without(SIZE / 2).holding(),
         _ => Reply::file(asked, &model(), "a"),
     });
-    let pull = folder.pull(server.await.source()).with_patience(Duration::from_secs(2));
+    let source = server.await.source().with_digest(blake3(&model()));
+    let pull = folder.pull(source).with_patience(Duration::from_secs(2));
     let (pulled, events) = run(pull).await;
     assert!(matches!(pulled, Ok(Pulled::New(record)) if record.digest == blake3(&model())));
     assert!(

@@ -16,9 +16,9 @@ pub enum CacheError {
     /// A process runs or downloads it.
     #[error("{0} is in use")]
     InUse(FileName),
-    /// The owner has put a file of this name there.
-    #[error("{0} is there already, and was not downloaded")]
-    Owned(FileName),
+    /// The owner has put this file there.
+    #[error("{path} is there already, and was not downloaded", path = .0.display())]
+    Owned(PathBuf),
     /// A file cannot be read or written.
     #[error("{path}: {cause}", path = path.display())]
     File {

@@ -1,5 +1,6 @@
 //! One question for a file, or for the rest of it, and what the answer says of it.
 
+use std::fmt;
 use std::time::Duration;
 
 use iris_protocol::rest::{FileName, Secret};
@@ -20,7 +21,7 @@ const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 const LINKED_ETAG: HeaderName = HeaderName::from_static("x-linked-etag");
 
 /// Where a file comes from, and what is known of it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Source {
     pub(super) url: Url,
     key: Option<Secret>,
@@ -66,11 +67,20 @@ impl Source {
     }
 
     /// Returns the address without what may be secret in it.
-    pub(super) fn shown(&self) -> String {
+    pub fn shown(&self) -> String {
         let mut url = self.url.clone();
         url.set_query(None);
         url.set_fragment(None);
         url.into()
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { url: _, key: _, digest, size } = self;
+        let mut all = f.debug_struct("Source");
+        all.field("url", &self.shown()).field("digest", digest).field("size", size);
+        all.finish_non_exhaustive()
     }
 }
 
@@ -151,10 +161,11 @@ pub(super) async fn ask(
         }
         let answer = timeout(patience, asked.send()).await;
         let answer = answer.map_err(|_| Failed::Soon("the source does not answer".to_owned()))?;
-        let answer = answer.map_err(|error| Failed::Soon(cause(&error)))?;
+        let answer = answer.map_err(|error| Failed::Soon(cause(error)))?;
+        let status = answer.status().as_u16();
         // Only those who were named can say what the file is.
         if url.host() == source.url.host() {
-            stated = stated.or_else(|| stated_digest(answer.headers()));
+            stated = stated.or_else(|| stated_digest(status, answer.headers()));
         }
         if let (Some(expected), Some(found)) = (source.digest, stated)
             && expected.is_like(&found)
@@ -162,7 +173,6 @@ pub(super) async fn ask(
         {
             return Err(PullError::OtherDigest { expected, found }.into());
         }
-        let status = answer.status().as_u16();
         let location = answer.headers().get(header::LOCATION).and_then(|to| to.to_str().ok());
         match (status, location) {
             (301 | 302 | 303 | 307 | 308, Some(location)) => {
@@ -234,19 +244,22 @@ fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
     is_rest.then_some((first, total))
 }
 
-fn stated_digest(headers: &HeaderMap) -> Option<Digest> {
+/// Returns what an answer says that the file is: other answers may have a digest of their own.
+fn stated_digest(status: u16, headers: &HeaderMap) -> Option<Digest> {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    text(REPR_DIGEST)
-        .and_then(Digest::of_repr_digest)
-        .or_else(|| text(LINKED_ETAG).and_then(Digest::of_quoted_sha256))
+    let is_file = matches!(status, 200 | 206);
+    let own = text(REPR_DIGEST).filter(|_| is_file).and_then(Digest::of_repr_digest);
+    let linked = text(LINKED_ETAG).filter(|_| is_file || (300..400).contains(&status));
+    own.or_else(|| linked.and_then(Digest::of_quoted_sha256))
 }
 
 /// Says in a few words what lies at the bottom of an error, which never holds the address.
-pub(super) fn cause(error: &reqwest::Error) -> String {
+pub(super) fn cause(error: reqwest::Error) -> String {
+    let error = error.without_url();
     if error.is_timeout() {
         return "the source does not answer".to_owned();
     }
-    let mut deepest: &dyn std::error::Error = error;
+    let mut deepest: &dyn std::error::Error = &error;
     while let Some(source) = deepest.source() {
         deepest = source;
     }
@@ -302,6 +315,15 @@ mod tests {
         }
         let secret = Source::new("https://a/x.gguf?sig=hunter2").unwrap();
         assert_eq!(secret.shown(), "https://a/x.gguf");
+        assert!(!format!("{secret:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn causes_hold_no_address() {
+        let answer = http::Response::builder().status(500).body("").unwrap();
+        let error = Response::from(answer).error_for_status().unwrap_err();
+        let why = cause(error.with_url(Url::parse("https://a/x.gguf?sig=hunter2").unwrap()));
+        assert!(!why.contains("hunter2"), "{why}");
     }
 
     #[test]

@@ -1,17 +1,18 @@
 //! Model files that were downloaded: a folder with a size limit.
 //!
 //! A model is one file, `NAME`, with a record beside it, `NAME.json`: where it came from, how large
-//! it is, and its BLAKE3. When it was used last is when that record was changed last. A download
-//! that has not ended is `NAME.part` and goes on where it was; `NAME.part.json` says what its bytes
-//! have to be. Files without a record were put there by the owner: they can be used like the others,
-//! and are never removed to make room.
+//! it is, when it was changed, and its BLAKE3. When it was used last is when that record was changed
+//! last. A download that has not ended is `NAME.part` and goes on where it was; `NAME.part.json` says
+//! what its bytes have to be. Files without a record, or with another length or time than it says,
+//! were put there by the owner: they can be used like the others, and are never written to, nor
+//! removed to make room.
 //!
 //! Several processes share a folder. Whoever decides what goes holds the lock of `.lock` for that
 //! long; whoever runs a model, or downloads one, holds the lock of its file. The system takes locks
 //! from processes that end, however they do.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -73,6 +74,8 @@ pub struct Record {
     pub source: String,
     /// How many bytes it has.
     pub size: u64,
+    /// When the last of them was written.
+    pub changed: SystemTime,
     /// BLAKE3 of them.
     pub digest: Digest,
 }
@@ -118,23 +121,23 @@ impl ModelCache {
         self.limit
     }
 
-    /// Lists the models, by name.
+    /// Lists the models, by name. Waits for others that decide what is in the folder, so not for
+    /// async contexts.
     pub fn models(&self) -> Result<Vec<CachedModel>, CacheError> {
-        if !self.folder.exists() {
-            return Ok(Vec::new());
-        }
-        let _lock = self.lock()?;
-        self.list()
+        Ok(self.contents()?.0)
     }
 
-    /// Returns how much all files take together, those that are still being downloaded, too.
-    pub fn size(&self) -> Result<ByteSize, CacheError> {
+    /// Does as [`models`](Self::models), and returns how much all files take together, those that are
+    /// still being downloaded, too.
+    pub fn contents(&self) -> Result<(Vec<CachedModel>, ByteSize), CacheError> {
         if !self.folder.exists() {
-            return Ok(ByteSize::ZERO);
+            return Ok((Vec::new(), ByteSize::ZERO));
         }
         let _lock = self.lock()?;
-        let sizes = self.taken()?.into_iter().map(|(_, taken)| taken.size);
-        Ok(ByteSize::new(sizes.fold(0, u64::saturating_add)))
+        let models = self.list()?;
+        let sizes = self.taken(&models)?.into_iter().map(|(_, taken)| taken.size);
+        let size = ByteSize::new(sizes.fold(0, u64::saturating_add));
+        Ok((models, size))
     }
 
     /// Returns the name of the file that `model` means, with or without its ending, if it is there.
@@ -178,7 +181,8 @@ impl ModelCache {
     ) -> Result<Verdict, CacheError> {
         let (found, size) = self.hash(name, &mut read)?;
         let found = found.blake3();
-        Ok(match self.record(name) {
+        // Here the file's time is no proof of its being another one: that is what was asked.
+        Ok(match read_json::<Record>(&self.beside(name, RECORD)) {
             None => Verdict::Unrecorded(found),
             Some(record) if record.size == size && record.digest == found => Verdict::Intact,
             Some(_) => Verdict::Changed(found),
@@ -232,8 +236,11 @@ impl ModelCache {
         self.folder.join(format!("{name}{ending}"))
     }
 
-    fn record(&self, name: &FileName) -> Option<Record> {
-        read_json(&self.beside(name, RECORD))
+    /// Returns the record of a file, if that is still the one that was downloaded.
+    fn record(&self, name: &FileName, file: &fs::Metadata) -> Option<Record> {
+        let record: Record = read_json(&self.beside(name, RECORD))?;
+        let is_same = record.size == file.len() && file.modified().ok() == Some(record.changed);
+        is_same.then_some(record)
     }
 
     /// Waits until nobody else decides what is in the folder, which is made where it is missing.
@@ -252,7 +259,7 @@ impl ModelCache {
         for (path, metadata) in self.files()? {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let Ok(name) = name.parse::<FileName>() else { continue };
-            let record = self.record(&name);
+            let record = self.record(&name, &metadata);
             let noted = || self.beside(&name, RECORD).metadata().and_then(|file| file.modified());
             let used = if record.is_some() { noted() } else { metadata.modified() };
             models.push(CachedModel {
@@ -282,25 +289,28 @@ impl ModelCache {
         Ok(files)
     }
 
-    /// Lists what takes room while the folder is locked: models, and downloads that have not ended.
-    fn taken(&self) -> Result<Vec<(Occupant, Taken)>, CacheError> {
+    /// Lists what takes room while the folder is locked: these models, and downloads that have not
+    /// ended.
+    fn taken(&self, models: &[CachedModel]) -> Result<Vec<(Occupant, Taken)>, CacheError> {
         let mut all = Vec::new();
-        for model in self.list()? {
+        for model in models {
             let stays = model.in_use || model.record.is_none();
-            let taken = Taken { size: model.size, used: model.used, stays };
-            all.push((Occupant::Model(model.name), taken));
+            let taken = Taken { size: model.size, missing: 0, used: model.used, stays };
+            all.push((Occupant::Model(model.name.clone()), taken));
         }
         for (path, metadata) in self.files()? {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let Some(Ok(name)) = name.strip_suffix(PART).map(str::parse::<FileName>) else {
                 continue;
             };
-            let stays = is_locked(&path);
+            let is_locked = is_locked(&path);
             let record: Option<PartRecord> = read_json(&self.beside(&name, part::PART_RECORD));
+            let stays = is_locked || record.is_none();
             // A download that goes on has its room for all of it.
-            let total = record.filter(|_| stays).and_then(|record| record.total).unwrap_or(0);
+            let total = record.filter(|_| is_locked).and_then(|record| record.total).unwrap_or(0);
             let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            let taken = Taken { size: metadata.len().max(total), used, stays };
+            let missing = total.saturating_sub(metadata.len());
+            let taken = Taken { size: metadata.len() + missing, missing, used, stays };
             all.push((Occupant::Part(name), taken));
         }
         Ok(all)
@@ -315,7 +325,7 @@ impl ModelCache {
         promised: impl FnOnce() -> Result<(), CacheError>,
     ) -> Result<Vec<FileName>, PullError> {
         let _lock = self.lock()?;
-        let all = self.taken()?;
+        let all = self.taken(&self.list()?)?;
         // What there is of the download itself is within its size.
         let others: Vec<_> = all
             .into_iter()
@@ -379,10 +389,13 @@ fn delete(path: &Path) -> Result<(), CacheError> {
     }
 }
 
-/// Returns whether a process holds the lock of a file.
+/// Returns whether a process holds the lock of a file, or may hold it for all that can be told.
 fn is_locked(path: &Path) -> bool {
-    // The lock that is taken here is gone with the file's handle.
-    File::open(path).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+    match File::open(path) {
+        // The lock that is taken here is gone with the file's handle.
+        Ok(file) => file.try_lock().is_err(),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
 }
 
 /// Reads a record; one that cannot be read counts as none.
@@ -397,7 +410,10 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), CacheError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let new = path.with_file_name(format!(".{name}.new"));
     let text = serde_json::to_vec(value).map_err(|error| at(error.into()))?;
-    fs::write(&new, text).map_err(&at)?;
+    let mut file = File::create(&new).map_err(&at)?;
+    file.write_all(&text).map_err(&at)?;
+    // A disk may otherwise take the new name before what it names.
+    file.sync_data().map_err(&at)?;
     fs::rename(&new, path).map_err(&at)
 }
 

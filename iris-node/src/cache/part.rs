@@ -45,7 +45,8 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// Opens the download of `name`, unless another process is at it.
+    /// Opens the download of `name`, unless another process is at it, or the owner has put something
+    /// there that is called so.
     pub(super) fn open(cache: &ModelCache, name: &FileName) -> Result<Self, PullError> {
         let path = cache.beside(name, PART);
         let at = CacheError::at(&path);
@@ -59,7 +60,14 @@ impl Part {
             Err(TryLockError::WouldBlock) => return Err(PullError::Busy(name.clone())),
             Err(TryLockError::Error(error)) => return Err(at(error).into()),
         }
-        let record = read_json(&cache.beside(name, PART_RECORD)).unwrap_or_default();
+        let record = match read_json(&cache.beside(name, PART_RECORD)) {
+            Some(record) => record,
+            // What is written down has a record before its first byte comes.
+            None if file.metadata().map_err(&at)?.len() > 0 => {
+                return Err(CacheError::Owned(path).into());
+            }
+            None => PartRecord::default(),
+        };
         let (hashing, name) = (Hashing::default(), name.clone());
         Ok(Self { cache: cache.clone(), name, path, file, hashing, len: 0, record })
     }
@@ -158,16 +166,21 @@ impl Part {
         Ok(self.len >= 4 && self.file.read_exact(&mut magic).map(|()| magic).map_err(&at)? == *GGUF)
     }
 
-    /// Makes the download a model of the cache.
+    /// Makes the download a model of the cache, unless there is something of its name by now.
     pub(super) fn finish(self) -> Result<Record, CacheError> {
         let at = CacheError::at(&self.path);
         self.file.sync_all().map_err(&at)?;
+        let changed = self.file.metadata().and_then(|file| file.modified()).map_err(&at)?;
         let Self { cache, name, path, len, record, hashing, .. } = self;
-        let record = Record { source: record.source, size: len, digest: hashing.blake3() };
+        let record = Record { source: record.source, size: len, changed, digest: hashing.blake3() };
+        let model = cache.path(&name);
         let _lock = cache.lock()?;
+        if model.symlink_metadata().is_ok() {
+            return Err(CacheError::Owned(model));
+        }
         // A record without a file is nothing, and a file without a record would be the owner's.
         write_json(&cache.beside(&name, RECORD), &record)?;
-        fs::rename(&path, cache.path(&name)).map_err(&at)?;
+        fs::rename(&path, model).map_err(&at)?;
         cache.delete_part(&name)?;
         Ok(record)
     }

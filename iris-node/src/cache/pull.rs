@@ -109,7 +109,7 @@ impl Pull {
     /// Downloads the model, and tells `on` how that goes. What has come when this is dropped is
     /// gone on with by the next download of the same name and source.
     pub async fn run(self, on: impl FnMut(Event) + Send) -> Result<Pulled, PullError> {
-        if self.cache.path(&self.name).is_file() {
+        if self.cache.path(&self.name).symlink_metadata().is_ok() {
             return self.known().await;
         }
         let client = fetch::client(self.roots.as_deref())?;
@@ -127,13 +127,21 @@ impl Pull {
     async fn known(self) -> Result<Pulled, PullError> {
         let Self { cache, name, source, .. } = self;
         blocking(move || {
-            let record = cache.record(&name).ok_or_else(|| CacheError::Owned(name.clone()))?;
+            let path = cache.path(&name);
+            let file = path.metadata().ok();
+            let record = file.and_then(|file| cache.record(&name, &file));
+            let record = record.ok_or(CacheError::Owned(path))?;
             let found = match source.digest {
-                None => return Ok(Pulled::Known(record)),
-                Some(expected) if expected.is_like(&record.digest) => record.digest,
-                Some(expected) => cache.digest_like(&name, &expected)?,
+                Some(expected) if !expected.is_like(&record.digest) => {
+                    cache.digest_like(&name, &expected)?
+                }
+                _ => record.digest,
             };
-            if source.digest == Some(found) {
+            let is_wanted = match source.digest {
+                Some(expected) => expected == found,
+                None => record.source == source.shown(),
+            };
+            if is_wanted {
                 Ok(Pulled::Known(record))
             } else {
                 Err(PullError::Exists { name, found })
@@ -333,7 +341,7 @@ impl<F: FnMut(Event) + Send> Run<F> {
         let ended = loop {
             let piece = match timeout(self.patience, answer.chunk()).await {
                 Err(_) => break Ok(Err("the source is silent".to_owned())),
-                Ok(Err(error)) => break Ok(Err(cause(&error))),
+                Ok(Err(error)) => break Ok(Err(cause(error))),
                 Ok(Ok(None)) => break Ok(Ok(())),
                 Ok(Ok(Some(piece))) => piece,
             };

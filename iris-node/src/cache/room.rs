@@ -6,11 +6,16 @@ use std::time::SystemTime;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Taken {
     pub(super) size: u64,
+    /// How many bytes of it have yet to be written, by a download that goes on.
+    pub(super) missing: u64,
     /// When it was used last.
     pub(super) used: SystemTime,
     /// Whether it must stay: it is in use, or was put there by the owner.
     pub(super) stays: bool,
 }
+
+/// How many bytes of the disk are left free: a system whose disk is full does little else.
+pub(super) const SPARE: u64 = 1 << 30;
 
 /// What is to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,14 +31,15 @@ pub(super) struct Wanted {
 pub(super) enum Lack {
     /// What must stay and what is to come are so many bytes more than may be kept.
     Limit(u64),
-    /// The disk would have so many bytes too few.
+    /// The disk would have so many bytes too few beside those that are left free.
     Disk(u64),
 }
 
 /// Returns which of `taken` have to go for `wanted`, the longest unused first, when at most `limit`
 /// bytes may be kept and the disk has `free` ones, if that is known.
 ///
-/// As few go as that order allows. What stays and what is to come are within the limit together.
+/// As few go as that order allows. What stays and what is to come are within the limit together, and
+/// so are what is missing of both and [`SPARE`] within what the disk has.
 pub(super) fn make_room(
     taken: &[Taken],
     wanted: Wanted,
@@ -43,15 +49,17 @@ pub(super) fn make_room(
     let mut goers: Vec<_> = (0..taken.len()).filter(|at| !taken[*at].stays).collect();
     goers.sort_by_key(|at| (taken[*at].used, *at));
     let mut kept = taken.iter().fold(wanted.size, |sum, one| sum.saturating_add(one.size));
+    let needed = taken.iter().fold(wanted.missing, |sum, one| sum.saturating_add(one.missing));
+    let needed = needed.saturating_add(SPARE);
     let mut free = free.unwrap_or(u64::MAX);
     let mut gone = Vec::new();
     let mut goers = goers.into_iter();
-    while kept > limit || wanted.missing > free {
+    while kept > limit || needed > free {
         let Some(at) = goers.next() else {
             return Err(if kept > limit {
                 Lack::Limit(kept - limit)
             } else {
-                Lack::Disk(wanted.missing - free)
+                Lack::Disk(needed - free)
             });
         };
         kept = kept.saturating_sub(taken[at].size);
@@ -74,8 +82,11 @@ mod tests {
     }
 
     fn taken() -> impl Strategy<Value = Vec<Taken>> {
-        let one = (0_u64..50, 0_u64..10, any::<bool>());
-        let one = one.prop_map(|(size, used, stays)| Taken { size, used: at(used), stays });
+        let one = (0_u64..50, 0_u64..10, any::<bool>(), 0_u64..10);
+        let one = one.prop_map(|(size, used, stays, missing)| {
+            let missing = if stays { missing.min(size) } else { 0 };
+            Taken { size, missing, used: at(used), stays }
+        });
         prop::collection::vec(one, 0..8)
     }
 
@@ -86,7 +97,7 @@ mod tests {
             size in 0_u64..80,
             written in 0_u64..80,
             limit in 0_u64..200,
-            free in prop::option::of(0_u64..80),
+            free in prop::option::of(SPARE..SPARE + 80),
         ) {
             let wanted = Wanted { size, missing: size.saturating_sub(written) };
             let sum = |which: &dyn Fn(usize) -> bool| -> u64 {
@@ -95,7 +106,8 @@ mod tests {
             let fits = |gone: &[usize]| {
                 let kept = sum(&|at| !gone.contains(&at)) + size;
                 let room = free.map_or(u64::MAX, |free| free + sum(&|at| gone.contains(&at)));
-                kept <= limit && wanted.missing <= room
+                let missing = taken.iter().fold(wanted.missing, |sum, one| sum + one.missing);
+                kept <= limit && missing + SPARE <= room
             };
             if let Ok(gone) = make_room(&taken, wanted, limit, free) {
                 prop_assert!(fits(&gone), "there is room afterwards");
@@ -116,10 +128,10 @@ mod tests {
 
     #[test]
     fn what_is_lacking_is_told_to_the_byte() {
-        let stays = Taken { size: 30, used: at(0), stays: true };
+        let stays = Taken { size: 30, missing: 5, used: at(0), stays: true };
         let wanted = Wanted { size: 80, missing: 50 };
         assert_eq!(make_room(&[stays], wanted, 100, None), Err(Lack::Limit(10)));
-        assert_eq!(make_room(&[stays], wanted, 110, Some(45)), Err(Lack::Disk(5)));
-        assert_eq!(make_room(&[stays], wanted, 110, Some(50)), Ok(Vec::new()));
+        assert_eq!(make_room(&[stays], wanted, 110, Some(SPARE + 45)), Err(Lack::Disk(10)));
+        assert_eq!(make_room(&[stays], wanted, 110, Some(SPARE + 55)), Ok(Vec::new()));
     }
 }

@@ -19,7 +19,8 @@ impl Folder {
         let name = self.own(text, bytes);
         let digest = Digest::Blake3(*blake3::hash(bytes).as_bytes());
         let source = format!("https://models.example/{name}");
-        let record = Record { source, size: bytes.len() as u64, digest };
+        let changed = fs::metadata(self.cache.path(&name)).unwrap().modified().unwrap();
+        let record = Record { source, size: bytes.len() as u64, changed, digest };
         let path = self.cache.beside(&name, RECORD);
         write_json(&path, &record).unwrap();
         let used = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
@@ -39,6 +40,10 @@ impl Folder {
         self.cache.models().unwrap().into_iter().map(|model| model.name.to_string()).collect()
     }
 
+    fn size(&self) -> ByteSize {
+        self.cache.contents().unwrap().1
+    }
+
     fn make_room(&self, size: u64) -> Result<Vec<FileName>, PullError> {
         let wanted = Wanted { size, missing: size };
         self.cache.make_room(&"new.gguf".parse().unwrap(), wanted, || Ok(()))
@@ -49,7 +54,7 @@ impl Folder {
 fn a_folder_that_is_not_there_is_empty_and_is_not_made() {
     let folder = Folder::new(10);
     assert_eq!(folder.names(), Vec::<String>::new());
-    assert_eq!(folder.cache.size().unwrap(), ByteSize::ZERO);
+    assert_eq!(folder.size(), ByteSize::ZERO);
     assert_eq!(folder.cache.find("x"), None);
     assert_eq!(fs::read_dir(folder.folder.path()).unwrap().count(), 0);
 }
@@ -106,9 +111,57 @@ fn a_download_that_goes_on_has_its_room_and_a_forgotten_one_makes_room() {
     assert!(matches!(folder.make_room(30), Err(PullError::NoRoom { .. })));
     assert!(matches!(folder.cache.remove(&name), Err(CacheError::InUse(_))));
     drop(part);
-    assert_eq!(folder.cache.size().unwrap(), ByteSize::new(5));
+    assert_eq!(folder.size(), ByteSize::new(5));
     assert_eq!(folder.make_room(96).unwrap(), [name]);
-    assert_eq!(folder.cache.size().unwrap(), ByteSize::ZERO);
+    assert_eq!(folder.size(), ByteSize::ZERO);
+}
+
+#[test]
+fn what_the_owner_puts_in_the_place_of_a_download_is_the_owners() {
+    let folder = Folder::new(100);
+    let name = folder.put("x.gguf", &[1; 60], 1);
+    fs::remove_file(folder.cache.path(&name)).unwrap();
+    folder.own("x.gguf", &[2; 60]);
+    let path = folder.cache.path(&name);
+    let later = SystemTime::now() + Duration::from_secs(9);
+    OpenOptions::new().write(true).open(&path).unwrap().set_modified(later).unwrap();
+    assert_eq!(folder.cache.models().unwrap()[0].record, None);
+    // A part without a record is no download of this cache's.
+    let part = folder.cache.beside(&"y.gguf".parse().unwrap(), PART);
+    fs::write(&part, [3; 20]).unwrap();
+    assert!(matches!(folder.make_room(30), Err(PullError::NoRoom { .. })));
+    let opened = part::Part::open(&folder.cache, &"y.gguf".parse().unwrap());
+    assert!(matches!(opened, Err(PullError::Cache(CacheError::Owned(found))) if found == part));
+    assert_eq!((fs::read(path).unwrap(), fs::read(part).unwrap()), (vec![2; 60], vec![3; 20]));
+}
+
+#[test]
+fn a_download_takes_nobodys_place_that_has_come_meanwhile() {
+    let folder = Folder::new(100);
+    let name: FileName = "x.gguf".parse().unwrap();
+    let mut part = part::Part::open(&folder.cache, &name).unwrap();
+    part.resume("https://a/x.gguf").unwrap();
+    part.append(b"GGUF").unwrap();
+    part.note().unwrap();
+    folder.own("x.gguf", b"mine");
+    assert!(matches!(part.finish(), Err(CacheError::Owned(_))));
+    assert_eq!(fs::read(folder.cache.path(&name)).unwrap(), b"mine");
+    assert_eq!(folder.cache.models().unwrap()[0].record, None);
+    fs::remove_file(folder.cache.path(&name)).unwrap();
+    let mut part = part::Part::open(&folder.cache, &name).unwrap();
+    part.resume("https://a/x.gguf").unwrap();
+    let record = part.finish().unwrap();
+    assert_eq!(folder.cache.models().unwrap()[0].record, Some(record), "and it is kept");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_cannot_be_looked_at_counts_as_in_use() {
+    let folder = Folder::new(100);
+    let name = folder.put("x.gguf", b"GGUF", 1);
+    assert!(!is_locked(&folder.cache.path(&name)));
+    assert!(!is_locked(&folder.cache.path(&"missing".parse().unwrap())));
+    assert!(is_locked(&folder.cache.path(&name).join("within")), "that is no folder");
 }
 
 #[test]

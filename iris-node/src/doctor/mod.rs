@@ -9,9 +9,11 @@ use std::time::Duration;
 use clap::Args;
 use iris_core::model::TokenRate;
 use iris_crypto::Identity;
+use iris_node::cache::ModelCache;
 use iris_node::probe::Probe;
 use serde::Serialize;
 
+use crate::cached;
 use crate::failure::{Exit, Failure};
 use crate::http::Http;
 use crate::settings::Settings;
@@ -152,10 +154,14 @@ pub(crate) async fn run(
     if let Some(server) = server {
         server.stop().await;
     }
-    report.add(cache(&settings));
+    let cache = settings.cache();
     let folder = settings.key_path.parent().map(Path::to_owned).unwrap_or_default();
-    let found = tokio::task::spawn_blocking(move || machine::checks(&Probe::new(), &folder)).await;
-    for check in found.unwrap_or_default() {
+    let found = tokio::task::spawn_blocking(move || {
+        let mut checks = vec![model_cache(&cache)];
+        checks.extend(machine::checks(&Probe::new(), &folder));
+        checks
+    });
+    for check in found.await.unwrap_or_default() {
         report.add(check);
     }
     report.end()
@@ -171,17 +177,15 @@ async fn earnings(settings: &Settings, rate: Option<TokenRate>) -> Check {
 }
 
 /// Says what is in the cache of model files, and whether that is all that may be.
-fn cache(settings: &Settings) -> Check {
+fn model_cache(cache: &ModelCache) -> Check {
     const LINK: &str = "model cache";
-    let cache = settings.cache();
-    let size = match cache.size() {
-        Ok(size) => size,
+    let (found, size) = match cached::summary(cache) {
+        Ok(found) => found,
         Err(error) => {
             let advice = "give this user the folder, or name another with --cache-path";
             return Check::fail(LINK, Exit::Files, error.to_string(), advice);
         }
     };
-    let found = crate::cached::summary(&cache).unwrap_or_else(|error| error.to_string());
     if size > cache.limit() {
         let advice = "nothing can be downloaded: raise --cache-gb, or remove files of your own";
         return Check::warn(LINK, found, advice);

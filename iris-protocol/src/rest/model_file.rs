@@ -26,7 +26,8 @@ pub struct ModelFile {
 /// The name of a file within one folder, on any system: letters, digits and `._+-` of ASCII, the
 /// first a letter or a digit, the last no point; at most 200.
 ///
-/// It is never a path, and does not end as what lies beside model files does: `.json`, `.part`.
+/// It is never a path, nor what Windows calls a device (`nul`, `com1.gguf`), and does not end as what
+/// lies beside model files does: `.json`, `.part`. Case makes no difference to these.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct FileName(String);
@@ -35,7 +36,7 @@ pub struct FileName(String);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a model file's name has 1 to 200 letters, digits and ._+- of ASCII, begins with a letter or a \
-     digit, and ends neither with a point nor with .json or .part"
+     digit, ends neither with a point nor with .json or .part, and is no name of a device"
 )]
 pub struct FileNameError;
 
@@ -62,9 +63,25 @@ impl FromStr for FileName {
         let fits = (1..=Self::MAX_LEN).contains(&text.len())
             && text.starts_with(|first: char| first.is_ascii_alphanumeric())
             && text.chars().all(|c| c.is_ascii_alphanumeric() || "._+-".contains(c))
-            && ![".", ".json", ".part"].iter().any(|end| text.ends_with(end));
+            && !text.ends_with('.')
+            && !is_beside(text)
+            && !is_device(text);
         if fits { Ok(Self(text.to_owned())) } else { Err(FileNameError) }
     }
+}
+
+/// Returns whether a file of this name may be what lies beside a model's.
+fn is_beside(name: &str) -> bool {
+    let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
+    ["json", "part"].iter().any(|one| ending.eq_ignore_ascii_case(one))
+}
+
+/// Returns whether Windows has a device of this name, whatever its ending.
+fn is_device(name: &str) -> bool {
+    let stem = name.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let port = stem.strip_prefix("com").or_else(|| stem.strip_prefix("lpt"));
+    matches!(&*stem, "con" | "prn" | "aux" | "nul")
+        || port.is_some_and(|port| port.len() == 1 && port.bytes().all(|c| c.is_ascii_digit()))
 }
 
 impl fmt::Display for FileName {
@@ -86,7 +103,9 @@ mod tests {
 
     #[test]
     fn names_are_names_and_never_paths() {
-        for name in ["a", "x.gguf", "Qwen3-0.6B-Q4_K_M.gguf", "7b+lora.gguf"] {
+        for name in
+            ["a", "x.gguf", "Qwen3-0.6B-Q4_K_M.gguf", "7b+lora.gguf", "console.gguf", "com10"]
+        {
             assert_eq!(name.parse::<FileName>().unwrap().as_str(), name);
         }
         let long = "a".repeat(201);
@@ -105,6 +124,12 @@ mod tests {
             "C:x",
             "x.json",
             "x.gguf.part",
+            "x.JSON",
+            "x.gguf.Part",
+            "nul",
+            "CON.gguf",
+            "Com1.q4.gguf",
+            "lpt9",
             "x.",
             "%2e%2e",
             &long,
