@@ -3,15 +3,15 @@
 //! What is given is known by its name alone: names come from the folder, are looked up as they are,
 //! and never lead anywhere else. Links are no files here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use iris_core::AccountId;
 use iris_protocol::rest::{FileName, ModelFile};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -19,14 +19,19 @@ use tokio::time::timeout;
 const WAIT: Duration = Duration::from_secs(5);
 /// Files that are given at a time: a disk serves few readers well.
 const GIVEN: usize = 16;
+/// Files that one account is given at a time, which leaves some to others.
+const GIVEN_EACH: usize = 4;
 
 /// The files of a folder, and what is known of them.
 #[derive(Debug)]
 pub(crate) struct ModelFolder {
     path: PathBuf,
     known: Mutex<BTreeMap<FileName, Known>>,
+    /// Files that somebody waits for, which are hashed first.
+    asked: Mutex<BTreeSet<FileName>>,
     looking: Arc<tokio::sync::Mutex<()>>,
-    given: Arc<Semaphore>,
+    /// How many files each account is being given.
+    given: Mutex<BTreeMap<AccountId, usize>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,15 +53,34 @@ pub(crate) struct Given {
     pub(crate) file: File,
     pub(crate) size: u64,
     pub(crate) digest: blake3::Hash,
-    pub(crate) place: OwnedSemaphorePermit,
+    pub(crate) place: Place,
+}
+
+/// One of the files that are given at a time, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    folder: Arc<ModelFolder>,
+    account: AccountId,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut given = locked(&self.folder.given);
+        if let Some(count) = given.get_mut(&self.account) {
+            *count -= 1;
+        }
+        given.retain(|_, count| *count > 0);
+    }
 }
 
 /// Why a file is not given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotGiven {
-    /// There is none of this name, or it is not known yet what it is.
+    /// There is none of this name.
     Unknown,
-    /// So many are given already.
+    /// It is not known yet what it is.
+    Hashing,
+    /// So many are given already, to all or to this account.
     Busy,
     /// It cannot be read, or has just changed.
     Unreadable,
@@ -64,8 +88,8 @@ pub(crate) enum NotGiven {
 
 impl ModelFolder {
     pub(crate) fn new(path: PathBuf) -> Arc<Self> {
-        let (known, looking) = (Mutex::default(), Arc::default());
-        Arc::new(Self { path, known, looking, given: Arc::new(Semaphore::new(GIVEN)) })
+        let (known, asked, looking, given) = Default::default();
+        Arc::new(Self { path, known, asked, looking, given })
     }
 
     /// Looks at the folder, and returns the files of which it is known what they are.
@@ -83,7 +107,7 @@ impl ModelFolder {
             // Somebody looks already.
             Err(_) => drop(timeout(WAIT, self.looking.lock()).await),
         }
-        let known = self.known();
+        let known = locked(&self.known);
         let file = |(name, known): (&FileName, &Known)| ModelFile {
             name: name.clone(),
             size: known.size,
@@ -92,57 +116,90 @@ impl ModelFolder {
         known.iter().map(file).collect()
     }
 
-    /// Opens a file of which it is known what it is.
-    pub(crate) async fn give(self: &Arc<Self>, name: &str) -> Result<Given, NotGiven> {
+    /// Opens a file of which it is known what it is, for `account`.
+    pub(crate) async fn give(
+        self: &Arc<Self>,
+        account: AccountId,
+        name: &str,
+    ) -> Result<Given, NotGiven> {
         let name: FileName = name.parse().map_err(|_| NotGiven::Unknown)?;
-        if !self.known().contains_key(&name) {
+        let path = self.path.join(name.as_str());
+        if !locked(&self.known).contains_key(&name) {
+            let path = path.clone();
+            let is_there = spawn_blocking(move || is_file(&path)).await;
+            if !is_there.unwrap_or(false) {
+                return Err(NotGiven::Unknown);
+            }
+            locked(&self.asked).insert(name.clone());
             self.list().await;
         }
-        let known = self.known().get(&name).copied().ok_or(NotGiven::Unknown)?;
-        let place = Arc::clone(&self.given).try_acquire_owned().map_err(|_| NotGiven::Busy)?;
-        let path = self.path.join(name.as_str());
+        let known = locked(&self.known).get(&name).copied().ok_or(NotGiven::Hashing)?;
+        let place = self.place(account).ok_or(NotGiven::Busy)?;
         let opened = spawn_blocking(move || open(&path)).await;
         let (file, metadata) =
             opened.map_err(|_| NotGiven::Unreadable)?.map_err(|_| NotGiven::Unreadable)?;
         if !known.is_still(&metadata) {
             // It is looked at again when the files are listed.
-            self.known().remove(&name);
+            locked(&self.known).remove(&name);
             return Err(NotGiven::Unreadable);
         }
         Ok(Given { file, size: known.size, digest: known.digest, place })
     }
 
+    /// Takes a place, if there is one for this account.
+    fn place(self: &Arc<Self>, account: AccountId) -> Option<Place> {
+        let mut given = locked(&self.given);
+        if given.values().sum::<usize>() >= GIVEN {
+            return None;
+        }
+        let count = given.entry(account).or_default();
+        if *count >= GIVEN_EACH {
+            return None;
+        }
+        *count += 1;
+        Some(Place { folder: Arc::clone(self), account })
+    }
+
     /// Hashes what is new in the folder, file by file, and forgets what has gone.
     fn look(&self) {
-        let files = match files(&self.path) {
+        let mut files = match files(&self.path) {
             Ok(files) => files,
             Err(error) => {
                 tracing::error!(folder = %self.path.display(), %error, "no model can be given");
-                Vec::new()
+                BTreeSet::new()
             }
         };
-        self.known().retain(|name, _| files.contains(name));
-        for name in files {
+        locked(&self.known).retain(|name, _| files.contains(name));
+        locked(&self.asked).retain(|name| files.contains(name));
+        while let Some(name) = self.next(&mut files) {
             let path = self.path.join(name.as_str());
-            let known = self.known().get(&name).copied();
+            let known = locked(&self.known).get(&name).copied();
             match hash(&path, known) {
-                Ok(found) => drop(self.known().insert(name, found)),
+                Ok(found) => drop(locked(&self.known).insert(name, found)),
                 Err(error) => {
                     tracing::warn!(file = %path.display(), %error, "this model cannot be given");
-                    self.known().remove(&name);
+                    locked(&self.known).remove(&name);
                 }
             }
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, BTreeMap<FileName, Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Takes the file that is to be hashed next.
+    fn next(&self, files: &mut BTreeSet<FileName>) -> Option<FileName> {
+        let mut asked = locked(&self.asked);
+        let next = asked.intersection(files).next().or_else(|| files.first()).cloned()?;
+        asked.remove(&next);
+        files.take(&next)
     }
 }
 
+fn locked<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Returns the names of files that can be given.
-fn files(folder: &Path) -> io::Result<Vec<FileName>> {
-    let mut names = Vec::new();
+fn files(folder: &Path) -> io::Result<BTreeSet<FileName>> {
+    let mut names = BTreeSet::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name().to_str().and_then(|name| name.parse().ok());
@@ -150,18 +207,31 @@ fn files(folder: &Path) -> io::Result<Vec<FileName>> {
         if let Some(name) = name
             && entry.file_type()?.is_file()
         {
-            names.push(name);
+            names.insert(name);
         }
     }
     Ok(names)
 }
 
+/// Returns whether there is a file that is no link.
+fn is_file(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
+}
+
 /// Opens a file that is no link.
 fn open(path: &Path) -> io::Result<(File, Metadata)> {
-    if !fs::symlink_metadata(path)?.is_file() {
+    if !is_file(path) {
         return Err(io::Error::other("it is no file"));
     }
-    let file = File::open(path)?;
+    let mut options = File::options();
+    // Another may lie there by now: a link is not followed, and a pipe's writer not waited for.
+    #[cfg(unix)]
+    {
+        use rustix::fs::OFlags;
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
+        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, flags.cast_signed());
+    }
+    let file = options.read(true).open(path)?;
     let metadata = file.metadata()?;
     Ok((file, metadata))
 }
@@ -177,4 +247,67 @@ fn hash(path: &Path, known: Option<Known>) -> io::Result<Known> {
     let known = Known { size, modified: metadata.modified().ok(), digest: hasher.finalize() };
     // What is still being copied there is another file in the end.
     if known.is_still(&file.metadata()?) { Ok(known) } else { Err(io::Error::other("it changes")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, Arc<ModelFolder>) {
+        let path = tempfile::tempdir().unwrap();
+        for name in ["a", "b", "c"] {
+            fs::write(path.path().join(name), name).unwrap();
+        }
+        let folder = ModelFolder::new(path.path().to_owned());
+        (path, folder)
+    }
+
+    fn account(byte: u8) -> AccountId {
+        AccountId::from_bytes([byte; 16])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_is_not_hashed_yet_is_no_unknown_one() {
+        let (_path, folder) = folder();
+        let looks = Arc::clone(&folder.looking).lock_owned().await;
+        let give = async |name| folder.give(account(1), name).await.map(|given| given.size);
+        assert_eq!(give("b").await, Err(NotGiven::Hashing));
+        assert_eq!(give("x").await, Err(NotGiven::Unknown));
+        drop(looks);
+        assert_eq!(give("b").await, Ok(1));
+    }
+
+    #[test]
+    fn what_somebody_waits_for_is_hashed_first() {
+        let (path, folder) = folder();
+        let mut files = files(path.path()).unwrap();
+        folder.asked.lock().unwrap().insert("b".parse().unwrap());
+        let next = || folder.next(&mut files).map(|name| name.to_string());
+        let order: Vec<_> = std::iter::from_fn(next).collect();
+        assert_eq!(order, ["b", "a", "c"]);
+        assert_eq!(folder.asked.lock().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn one_account_leaves_places_to_others() {
+        let (_path, folder) = folder();
+        let take = |byte| folder.place(account(byte));
+        let mut first: Vec<_> = (0..GIVEN_EACH).map(|_| take(1).unwrap()).collect();
+        assert!(take(1).is_none());
+        let all: Vec<_> = (GIVEN_EACH..GIVEN).map(|n| take(2 + (n % 3) as u8).unwrap()).collect();
+        assert!(take(9).is_none());
+        first.pop();
+        assert!(take(9).is_some());
+        drop((first, all));
+        assert!(folder.given.lock().unwrap().is_empty());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_not_opened() {
+        let (path, _) = folder();
+        let link = path.path().join("link");
+        std::os::unix::fs::symlink(path.path().join("a"), &link).unwrap();
+        assert!(open(&path.path().join("a")).is_ok() && open(&link).is_err());
+    }
 }

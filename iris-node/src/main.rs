@@ -186,7 +186,7 @@ async fn serve(cli: &Cli, settings: Settings, file: Option<PathBuf>) -> Result<(
             () = &mut stop => return Ok(()),
         }
     }
-    let agent = compose(&settings, identity, models, on_demand, datasets).await?;
+    let agent = compose(&settings, identity, models, on_demand.clone(), datasets).await?;
     let agent = log.into_iter().fold(agent, AgentBuilder::with_work_log);
     let agent = agent.with_conduct(owner.conduct()).build();
     #[cfg(unix)]
@@ -202,6 +202,9 @@ async fn serve(cli: &Cli, settings: Settings, file: Option<PathBuf>) -> Result<(
     tokio::spawn(callers::keep_up(settings.clone(), credential.key.clone()));
     tokio::spawn(owner.look_after(reload, agent.places(), spending, callers));
     let ended = agent.run_on(connector, stop).await;
+    if let Some(on_demand) = &on_demand {
+        on_demand.close().await;
+    }
     #[cfg(feature = "history")]
     past::close(history.as_deref());
     if let Some(server) = server {

@@ -478,6 +478,25 @@ async fn refusals_and_silence_are_told() {
 }
 
 #[tokio::test]
+async fn a_source_that_says_when_it_is_ready_is_waited_for() {
+    let folder = Folder::new();
+    // More often than failures are borne with.
+    let server = Server::start(|asked, number| match number {
+        0..10 => Reply::new("503", &[("content-length", "0"), ("retry-after", "0")], b""),
+        _ => Reply::file(asked, &model(), "a"),
+    });
+    let (pulled, events) = run(folder.pull(server.await.source())).await;
+    assert!(matches!(pulled, Ok(Pulled::New(record)) if record.digest == blake3(&model())));
+    assert!(!events.iter().any(|event| matches!(event, Event::Waiting { .. })), "{events:?}");
+    let server = Server::start(|_, _| {
+        Reply::new("503", &[("content-length", "0"), ("retry-after", "3600")], b"")
+    });
+    let pull = folder.pull_as("y.gguf", server.await.source());
+    let (pulled, _) = run(pull).await;
+    assert!(matches!(pulled, Err(PullError::Broken(_))), "{pulled:?}");
+}
+
+#[tokio::test]
 async fn no_more_is_received_than_may_be_and_the_rest_comes_another_time() {
     let server = Server::start(|asked, _| Reply::file(asked, &model(), "a")).await;
     let folder = Folder::new();

@@ -10,17 +10,17 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use data_encoding::BASE64;
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use iris_protocol::rest::{KeyScope, ModelFileList};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
 
 use super::error::ApiError;
 use super::rest::Reply;
 use super::{Api, json_response};
-use crate::model_folder::{Given, ModelFolder, NotGiven};
+use crate::model_folder::{Given, ModelFolder, NotGiven, Place};
 
 /// Scopes that may have files: whoever runs models, and the operator.
 const RUNNER: &[KeyScope] = &[KeyScope::Node, KeyScope::Admin];
@@ -41,13 +41,14 @@ pub(super) async fn file(
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Reply {
-    api.key(&headers, RUNNER).await?;
-    let given = folder(&api)?.give(&name).await.map_err(|error| match error {
+    let account = api.key(&headers, RUNNER).await?.account;
+    let given = folder(&api)?.give(account, &name).await.map_err(|error| match error {
         NotGiven::Unknown => ApiError::not_found("There is no model file of this name."),
+        NotGiven::Hashing => ApiError::unavailable("The file is being hashed, as it is new here."),
         NotGiven::Busy => ApiError::unavailable("Too many are downloading now."),
         NotGiven::Unreadable => ApiError::unavailable("The file cannot be read now."),
     })?;
-    Ok(answer(&headers, given))
+    Ok(answer(&headers, given, api.stopping.clone()))
 }
 
 fn folder(api: &Api) -> Result<&Arc<ModelFolder>, ApiError> {
@@ -55,7 +56,7 @@ fn folder(api: &Api) -> Result<&Arc<ModelFolder>, ApiError> {
     api.model_folder.as_ref().ok_or_else(none)
 }
 
-fn answer(asked: &HeaderMap, given: Given) -> Response {
+fn answer(asked: &HeaderMap, given: Given, stopping: CancellationToken) -> Response {
     let Given { file, size, digest, place } = given;
     let tag = format!("\"{}\"", digest.to_hex());
     let text = |name: HeaderName| asked.get(name).and_then(|value| value.to_str().ok());
@@ -77,7 +78,9 @@ fn answer(asked: &HeaderMap, given: Given) -> Response {
     let mut response = if length == 0 {
         StatusCode::OK.into_response()
     } else {
-        Body::from_stream(read(file, range, place)).into_response()
+        // Whoever is cut off goes on where it was.
+        let read = read(file, range, place).take_until(stopping.cancelled_owned());
+        Body::from_stream(read).into_response()
     };
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -131,11 +134,7 @@ fn wanted(range: &str, size: u64) -> Wanted {
 }
 
 /// Reads a part of a file as fast as it is taken; its place is taken until then.
-fn read(
-    file: File,
-    range: Range<u64>,
-    place: OwnedSemaphorePermit,
-) -> impl Stream<Item = io::Result<Bytes>> {
+fn read(file: File, range: Range<u64>, place: Place) -> impl Stream<Item = io::Result<Bytes>> {
     let begin = Some((file, range, place));
     futures::stream::unfold(begin, |state| async move {
         let (file, range, place) = state?;

@@ -1,3 +1,8 @@
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::node::SOON;
 use super::*;
 
 struct Given {
@@ -122,4 +127,25 @@ async fn a_file_that_changes_is_another_one() {
     std::fs::remove_file(given.folder.path().join("x.gguf")).unwrap();
     assert_eq!(given.get("/model-files", &[]).await.json(), serde_json::json!({"files": []}));
     assert_eq!(given.get("/model-files/x.gguf", &[]).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_server_that_stops_does_not_wait_for_downloads() {
+    const SIZE: usize = 64 << 20;
+    let mut given = Given::start().await;
+    let file = std::fs::File::create(given.folder.path().join("x.gguf")).unwrap();
+    file.set_len(SIZE as u64).unwrap();
+    while given.get("/model-files/x.gguf", &[("range", "bytes=0-0")]).await.status == 503 {}
+    let mut stream = TcpStream::connect(given.net.address).await.unwrap();
+    let bearer = format!("Bearer {}", given.node);
+    let asked = request("GET", "/model-files/x.gguf", &[("authorization", &bearer)], "");
+    stream.write_all(asked.as_bytes()).await.unwrap();
+    let mut seen = Vec::new();
+    assert!(stream.read_buf(&mut seen).await.unwrap() > 0);
+    given.net.stop.take().unwrap().send(()).unwrap();
+    let refused = async { while TcpStream::connect(given.net.address).await.is_ok() {} };
+    timeout(SOON, refused).await.unwrap();
+    let _ = timeout(SOON, stream.read_to_end(&mut seen)).await.unwrap();
+    assert!(seen.len() < SIZE, "it was given to its end");
+    timeout(SOON, given.net.server).await.unwrap().unwrap();
 }

@@ -49,8 +49,8 @@ pub enum Action {
     /// Load a model, and tell by [`handle_loaded`](Residency::handle_loaded) or
     /// [`handle_failed`](Residency::handle_failed) what came of it.
     Load(ModelName),
-    /// Unload a model that nobody uses, and tell when it is gone by
-    /// [`handle_unloaded`](Residency::handle_unloaded).
+    /// Unload a model that nobody uses, or what there is of one that could not be loaded, and tell
+    /// when it is gone by [`handle_unloaded`](Residency::handle_unloaded).
     Unload(ModelName),
     /// Let a request have its model, until [`handle_end`](Residency::handle_end).
     Start(Ticket),
@@ -204,14 +204,15 @@ impl Residency {
         self.decide(now);
     }
 
-    /// Takes in that a model could not be loaded. Whoever waits for it is refused: it is tried again
-    /// for the next who asks.
+    /// Takes in that a model could not be loaded. Whoever waits for it is refused. It counts as there
+    /// until it is [gone](Self::handle_unloaded), and is tried again then for the next who asks.
     pub fn handle_failed(&mut self, now: Instant, name: &ModelName) {
         if let Some(model) = self.in_state(name, State::Loading) {
-            model.state = State::Away;
+            model.state = State::Unloading;
             let gone = self.waiting.extract_if(.., |_, waiting| waiting.model == *name);
             let refused = gone.map(|((_, ticket), _)| Action::Refuse(ticket, Refusal::Failed));
             self.actions.extend(refused.collect::<Vec<_>>());
+            self.actions.push_back(Action::Unload(name.clone()));
         }
         self.decide(now);
     }

@@ -177,8 +177,12 @@ fn a_model_that_cannot_be_loaded_is_tried_again_for_the_next() {
     let first = machine.ask(0, Priority::Interactive, 60).unwrap();
     machine.actions();
     machine.residency.handle_failed(machine.now, &name(0));
-    assert_eq!(machine.actions(), [Action::Refuse(first, Refusal::Failed)]);
+    let refused = Action::Refuse(first, Refusal::Failed);
+    assert_eq!(machine.actions(), [refused, Action::Unload(name(0))]);
+    assert_eq!(machine.residency.taken(), ByteSize::new(10), "it may be there still");
     machine.ask(0, Priority::Interactive, 60).unwrap();
+    assert_eq!(machine.actions(), []);
+    machine.residency.handle_unloaded(machine.now, &name(0));
     assert_eq!(machine.actions(), [Action::Load(name(0))]);
 }
 
@@ -280,8 +284,9 @@ proptest! {
                 }
                 Step::Loaded(at, well) => if let Some(model) = one(&book.loading, at) {
                     book.loading.retain(|loading| *loading != model);
+                    // One that failed may be there until it is unloaded.
+                    book.loaded.push(model.clone());
                     if well {
-                        book.loaded.push(model.clone());
                         machine.residency.handle_loaded(machine.now, &model);
                     } else {
                         machine.residency.handle_failed(machine.now, &model);

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use futures::stream::{self, BoxStream, StreamExt};
 use iris_core::ModelName;
 use iris_core::backend::{Backend, BackendError, Chunk, GenerateRequest};
@@ -14,8 +14,8 @@ use iris_core::model::ModelOffer;
 use iris_core::queue::Priority;
 use iris_core::residency::{Action, Capacity, Claim, Refusal, Residency, Ticket};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
 /// Loads and unloads models.
@@ -29,7 +29,9 @@ pub trait Loader: fmt::Debug + Send + Sync + 'static {
     fn load(&self, model: &ModelName)
     -> BoxFuture<'static, Result<Arc<dyn Backend>, BackendError>>;
 
-    /// Unloads a model that it has loaded, and that nobody uses any more.
+    /// Unloads a model that it has loaded and that nobody uses any more, or what there may be of one
+    /// that it could not load. Asked again in half a minute after an error: the memory counts as taken
+    /// until then.
     fn unload(&self, model: &ModelName) -> BoxFuture<'static, Result<(), BackendError>>;
 }
 
@@ -70,14 +72,21 @@ struct Shared {
     capacity: Capacity,
     runtime: Handle,
     state: Mutex<State>,
+    /// Told when what is due next may be another time.
+    changed: Notify,
 }
 
 struct State {
     residency: Residency,
-    loaded: HashMap<ModelName, Arc<dyn Backend>>,
+    loaded: HashMap<ModelName, Loaded>,
     waiting: HashMap<Ticket, Waiting>,
     /// Models that were said to be too large.
     refused: Vec<ModelName>,
+}
+
+struct Loaded {
+    backend: Arc<dyn Backend>,
+    since: Instant,
 }
 
 struct Waiting {
@@ -98,8 +107,8 @@ impl OnDemand {
             waiting: HashMap::new(),
             refused: Vec::new(),
         };
-        let (runtime, state) = (Handle::current(), Mutex::new(state));
-        Self { shared: Arc::new(Shared { loader, capacity, runtime, state }) }
+        let (runtime, state, changed) = (Handle::current(), Mutex::new(state), Notify::new());
+        Self { shared: Arc::new(Shared { loader, capacity, runtime, state, changed }) }
     }
 
     /// Returns what is in memory now.
@@ -113,13 +122,21 @@ impl OnDemand {
             waiting: state.residency.waiting(),
         }
     }
+
+    /// Unloads what is loaded, for when a node ends. What is being loaded just then stays with the
+    /// server, which no node counts any more.
+    pub async fn close(&self) {
+        let loaded: Vec<_> = self.shared.locked().loaded.drain().map(|(name, _)| name).collect();
+        join_all(loaded.iter().map(|model| self.shared.try_unload(model))).await;
+    }
 }
 
 impl Backend for OnDemand {
     fn models(&self) -> BoxFuture<'_, Result<Vec<ModelOffer>, BackendError>> {
         Box::pin(async {
+            let asked = Instant::now();
             let models = self.shared.loader.models().await?;
-            Ok(self.shared.list(models))
+            Ok(self.shared.list(asked, models))
         })
     }
 
@@ -155,6 +172,9 @@ impl Backend for OnDemand {
 /// No answer takes a day, and a longer time could overflow the clock.
 const LONGEST: Duration = Duration::from_hours(24);
 
+/// How long to wait before a model is unloaded again that may be there still.
+const UNLOAD_AGAIN: Duration = Duration::from_secs(30);
+
 /// Returns what whoever asked is told.
 const fn error_of(refusal: Refusal) -> BackendError {
     match refusal {
@@ -181,14 +201,17 @@ impl Drop for Place {
 }
 
 impl Shared {
-    /// Takes in what can be loaded, and returns what of it fits.
-    fn list(self: &Arc<Self>, models: Vec<Loadable>) -> Vec<ModelOffer> {
+    /// Takes in what could be loaded when that was `asked`, and returns what of it fits.
+    fn list(self: &Arc<Self>, asked: Instant, models: Vec<Loadable>) -> Vec<ModelOffer> {
         let mut state = self.locked();
         let mut offers = Vec::new();
         for Loadable { offer, claim, is_loaded } in models {
             match state.residency.offer(now(), offer.name.clone(), claim) {
                 Ok(()) => {
-                    if !is_loaded && state.loaded.remove(&offer.name).is_some() {
+                    // A model that was loaded meanwhile may not be in the list yet.
+                    let loaded = state.loaded.get(&offer.name);
+                    if !is_loaded && loaded.is_some_and(|loaded| loaded.since <= asked) {
+                        state.loaded.remove(&offer.name);
                         info!(model = %offer.name, "the model is no longer loaded");
                         state.residency.handle_unloaded(now(), &offer.name);
                     }
@@ -226,6 +249,8 @@ impl Shared {
             Place { shared: Arc::clone(self), ticket }
         };
         loop {
+            // It hears of all that happens from here on.
+            let changed = self.changed.notified();
             let due = self.locked().residency.poll_timeout();
             let due = due.map_or(deadline, Instant::from_std);
             tokio::select! {
@@ -233,6 +258,7 @@ impl Shared {
                 told = &mut hears => {
                     return told.unwrap_or(Err(Refusal::Failed)).map(|backend| (backend, place));
                 }
+                () = changed => {}
                 () = sleep_until(due) => {
                     let mut state = self.locked();
                     state.residency.handle_timeout(now());
@@ -259,7 +285,7 @@ impl Shared {
                     let Some(Waiting { model, told }) = state.waiting.remove(&ticket) else {
                         continue;
                     };
-                    let loaded = state.loaded.get(&model).cloned();
+                    let loaded = state.loaded.get(&model).map(|loaded| loaded.backend.clone());
                     // Whoever does not hear it any more gives its place back.
                     let _ = told.send(loaded.ok_or(Refusal::Failed));
                 }
@@ -270,6 +296,7 @@ impl Shared {
                 }
             }
         }
+        self.changed.notify_waiters();
     }
 
     async fn load(self: Arc<Self>, model: ModelName) {
@@ -280,7 +307,8 @@ impl Shared {
         match loaded {
             Ok(backend) => {
                 info!(%model, took = ?begun.elapsed(), "loaded");
-                state.loaded.insert(model.clone(), backend);
+                let loaded = Loaded { backend, since: Instant::now() };
+                state.loaded.insert(model.clone(), loaded);
                 state.residency.handle_loaded(now(), &model);
             }
             Err(error) => {
@@ -293,12 +321,21 @@ impl Shared {
 
     async fn unload(self: Arc<Self>, model: ModelName) {
         info!(%model, "unloading");
-        if let Err(error) = self.loader.unload(&model).await {
-            warn!(%model, %error, "the model may still be loaded");
+        while !self.try_unload(&model).await {
+            sleep(UNLOAD_AGAIN).await;
         }
         let mut state = self.locked();
         state.residency.handle_unloaded(now(), &model);
         self.carry_out(&mut state);
+    }
+
+    /// Returns whether a model is unloaded now.
+    async fn try_unload(&self, model: &ModelName) -> bool {
+        let unloaded = self.loader.unload(model).await;
+        if let Err(error) = &unloaded {
+            warn!(%model, %error, "the model may still be loaded");
+        }
+        unloaded.is_ok()
     }
 
     fn locked(&self) -> MutexGuard<'_, State> {
@@ -337,6 +374,10 @@ mod tests {
         log: Arc<Mutex<Vec<String>>>,
         fails: bool,
         gone: Mutex<bool>,
+        /// How often it cannot be unloaded.
+        sticks: Mutex<u32>,
+        /// Whoever wants the list waits for as long as somebody holds this.
+        list: tokio::sync::Mutex<()>,
     }
 
     fn name(number: usize) -> ModelName {
@@ -346,7 +387,8 @@ mod tests {
     impl Shelf {
         fn new(models: usize) -> Self {
             let (lets, log) = (Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)), Arc::default());
-            Self { models, lets, log, fails: false, gone: Mutex::new(false) }
+            let (gone, sticks, list) = Default::default();
+            Self { models, lets, log, fails: false, gone, sticks, list }
         }
 
         fn backend(self) -> (OnDemand, Arc<Self>) {
@@ -376,7 +418,10 @@ mod tests {
                 is_loaded: false,
             };
             let models = (0..self.models).map(model).chain([large]).collect();
-            Box::pin(async { Ok(models) })
+            Box::pin(async {
+                drop(self.list.lock().await);
+                Ok(models)
+            })
         }
 
         fn load(
@@ -396,8 +441,12 @@ mod tests {
         }
 
         fn unload(&self, model: &ModelName) -> BoxFuture<'static, Result<(), BackendError>> {
-            self.log.lock().unwrap().push(format!("-{model}"));
-            Box::pin(async { Ok(()) })
+            let mut sticks = self.sticks.lock().unwrap();
+            let sign = if *sticks > 0 { '!' } else { '-' };
+            self.log.lock().unwrap().push(format!("{sign}{model}"));
+            let unloaded = if *sticks > 0 { Err(BackendError::Timeout) } else { Ok(()) };
+            *sticks = sticks.saturating_sub(1);
+            Box::pin(async { unloaded })
         }
     }
 
@@ -478,6 +527,78 @@ mod tests {
         let unknown: Vec<_> =
             backend.generate(request(&"large".parse().unwrap(), 1)).collect().await;
         assert_eq!(unknown, [Err(BackendError::ModelNotFound)]);
+    }
+
+    fn is_finished(chunks: &[Result<Chunk, BackendError>]) -> bool {
+        matches!(chunks.last(), Some(Ok(Chunk::Finished(_))))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_is_served_when_a_stay_ends_that_began_later() {
+        let shelf = Shelf { lets: Arc::new(Semaphore::new(0)), ..Shelf::new(2) };
+        let (backend, shelf) = shelf.backend();
+        backend.models().await.unwrap();
+        let begun = Instant::now();
+        let waits = async {
+            tokio::task::yield_now().await;
+            let chunks = ask(&backend, 1).await;
+            (chunks, begun.elapsed())
+        };
+        let lets = async {
+            sleep(Duration::from_secs(10)).await;
+            shelf.lets.add_permits(2);
+        };
+        let (first, (second, took), ()) = tokio::join!(ask(&backend, 0), waits, lets);
+        assert!(is_finished(&first) && is_finished(&second), "{first:?} {second:?}");
+        assert_eq!(took.as_secs(), 15, "the other was loaded after 10 s and stayed 5 s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_from_before_a_model_was_loaded_says_nothing_of_it() {
+        let (backend, shelf) = Shelf::new(1).backend();
+        backend.models().await.unwrap();
+        *shelf.gone.lock().unwrap() = true;
+        let held = shelf.list.lock().await;
+        let loads = async {
+            tokio::task::yield_now().await;
+            sleep(Duration::from_secs(1)).await;
+            ask(&backend, 0).await;
+            drop(held);
+        };
+        let (listed, ()) = tokio::join!(backend.models(), loads);
+        assert_eq!(listed.unwrap().len(), 1);
+        assert_eq!(backend.resident().models, [(name(0), 0)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_still_be_there_takes_its_memory_until_it_is_unloaded() {
+        let (backend, shelf) = Shelf { sticks: Mutex::new(2), ..Shelf::new(2) }.backend();
+        backend.models().await.unwrap();
+        ask(&backend, 0).await;
+        let begun = Instant::now();
+        let chunks: Vec<_> = backend.generate(request(&name(1), 600)).collect().await;
+        assert!(is_finished(&chunks), "{chunks:?}");
+        assert_eq!(shelf.log(), ["+a", "!a", "!a", "-a", "+b"]);
+        assert!(begun.elapsed() >= 2 * UNLOAD_AGAIN);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_model_that_failed_to_load_is_unloaded_before_another_is_loaded() {
+        let (backend, shelf) = Shelf { fails: true, ..Shelf::new(2) }.backend();
+        backend.models().await.unwrap();
+        for number in [0, 1] {
+            assert_eq!(ask(&backend, number).await, [Err(BackendError::Failed)]);
+        }
+        assert_eq!(shelf.log()[..3], ["+a", "-a", "+b"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_stays_loaded_when_a_node_ends() {
+        let (backend, shelf) = Shelf::new(1).backend();
+        backend.models().await.unwrap();
+        ask(&backend, 0).await;
+        backend.close().await;
+        assert_eq!(shelf.log(), ["+a", "-a"]);
     }
 
     #[tokio::test(start_paused = true)]

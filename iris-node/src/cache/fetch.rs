@@ -6,7 +6,7 @@ use std::time::Duration;
 use iris_protocol::rest::{FileName, Secret};
 use reqwest::header::{self, HeaderMap, HeaderName};
 use reqwest::{Client, Response};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use url::Url;
 
 use super::{Digest, PullError};
@@ -15,6 +15,11 @@ use super::{Digest, PullError};
 const MAX_REDIRECTS: usize = 5;
 /// How long a connection may take to open.
 const CONNECT: Duration = Duration::from_secs(10);
+/// How often a source is waited for that says when it is ready, before that is a failure: ten
+/// minutes at what a coordinator asks for that hashes its files.
+const MAX_WAITS: usize = 60;
+/// The longest that a source may ask to be waited for at a time, in seconds.
+const MAX_WAIT: u64 = 60;
 const AGENT: &str = concat!("iris-node/", env!("CARGO_PKG_VERSION"));
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 /// By which Hugging Face tells the SHA-256 of what it sends on to.
@@ -137,7 +142,8 @@ pub(super) fn client(roots: Option<&[u8]>) -> Result<Client, PullError> {
 }
 
 /// Asks for a file from byte `from` on, as long as it is the one that `validator` was told of.
-/// Each answer may be waited for as long as `patience`.
+/// Each answer may be waited for as long as `patience`. A source that is busy and says for how long
+/// (`Retry-After`) is asked again then.
 pub(super) async fn ask(
     client: &Client,
     source: &Source,
@@ -146,7 +152,8 @@ pub(super) async fn ask(
     patience: Duration,
 ) -> Result<Answer, Failed> {
     let (mut url, mut stated) = (source.url.clone(), None);
-    for _ in 0..=MAX_REDIRECTS {
+    let (mut redirects, mut waits) = (0, 0);
+    loop {
         let mut asked = client.get(url.clone()).header(header::ACCEPT_ENCODING, "identity");
         if let Some(key) = &source.key
             && url.origin() == source.url.origin()
@@ -182,12 +189,29 @@ pub(super) async fn ask(
                     let host = to.host_str().unwrap_or_default().to_owned();
                     return Err(PullError::Redirect(host).into());
                 }
+                redirects += 1;
+                if redirects > MAX_REDIRECTS {
+                    return Err(PullError::Redirects.into());
+                }
                 url = to;
+            }
+            (429 | 503, _)
+                if waits < MAX_WAITS
+                    && let Some(wait) = retry_after(answer.headers()) =>
+            {
+                drop(answer);
+                waits += 1;
+                sleep(wait).await;
             }
             _ => return read(answer, status, from, stated),
         }
     }
-    Err(PullError::Redirects.into())
+}
+
+/// Returns after how long a source wants to be asked again, if that is not too long.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let secs = headers.get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    (secs <= MAX_WAIT).then_some(Duration::from_secs(secs))
 }
 
 /// Returns whether an address may send on to another one.

@@ -10,7 +10,7 @@ use iris_core::backend::{Backend, BackendError, Chunk, GenerateRequest};
 use iris_core::memory::ByteSize;
 use iris_core::residency::Capacity;
 use iris_node::agent::ModelFilter;
-use iris_node::backend::on_demand::OnDemand;
+use iris_node::backend::on_demand::{Loader, OnDemand};
 use iris_node::backend::openai::OpenAiLoader;
 use serde_json::{Value, json};
 
@@ -202,4 +202,70 @@ async fn a_server_that_cannot_load_is_told_of() {
     assert_eq!(ask(&backend, "small").await, [Err(BackendError::Failed)]);
     let plain = ModelServer::start(|asked| crate::server::honest(&asked)).await;
     assert_eq!(names(&on_demand(&plain, &["*"], 2600 * MB)).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_may_have_been_loaded_is_unloaded_before_another_is_loaded() {
+    let shelf = Shelf::default();
+    let stub = shelf.clone();
+    let server = ModelServer::start(move |asked| {
+        let answer = stub.lm_studio(&asked);
+        let is_small = &*asked.path == "/api/v1/models/load" && asked.json()["model"] == "small";
+        if is_small { reply(200, "{") } else { answer }
+    })
+    .await;
+    let backend = on_demand(&server, &["*"], 2600 * MB);
+    names(&backend).await;
+    assert_eq!(ask(&backend, "small").await, [Err(BackendError::Malformed)]);
+    assert!(matches!(ask(&backend, "other").await.last(), Some(Ok(Chunk::Finished(_)))));
+    assert_eq!(shelf.loaded(), ["other"]);
+    backend.close().await;
+    assert_eq!(shelf.loaded(), Vec::<String>::new());
+}
+
+/// A server that refuses to unload a model once is asked again.
+async fn unloads_again(answer: fn(&Shelf, &Asked) -> Response) {
+    let shelf = Shelf::default();
+    let (stub, refused) = (shelf.clone(), Mutex::new(false));
+    let server = ModelServer::start(move |asked| {
+        let unloads = asked.path.ends_with("/unload")
+            || &*asked.path == "/api/generate" && asked.json()["keep_alive"] == 0;
+        if unloads && !std::mem::replace(&mut *refused.lock().unwrap(), true) {
+            return reply(500, r#"{"error":{"message":"busy"}}"#);
+        }
+        answer(&stub, &asked)
+    })
+    .await;
+    let loader = OpenAiLoader::new(server.backend(), ModelFilter::new(["*"]));
+    let small = "small".parse().unwrap();
+    loader.load(&small).await.unwrap();
+    assert!(loader.unload(&small).await.is_err());
+    assert!(shelf.has("small"));
+    loader.unload(&small).await.unwrap();
+    assert!(!shelf.has("small"));
+}
+
+#[tokio::test]
+async fn lm_studio_is_asked_again_to_unload() {
+    unloads_again(Shelf::lm_studio).await;
+}
+
+#[tokio::test]
+async fn ollama_is_asked_again_to_unload() {
+    unloads_again(Shelf::ollama).await;
+}
+
+#[tokio::test]
+async fn a_model_that_ollama_could_not_tell_of_once_is_asked_for_again() {
+    let (shelf, failed) = (Shelf::default(), Mutex::new(false));
+    let server = ModelServer::start(move |asked| {
+        if &*asked.path == "/api/show" && !std::mem::replace(&mut *failed.lock().unwrap(), true) {
+            return reply(500, r#"{"error":"busy"}"#);
+        }
+        shelf.ollama(&asked)
+    })
+    .await;
+    let backend = on_demand(&server, &["small"], 2600 * MB);
+    assert_eq!(names(&backend).await, Vec::<String>::new());
+    assert_eq!(names(&backend).await, ["small"]);
 }

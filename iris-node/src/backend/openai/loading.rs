@@ -19,6 +19,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::OpenAiBackend;
+use super::http::Answer;
 use super::probe::native;
 use super::probe::read;
 use super::probe::replies::{LmStudio, OllamaModel, OllamaRunning, Stored};
@@ -26,8 +27,9 @@ use super::server::{Server, read_refusal};
 use crate::agent::ModelFilter;
 use crate::backend::on_demand::{Loadable, Loader};
 
-/// How long a model may take to load: a large one comes from a slow disk.
-const LOAD_TIME: Duration = Duration::from_mins(10);
+/// How long a load is waited for. It takes its memory for as long as the server is at it, whether or
+/// not somebody waits for it still.
+const LOAD_TIME: Duration = Duration::from_hours(1);
 /// How long the lists of a server may take, all together.
 const LIST_TIME: Duration = Duration::from_secs(10);
 /// How long Ollama keeps a model that nobody asks, before it unloads it by itself.
@@ -42,17 +44,20 @@ pub struct OpenAiLoader {
     models: ModelFilter,
     context: u32,
     slots: u32,
-    /// What was loaded here, by the names that are unloaded.
-    loaded: Arc<Mutex<BTreeMap<ModelName, String>>>,
+    own: Arc<Own>,
     /// What Ollama has told of its models, which costs a question each.
-    told: Mutex<BTreeMap<String, Option<OllamaModel>>>,
+    told: Mutex<BTreeMap<String, OllamaModel>>,
 }
+
+/// What was loaded here, by the names that are unloaded; without one, what was asked for and may be
+/// loaded by now.
+type Own = Mutex<BTreeMap<ModelName, Option<String>>>;
 
 impl OpenAiLoader {
     /// Loads those models of a server that `models` allows.
     pub fn new(backend: OpenAiBackend, models: ModelFilter) -> Self {
-        let (loaded, told) = (Arc::default(), Mutex::default());
-        Self { backend, models, context: 4096, slots: 1, loaded, told }
+        let (own, told) = Default::default();
+        Self { backend, models, context: 4096, slots: 1, own, told }
     }
 
     /// Sets the context that models are loaded with, in tokens, where the server lets that be chosen
@@ -74,10 +79,11 @@ impl OpenAiLoader {
             Some(list) => list.stored(self.context),
             None => self.ollama(server).await?,
         };
-        let loaded = locked(&self.loaded);
+        let own = locked(&self.own);
         let loadable = |stored: Stored| {
-            let own = loaded.get(&stored.offer.name);
-            let is_loaded = own.is_some_and(|own| stored.instances.contains(own));
+            let own = own.get(&stored.offer.name);
+            let is_loaded =
+                own.is_some_and(|own| instance(&stored.instances, own.as_deref()).is_some());
             // What somebody else has loaded is offered already.
             let is_free = is_loaded || stored.instances.is_empty();
             let claim = Claim {
@@ -104,11 +110,12 @@ impl OpenAiLoader {
             let known = locked(&self.told).contains_key(&name);
             if !known {
                 let asked = json!({ "model": name }).to_string();
-                let told = read(server.post_json("api/show", asked).await?).await?;
-                locked(&self.told).insert(name.clone(), told);
+                if let Some(told) = read(server.post_json("api/show", asked).await?).await? {
+                    locked(&self.told).insert(name.clone(), told);
+                }
             }
             let told = locked(&self.told);
-            let Some(Some(told)) = told.get(&name) else { continue };
+            let Some(told) = told.get(&name) else { continue };
             let instances = running.iter().filter(|running| **running == name).cloned().collect();
             let found = model.stored(told, self.context);
             stored.extend(found.map(|stored| Stored { instances, ..stored }));
@@ -131,29 +138,26 @@ impl Loader for OpenAiLoader {
         &self,
         model: &ModelName,
     ) -> BoxFuture<'static, Result<Arc<dyn Backend>, BackendError>> {
-        let (backend, loaded) = (self.backend.clone(), Arc::clone(&self.loaded));
+        let (backend, own) = (self.backend.clone(), Arc::clone(&self.own));
         let (model, context) = (model.clone(), self.context);
         Box::pin(async move {
-            let load = load(&backend.server, &model, context);
-            let instance = timeout(LOAD_TIME, load).await.unwrap_or(Err(BackendError::Timeout));
-            let instance = instance.map_err(|error| backend.server.redacted(error))?;
-            match instance {
-                Some(instance) => locked(&loaded).insert(model, instance),
-                // The owner was quicker.
-                None => locked(&loaded).remove(&model),
-            };
+            let load = load(&backend.server, &own, &model, context);
+            let loaded = timeout(LOAD_TIME, load).await.unwrap_or(Err(BackendError::Timeout));
+            loaded.map_err(|error| backend.server.redacted(error))?;
             Ok(Arc::new(backend) as Arc<dyn Backend>)
         })
     }
 
     fn unload(&self, model: &ModelName) -> BoxFuture<'static, Result<(), BackendError>> {
-        let backend = self.backend.clone();
-        let own = locked(&self.loaded).remove(model);
+        let (backend, own) = (self.backend.clone(), Arc::clone(&self.own));
+        let model = model.clone();
         Box::pin(async move {
-            let Some(own) = own else { return Ok(()) };
-            let unload = unload(&backend.server, &own);
+            let Some(known) = locked(&own).get(&model).cloned() else { return Ok(()) };
+            let unload = unload(&backend.server, &model, known.as_deref());
             let unloaded = timeout(LIST_TIME, unload).await.unwrap_or(Err(BackendError::Timeout));
-            unloaded.map_err(|error| backend.server.redacted(error))
+            unloaded.map_err(|error| backend.server.redacted(error))?;
+            locked(&own).remove(&model);
+            Ok(())
         })
     }
 }
@@ -172,55 +176,80 @@ struct Loaded {
     instance_id: String,
 }
 
-/// Loads a model; returns by what name it is unloaded, or `None` of one that was loaded already.
+/// Returns which of a model's instances was loaded here, if one of them was.
+fn instance<'a>(instances: &'a [String], own: Option<&str>) -> Option<&'a String> {
+    instances.iter().find(|instance| own.is_none_or(|own| own == **instance))
+}
+
+/// Loads a model that is not loaded already, and writes down what it is unloaded by.
 async fn load(
     server: &Server,
+    own: &Own,
     model: &ModelName,
     context: u32,
-) -> Result<Option<String>, BackendError> {
+) -> Result<(), BackendError> {
     if let Some(list) = native::<LmStudio>(server, LM_STUDIO).await? {
         let stored = list.stored(context).into_iter().find(|stored| stored.offer.name == *model);
         let stored = stored.ok_or(BackendError::ModelNotFound)?;
         if !stored.instances.is_empty() {
-            return Ok(None);
+            // The owner was quicker.
+            locked(own).remove(model);
+            return Ok(());
         }
         let context = stored.offer.context_length;
         let body = json!({ "model": model, "context_length": context });
-        let answer = post(server, "api/v1/models/load", &body).await?;
-        let loaded: Loaded = answer.ok_or(BackendError::Malformed)?;
-        return Ok(Some(loaded.instance_id));
+        let answer = post_load(server, own, model, "api/v1/models/load", &body).await?;
+        let loaded: Loaded = read(answer).await?.ok_or(BackendError::Malformed)?;
+        locked(own).insert(model.clone(), Some(loaded.instance_id));
+        return Ok(());
     }
     let running = native::<OllamaRunning>(server, "api/ps").await?;
     let running = running.ok_or(BackendError::Unavailable)?;
     if running.models.iter().any(|running| running.model == model.as_str()) {
-        return Ok(None);
+        locked(own).remove(model);
+        return Ok(());
     }
     let body = json!({ "model": model, "keep_alive": KEPT, "stream": false });
-    post::<serde_json::Value>(server, "api/generate", &body).await?;
-    Ok(Some(model.to_string()))
-}
-
-async fn unload(server: &Server, own: &str) -> Result<(), BackendError> {
-    if native::<LmStudio>(server, LM_STUDIO).await?.is_some() {
-        let body = json!({ "instance_id": own });
-        post::<serde_json::Value>(server, "api/v1/models/unload", &body).await?;
-    } else {
-        let body = json!({ "model": own, "keep_alive": 0, "stream": false });
-        post::<serde_json::Value>(server, "api/generate", &body).await?;
-    }
+    let answer = post_load(server, own, model, "api/generate", &body).await?;
+    read::<serde_json::Value>(answer).await?;
+    locked(own).insert(model.clone(), Some(model.to_string()));
     Ok(())
 }
 
-async fn post<T: serde::de::DeserializeOwned>(
+/// Asks for a model to be loaded. Without an answer nobody knows whether it is.
+async fn post_load(
     server: &Server,
+    own: &Own,
+    model: &ModelName,
     path: &str,
     body: &serde_json::Value,
-) -> Result<Option<T>, BackendError> {
+) -> Result<Answer, BackendError> {
+    locked(own).insert(model.clone(), None);
     let answer = server.post_json(path, body.to_string()).await?;
-    if answer.status().as_u16() != 200 {
-        return Err(read_refusal(answer).await);
+    if answer.status().as_u16() == 200 {
+        return Ok(answer);
     }
-    read(answer).await
+    locked(own).remove(model);
+    Err(read_refusal(answer).await)
+}
+
+/// Unloads what was loaded here, if the server has it.
+async fn unload(server: &Server, model: &ModelName, own: Option<&str>) -> Result<(), BackendError> {
+    let (path, body) = if let Some(list) = native::<LmStudio>(server, LM_STUDIO).await? {
+        let stored = list.stored(u32::MAX).into_iter().find(|stored| stored.offer.name == *model);
+        let instances = stored.map(|stored| stored.instances).unwrap_or_default();
+        let Some(instance) = instance(&instances, own) else { return Ok(()) };
+        ("api/v1/models/unload", json!({ "instance_id": instance }))
+    } else {
+        let running = native::<OllamaRunning>(server, "api/ps").await?;
+        let running = running.ok_or(BackendError::Unavailable)?;
+        if !running.models.iter().any(|running| running.model == model.as_str()) {
+            return Ok(());
+        }
+        ("api/generate", json!({ "model": model, "keep_alive": 0, "stream": false }))
+    };
+    let answer = server.post_json(path, body.to_string()).await?;
+    if answer.status().as_u16() == 200 { Ok(()) } else { Err(read_refusal(answer).await) }
 }
 
 fn locked<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
