@@ -226,7 +226,7 @@ async fn what_may_have_been_loaded_is_unloaded_before_another_is_loaded() {
 /// A server that refuses to unload a model once is asked again.
 async fn unloads_again(answer: fn(&Shelf, &Asked) -> Response) {
     let shelf = Shelf::default();
-    let (stub, refused) = (shelf.clone(), Mutex::new(false));
+    let (stub, refused) = (shelf.clone(), Arc::new(Mutex::new(false)));
     let server = ModelServer::start(move |asked| {
         let unloads = asked.path.ends_with("/unload")
             || &*asked.path == "/api/generate" && asked.json()["keep_alive"] == 0;
@@ -257,7 +257,7 @@ async fn ollama_is_asked_again_to_unload() {
 
 #[tokio::test]
 async fn a_model_that_ollama_could_not_tell_of_once_is_asked_for_again() {
-    let (shelf, failed) = (Shelf::default(), Mutex::new(false));
+    let (shelf, failed) = (Shelf::default(), Arc::new(Mutex::new(false)));
     let server = ModelServer::start(move |asked| {
         if &*asked.path == "/api/show" && !std::mem::replace(&mut *failed.lock().unwrap(), true) {
             return reply(500, r#"{"error":"busy"}"#);
