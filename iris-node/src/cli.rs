@@ -55,7 +55,7 @@ when it fails, and ends it with the node. A file of settings can say more:
   memory_gb = 16             what it may take beside the model's file (Linux)
   niceness = 10              how far it steps back behind other programs, 1 to 19
   image = 'name@sha256:...'  run it in a container of this image, by Docker or podman: no network, a
-                             read-only image, the model's folder read-only (feature `containers`)
+                             read-only image, the model alone, read-only (feature `containers`)
   cpus = 4                   how many processors' time it may take there
   gpus = 'all'               NVIDIA's cards there: all, or as CDI names them, nvidia.com/gpu=0
 

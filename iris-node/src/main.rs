@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use iris_core::NodeId;
@@ -66,11 +67,23 @@ mod status;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// How long what runs in threads of its own may take once the rest has ended.
+const END: Duration = Duration::from_secs(2);
+
 // One thread carries all bytes between a coordinator and a model server, and passing them from
 // thread to thread costs more than a second one brings. Engines compute in threads of their own.
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    match run(Cli::parse()).await {
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let ended = match runtime {
+        Ok(runtime) => {
+            let ended = runtime.block_on(run(Cli::parse()));
+            // A model that is still being loaded keeps no process alive.
+            runtime.shutdown_timeout(END);
+            ended
+        }
+        Err(error) => Err(Failure::new(Exit::Work, format!("there is no runtime: {error}"))),
+    };
+    match ended {
         Ok(code) => code,
         Err(failure) => {
             eprintln!("iris-node: {failure}");
@@ -165,7 +178,10 @@ async fn serve(cli: &Cli, settings: Settings, file: Option<PathBuf>) -> Result<(
     let stop = signals::stop(owner.drained(), end)
         .map_err(|error| Failure::new(Exit::Work, format!("signals cannot be heard: {error}")))?;
     let mut stop = std::pin::pin!(stop);
-    let mut models = Models::load(&settings).await?;
+    let mut models = tokio::select! {
+        models = Models::load(&settings) => models?,
+        () = &mut stop => return Ok(()),
+    };
     let _held = models.held.take();
     let on_demand = models.on_demand(&settings)?;
     #[cfg(unix)]

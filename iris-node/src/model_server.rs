@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use iris_node::cache::{CacheError, HeldModel, ModelCache};
-#[cfg(feature = "containers")]
+#[cfg(all(unix, feature = "containers"))]
 use iris_node::sandbox::Container;
 use iris_node::sandbox::{
     Limits, Preset, PresetError, Process, Sandbox, ServerSpec, Sizing, State, Supervisor,
@@ -21,7 +21,7 @@ use crate::failure::Failure;
 use crate::settings::{Settings, SettingsError};
 
 /// Options by which servers are told where to listen, which is the node's to say.
-const LISTENING: [&str; 3] = ["--host", "--port", "--addr"];
+const LISTENING: [&str; 4] = ["--host", "--port", "--addr", "--uds"];
 /// Lowest priority that a program can have on Unix.
 const NICEST: u8 = 19;
 const BYTES_PER_GB: u64 = 1 << 30;
@@ -258,7 +258,7 @@ impl ModelServer {
     /// Returns what `settings` name that is not there, in the cache neither.
     pub(crate) fn missing(setting: &ServerSetting, cache: &ModelCache) -> Result<(), Missing> {
         let Ok(spec) = setting.spec(1, None) else { return Ok(()) };
-        #[cfg(feature = "containers")]
+        #[cfg(all(unix, feature = "containers"))]
         if setting.image.is_some() && engine().is_none() {
             return Err(Missing {
                 what: NO_ENGINE.to_owned(),
@@ -375,38 +375,36 @@ fn process() -> Process {
 }
 
 /// Why a container cannot be started where there is neither.
-#[cfg(feature = "containers")]
+#[cfg(all(unix, feature = "containers"))]
 const NO_ENGINE: &str = "neither Docker nor podman has a socket here";
 
 /// Returns the socket of Docker or podman.
-#[cfg(feature = "containers")]
+#[cfg(all(unix, feature = "containers"))]
 fn engine() -> Option<std::path::PathBuf> {
     Container::find_engine(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
         .filter(|socket| socket.exists())
 }
 
 /// Sees that an image is named by its digest.
-#[cfg(feature = "containers")]
+#[cfg(all(unix, feature = "containers"))]
 fn pinned(image: &str) -> Result<(), SettingsError> {
     let parsed = image.parse::<iris_node::sandbox::PinnedImage>();
     parsed.map(drop).map_err(|error| SettingsError::new(format!("server.image: {error}")))
 }
 
-/// Returns how a server is called in a container that sees the folder of its model.
-#[cfg(feature = "containers")]
+/// Returns how a server is called in a container that sees its model.
+#[cfg(all(unix, feature = "containers"))]
 fn contained(
     preset: Preset,
     model: &str,
     port: u16,
     sizing: Sizing,
 ) -> Result<ServerSpec, PresetError> {
-    let name = Path::new(model).file_name().unwrap_or_default().to_string_lossy();
-    let model = format!("{}/{name}", Container::MODELS);
-    preset.contained(&model, port, Container::SOCKET, sizing)
+    preset.contained(&Container::seen(Path::new(model)), port, Container::SOCKET, sizing)
 }
 
 /// Prepares to run a server in a container of `image`; `key` is the node's identity.
-#[cfg(feature = "containers")]
+#[cfg(all(unix, feature = "containers"))]
 fn container(
     setting: &ServerSetting,
     image: &str,
@@ -416,10 +414,10 @@ fn container(
     let engine = engine().ok_or_else(|| Failure::files(NO_ENGINE))?;
     let key = std::path::absolute(key).map_err(Failure::files)?;
     let model = Path::new(setting.model.as_deref().unwrap_or_default());
-    let model = std::path::absolute(model).map_err(Failure::files)?;
     let owner = key.to_string_lossy().into_owned();
-    let container = Container::new(engine, image, owner, key.with_extension("run"))
-        .with_models(model.parent().unwrap_or(&model));
+    // It lies beside the key, which no server sees then.
+    let folder = key.with_extension("run");
+    let container = Container::new(engine, image, owner, folder).with_model(model);
     Ok(Arc::new(match &setting.gpus {
         Some(gpus) => container.with_gpus(gpus),
         None => container,
@@ -427,13 +425,13 @@ fn container(
 }
 
 /// Refuses every image: this program was built without what runs them.
-#[cfg(not(feature = "containers"))]
+#[cfg(not(all(unix, feature = "containers")))]
 fn pinned(image: &str) -> Result<(), SettingsError> {
     Err(SettingsError::new(format!("server.image: {}", without_containers(image))))
 }
 
 /// Stands for what no setting that was checked gets to.
-#[cfg(not(feature = "containers"))]
+#[cfg(not(all(unix, feature = "containers")))]
 fn contained(
     preset: Preset,
     model: &str,
@@ -444,12 +442,12 @@ fn contained(
 }
 
 /// The same.
-#[cfg(not(feature = "containers"))]
+#[cfg(not(all(unix, feature = "containers")))]
 fn container(_: &ServerSetting, image: &str, _: &Path) -> Result<Arc<dyn Sandbox>, Failure> {
     Err(Failure::settings(without_containers(image)))
 }
 
-#[cfg(not(feature = "containers"))]
+#[cfg(not(all(unix, feature = "containers")))]
 fn without_containers(image: &str) -> String {
     format!("this program cannot run {image}: it was built without the feature `containers`")
 }
@@ -490,6 +488,7 @@ mod tests {
             ("model = 'm'\nniceness = 20", "server.niceness"),
             ("model = 'm'\narguments = ['--host', '0.0.0.0']", "server.arguments"),
             ("model = 'm'\narguments = ['--port=80']", "server.arguments"),
+            ("model = 'm'\narguments = ['--uds=/s']", "server.arguments"),
             ("model = 'm'\ncpus = 2", "server.image"),
             ("model = 'm'\ngpus = 'all'", "server.image"),
             ("model = 'm'\nimage = 'llama.cpp:server'\nniceness = 5", "server.cpus"),

@@ -8,8 +8,10 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use iris_node::sandbox::{
-    Health, Limits, Process, Sandbox, SandboxError, ServerSpec, State, Supervisor, free_port,
+    Health, Limits, Process, Running, Sandbox, SandboxError, ServerSpec, State, Supervisor,
+    free_port,
 };
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -188,4 +190,25 @@ async fn what_a_server_started_ends_with_it() {
     stop.send(()).unwrap();
     timeout(SOON, run).await.unwrap().unwrap();
     is_gone(port).await;
+}
+
+/// Never has a server started.
+#[derive(Debug)]
+struct Slow;
+
+impl Sandbox for Slow {
+    fn start<'a>(
+        &'a self,
+        _: &'a ServerSpec,
+    ) -> BoxFuture<'a, Result<Box<dyn Running>, SandboxError>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_being_started_holds_no_node_up() {
+    let supervisor = Supervisor::new(Arc::new(Slow), spec("serves"));
+    let state = supervisor.state();
+    timeout(SOON, supervisor.run(std::future::ready(()))).await.expect("it stops in time");
+    assert_eq!(*state.borrow(), State::Stopped);
 }

@@ -48,7 +48,8 @@ pub use supervisor::{State, Supervisor};
 ///
 /// One sandbox may run several servers at once.
 pub trait Sandbox: fmt::Debug + Send + Sync + 'static {
-    /// Starts the server, and returns when it runs, which is before it answers.
+    /// Starts the server, and returns when it runs, which is before it answers. Dropping the future
+    /// ends what has been started.
     fn start<'a>(
         &'a self,
         spec: &'a ServerSpec,
@@ -67,7 +68,8 @@ pub trait Running: fmt::Debug + Send {
 /// How a server came to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// Its exit code; `None` when a signal ended it.
+    /// Its exit code; `None` when a signal ended a process, or nobody tells. Containers have 128 and
+    /// the signal's number then.
     pub code: Option<i32>,
     /// Whether the system ended it for taking more memory than it may, as far as that is told.
     pub out_of_memory: bool,
@@ -116,12 +118,26 @@ pub enum SandboxError {
         /// What the system says.
         error: std::io::Error,
     },
+    /// Another sandbox of the same owner has the folder, so that what it runs is not removed.
+    #[error("a node with this identity runs already, and has {}", .0.display())]
+    Taken(std::path::PathBuf),
+    /// The model is not there, or must not be shown to a container.
+    #[error("the model {} cannot be shown to a container: {error}", model.display())]
+    Model {
+        /// The model.
+        model: std::path::PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
     /// Docker or podman cannot be reached, or refuses.
     #[error("Docker or podman: {0}")]
     Engine(String),
     /// The image is not on this machine.
     #[error("the image {0} is not on this machine: run `docker pull {0}`, or podman's")]
     NoImage(String),
+    /// The system lets nobody limit this, so that the server would run without its limit.
+    #[error("Docker or podman cannot limit {0} on this machine: its cgroups lack that controller")]
+    NoLimit(&'static str),
     /// The server was to have a graphics card and has none.
     #[error(
         "the container has no graphics card (`nvidia-smi -L` in it: {0}); NVIDIA's container toolkit \

@@ -1,3 +1,4 @@
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,10 +92,14 @@ impl Supervisor {
     async fn run_once(
         &self,
         good_since: &mut Option<Instant>,
-        stop: impl Future<Output = ()>,
+        mut stop: Pin<&mut impl Future<Output = ()>>,
     ) -> Option<Failed> {
         self.state.send_replace(State::Starting);
-        let mut running = match self.sandbox.start(&self.spec).await {
+        let started = tokio::select! {
+            started = self.sandbox.start(&self.spec) => started,
+            () = stop.as_mut() => return None,
+        };
+        let mut running = match started {
             Ok(running) => running,
             Err(error) => return Some(Failed::because(error.to_string())),
         };

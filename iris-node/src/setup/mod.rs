@@ -77,10 +77,13 @@ impl<E: Fn(&str) -> Option<String>> Sources<'_, E> {
     /// Reads the settings that go into the file: the account's keys are kept elsewhere, and how
     /// much is logged in this terminal is no wish for later.
     fn load(&self, answers: Flags) -> Result<Settings, Failure> {
+        self.read(self.flags.iter().cloned().chain(answers).collect())
+    }
+
+    fn read(&self, flags: Flags) -> Result<Settings, Failure> {
         let passing = ["IRIS_ACCOUNT_KEY", "IRIS_NODE_KEY", "RUST_LOG", "IRIS_LOG_FORMAT"];
         let lasting = |name: &str| (self.environment)(name).filter(|_| !passing.contains(&name));
         let file = Some(self.file).filter(|file| file.exists());
-        let flags = self.flags.iter().cloned().chain(answers).collect();
         Settings::load(flags, lasting, file).map_err(Failure::settings)
     }
 
@@ -119,7 +122,7 @@ pub(crate) async fn run<E: Fn(&str) -> Option<String>>(
     for dropped in settings.offer_only(&kept) {
         println!("{dropped} is offered no more.");
     }
-    let rate = setup.trial(&before, &settings).await?;
+    let rate = setup.trial(&settings).await?;
     let key = setup.key(&settings, &coordinator).await?;
     let service = setup.service()?;
     setup.write(&settings, key, &coordinator, service).await?;
@@ -273,15 +276,17 @@ impl<E: Fn(&str) -> Option<String>> Setup<'_, E> {
     }
 
     /// Runs a model for a moment.
-    async fn trial(
-        &self,
-        before: &Settings,
-        settings: &Settings,
-    ) -> Result<Option<TokenRate>, Failure> {
+    async fn trial(&self, settings: &Settings) -> Result<Option<TokenRate>, Failure> {
         println!();
-        // A second copy of what the running node has started may not fit into the machine.
-        let is_the_same = settings.server.is_some() && settings.server == before.server;
-        let running = running(settings).await.filter(|_| is_the_same);
+        let running = running(settings).await.filter(|_| settings.server.is_some());
+        // Without flags: with what the node that runs was started, as far as anybody knows.
+        let is_the_same =
+            || self.sources.read(Flags::new()).is_ok_and(|before| before.server == settings.server);
+        // A second server beside the running node's may not fit into the machine.
+        if running.is_some() && !is_the_same() {
+            println!("The node runs with another model server; start it again to try this one.");
+            return Ok(None);
+        }
         let mut server = match &running {
             Some(url) => {
                 println!("The node runs; its model server at {url} is tried.");

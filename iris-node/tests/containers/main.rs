@@ -51,7 +51,8 @@ async fn answer(port: u16, path: &str) -> String {
     tokio::time::timeout(SOON, asked).await.expect("it answers in time")
 }
 
-/// Returns whether a folder is empty, or not there.
+/// Returns whether a folder of sockets has none, or is not there.
 fn is_empty(folder: &Path) -> bool {
-    std::fs::read_dir(folder).is_ok_and(|mut found| found.next().is_none()) || !folder.exists()
+    let found = std::fs::read_dir(folder).into_iter().flatten();
+    found.map(|found| found.unwrap().file_name()).all(|name| name == "lock")
 }

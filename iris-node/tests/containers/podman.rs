@@ -42,12 +42,17 @@ impl Engine {
             path("state").display()
         );
         std::fs::write(path("storage.conf"), storage).unwrap();
-        std::fs::create_dir(path("models")).unwrap();
-        std::fs::write(path("models/m.gguf"), "weights").unwrap();
+        for name in ["m.gguf", "card"] {
+            std::fs::write(path(name), "weights").unwrap();
+        }
         let image = "sha256:".to_owned() + &"0".repeat(64);
         let mut engine = Self { folder, service: None, image: image.parse().unwrap() };
+        engine.make_server();
         engine.make_image()?;
-        engine.run(&["run", "--rm", "--network", "none", "localhost/iris-test:1", "nothing"], 7)?;
+        // What a sandbox asks of the engine.
+        let asked = "run --rm --network none --memory 64m --memory-swap 64m --cpus 1 --pids-limit 4096 \
+            --read-only --cap-drop all localhost/iris-test:1 nothing";
+        engine.run(&asked.split(' ').collect::<Vec<_>>(), 7)?;
         let url = format!("unix://{}", engine.socket().display());
         let service = engine.podman(&["system", "service", "--time=0", &url]).spawn();
         engine.service = Some(service.map_err(|error| error.to_string())?);
@@ -61,16 +66,21 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Makes an image with the server alone.
-    fn make_image(&mut self) -> Result<(), String> {
+    /// Compiles the server of the image.
+    fn make_server(&self) {
         let root = self.path("root");
         std::fs::create_dir(&root).unwrap();
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/containers/server.rs");
         let mut rustc = Command::new(std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned()));
         rustc.args(["--edition", "2024", "-C", "target-feature=+crt-static", "-o"]);
         rustc.arg(root.join("server")).arg(source);
-        succeed(&mut rustc)?;
+        succeed(&mut rustc).expect("the server is compiled");
         std::fs::copy(root.join("server"), root.join("nvidia-smi")).unwrap();
+    }
+
+    /// Makes an image with the server alone.
+    fn make_image(&mut self) -> Result<(), String> {
+        let root = self.path("root");
         let tar = self.path("root.tar");
         succeed(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&tar).arg("."))?;
         let tar = tar.display().to_string();
@@ -93,7 +103,11 @@ impl Engine {
     }
 
     fn podman(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("podman");
+        self.command("podman", arguments)
+    }
+
+    fn command(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         command.env("CONTAINERS_CONF", self.path("containers.conf"));
         command.env("CONTAINERS_STORAGE_CONF", self.path("storage.conf"));
@@ -102,8 +116,13 @@ impl Engine {
 
     /// Runs podman's command to its end, which is to have this exit code.
     fn run(&self, arguments: &[&str], code: i32) -> Result<String, String> {
-        let ended = self.podman(arguments).stderr(Stdio::piped()).output();
+        // Where podman cannot work, it may hang instead of saying so.
+        let limited = [&["--kill-after=5", "60", "podman"], arguments].concat();
+        let ended = self.command("timeout", &limited).stderr(Stdio::piped()).output();
         let Output { status, stdout, stderr } = ended.map_err(|error| error.to_string())?;
+        if status.code() == Some(127) {
+            return Err("podman is not installed".to_owned());
+        }
         if status.code() == Some(code) {
             return Ok(String::from_utf8_lossy(&stdout).into_owned());
         }
@@ -118,9 +137,23 @@ impl Engine {
         all
     }
 
+    /// Waits until so many containers are left.
+    async fn left(&self, count: usize) {
+        let left = async {
+            while self.containers().len() != count {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(SOON, left).await.expect("the others are removed in time");
+    }
+
     fn sandbox(&self, owner: &str) -> Container {
-        Container::new(self.socket(), self.image.clone(), owner, self.path("run"))
-            .with_models(self.path("models"))
+        Container::new(self.socket(), self.image.clone(), owner, self.sockets(owner))
+            .with_model(self.path("m.gguf"))
+    }
+
+    fn sockets(&self, owner: &str) -> PathBuf {
+        self.path("run").join(owner)
     }
 
     async fn start(&self, sandbox: &Container, spec: &ServerSpec) -> Box<dyn Running> {
@@ -162,7 +195,9 @@ async fn servers_run_in_podmans_containers() {
     nothing_is_left(&engine).await;
     a_server_that_is_killed_is_started_again(&engine).await;
     cards_are_looked_for(&engine).await;
-    assert!(is_empty(&engine.path("run")), "no folder of a socket is left");
+    for owner in ["facts", "ends", "mine", "other", "watched", "cards"] {
+        assert!(is_empty(&engine.sockets(owner)), "no folder of a socket is left");
+    }
 }
 
 async fn a_server_can_do_what_it_must_and_no_more(engine: &Engine) {
@@ -190,7 +225,7 @@ async fn a_server_can_do_what_it_must_and_no_more(engine: &Engine) {
     assert_eq!(limits.trim(), "67108864 1000000000 4096");
     let ended = timeout(SOON, running.stop(Duration::from_millis(100))).await.unwrap();
     assert!(ended.last_lines[0].contains("called with --model /models/m.gguf"), "{ended:?}");
-    assert_eq!(engine.containers().len(), 0);
+    engine.left(0).await;
 }
 
 async fn ends_are_told(engine: &Engine) {
@@ -205,34 +240,38 @@ async fn ends_are_told(engine: &Engine) {
     let (ended, _) = tokio::join!(end(&mut running), crate::ask(spec.port, "/eat"));
     // Not every version of podman tells what it was killed for.
     assert_eq!(ended.code, Some(137), "{ended:?}");
-    assert_eq!(engine.containers().len(), 0, "they are removed");
+    engine.left(0).await;
     let image: PinnedImage = format!("sha256:{}", "1".repeat(64)).parse().unwrap();
-    let missing = Container::new(engine.socket(), image, "ends", engine.path("run"));
+    let missing = Container::new(engine.socket(), image, "else", engine.sockets("else"));
     let error = missing.start(&spec).await.unwrap_err();
     assert!(matches!(error, SandboxError::NoImage(_)), "{error:?}");
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let taken = ServerSpec { port: listener.local_addr().unwrap().port(), ..spec };
     let error = sandbox.start(&taken).await.unwrap_err();
     assert!(matches!(error, SandboxError::Port { .. }), "{error:?}");
-    assert_eq!(engine.containers().len(), 0);
+    engine.left(0).await;
 }
 
 async fn nothing_is_left(engine: &Engine) {
     let (sandbox, spec) = (engine.sandbox("mine"), spec());
     drop(engine.start(&sandbox, &spec).await);
-    assert_eq!(engine.containers().len(), 0, "it ends with what holds it");
+    engine.left(0).await;
     // What a process leaves that is killed.
-    std::mem::forget(engine.start(&sandbox, &crate::spec()).await);
-    let other = engine.start(&engine.sandbox("somebody else's"), &crate::spec()).await;
-    let before = engine.containers();
-    let again = engine.sandbox("mine");
-    let running = engine.start(&again, &spec).await;
+    let left = "run --detach --network none --label iris.owner=mine --label iris.sandbox=0 \
+        localhost/iris-test:1 --host /left.sock --model m";
+    let left = engine.run(&left.split(' ').collect::<Vec<_>>(), 0).unwrap();
+    let other = engine.start(&engine.sandbox("other"), &crate::spec()).await;
+    assert_eq!(engine.containers().len(), 2);
+    let running = engine.start(&sandbox, &spec).await;
     let after = engine.containers();
-    assert_eq!((before.len(), after.len()), (2, 2), "the one that was left has gone");
-    let second = engine.start(&again, &crate::spec()).await;
+    assert!(after.len() == 2 && !after.contains(&left.trim().to_owned()), "{left} in {after:?}");
+    let error = engine.sandbox("mine").start(&crate::spec()).await.unwrap_err();
+    assert!(matches!(error, SandboxError::Taken(_)), "{error:?}");
+    assert_eq!(engine.containers(), after, "what runs is left alone");
+    let second = engine.start(&sandbox, &crate::spec()).await;
     assert_eq!(engine.containers().len(), 3, "one sandbox may run several");
     drop((running, second, other));
-    assert_eq!(engine.containers().len(), 0);
+    engine.left(0).await;
 }
 
 async fn a_server_that_is_killed_is_started_again(engine: &Engine) {
@@ -241,14 +280,21 @@ async fn a_server_that_is_killed_is_started_again(engine: &Engine) {
     let run = tokio::spawn(supervisor.run(std::future::pending()));
     let is_ready = |state: &State| *state == State::Ready;
     let _ = timeout(SOON, state.wait_for(is_ready)).await.unwrap().unwrap();
-    engine.run(&["kill", &engine.containers()[0]], 0).unwrap();
-    let waits = |state: &State| matches!(state, State::Waiting { .. });
-    let _ = timeout(SOON, state.wait_for(waits)).await.unwrap().unwrap();
-    let _ = timeout(SOON, state.wait_for(is_ready)).await.unwrap().unwrap();
-    assert_eq!(engine.containers().len(), 1);
+    let first = engine.containers();
+    engine.run(&["kill", &first[0]], 0).unwrap();
+    let is_another = async {
+        loop {
+            let now = engine.containers();
+            if now.len() == 1 && now != first && is_ready(&state.borrow()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, is_another).await.expect("another one is started in time");
     run.abort();
     let _ = run.await;
-    assert_eq!(engine.containers().len(), 0);
+    engine.left(0).await;
 }
 
 async fn cards_are_looked_for(engine: &Engine) {
@@ -256,8 +302,8 @@ async fn cards_are_looked_for(engine: &Engine) {
     // It takes the wish without a word, and has no card to give.
     let error = sandbox().start(&spec()).await.unwrap_err();
     assert!(matches!(error, SandboxError::NoGpu(_)), "{error:?}");
-    assert_eq!(engine.containers().len(), 0);
-    std::fs::write(engine.path("models/card"), "").unwrap();
-    drop(sandbox().start(&spec()).await.unwrap());
-    assert_eq!(engine.containers().len(), 0);
+    engine.left(0).await;
+    let with_card = sandbox().with_model(engine.path("card"));
+    drop(with_card.start(&spec()).await.unwrap());
+    engine.left(0).await;
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use iris_node::sandbox::{Container, PinnedImage, Sandbox, SandboxError};
 use serde_json::{Value, json};
@@ -11,6 +12,9 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::{SOON, is_empty, spec};
+
+/// The status of an answer that is not given.
+const NEVER: u16 = 0;
 
 /// A request's line, and its body.
 type Asked = (String, Value);
@@ -88,6 +92,9 @@ async fn serve(
             return None;
         }
         let (status, body) = answer(&line).unwrap_or_else(|| usual(&line));
+        if status == NEVER {
+            return std::future::pending().await;
+        }
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let length = body.len();
         let reply = format!(
@@ -98,10 +105,19 @@ async fn serve(
     }
 }
 
+fn info(security: &str, limits: bool) -> Value {
+    json!({
+        "SecurityOptions": [security],
+        "MemoryLimit": limits,
+        "CpuCfsQuota": limits,
+        "PidsLimit": limits,
+    })
+}
+
 fn usual(line: &str) -> (u16, Value) {
     match line {
         "GET /containers/json" => (200, json!([])),
-        "GET /info" => (200, json!({"SecurityOptions": ["name=seccomp,profile=builtin"]})),
+        "GET /info" => (200, info("name=seccomp,profile=builtin", true)),
         "POST /containers/create" => (201, json!({"Id": "c1", "Warnings": []})),
         line if line.starts_with("GET /images/") => (200, json!({"Id": "sha256:1d"})),
         _ => (204, Value::Null),
@@ -111,7 +127,9 @@ fn usual(line: &str) -> (u16, Value) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn docker_is_asked_for_a_sandbox() {
     let stub = Stub::begin(|_| None);
-    let running = stub.sandbox().with_models("/srv/models").start(&spec()).await.unwrap();
+    let model = stub.folder.path().canonicalize().unwrap().join("m.gguf");
+    std::fs::write(&model, "weights").unwrap();
+    let running = stub.sandbox().with_model(&model).start(&spec()).await.unwrap();
     let [body] = &stub.asked("POST /containers/create")[..] else { panic!("one is made") };
     let host = &body["HostConfig"];
     assert_eq!(body["Image"], "sha256:1d", "what was looked at is what runs");
@@ -133,11 +151,11 @@ async fn docker_is_asked_for_a_sandbox() {
     for absent in ["Binds", "PortBindings", "Privileged", "CapAdd", "Devices", "DeviceRequests"] {
         assert!(host.get(absent).is_none_or(Value::is_null), "{absent} in {host:#}");
     }
-    let [shared, models] = &host["Mounts"].as_array().unwrap()[..] else { panic!("{host:#}") };
+    let [model_mount, shared] = &host["Mounts"].as_array().unwrap()[..] else { panic!("{host:#}") };
     assert_eq!((&shared["Target"], &shared["ReadOnly"]), (&json!("/run/iris"), &json!(false)));
     let expected =
-        json!({"Type": "bind", "Source": "/srv/models", "Target": "/models", "ReadOnly": true});
-    assert_eq!(*models, expected);
+        json!({"Type": "bind", "Source": model, "Target": "/models/m.gguf", "ReadOnly": true});
+    assert_eq!(*model_mount, expected, "and nothing beside it");
     drop(running);
     assert_eq!(stub.asked("DELETE /containers/c1").len(), 1, "it is removed when it is dropped");
     assert!(is_empty(&stub.sockets()));
@@ -145,9 +163,8 @@ async fn docker_is_asked_for_a_sandbox() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_engine_without_root_runs_servers_as_its_user() {
-    let stub = Stub::begin(|line| {
-        (line == "GET /info").then(|| (200, json!({"SecurityOptions": ["name=rootless"]})))
-    });
+    let stub =
+        Stub::begin(|line| (line == "GET /info").then(|| (200, info("name=rootless", true))));
     drop(stub.sandbox().start(&spec()).await.unwrap());
     assert_eq!(stub.asked("POST /containers/create")[0]["User"], "0:0");
 }
@@ -169,6 +186,7 @@ async fn what_an_engine_refuses_is_told_and_leaves_nothing() {
     assert_eq!(cards["Capabilities"], json!([["gpu"]]));
     assert_eq!(stub.asked("DELETE /containers/c1").len(), 1);
 
+    drop(sandbox);
     let named = stub.sandbox().with_gpus("nvidia.com/gpu=0");
     named.start(&spec()).await.unwrap_err();
     let cards = stub.asked("POST /containers/create")[1]["HostConfig"]["DeviceRequests"][0].clone();
@@ -177,9 +195,53 @@ async fn what_an_engine_refuses_is_told_and_leaves_nothing() {
         (&json!("cdi"), &json!(["nvidia.com/gpu=0"]))
     );
 
+    drop(named);
     let gone = Container::new("/no/such.sock", image(), "me", stub.sockets());
     assert!(matches!(gone.start(&spec()).await.unwrap_err(), SandboxError::Engine(_)));
     assert!(is_empty(&stub.sockets()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_cannot_limit_a_server_runs_none() {
+    let stub = Stub::begin(|line| (line == "GET /info").then(|| (200, info("", false))));
+    let error = stub.sandbox().start(&spec()).await.unwrap_err();
+    assert!(matches!(error, SandboxError::NoLimit("memory")), "{error:?}");
+    assert!(stub.asked("POST /containers/create").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_whose_making_is_cut_off_is_removed() {
+    let stub =
+        Stub::begin(|line| (line == "POST /containers/create").then_some((NEVER, Value::Null)));
+    let sandbox = stub.sandbox();
+    let spec = spec();
+    let mut start = sandbox.start(&spec);
+    while stub.asked("POST /containers/create").is_empty() {
+        let _ = tokio::time::timeout(Duration::from_millis(1), &mut start).await;
+    }
+    drop(start);
+    let asked = stub.asked.lock().unwrap();
+    let removed = asked.iter().filter(|(line, _)| line.starts_with("DELETE /containers/iris-"));
+    assert_eq!(removed.count(), 1, "by the name that it was to have");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_sandbox_of_an_owner_leaves_the_first_alone() {
+    let stub = Stub::begin(|line| {
+        let first = json!([{"Id": "c1", "Labels": {"iris.owner": "me", "iris.sandbox": "1"}}]);
+        (line == "GET /containers/json").then_some((200, first))
+    });
+    let first = stub.sandbox();
+    let running = first.start(&spec()).await.unwrap();
+    let removed = || stub.asked("DELETE /containers/c1").len();
+    let before = removed();
+    let error = stub.sandbox().start(&spec()).await.unwrap_err();
+    assert!(matches!(error, SandboxError::Taken(_)), "{error:?}");
+    drop(first);
+    stub.sandbox().start(&spec()).await.unwrap_err();
+    assert_eq!(removed(), before, "its server runs on");
+    drop(running);
+    drop(stub.sandbox().start(&spec()).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

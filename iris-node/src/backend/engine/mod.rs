@@ -237,13 +237,19 @@ impl Device {
         let found = |card: candle_core::Result<Card>| {
             card.map(Some).map_err(|error| EngineError::NoDevice(error.to_string()))
         };
+        let usable = |card: candle_core::Result<Card>| {
+            card.inspect_err(|error| {
+                tracing::warn!(%error, "the card cannot be used, and the processor is");
+            })
+            .ok()
+        };
         match self {
             Self::Cuda(_) if !cuda_is_available() => Err(EngineError::NotBuilt("cuda")),
             Self::Cuda(number) => found(Card::new_cuda(number)),
             Self::Metal if !metal_is_available() => Err(EngineError::NotBuilt("metal")),
             Self::Metal => found(Card::new_metal(0)),
-            Self::Auto if cuda_is_available() => Ok(Card::new_cuda(0).ok()),
-            Self::Auto if metal_is_available() => Ok(Card::new_metal(0).ok()),
+            Self::Auto if cuda_is_available() => Ok(usable(Card::new_cuda(0))),
+            Self::Auto if metal_is_available() => Ok(usable(Card::new_metal(0))),
             Self::Cpu | Self::Auto => Ok(None),
         }
     }

@@ -1,11 +1,13 @@
 //! Servers in containers of Docker or podman.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use bollard::models::{
     ContainerCreateBody, DeviceRequest, HostConfig, HostConfigLogConfig, ImageInspect, Mount,
-    MountType,
+    MountType, SystemInfo,
 };
 use bollard::query_parameters::ListContainersOptionsBuilder;
 use bollard::{ClientVersion, Docker};
@@ -13,12 +15,13 @@ use futures::future::{BoxFuture, FutureExt};
 
 mod folder;
 mod image;
+mod model;
 mod running;
 
 pub use image::{PinError, PinnedImage};
 
-use super::{Running, Sandbox, SandboxError, ServerSpec};
-use folder::Folder;
+use super::{Limits, Running, Sandbox, SandboxError, ServerSpec};
+use folder::{Folder, Parent};
 use running::RunningContainer;
 
 /// How long one question to the engine may take, in seconds.
@@ -39,24 +42,24 @@ const SANDBOX: &str = "iris.sandbox";
 
 /// Runs servers in containers, through the API of Docker or podman at a socket of this machine.
 ///
-/// A server sees its image, read-only, the folder of its models, read-only, and a `/tmp` of 1 GiB. It
-/// has no network at all, not even to this machine: it listens at [`Container::SOCKET`], a file in a
+/// A server sees its image and its model, read-only. It may write to a `/tmp` of 1 GiB, to `/dev/shm`
+/// of 1 GiB, and to `/run/iris`, a folder of this machine's disk whose size nothing limits. It has no network at all, not even to this machine: it listens at [`Container::SOCKET`], a file in a
 /// folder that it shares with this process, which forwards the port of its [`ServerSpec`] on
-/// loopback there. A port that an engine publishes would need a network, by which the server gets
+/// loopback there, and to nothing else that the server may put in its place. A port that an engine publishes would need a network, by which the server gets
 /// out as well. The server has no capabilities and gains none, and runs as the user of this process,
 /// or as 65534 where that is root; where the engine itself runs without root, as root of its own
-/// user namespace, which is that user outside. Whoever it is must be able to read the models.
+/// user namespace, which is that user outside. Whoever it is must be able to read the model.
 ///
 /// The image must be there already, and is named by its digest. What a server prints is kept by this
 /// process alone, as much as of a [`Process`](super::Process). A container outlives a process that
-/// is killed; whatever starts servers by the same name next removes it. What else is true:
+/// is killed; the next sandbox of the same owner removes it. What else is true:
 ///
-/// - [`Limits::memory`](super::Limits::memory) holds for all that a server takes, together with its
+/// - [`Limits::memory`] holds for all that a server takes, together with its
 ///   `/tmp` and the pages of its model in memory, which the system takes back where others need it.
 /// - The first process of a container ends by SIGTERM only where it heeds that; others take as long to
 ///   stop as they are given.
 /// - Where `SELinux` is in force, the container runs without its label, or it could neither read the
-///   models nor be reached.
+///   model nor be reached.
 #[derive(Debug)]
 pub struct Container {
     socket: PathBuf,
@@ -66,21 +69,23 @@ pub struct Container {
     /// Tells the containers of this sandbox from those that an earlier process has left.
     sandbox: String,
     folder: PathBuf,
-    models: Option<PathBuf>,
+    /// The same, once it is this sandbox's.
+    taken: Mutex<Option<Parent>>,
+    model: Option<PathBuf>,
     gpus: Option<String>,
 }
 
 impl Container {
     /// Where a server must listen.
     pub const SOCKET: &str = "/run/iris/server.sock";
-    /// Where the folder of models is.
-    pub const MODELS: &str = "/models";
 
     /// Prepares to run `image` through the engine at `socket`.
     ///
-    /// `owner` names whoever starts servers, one process at a time: what it has left behind is
-    /// removed. In `folder`, which may be made, lie the sockets of running servers; the engine must
-    /// see it by the same path, and a path of more than about 60 bytes is too long.
+    /// `owner` names whoever starts servers, and `folder`, which may be made, is its alone: there lie
+    /// the sockets of running servers, and a lock. One sandbox at a time has it, from its first start
+    /// until it and its servers are dropped; what earlier ones of the owner have left behind is then
+    /// removed. The engine must see the folder by the same path, which elsewhere than on Linux may
+    /// have about 60 bytes.
     pub fn new(
         socket: impl Into<PathBuf>,
         image: PinnedImage,
@@ -101,16 +106,26 @@ impl Container {
             owner: owner.into(),
             sandbox: random(),
             folder: folder.into(),
-            models: None,
+            taken: Mutex::default(),
+            model: None,
             gpus: None,
         }
     }
 
-    /// Lets servers read what is in `folder`, at [`Container::MODELS`].
+    /// Lets servers read `model`, where [`Container::seen`] says: a file, together with the others of
+    /// its kind where its name ends in `-00001-of-00005` or the like, or all that is in a folder.
+    ///
+    /// A file may be a link; those within a folder lead nowhere. A folder with that of the sockets in
+    /// it is refused: whose files lie beside that is no business of the server.
     #[must_use]
-    pub fn with_models(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.models = Some(folder.into());
+    pub fn with_model(mut self, model: impl Into<PathBuf>) -> Self {
+        self.model = Some(model.into());
         self
+    }
+
+    /// Returns where a server sees `model`.
+    pub fn seen(model: &Path) -> String {
+        model::seen(model)
     }
 
     /// Lets servers use NVIDIA's graphics cards: `all` by Docker's own way, or one that CDI names,
@@ -142,24 +157,65 @@ impl Container {
 
     async fn run(&self, spec: &ServerSpec) -> Result<RunningContainer, SandboxError> {
         let docker = self.docker.as_ref().map_err(|error| SandboxError::Engine(error.clone()))?;
-        self.remove_left_behind(docker).await?;
+        let parent = self.take()?;
+        self.remove_left_behind(docker, &parent).await?;
         let image = self.image(docker).await?;
-        let folder = Folder::make(&self.folder, &self.sandbox);
+        let mut mounts = self.model.as_deref().map_or(Ok(Vec::new()), |model| {
+            model::mounts(model, parent.path())
+                .map_err(|error| SandboxError::Model { model: model.to_owned(), error })
+        })?;
         let folder =
-            folder.map_err(|error| SandboxError::Folder { folder: self.folder.clone(), error })?;
-        let user = user(docker).await?;
-        let body = self.body(spec, &image, &folder, user);
+            Folder::make(&parent, &self.sandbox).map_err(|error| self.without_folder(error))?;
+        mounts.push(mount(&folder.shared(), SHARED_FOLDER, false));
+        let engine = docker.info().await.map_err(refused)?;
+        can_limit(&engine, &spec.limits)?;
+        let user = user(&engine);
+        let body = self.body(spec, &image, mounts, user);
         let mut running =
-            RunningContainer::create(docker, &self.socket, body, folder, spec.port).await?;
+            RunningContainer::prepare(docker, &self.socket, folder, spec.port).await?;
+        match self.begin(&mut running, body).await {
+            Ok(()) => Ok(running),
+            Err(error) => {
+                running.remove().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn begin(
+        &self,
+        running: &mut RunningContainer,
+        body: ContainerCreateBody,
+    ) -> Result<(), SandboxError> {
+        running.create(body).await?;
         running.start().await?;
         if self.gpus.is_some() {
             running.has_gpus().await?;
         }
-        Ok(running)
+        Ok(())
     }
 
-    /// Removes what an earlier process of this owner has left.
-    async fn remove_left_behind(&self, docker: &Docker) -> Result<(), SandboxError> {
+    /// Takes the folder of sockets, if this sandbox does not have it yet.
+    fn take(&self) -> Result<Parent, SandboxError> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(parent) = &*taken {
+            return Ok(parent.clone());
+        }
+        let parent = Parent::take(&self.folder).map_err(|error| self.without_folder(error))?;
+        let parent = parent.ok_or_else(|| SandboxError::Taken(self.folder.clone()))?;
+        Ok(taken.insert(parent).clone())
+    }
+
+    fn without_folder(&self, error: io::Error) -> SandboxError {
+        SandboxError::Folder { folder: self.folder.clone(), error }
+    }
+
+    /// Removes what earlier sandboxes of this owner have left, of which none runs: `parent` is taken.
+    async fn remove_left_behind(
+        &self,
+        docker: &Docker,
+        parent: &Parent,
+    ) -> Result<(), SandboxError> {
         let label = format!("{OWNER}={}", self.owner);
         let filters = HashMap::from([("label", vec![label.as_str()])]);
         let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
@@ -170,7 +226,7 @@ impl Container {
                 running::remove(docker, &id).await?;
             }
         }
-        Folder::remove_others(&self.folder, &self.sandbox);
+        parent.remove_others(&self.sandbox);
         Ok(())
     }
 
@@ -190,18 +246,16 @@ impl Container {
         &self,
         spec: &ServerSpec,
         image: &str,
-        folder: &Folder,
+        mounts: Vec<Mount>,
         user: String,
     ) -> ContainerCreateBody {
-        let shared = mount(&folder.shared(), SHARED_FOLDER, false);
-        let models = self.models.as_deref().map(|models| mount(models, Self::MODELS, true));
         let memory = spec.limits.memory.and_then(|bytes| i64::try_from(bytes).ok());
         let host = HostConfig {
             network_mode: Some("none".to_owned()),
             readonly_rootfs: Some(true),
             cap_drop: Some(vec!["ALL".to_owned()]),
             security_opt: Some(["no-new-privileges", "label=disable"].map(str::to_owned).to_vec()),
-            mounts: Some([Some(shared), models].into_iter().flatten().collect()),
+            mounts: Some(mounts),
             tmpfs: Some(HashMap::from([("/tmp".to_owned(), SCRATCH.to_owned())])),
             shm_size: Some(SHARED_MEMORY),
             memory,
@@ -251,22 +305,35 @@ fn random() -> String {
     format!("{:08x}", u32::from_be_bytes(iris_crypto::random_bytes()))
 }
 
+/// Sees that the engine does not drop a limit with a mere warning.
+fn can_limit(engine: &SystemInfo, limits: &Limits) -> Result<(), SandboxError> {
+    let wanted = [
+        ("memory", limits.memory.is_some(), engine.memory_limit),
+        ("processors", limits.cpus.is_some(), engine.cpu_cfs_quota),
+        ("processes", true, engine.pids_limit),
+    ];
+    match wanted.into_iter().find(|(_, is_wanted, can)| *is_wanted && *can != Some(true)) {
+        Some((what, ..)) => Err(SandboxError::NoLimit(what)),
+        None => Ok(()),
+    }
+}
+
 /// Returns as whom a server is to run, so that this process may open its socket.
-async fn user(docker: &Docker) -> Result<String, SandboxError> {
-    let options = docker.info().await.map_err(refused)?.security_options.unwrap_or_default();
+fn user(engine: &SystemInfo) -> String {
+    let mut options = engine.security_options.iter().flatten();
     // Its root is this user, and nobody else.
-    if options.iter().any(|option| option.contains("name=rootless")) {
-        return Ok("0:0".to_owned());
+    if options.any(|option| option.contains("name=rootless")) {
+        return "0:0".to_owned();
     }
     let user = rustix::process::geteuid();
-    Ok(if user.is_root() {
+    if user.is_root() {
         "65534:65534".to_owned()
     } else {
         format!("{}:{}", user.as_raw(), rustix::process::getegid().as_raw())
-    })
+    }
 }
 
-/// Shows a folder of this machine in a container. One that is not there is an error.
+/// Shows a file or folder of this machine in a container. One that is not there is an error.
 fn mount(source: &Path, target: &str, read_only: bool) -> Mount {
     Mount {
         typ: Some(MountType::BIND),

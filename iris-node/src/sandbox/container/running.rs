@@ -2,6 +2,7 @@ use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::Docker;
@@ -10,17 +11,18 @@ use bollard::errors::Error;
 use bollard::exec::{CreateExecOptions, StartExecResults};
 use bollard::models::{ContainerCreateBody, ContainerState};
 use bollard::query_parameters::{
-    AttachContainerOptionsBuilder, KillContainerOptionsBuilder, RemoveContainerOptionsBuilder,
+    AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, KillContainerOptionsBuilder,
+    RemoveContainerOptionsBuilder,
 };
 use futures::future::{BoxFuture, FutureExt};
 use futures::{StreamExt, TryStreamExt};
 use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::io::StreamReader;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::folder::Folder;
+use super::folder::{Folder, Socket};
 use super::{is_missing, refused};
 use crate::sandbox::output::Output;
 use crate::sandbox::{Ended, Running, SandboxError};
@@ -31,6 +33,12 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const ASKED_AGAIN: Duration = Duration::from_secs(1);
 /// How long the engine may take to remove a server that was dropped.
 const DROP_LIMIT: Duration = Duration::from_secs(5);
+/// How long the engine may take to tell of a server that was killed, and to remove it.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// How long no connection is taken after one could not be.
+const REST: Duration = Duration::from_millis(100);
+/// Most connections to a server at a time; more wait.
+const MAX_CONNECTIONS: usize = 1024;
 /// How long a look for graphics cards may take.
 const GPU_LIMIT: Duration = Duration::from_secs(30);
 /// What looks for them, and what its lines begin with.
@@ -51,31 +59,37 @@ pub(super) struct RunningContainer {
 }
 
 impl RunningContainer {
-    /// Makes the container, and forwards `port` into it.
-    pub(super) async fn create(
+    /// Forwards `port` to where the server will listen. Its container has a name from now on, so that
+    /// it is removed even where its making is cut off.
+    pub(super) async fn prepare(
         docker: &Docker,
         engine: &Path,
-        body: ContainerCreateBody,
         folder: Folder,
         port: u16,
     ) -> Result<Self, SandboxError> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
-        let listener = listener.map_err(|error| SandboxError::Port { port, error })?;
-        let forwarding = tokio::spawn(forward(listener, folder.socket()));
-        let created = docker.create_container(None, body).await.map_err(refused)?;
-        for warning in created.warnings {
-            tracing::warn!(warning, "the engine does not do all that a sandbox should");
-        }
+        let taken = |error| SandboxError::Port { port, error };
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(taken)?;
+        let forwarding = tokio::spawn(forward(listener, folder.socket().map_err(taken)?));
         Ok(Self {
             docker: docker.clone(),
             engine: engine.to_owned(),
-            id: created.id,
+            id: format!("iris-{}", folder.name()),
             output: Output::default(),
             readers: JoinSet::new(),
             is_removed: false,
             _forwarding: AbortOnDropHandle::new(forwarding),
             _folder: folder,
         })
+    }
+
+    pub(super) async fn create(&mut self, body: ContainerCreateBody) -> Result<(), SandboxError> {
+        let options = CreateContainerOptionsBuilder::new().name(&self.id).build();
+        let created = self.docker.create_container(Some(options), body).await.map_err(refused)?;
+        for warning in created.warnings {
+            tracing::warn!(warning, "the engine does not do all that a sandbox should");
+        }
+        self.id = created.id;
+        Ok(())
     }
 
     pub(super) async fn start(&mut self) -> Result<(), SandboxError> {
@@ -97,6 +111,8 @@ impl RunningContainer {
                 Ok(())
             }
             Ok(Ok(_)) => Err(SandboxError::NoGpu("it is not there, or finds none".to_owned())),
+            // A server that has ended is asked for its reason, which is of more use.
+            Ok(Err(_)) if !self.runs().await => Ok(()),
             Ok(Err(error)) => Err(SandboxError::NoGpu(error.to_string())),
             Err(_) => Err(SandboxError::NoGpu("it takes too long".to_owned())),
         }
@@ -119,6 +135,12 @@ impl RunningContainer {
         let pieces: Vec<_> = output.take(256).try_collect().await?;
         let printed: String = pieces.iter().map(ToString::to_string).collect();
         Ok(printed.lines().filter(|line| line.starts_with(GPU_LINE)).count())
+    }
+
+    /// Returns whether it runs, or the engine does not tell.
+    async fn runs(&self) -> bool {
+        let found = self.docker.inspect_container(&self.id, None).await;
+        found.map_or(true, |found| found.state.unwrap_or_default().running != Some(false))
     }
 
     async fn signal(&self, signal: &str) {
@@ -148,11 +170,16 @@ impl RunningContainer {
         }
     }
 
+    /// Removes it, whatever it does.
+    pub(super) async fn remove(&mut self) {
+        self.is_removed = remove(&self.docker, &self.id).await.is_ok();
+    }
+
     async fn reap(&mut self) -> Ended {
         let state = self.end().await;
         let read = async { while self.readers.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(LAST_WORDS, read).await;
-        self.is_removed = remove(&self.docker, &self.id).await.is_ok();
+        self.remove().await;
         Ended {
             code: state.exit_code.and_then(|code| i32::try_from(code).ok()),
             out_of_memory: state.oom_killed.unwrap_or_default(),
@@ -168,12 +195,18 @@ impl Running for RunningContainer {
 
     fn stop(mut self: Box<Self>, grace: Duration) -> BoxFuture<'static, Ended> {
         async move {
-            self.signal("TERM").await;
-            if let Ok(ended) = tokio::time::timeout(grace, self.reap()).await {
-                return ended;
+            for (signal, limit) in [("TERM", grace), ("KILL", KILL_LIMIT)] {
+                let end = async {
+                    self.signal(signal).await;
+                    self.reap().await
+                };
+                if let Ok(ended) = tokio::time::timeout(limit, end).await {
+                    return ended;
+                }
             }
-            self.signal("KILL").await;
-            self.reap().await
+            // The engine does not answer. It is asked once more as this is dropped.
+            let last_lines = self.output.last_lines();
+            Ended { code: None, out_of_memory: false, last_lines }
         }
         .boxed()
     }
@@ -217,21 +250,29 @@ fn remove_now(engine: &Path, id: &str) -> io::Result<()> {
 }
 
 /// Passes what comes at `listener` on to `socket` for as long as it is not dropped.
-async fn forward(listener: TcpListener, socket: PathBuf) {
+async fn forward(listener: TcpListener, socket: Socket) {
+    let socket = Arc::new(socket);
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            Ok((outside, _)) = listener.accept() => {
-                connections.spawn(pass_on(outside, socket.clone()));
-            }
-            Some(_) = connections.join_next() => {}
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+                Ok((outside, _)) => {
+                    connections.spawn(pass_on(outside, Arc::clone(&socket)));
+                }
+                // This process may have no file left for it, and has one when another has ended.
+                Err(error) => {
+                    tracing::debug!(%error, "a connection to a server cannot be taken");
+                    tokio::time::sleep(REST).await;
+                }
+            },
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
         }
     }
 }
 
-async fn pass_on(mut outside: TcpStream, socket: PathBuf) -> io::Result<()> {
+async fn pass_on(mut outside: TcpStream, socket: Arc<Socket>) -> io::Result<()> {
     outside.set_nodelay(true)?;
     // A server that is not there yet is one that hangs up.
-    let mut inside = UnixStream::connect(socket).await?;
+    let mut inside = socket.connect().await?;
     copy_bidirectional(&mut outside, &mut inside).await.map(drop)
 }

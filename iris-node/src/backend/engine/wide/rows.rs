@@ -14,6 +14,7 @@ const TOGETHER: usize = 4;
 
 /// Writes the sums of the products of `x` with rows that begin `stride` apart.
 pub(super) fn dots(simd: V3, x: &[f32], rows: &[f32], stride: usize, sums: &mut [f32]) {
+    debug_assert!(rows.len().div_ceil(stride) >= sums.len(), "a row is missing");
     simd.vectorize(
         #[inline(always)]
         move || {
