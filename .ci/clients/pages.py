@@ -24,7 +24,7 @@ TESTS = os.path.join(ROOT, "iris-coordinator", "pages", "test")
 ENGINE = "iris-tiny"
 SCRIPTED = "scripted"
 ATTACK = "<img src=x onerror=hacked()>"
-# Somebody who has a share of a month, and objects to a verdict.
+# Somebody who objects to a verdict.
 OWNER = "b" * 32
 VERDICT = "7" * 32
 
@@ -62,7 +62,7 @@ def main(binaries, cache):
                 "engine": ENGINE,
                 "scripted": SCRIPTED,
                 "attack": ATTACK,
-                "history": {"owner": OWNER, "verdict": VERDICT, "month": last_month()},
+                "verdict": VERDICT,
                 "visiting": visiting(network, scripted.url),
                 "browser": browser,
                 "playwright": os.path.join(modules, "playwright-core", "index.mjs"),
@@ -75,13 +75,8 @@ def main(binaries, cache):
     return 0
 
 
-def last_month():
-    year, month = time.gmtime()[:2]
-    return f"{year}-{month - 1:02}" if month > 1 else f"{year - 1}-12"
-
-
 def write_history(file):
-    """Gives a network that is new a past: a verdict that waits for a decision, and an unpaid share."""
+    """Gives a network that is new a past: a verdict that waits for a decision."""
     now = int(time.time() * 1000)
     trial = {"tokens": 90, "mismatches": 30, "likelihood": 13_000_000}
     evidence = {"suspicion": trial, "suspecting": "8" * 32, "confirmation": trial, "answers": 1,
@@ -91,15 +86,9 @@ def write_history(file):
     appeal = {"state": "open", "at": now}
     case = {"verdict": verdict, "appeal": appeal, "objection": "Another file was loaded.",
             "seeds": [], "prompts": ["What are the primary colours?"]}
-    amount, epoch = 7_500_000, last_month()
-    month = {"epoch": epoch, "policy": "evidence", "pool": amount, "carried": 0, "owners": 1,
-             "weight": 4, "closed": now - 2, "release": now - 1}
-    share = {"epoch": epoch, "owner": OWNER, "amount": amount, "weight": 4, "parts": {"work": 5},
-             "state": "owed", "at": now - 1}
-    records = {f"verdict/{VERDICT}": case, f"month/{epoch}": month, f"share/{epoch}-{OWNER}": share}
-    rows = [(key, json.dumps(value)) for key, value in records.items()]
+    row = (f"verdict/{VERDICT}", json.dumps(case))
     with contextlib.closing(sqlite3.connect(file)) as books, books:
-        books.executemany("INSERT INTO records (key, version, value) VALUES (?, 1, ?)", rows)
+        books.execute("INSERT INTO records (key, version, value) VALUES (?, 1, ?)", row)
 
 
 def visiting(network, model_server):
