@@ -216,7 +216,7 @@ async fn what_may_have_been_loaded_is_unloaded_before_another_is_loaded() {
     .await;
     let backend = on_demand(&server, &["*"], 2600 * MB);
     names(&backend).await;
-    assert_eq!(ask(&backend, "small").await, [Err(BackendError::Malformed)]);
+    assert_eq!(ask(&backend, "small").await, [Err(BackendError::Failed)]);
     assert!(matches!(ask(&backend, "other").await.last(), Some(Ok(Chunk::Finished(_)))));
     assert_eq!(shelf.loaded(), ["other"]);
     backend.close().await;
