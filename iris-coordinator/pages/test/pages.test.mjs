@@ -250,6 +250,8 @@ test("a task that is not divided is one box, and is cancelled by whoever says so
   await page.click("[data-t='jobs.cancel']");
   await page.click("dialog[open] [type=submit]");
   await page.waitForSelector(".job-head [data-t='task.cancelled']");
+  // The task's events may tell before the dialog, which has such a button, has its own answer.
+  await page.waitForFunction(() => !document.querySelector("dialog"));
   assert.equal(await page.locator("[data-t='jobs.cancel']").isVisible(), false);
   await page.goto(`${facts.url}/jobs/${"0".repeat(32)}`);
   await page.waitForSelector("[data-t='jobs.gone']");
