@@ -1,7 +1,8 @@
 """Puts nodes before llama.cpp's own server, and hurts it: `llama.py BINARIES CACHE`.
 
 The server is built from the sources that PyPI's llama-cpp-python brings, once for a cache. It
-serves the model that Iris ships, and one of random weights that talks until it is told to stop. The
+serves the model that Iris ships, and one of random weights that talks until it is told to stop, and
+makes vectors beside the built-in engine. The
 official client asks; in the middle of answers the server is killed, stopped and garbled. Whatever
 happens, a caller hears no word that the model did not say, no answer that was cut passes for whole,
 and the network answers again as soon as the server does.
@@ -9,7 +10,9 @@ and the network answers again as soon as the server does.
 
 import concurrent.futures
 import json
+import operator
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +30,11 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 SHIPPED = os.path.join(ROOT, "iris-node", "model", "iris-tiny-f16.gguf")
 RANDOM = os.path.join(ROOT, "iris-node", "tests", "families", "qwen2.gguf")
 QUESTION, ANSWER = "What is the capital of France?", "The capital of France is Paris."
+# llama.cpp's server does not tell whether it makes vectors: a model's name does.
+VECTORS = "iris-tiny-embedding"
+# What is turned into vectors, and how near two vectors of one text are at least.
+TEXTS = [QUESTION, "A gardener crossed the yard and said nothing at all.", "one", "¿Dónde está el río? 12 × 3 = 36"]
+ALIKE = 0.999
 SLOTS = 4
 # How long a caller hears nothing before it leaves, in seconds.
 PATIENCE = 10
@@ -58,18 +66,25 @@ def check(network, program):
     key = network.new_key("inference")
     shipped = Server(network, program, "iris-tiny", SHIPPED)
     random = Server(network, program, "random", RANDOM)
+    # With a cache for each slot, this version makes other vectors of texts that come together.
+    unified = ("--embeddings", "--pooling", "mean", "--kv-unified")
+    vectors = Server(network, program, VECTORS, SHIPPED, *unified)
     passage = Passage(random.port)
     network.start_node("shipped", {"LMSTUDIO_URL": shipped.url, "IRIS_SLOTS": str(SLOTS)})
     network.start_node("random", {"LMSTUDIO_URL": f"http://127.0.0.1:{passage.port}"})
+    network.start_node("vectors", {"LMSTUDIO_URL": vectors.url})
+    network.start_node("engine", {"IRIS_ENGINE": shutil.copy(SHIPPED, os.path.join(network.folder, "engine.gguf"))})
     asker = Asker(network, key)
-    network.wait_until("both are offered", lambda: network.models(key) >= {"iris-tiny", "random"})
+    offered = {"iris-tiny", "random", VECTORS, "engine"}
+    network.wait_until("all are offered", lambda: network.models(key) >= offered)
 
     answers(network, asker, key)
+    embeddings(asker)
     many(asker)
     prompt = long_prompt(asker)
     for what in (random.kill, random.pause, passage.garble, passage.cut):
         hurt(asker, random, prompt, what)
-    network.wait_until("all is at rest", lambda: is_at_rest(network, (shipped, random), key))
+    network.wait_until("all is at rest", lambda: is_at_rest(network, (shipped, random, vectors), key))
     print("no slot is taken, neither in Iris nor in llama.cpp")
 
 
@@ -89,6 +104,16 @@ def answers(network, asker, key):
     if sealed.stdout.strip() != ANSWER:
         raise Failed(f"sealed: {sealed.stdout}{sealed.stderr}")
     print(f"whole, streamed and sealed: {ANSWER}", flush=True)
+
+
+def embeddings(asker):
+    """The built-in engine makes the vectors that llama.cpp makes of the same file."""
+    vectors = [asker.client.embeddings.create(model=model, input=TEXTS).data for model in ("engine", VECTORS)]
+    near = [sum(map(operator.mul, *pair)) for pair in zip(*([each.embedding for each in data] for data in vectors))]
+    apart = sum(map(operator.mul, vectors[0][0].embedding, vectors[0][1].embedding))
+    if len(near) != len(TEXTS) or min(near) < ALIKE or apart >= ALIKE:
+        raise Failed(f"cosine of the engine's vectors and llama.cpp's: {near}; of two texts: {apart}")
+    print(f"vectors of {len(TEXTS)} texts: cosine at least {min(near):.6f}; of two of them {apart:.3f}", flush=True)
 
 
 def many(asker):
@@ -174,7 +199,7 @@ class Asker:
 class Server:
     """llama.cpp's server with one model, always at the same port."""
 
-    def __init__(self, network, program, name, model):
+    def __init__(self, network, program, name, model, *more):
         self.network, self.name = network, name
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port = listener.getsockname()[1]
@@ -182,6 +207,7 @@ class Server:
         self.line = [
             program, "--model", model, "--alias", name, "--host", "127.0.0.1", "--port", str(self.port),
             "--parallel", str(SLOTS), "--ctx-size", str(512 * SLOTS), "--threads", "1", "--no-warmup",
+            *more,
         ]
         self.start()
 

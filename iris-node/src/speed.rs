@@ -15,6 +15,8 @@ use tokio::time::{Instant, timeout};
 
 /// Fewer tokens than this say nothing about a speed.
 const FEWEST_TOKENS: u32 = 8;
+/// Nor do fewer chunks: what was held back comes at once.
+const FEWEST_CHUNKS: u32 = 4;
 /// How long a trial generation is, in tokens.
 const TRIAL_TOKENS: u32 = 32;
 /// How much a new measurement moves the known speed: one part in this many.
@@ -71,12 +73,16 @@ impl Stopwatch {
 
     /// Returns the pace from the first chunk until now; `None` when too little came to tell.
     ///
-    /// `tokens` is how many the server counted; when that is zero, each chunk counts as one.
+    /// `tokens` is how many the server counted; when that is zero, each chunk counts as one. The
+    /// first chunk counts for its share of them, which came before the clock ran.
     pub fn rate(&self, tokens: u32) -> Option<TokenRate> {
         let tokens = if tokens == 0 { self.chunks } else { tokens };
         let elapsed = self.first?.elapsed();
-        let enough = tokens >= FEWEST_TOKENS && self.chunks > 1 && !elapsed.is_zero();
-        enough.then(|| TokenRate::measured(u64::from(tokens - 1), elapsed))
+        if tokens < FEWEST_TOKENS || self.chunks < FEWEST_CHUNKS || elapsed.is_zero() {
+            return None;
+        }
+        let first = u64::from(tokens.div_ceil(self.chunks));
+        Some(TokenRate::measured(u64::from(tokens).saturating_sub(first), elapsed))
     }
 }
 
@@ -148,8 +154,11 @@ mod tests {
         watch.chunk();
         tokio::time::advance(Duration::from_secs(2)).await;
         watch.chunk();
-        assert_eq!(watch.rate(21), Some(TokenRate::per_second(10)));
-        assert_eq!(watch.rate(0), None, "two chunks are too few");
+        watch.chunk();
+        assert_eq!(watch.rate(21), None, "three chunks are too few");
+        watch.chunk();
+        assert_eq!(watch.rate(20), Some(TokenRate::measured(15, Duration::from_secs(2))));
+        assert_eq!(watch.rate(0), None, "so are four tokens");
     }
 
     #[tokio::test(start_paused = true)]
