@@ -111,6 +111,8 @@ impl Engine {
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         command.env("CONTAINERS_CONF", self.path("containers.conf"));
         command.env("CONTAINERS_STORAGE_CONF", self.path("storage.conf"));
+        // Where memory ran out, what watches a container leaves a file in the folder that it was begun in.
+        command.current_dir(self.folder.path());
         command
     }
 
