@@ -119,6 +119,8 @@ macro_rules! family {
             let file = include_bytes!(concat!("../../../tests/families/", $name, ".gguf"));
             check(&Model::from_bytes(file).unwrap(), answers!($name));
             check_tensors(file, answers!($name));
+            #[cfg(feature = "llama-cpp")]
+            check_llama(concat!($name, ".gguf"), answers!($name));
         }
     };
 }
@@ -126,6 +128,15 @@ macro_rules! family {
 /// The layers for graphics cards, on the processor.
 fn check_tensors(file: &[u8], answers: &str) {
     check(&Model::<Tensors>::from_bytes_to(file, &Device::Cpu).unwrap(), answers);
+}
+
+/// llama.cpp inside this process, which is not the build that was asked.
+#[cfg(feature = "llama-cpp")]
+fn check_llama(file: &str, answers: &str) {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/families");
+    let settings = super::EngineSettings::file(format!("{folder}/{file}"));
+    let super::Source::File(path) = &settings.source else { panic!("a file") };
+    check(&*super::llama::open(path, &settings).unwrap(), answers);
 }
 
 family!(llama_3_is_read_as_llama_cpp_reads_it, "llama3");
