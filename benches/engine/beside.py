@@ -3,7 +3,8 @@
 
     python benches/engine/beside.py PROGRAM LLAMA_SERVER MODEL.gguf [MODEL.gguf ...]
 
-PROGRAM is what `cargo build --release -p iris-benches --features engine --bin engine` makes, and
+PROGRAM is what `cargo build --release -p iris-benches --features engine --bin engine` makes (with
+`--features llama-cpp` it measures llama.cpp in its own process, too), and
 LLAMA_SERVER is best built for this machine (-O3, GGML_NATIVE=ON, as without more flags). Both get
 the same number of threads: THREADS in the environment, or 1. The server keeps no prompts, so that
 both read each.

@@ -1,10 +1,12 @@
-//! How fast a model file is read and written: by the built-in engine, and by any server beside it.
+//! How fast a model file is read and written: by the built-in engine, by llama.cpp in this process
+//! (feature `llama-cpp`), and by any server beside it.
 //!
-//! Both are asked through the same trait for the same tokens, in turns, and timed from outside. A
+//! All are asked through the same trait for the same tokens, in turns, and timed from outside. A
 //! prompt's rate is that of one answer of one token; an answer's, that of what a longer answer takes
 //! more. Beside the clock's time stands that of the processor, which is what carries over to a quiet
 //! machine where this one is busy.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use futures::StreamExt;
 use futures::future::join_all;
 use iris_core::backend::{Backend, BackendError, Chunk, GenerateRequest, Operation};
 use iris_core::model::ModelName;
-use iris_node::backend::engine::{Device, Engine, EngineSettings};
+use iris_node::backend::engine::{Device, Engine, EngineSettings, Runner};
 use iris_node::backend::openai::OpenAiBackend;
 use serde_json::{Value, json};
 
@@ -95,7 +97,14 @@ async fn measure(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let settings = settings.with_slots(slots).with_device(Device::Cpu);
     let own = Some(std::process::id());
     let new = |name, backend, process| Measured { name, backend, process, best: Rates::default() };
-    let mut all = vec![new("engine", Arc::new(Engine::load(settings)?), own)];
+    let engine = Engine::load(settings.clone().with_runner(Runner::BuiltIn))?;
+    let mut all = vec![new("engine", Arc::new(engine), own)];
+    if cfg!(feature = "llama-cpp") && options.model.is_some() {
+        // As much room for each answer as `beside.py` gives the server.
+        let context = NonZeroUsize::new(512).ok_or("512 is not zero")?;
+        let settings = settings.with_runner(Runner::LlamaCpp).with_context_limit(context);
+        all.push(new("llama.cpp in this process", Arc::new(Engine::load(settings)?), own));
+    }
     if let Some(url) = &options.server {
         let server = OpenAiBackend::builder(url).build()?;
         all.push(new("server", Arc::new(server), options.server_process));

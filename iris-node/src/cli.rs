@@ -36,8 +36,8 @@ In a file (TOML, YAML or JSON) settings have the names that --print-config shows
   IRIS_MODEL_SERVER_KEY  the key of the model server, if it wants one
   COORDINATOR_URL, IRIS_COORDINATOR_IDENTITY, IRIS_CA_FILE, NODE_ID (a display name),
   NODE_KEY_PATH, LMSTUDIO_URL, IRIS_ALLOW_REMOTE_BACKEND, IRIS_ENGINE, IRIS_ENGINE_DEVICE,
-  IRIS_SERVER, IRIS_SERVER_PRESET, IRIS_SERVER_PROGRAM, IRIS_SERVER_IMAGE, IRIS_LOAD, IRIS_LOAD_GB,
-  IRIS_CACHE_PATH, IRIS_CACHE_GB, IRIS_SLOTS, NODE_VRAM_GB,
+  IRIS_ENGINE_RUNNER, IRIS_SERVER, IRIS_SERVER_PRESET, IRIS_SERVER_PROGRAM, IRIS_SERVER_IMAGE,
+  IRIS_LOAD, IRIS_LOAD_GB, IRIS_CACHE_PATH, IRIS_CACHE_GB, IRIS_SLOTS, NODE_VRAM_GB,
   IRIS_HOURS, IRIS_WORK_HOURS, IRIS_MODELS, IRIS_CALLERS, IRIS_BUSY_PERCENT, IRIS_MAX_CELSIUS,
   IRIS_MAX_WATTS, IRIS_FREE_MEMORY_GB, IRIS_GB_PER_DAY, IRIS_GB_PER_MONTH, IRIS_MEASURE,
   IRIS_HISTORY_DAYS, IRIS_HISTORY_MB, IRIS_DRAIN_SECS, IRIS_LOG_FORMAT, RUST_LOG
@@ -201,6 +201,10 @@ struct SettingFlags {
     /// feature [default: auto]
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "NAME")]
     engine_device: Option<String>,
+    /// What runs the engine's model: built-in, or llama-cpp where this program was built with that
+    /// feature [default: built-in, and llama-cpp for models that it does not know]
+    #[arg(long, global = true, help_heading = SETTINGS, value_name = "NAME")]
+    engine_runner: Option<String>,
     /// Start llama-server, or what --server-preset says, with this model and look after it: a GGUF
     /// file, a model that was downloaded (`iris-node models`), or what the server knows the model by
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "MODEL")]
@@ -307,6 +311,7 @@ impl SettingFlags {
             ("allow_remote_backend", self.allow_remote_backend.then(|| true.into())),
             ("engine", text(&self.engine)),
             ("engine_device", text(&self.engine_device)),
+            ("engine_runner", text(&self.engine_runner)),
             ("server.model", text(&self.server)),
             ("server.preset", text(&self.server_preset)),
             ("server.program", text(&self.server_program)),
@@ -353,8 +358,8 @@ mod tests {
     fn every_flag_reaches_its_setting() {
         let line = "iris-node --coordinator http://localhost:1,http://localhost:2 \
                     --coordinator-identity x --ca-file x --key x --name x --model-server x \
-                    --allow-remote-backend --engine x --engine-device cpu --server x \
-                    --server-preset vllm --server-image x --server-program x \
+                    --allow-remote-backend --engine x --engine-device cpu --engine-runner built-in \
+                    --server x --server-preset vllm --server-image x --server-program x \
                     --load x --load-gb 1 --cache-path x --cache-gb 1 \
                     --slots 1 --vram-gb 1 --hours sat --work-hours sat-sun --models x --callers members --busy-percent 50 \
                     --max-celsius 80 --max-watts 200 --free-memory-gb 4 --gb-per-day 1 \

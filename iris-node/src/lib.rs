@@ -2,7 +2,8 @@
 //!
 //! An [`Agent`](agent::Agent) connects [backends](backend) to a coordinator. Features bring the
 //! backends in: `openai` forwards to a model server, `engine` runs models in this process, and any
-//! other implementation of [`Backend`](iris_core::backend::Backend) serves as well. `sandbox` starts
+//! other implementation of [`Backend`](iris_core::backend::Backend) serves as well. `llama-cpp` lets
+//! llama.cpp run what the engine's own layers do not know; it needs cmake and clang. `sandbox` starts
 //! model servers and looks after them, `cache` downloads model files, `history` keeps what the node has
 //! done, `cli` is what the `iris-node` command needs, and `status` what its view in a terminal does.
 

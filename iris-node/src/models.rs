@@ -112,6 +112,7 @@ fn load(settings: &Settings, model: &str) -> Result<((Engine, u32), Option<HeldM
         (EngineSettings::file(path), held)
     };
     engine = engine.with_device(settings.engine_device().map_err(Failure::settings)?);
+    engine = engine.with_runner(settings.engine_runner().map_err(Failure::settings)?);
     if let Some(slots) = settings.slots.and_then(|slots| NonZeroUsize::new(slots as usize)) {
         engine = engine.with_slots(slots);
     }

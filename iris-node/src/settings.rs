@@ -11,7 +11,7 @@ use iris_core::Hours;
 use iris_core::terms::Callers;
 use iris_crypto::PublicIdentity;
 use iris_node::agent::{CoordinatorUrl, ModelFilter};
-use iris_node::backend::engine::Device;
+use iris_node::backend::engine::{Device, Runner};
 use iris_node::cache::ModelCache;
 use iris_node::datasets::{Access, DatasetError, Datasets};
 use iris_node::limits::{Allowance, Borders, Limits};
@@ -24,7 +24,7 @@ use crate::cached::CacheSetting;
 use crate::model_server::ServerSetting;
 
 /// Environment variables, and whether their values are lists with commas.
-const ENVIRONMENT: [(&str, &str, bool); 38] = [
+const ENVIRONMENT: [(&str, &str, bool); 39] = [
     ("coordinator_url", "COORDINATOR_URL", true),
     ("coordinator_identity", "IRIS_COORDINATOR_IDENTITY", false),
     ("ca_file", "IRIS_CA_FILE", false),
@@ -37,6 +37,7 @@ const ENVIRONMENT: [(&str, &str, bool); 38] = [
     ("allow_remote_backend", "IRIS_ALLOW_REMOTE_BACKEND", false),
     ("engine", "IRIS_ENGINE", false),
     ("engine_device", "IRIS_ENGINE_DEVICE", false),
+    ("engine_runner", "IRIS_ENGINE_RUNNER", false),
     ("server.model", "IRIS_SERVER", false),
     ("server.preset", "IRIS_SERVER_PRESET", false),
     ("server.program", "IRIS_SERVER_PROGRAM", false),
@@ -84,6 +85,7 @@ pub(crate) struct Settings {
     pub(crate) allow_remote_backend: bool,
     pub(crate) engine: Option<String>,
     engine_device: Option<String>,
+    engine_runner: Option<String>,
     pub(crate) load: Vec<String>,
     pub(crate) load_gb: Option<u32>,
     pub(crate) slots: Option<u32>,
@@ -340,6 +342,14 @@ impl Settings {
         })
     }
 
+    /// Returns what runs the engine's model.
+    pub(crate) fn engine_runner(&self) -> Result<Runner, SettingsError> {
+        let runner = self.engine_runner.as_deref().map_or(Ok(Runner::default()), str::parse);
+        runner.map_err(|what| {
+            SettingsError(format!("engine_runner (IRIS_ENGINE_RUNNER) must be {what}"))
+        })
+    }
+
     /// Returns the model server of the owner to ask; `None` when only the engine, or a server that
     /// the node starts, is to run.
     pub(crate) fn model_server(&self) -> Option<&str> {
@@ -422,7 +432,8 @@ impl Settings {
 
     pub(crate) fn log_filter(&self) -> Result<EnvFilter, SettingsError> {
         EnvFilter::builder()
-            .parse(&self.log_level)
+            // llama.cpp tells much at its level of information.
+            .parse(format!("llama-cpp-2=warn,{}", self.log_level))
             .map_err(|error| SettingsError(format!("log_level (RUST_LOG): {error}")))
     }
 }
@@ -470,6 +481,7 @@ impl Settings {
         writeln!(f, "allow_remote_backend = {}", self.allow_remote_backend)?;
         writeln!(f, "{}", text("engine", self.engine.clone()))?;
         writeln!(f, "{}", text("engine_device", self.engine_device.clone()))?;
+        writeln!(f, "{}", text("engine_runner", self.engine_runner.clone()))?;
         writeln!(f, "load = {}", serde_json::Value::from(self.load.clone()))?;
         writeln!(f, "{}", number("load_gb", self.load_gb.map(i64::from)))?;
         writeln!(f, "{}", number("slots", self.slots.map(i64::from)))?;
@@ -634,6 +646,11 @@ mod tests {
             assert_eq!(told(name).unwrap(), device);
         }
         assert!(told("cuda:").unwrap_err().to_string().contains("cuda:0"));
+        let told = |name| load(&[("engine_runner", name)], &[], None).engine_runner();
+        assert_eq!(load(&[], &[], None).engine_runner().unwrap(), Runner::Auto);
+        assert_eq!(told("built-in").unwrap(), Runner::BuiltIn);
+        assert_eq!(told("llama-cpp").unwrap(), Runner::LlamaCpp);
+        assert!(told("llama.cpp").unwrap_err().to_string().contains("\"llama-cpp\""));
     }
 
     #[test]

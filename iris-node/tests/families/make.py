@@ -5,6 +5,7 @@
     python make.py models                       # FAMILY.gguf beside this file
     python make.py answers path/to/llama-server # FAMILY.json: what llama.cpp makes of each
     python make.py large model.gguf             # a model of half a billion weights, for benches
+    python make.py large-k model.gguf           # the same, stored as Q4_K_M
 
 The same versions write the same files. What is committed comes from these versions, and its
 answers from the llama-server that they name, which computed with caches of 32-bit floats.
@@ -385,12 +386,12 @@ def version(server):
 # ------------------------------------------------------------------ the large model
 
 
-def large(path):
-    """Writes the shape of Qwen2.5-0.5B as llama.cpp quantises it to Q4_0, in random weights."""
+def large(path, kinds):
+    """Writes the shape of Qwen2.5-0.5B in random weights."""
     family = Family(
         "qwen2", 6, specials=QWEN_SPECIALS, rope_base=1_000_000.0, biases=True, tied=True,
         width=896, layers=24, heads=14, kv_heads=2, feed_forward=4864, context=4096, merges=160,
-        rows=151_936, kinds={"": Kind.Q4_0, "token_embd.weight": Kind.Q8_0},
+        rows=151_936, kinds={"token_embd.weight": Kind.Q8_0, **kinds},
     )
     write(family, path)
 
@@ -404,7 +405,11 @@ def main():
             for name in FAMILIES:
                 answers(server, name)
         case ["large", path]:
-            large(Path(path))
+            large(Path(path), {"": Kind.Q4_0})
+        case ["large-k", path]:
+            # What llama.cpp makes of Q4_K_M where rows are no multiple of 256; half of its
+            # `ffn_down` would be Q6_K.
+            large(Path(path), {"": Kind.Q5_0, "attn_v.weight": Kind.Q8_0, "ffn_down.weight": Kind.Q4_K})
         case _:
             raise SystemExit(__doc__)
 

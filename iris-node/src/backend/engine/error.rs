@@ -19,6 +19,9 @@ pub enum EngineError {
     /// The settings ask for what this program was built without: a feature of this crate.
     #[error("this program was built without the feature {0:?}")]
     NotBuilt(&'static str),
+    /// llama.cpp was to run the model, and cannot.
+    #[error("llama.cpp cannot run the model: {0}")]
+    LlamaCpp(String),
     /// The settings and the file's name give the model no usable name.
     #[error("the model has no usable name; set one")]
     NoName,

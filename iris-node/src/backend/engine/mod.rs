@@ -39,6 +39,12 @@
 //! card, where candle's operators compute. The tests run the same layers on the processor; neither
 //! feature has been run on a card, nor been built, by those who wrote it.
 //!
+//! With the feature `llama-cpp`, [`Runner`] gives a model to llama.cpp, which knows every
+//! architecture and reads a file's texts in its own way; all around it stays the same, and all that
+//! is said here holds, but that it makes no vectors and reads prompts in steps of 64 tokens. It takes
+//! the memory of all conversations at once. A file that is crafted against llama.cpp's checks can
+//! end the process: run files of people you trust.
+//!
 //! What the engine cannot honour it refuses with [`BackendError::Rejected`]: several answers
 //! (`n`), forced tool calls, images. Tools reach the model's
 //! template, and what the model writes comes back as text. Answers are deterministic unless a
@@ -86,6 +92,8 @@ mod families;
 mod generation;
 mod kept;
 mod likelihood;
+#[cfg(feature = "llama-cpp")]
+mod llama;
 mod logprobs;
 mod matrix;
 mod model;
@@ -124,6 +132,32 @@ pub struct EngineSettings {
     queue: NonZeroUsize,
     context_limit: Option<NonZeroUsize>,
     device: Device,
+    runner: Runner,
+}
+
+/// What runs a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Runner {
+    /// The engine's own layers where they know the model, else llama.cpp, if it was built in.
+    #[default]
+    Auto,
+    /// The engine's own layers.
+    BuiltIn,
+    /// llama.cpp. Needs the feature `llama-cpp`, and a model file.
+    LlamaCpp,
+}
+
+impl FromStr for Runner {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "built-in" => Ok(Self::BuiltIn),
+            "llama-cpp" => Ok(Self::LlamaCpp),
+            _ => Err("\"auto\", \"built-in\" or \"llama-cpp\""),
+        }
+    }
 }
 
 /// What a model is computed on.
@@ -187,6 +221,7 @@ impl EngineSettings {
             queue: TWO,
             context_limit: None,
             device: Device::default(),
+            runner: Runner::default(),
         }
     }
 
@@ -208,9 +243,11 @@ impl EngineSettings {
         self
     }
 
-    /// Limits the tokens of prompt and answer together. Default: what the model was trained on.
+    /// Limits the tokens of prompt and answer together. Default: what the model was trained on, and
+    /// at most 4096 where llama.cpp runs it.
     ///
-    /// Memory for one request grows with the tokens it really has, up to this limit.
+    /// Memory for one request grows with the tokens it really has, up to this limit; llama.cpp takes
+    /// all of it at once, for twice as many conversations as there are slots.
     pub fn with_context_limit(mut self, tokens: NonZeroUsize) -> Self {
         self.context_limit = Some(tokens);
         self
@@ -219,6 +256,12 @@ impl EngineSettings {
     /// Sets what is computed on. Default: [`Device::Auto`].
     pub fn with_device(mut self, device: Device) -> Self {
         self.device = device;
+        self
+    }
+
+    /// Sets what runs the model. Default: [`Runner::Auto`].
+    pub fn with_runner(mut self, runner: Runner) -> Self {
+        self.runner = runner;
         self
     }
 
@@ -289,17 +332,47 @@ impl Engine {
     #[expect(clippy::needless_pass_by_value, reason = "settings are made for one engine")]
     pub fn load(settings: EngineSettings) -> Result<Self, EngineError> {
         let name = settings.model_name()?;
+        match settings.runner {
+            Runner::BuiltIn => Self::built_in(name, &settings),
+            Runner::LlamaCpp => Self::llama_cpp(name, &settings),
+            Runner::Auto => match Self::built_in(name.clone(), &settings) {
+                // Files with a storage of weights that is not known here look damaged.
+                Err(error @ (EngineError::Unsupported(_) | EngineError::Malformed(_)))
+                    if cfg!(feature = "llama-cpp") =>
+                {
+                    tracing::info!(reason = %error, "the model is given to llama.cpp");
+                    Self::llama_cpp(name, &settings).map_err(|_| error)
+                }
+                loaded => loaded,
+            },
+        }
+    }
+
+    fn built_in(name: ModelName, settings: &EngineSettings) -> Result<Self, EngineError> {
         match (settings.device.find()?, &settings.source) {
-            (None, Source::Bundled) => Self::start(Model::bundled(), name, &settings),
+            (None, Source::Bundled) => Self::start(Model::bundled(), name, settings),
             (None, source) => {
                 let model: Model<Decoder> = source.read(&candle_core::Device::Cpu)?;
-                Self::start(Arc::new(model), name, &settings)
+                Self::start(Arc::new(model), name, settings)
             }
             (Some(card), source) => {
                 let model: Model<Tensors> = source.read(&card)?;
-                Self::start(Arc::new(model), name, &settings)
+                Self::start(Arc::new(model), name, settings)
             }
         }
+    }
+
+    #[cfg(feature = "llama-cpp")]
+    fn llama_cpp(name: ModelName, settings: &EngineSettings) -> Result<Self, EngineError> {
+        let Source::File(path) = &settings.source else {
+            return Err(EngineError::LlamaCpp("it is not in a file of its own".to_owned()));
+        };
+        Self::start(llama::open(path, settings)?, name, settings)
+    }
+
+    #[cfg(not(feature = "llama-cpp"))]
+    fn llama_cpp(_: ModelName, _: &EngineSettings) -> Result<Self, EngineError> {
+        Err(EngineError::NotBuilt("llama-cpp"))
     }
 
     fn start<N: Network>(
