@@ -144,15 +144,22 @@ impl Residency {
     }
 
     /// Offers a model, which is loaded when somebody asks for it. One that would not fit by itself is
-    /// refused at once.
+    /// refused at once. What a known one takes may be something else than before; that counts once it
+    /// is not loaded.
     pub fn offer(&mut self, now: Instant, name: ModelName, claim: Claim) -> Result<(), Refusal> {
         let may = self.capacity.memory;
         if let Some(missing) = claim.memory.minus(may).filter(|missing| *missing > ByteSize::ZERO) {
+            if self.is_away(&name) {
+                self.models.remove(&name);
+            }
             return Err(Refusal::TooLarge { takes: claim.memory, may, missing });
         }
         let claim = Claim { slots: claim.slots.max(1), ..claim };
         let model = Model { claim, state: State::Away, running: 0, used: now };
-        self.models.entry(name).or_insert(model);
+        let known = self.models.entry(name).or_insert(model);
+        if known.state == State::Away {
+            known.claim = claim;
+        }
         Ok(())
     }
 

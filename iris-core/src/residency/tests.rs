@@ -71,6 +71,25 @@ fn a_model_is_loaded_for_the_first_who_asks_and_serves_as_many_as_it_has_slots()
 }
 
 #[test]
+fn what_a_model_takes_may_change_while_it_is_not_loaded() {
+    let mut machine = Machine::new(capacity(10), &[(4, 1)]);
+    let offer = |machine: &mut Machine, memory| {
+        let claim = Claim { memory: ByteSize::new(memory), slots: 1 };
+        machine.residency.offer(machine.now, name(0), claim)
+    };
+    offer(&mut machine, 6).unwrap();
+    let ticket = machine.ask(0, Priority::Interactive, 60).unwrap();
+    machine.actions();
+    machine.loaded(0);
+    offer(&mut machine, 8).unwrap();
+    assert_eq!(machine.residency.taken().get(), 6, "as it was loaded");
+    machine.end(ticket);
+    machine.unloaded(0);
+    assert!(offer(&mut machine, 11).is_err());
+    assert_eq!(machine.ask(0, Priority::Interactive, 60), Err(Refusal::Unknown));
+}
+
+#[test]
 fn what_can_never_fit_is_refused_with_what_is_missing() {
     let mut residency = Residency::new(capacity(10));
     let claim = Claim { memory: ByteSize::new(12), slots: 1 };
