@@ -432,8 +432,8 @@ impl Settings {
 
     pub(crate) fn log_filter(&self) -> Result<EnvFilter, SettingsError> {
         EnvFilter::builder()
-            // llama.cpp tells much at its level of information.
-            .parse(format!("llama-cpp-2=warn,{}", self.log_level))
+            // llama.cpp tells much, and warns of a context that holds several conversations.
+            .parse(format!("llama-cpp-2=error,{}", self.log_level))
             .map_err(|error| SettingsError(format!("log_level (RUST_LOG): {error}")))
     }
 }

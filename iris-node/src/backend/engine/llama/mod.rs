@@ -149,7 +149,7 @@ fn load(path: &Path, device: Device) -> Result<Arc<LlamaModel>, EngineError> {
         Device::Metal => on_card,
     };
     let model = LlamaModel::load_from_file(backend, path, &params)
-        .map_err(|_| EngineError::LlamaCpp("its warnings say why".to_owned()))?;
+        .map_err(|_| EngineError::LlamaCpp("its log says why".to_owned()))?;
     let architecture = model.meta_val_str("general.architecture").unwrap_or_default();
     let causal = model.meta_val_str(&format!("{architecture}.attention.causal"));
     // Such models turn texts into vectors, or into other texts, and write no answers.
