@@ -194,7 +194,8 @@ struct SettingFlags {
     #[arg(long, global = true, help_heading = SETTINGS)]
     allow_remote_backend: bool,
     /// Run a model in this process: a GGUF file, a model that was downloaded (`iris-node models`), or
-    /// `bundled` for the small one inside
+    /// `bundled` for the small one inside. Or several: of a folder, or with `cached` of all that were
+    /// downloaded, each is loaded when somebody asks for it, within --load-gb
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "FILE")]
     engine: Option<String>,
     /// What the engine computes on: cpu, cuda:0 or metal, where this program was built with that
@@ -221,8 +222,9 @@ struct SettingFlags {
     /// have loaded yourself stays loaded [default: none]
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "NAMES")]
     load: Option<String>,
-    /// How much memory they may take together [default: the largest graphics card's, else the
-    /// machine's without what --free-memory-gb or 2 GB leave free]
+    /// How much memory they may take together, and the files of --engine that are loaded when somebody
+    /// asks [default: the largest graphics card's if models run there, else the machine's without
+    /// what --free-memory-gb or 2 GB leave free]
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "GB")]
     load_gb: Option<String>,
     /// Where downloaded models are kept [default: models beside the identity]

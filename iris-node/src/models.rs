@@ -1,6 +1,7 @@
 //! The models that the command offers: model servers', the engine's, or both.
 
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,9 +9,10 @@ use iris_core::backend::{Backend, BackendError};
 use iris_core::memory::{ByteSize, Fit, Load, Weights};
 use iris_core::residency::{Capacity, Refusal};
 use iris_node::agent::ModelFilter;
-use iris_node::backend::engine::{Engine, EngineSettings};
-use iris_node::backend::on_demand::OnDemand;
+use iris_node::backend::engine::{Engine, EngineLoader, EngineSettings};
+use iris_node::backend::on_demand::{Loader, OnDemand};
 use iris_node::backend::openai::{OpenAiBackend, OpenAiLoader, OpenAiSetupError};
+use iris_node::backend::together::Together;
 use iris_node::cache::HeldModel;
 use iris_node::probe::{Machine, Probe};
 
@@ -22,6 +24,8 @@ use crate::settings::Settings;
 
 /// What `--engine` is called with for the model inside the program.
 pub(crate) const BUNDLED: &str = "bundled";
+/// What it is called with for all models that were downloaded.
+pub(crate) const CACHED: &str = "cached";
 
 /// How long it may take to see whether others reach the model server.
 const LOOK: Duration = Duration::from_secs(2);
@@ -38,6 +42,8 @@ const KEPT: ByteSize = ByteSize::gib(2);
 pub(crate) struct Models {
     servers: Vec<(String, OpenAiBackend)>,
     engine: Option<(Engine, u32)>,
+    /// What the engine runs when somebody asks for it.
+    files: Option<Arc<EngineLoader>>,
     /// The engine's model, if it is the cache's: to be kept for as long as the engine runs.
     pub(crate) held: Option<HeldModel>,
 }
@@ -45,10 +51,12 @@ pub(crate) struct Models {
 impl Models {
     /// Loads the engine's model and prepares to ask the model server, which need not run yet.
     pub(crate) fn set_up(settings: &Settings) -> Result<Self, Failure> {
-        let engine = settings.engine.as_deref().map(|model| load(settings, model)).transpose()?;
+        let files = files(settings)?.map(Arc::new);
+        let engine = settings.engine.as_deref().filter(|_| files.is_none());
+        let engine = engine.map(|model| load(settings, model)).transpose()?;
         let (engine, held) = engine.map_or((None, None), |(engine, held)| (Some(engine), held));
         let servers = settings.model_servers().map(|url| server(settings, url));
-        Ok(Self { servers: servers.collect::<Result<_, _>>()?, engine, held })
+        Ok(Self { servers: servers.collect::<Result<_, _>>()?, engine, files, held })
     }
 
     /// Does the same beside everything else, since loading may take minutes.
@@ -61,7 +69,9 @@ impl Models {
     /// Returns how many answers to work on at a time, having looked whether the model server is
     /// there.
     pub(crate) async fn slots(&self, settings: &Settings) -> u32 {
-        let mut found = self.engine.as_ref().map_or(0, |(_, slots)| *slots);
+        let of_files = |files: &Arc<EngineLoader>| count(files.slots());
+        let found = self.engine.as_ref().map(|(_, slots)| *slots);
+        let mut found = found.or(self.files.as_ref().map(of_files)).unwrap_or(0);
         for (url, server) in &self.servers {
             report(url, &server.models().await);
             warn_if_open(settings, url).await;
@@ -70,25 +80,41 @@ impl Models {
         settings.slots.unwrap_or(found)
     }
 
-    /// Prepares to load models of the owner's server when somebody asks for them, if the settings
-    /// name some.
+    /// Returns whether the engine runs files that are loaded when somebody asks for them.
+    pub(crate) fn are_files(&self) -> bool {
+        self.files.is_some()
+    }
+
+    /// Prepares to load models when somebody asks for them: those of the owner's server that the
+    /// settings name, and the engine's files. `None` where there are neither.
     pub(crate) fn on_demand(&self, settings: &Settings) -> Result<Option<OnDemand>, Failure> {
-        if settings.load.is_empty() {
-            return Ok(None);
+        let mut loaders: Vec<Arc<dyn Loader>> = Vec::new();
+        if !settings.load.is_empty() {
+            loaders.push(Arc::new(self.server_loader(settings)?));
+            tracing::info!(models = %settings.load.join(", "), "loading models on demand");
         }
+        if let Some(files) = &self.files {
+            tracing::info!(folder = %files.path().display(), "running model files on demand");
+            loaders.push(files.clone());
+        }
+        let loader = match loaders.len() {
+            0 => return Ok(None),
+            1 => loaders.remove(0),
+            _ => Arc::new(Together::new(loaders)),
+        };
+        let capacity = capacity(settings)?;
+        tracing::info!(memory = %capacity.memory, "models that are loaded on demand may take that");
+        Ok(Some(OnDemand::new(loader, capacity)))
+    }
+
+    fn server_loader(&self, settings: &Settings) -> Result<OpenAiLoader, Failure> {
         let named = settings.model_server();
         let server = self.servers.iter().find(|(url, _)| Some(&**url) == named);
         let (_, server) = server.ok_or_else(|| {
             Failure::settings("load (IRIS_LOAD) is for the models of a model server: name it, too")
         })?;
-        let memory = room(settings, || memories(&Probe::new().machine())).ok_or_else(|| {
-            Failure::settings("say with --load-gb how much memory models may take that are loaded")
-        })?;
-        let slots = settings.slots.unwrap_or(1);
         let loader = OpenAiLoader::new(server.clone(), ModelFilter::new(&settings.load));
-        let capacity = Capacity { memory, waiting: WAITING, stay: STAY };
-        tracing::info!(%memory, models = %settings.load.join(", "), "loading models on demand");
-        Ok(Some(OnDemand::new(Arc::new(loader.with_slots(slots)), capacity)))
+        Ok(loader.with_slots(settings.slots.unwrap_or(1)))
     }
 
     /// Returns the backends; the last one comes first where two have the same model.
@@ -98,6 +124,26 @@ impl Models {
             self.servers.into_iter().map(|(_, server)| Arc::new(server) as Arc<dyn Backend>);
         engine.into_iter().chain(servers).collect()
     }
+}
+
+/// Returns what offers the files of a folder, or of the cache, if that is what the engine is to run.
+/// None of them is loaded.
+pub(crate) fn files(settings: &Settings) -> Result<Option<EngineLoader>, Failure> {
+    let loader = match settings.engine.as_deref() {
+        Some(CACHED) => EngineLoader::cache(settings.cache()),
+        Some(folder) if Path::new(folder).is_dir() => EngineLoader::folder(folder),
+        _ => return Ok(None),
+    };
+    let loader = loader.with_device(settings.engine_device().map_err(Failure::settings)?);
+    Ok(Some(slots(settings).into_iter().fold(loader, EngineLoader::with_slots)))
+}
+
+fn slots(settings: &Settings) -> Option<NonZeroUsize> {
+    settings.slots.and_then(|slots| NonZeroUsize::new(slots as usize))
+}
+
+fn count(slots: NonZeroUsize) -> u32 {
+    u32::try_from(slots.get()).unwrap_or(u32::MAX)
 }
 
 fn load(settings: &Settings, model: &str) -> Result<((Engine, u32), Option<HeldModel>), Failure> {
@@ -112,10 +158,8 @@ fn load(settings: &Settings, model: &str) -> Result<((Engine, u32), Option<HeldM
         (EngineSettings::file(path), held)
     };
     engine = engine.with_device(settings.engine_device().map_err(Failure::settings)?);
-    if let Some(slots) = settings.slots.and_then(|slots| NonZeroUsize::new(slots as usize)) {
-        engine = engine.with_slots(slots);
-    }
-    let slots = u32::try_from(engine.slots().get()).unwrap_or(u32::MAX);
+    engine = slots(settings).into_iter().fold(engine, EngineSettings::with_slots);
+    let slots = count(engine.slots());
     let engine = Engine::load(engine)
         .map_err(|error| Failure::files(format!("the model {model} cannot be run: {error}")))?;
     Ok(((engine, slots), held))
@@ -130,10 +174,18 @@ fn admit(size: u64, memory: Option<ByteSize>) -> Result<(), Refusal> {
     Err(Refusal::TooLarge { takes, may, missing })
 }
 
+/// Returns what there is for models that are loaded on demand.
+pub(crate) fn capacity(settings: &Settings) -> Result<Capacity, Failure> {
+    let memory = room(settings, || memories(&Probe::new().machine())).ok_or_else(|| {
+        Failure::settings("say with --load-gb how much memory models may take that are loaded")
+    })?;
+    Ok(Capacity { memory, waiting: WAITING, stay: STAY })
+}
+
 /// Returns what models may take together that are loaded on demand; `None` where that is not known.
 ///
-/// What the settings say, else the memory of the largest graphics card, else the machine's without
-/// what it keeps free.
+/// What the settings say, else the memory of the largest graphics card, unless it is the engine's
+/// files alone that are loaded, and to the processor; else the machine's without what it keeps free.
 fn room(settings: &Settings, machine: impl FnOnce() -> Memories) -> Option<ByteSize> {
     let said = |gigabytes: Option<u32>| {
         gigabytes.filter(|count| *count > 0).map(|count| ByteSize::gib(count.into()))
@@ -141,14 +193,16 @@ fn room(settings: &Settings, machine: impl FnOnce() -> Memories) -> Option<ByteS
     if let Some(said) = said(settings.load_gb) {
         return Some(said);
     }
+    let of_server = !settings.load.is_empty();
     // Nothing is known of another machine.
-    if settings.allow_remote_backend {
+    if of_server && settings.allow_remote_backend {
         return None;
     }
     let Memories { card, own } = machine();
     let keeps = settings.limits().ok()?.borders.memory_free.map_or(KEPT, ByteSize::new);
     let spare = own.map(|own| own.minus(keeps).unwrap_or(ByteSize::ZERO));
-    said(settings.vram_gb).or(card).or(spare)
+    let has_card = of_server || settings.engine_device().ok()?.is_card();
+    said(settings.vram_gb).or(card).filter(|_| has_card).or(spare)
 }
 
 /// The memories that models run in.
@@ -236,17 +290,24 @@ mod tests {
     fn models_take_what_the_owner_says_or_the_card_has_or_the_machine_can_spare() {
         let bare = Memories { card: None, own: Some(ByteSize::gib(16)) };
         let strong = Memories { card: Some(ByteSize::gib(24)), ..bare };
-        let room = |flags: &[(&'static str, &str)], machine: Memories| {
+        let with_load = |load: &str, flags: &[(&'static str, &str)], machine: Memories| {
             let flags = flags.iter().map(|(name, value)| (*name, Some((*value).into())));
-            let settings = Settings::load(flags.collect(), |_| None, None).unwrap();
+            let environment = |name: &str| (name == "IRIS_LOAD").then(|| load.to_owned());
+            let settings = Settings::load(flags.collect(), environment, None).unwrap();
             super::room(&settings, || machine).map(|room| room.get() >> 30)
         };
-        assert_eq!(room(&[], bare), Some(14));
-        assert_eq!(room(&[("free_memory_gb", "6")], bare), Some(10));
-        assert_eq!(room(&[], strong), Some(24));
-        assert_eq!(room(&[("vram_gb", "12")], strong), Some(12));
-        assert_eq!(room(&[("load_gb", "5"), ("vram_gb", "12")], strong), Some(5));
-        assert_eq!(room(&[("allow_remote_backend", "true")], strong), None);
-        assert_eq!(room(&[], Memories::default()), None);
+        let of_server = |flags: &[_], machine| with_load("*", flags, machine);
+        let room = |flags: &[_], machine| with_load("", flags, machine);
+        assert_eq!(of_server(&[], bare), Some(14));
+        assert_eq!(of_server(&[("free_memory_gb", "6")], bare), Some(10));
+        assert_eq!(of_server(&[], strong), Some(24));
+        assert_eq!(of_server(&[("vram_gb", "12")], strong), Some(12));
+        assert_eq!(of_server(&[("load_gb", "5"), ("vram_gb", "12")], strong), Some(5));
+        assert_eq!(of_server(&[("allow_remote_backend", "true")], strong), None);
+        assert_eq!(of_server(&[], Memories::default()), None);
+        let engine = ("engine_device", "cpu");
+        assert_eq!(room(&[engine, ("vram_gb", "12")], strong), Some(14));
+        assert_eq!(room(&[engine, ("allow_remote_backend", "true")], strong), Some(14));
+        assert_eq!(room(&[("engine_device", "cuda:0")], strong), Some(24));
     }
 }

@@ -5,3 +5,4 @@ pub mod engine;
 pub mod on_demand;
 #[cfg(feature = "openai")]
 pub mod openai;
+pub mod together;

@@ -1,5 +1,6 @@
 //! From the node to the model: the server or the engine, its models, a first token, the speed.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -7,10 +8,11 @@ use futures::StreamExt;
 use iris_core::ModelName;
 use iris_core::backend::{Backend, BackendError, Chunk, GenerateRequest, Operation};
 use iris_core::model::TokenRate;
+use iris_node::backend::on_demand::OnDemand;
 use iris_node::speed;
 use tokio::time::timeout;
 
-use super::{Check, Report, State};
+use super::{Check, Report, State, files};
 use crate::failure::Exit;
 use crate::http::Http;
 use crate::models::{self, Models};
@@ -55,6 +57,13 @@ pub(super) async fn check(
     let mut rate = None;
     for backend in models.into_backends() {
         rate = rate.max(offered(&*backend, report).await);
+    }
+    if let Some(loader) = files::check(settings, report).await
+        && let Ok(capacity) = models::capacity(settings)
+    {
+        let on_demand = OnDemand::new(Arc::new(loader), capacity);
+        rate = rate.max(offered(&on_demand, report).await);
+        on_demand.close().await;
     }
     rate
 }

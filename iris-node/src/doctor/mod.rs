@@ -20,6 +20,7 @@ use crate::settings::Settings;
 
 mod backend;
 mod coordinator;
+mod files;
 pub(crate) mod machine;
 mod server;
 

@@ -24,7 +24,7 @@ use crate::estimate;
 use crate::failure::{Exit, Failure};
 use crate::http::{Http, cause};
 use crate::model_server::ModelServer;
-use crate::models::{self, BUNDLED, Models};
+use crate::models::{self, BUNDLED, CACHED, Models};
 use crate::private;
 use crate::servers::{self, Found, Look};
 use crate::settings::{Flags, Offered, Settings, list};
@@ -197,8 +197,9 @@ impl<E: Fn(&str) -> Option<String>> Setup<'_, E> {
             println!("\n{LLAMA_SERVER} is installed: the node can start it with a GGUF file.");
         }
         println!(
-            "\nOffer the models of a server (its URL), of a GGUF file (its path), or the small \
-             model inside of this program (\"{BUNDLED}\")?"
+            "\nOffer the models of a server (its URL), of a GGUF file or a folder of them (its path), \
+             all that were downloaded (\"{CACHED}\"), or the small model inside of this program \
+             (\"{BUNDLED}\")?"
         );
         let answer = self.asker.line("Models of", proposal)?;
         if named == Some(answer.as_str()) {
@@ -207,7 +208,8 @@ impl<E: Fn(&str) -> Option<String>> Setup<'_, E> {
         }
         let chosen = if answer.contains("://") {
             Offered::ModelServer
-        } else if answer != BUNDLED
+        } else if ![BUNDLED, CACHED].contains(&&*answer)
+            && !Path::new(&answer).is_dir()
             && (has_llama_server || before.server.is_some())
             && self
                 .asker
@@ -303,6 +305,7 @@ impl<E: Fn(&str) -> Option<String>> Setup<'_, E> {
         let settings = &settings.clone().with_started(url);
         let mut fastest = None;
         let models = Models::set_up(settings)?;
+        let is_of_files = models.are_files();
         for backend in models.into_backends() {
             let backend: &dyn Backend = &*backend;
             let Ok(offers) = backend.models().await else {
@@ -325,6 +328,9 @@ impl<E: Fn(&str) -> Option<String>> Setup<'_, E> {
                     TRIAL.as_secs()
                 ),
             }
+        }
+        if is_of_files {
+            println!("Files are loaded when somebody asks; `iris-node doctor` tries one.");
         }
         if let Some(server) = server {
             server.stop().await;

@@ -160,9 +160,10 @@ impl Snapshot {
                     "It offers its models once the server answers.",
                 ),
                 None => Hindrance::new(
-                    "It offers no model: the model server is down, or has none loaded.",
-                    "Start the server and load a model; the node finds it by itself. `iris-node \
-                     doctor` looks at the server.",
+                    "It offers no model: the model server is down, or has none loaded, or no model \
+                     file can be run.",
+                    "Start the server and load a model, or download one (`iris-node models pull`); \
+                     the node finds it by itself. `iris-node doctor` looks at both.",
                 ),
             });
         }

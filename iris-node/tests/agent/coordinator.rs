@@ -306,6 +306,12 @@ impl Coordinator {
         self.task_of(model, &[body.as_bytes(), end].concat())
     }
 
+    /// Offers a task with this body.
+    pub(crate) async fn assign_body(&mut self, model: &str, body: &str) -> AssignmentId {
+        let (task, prompt) = self.task_of(model, body.as_bytes());
+        self.offer(task, prompt).await
+    }
+
     /// Offers a request that its caller sealed.
     pub(crate) async fn assign_sealed(&mut self, model: &str, wire: &[u8]) -> AssignmentId {
         let (mut task, prompt) = self.task_of(model, wire);

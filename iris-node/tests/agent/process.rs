@@ -196,6 +196,57 @@ async fn an_owner_sees_what_the_node_does_and_what_it_has_done() {
     assert_eq!(history[1]["receipt"], "invalid");
 }
 
+/// Has a model answer a question.
+async fn ask(coordinator: &mut Coordinator, model: &str) {
+    let body = serde_json::json!({"model": model, "stream": true, "max_tokens": 3,
+        "messages": [{"role": "user", "content": "What is a node?"}]});
+    coordinator.assign_body(model, &body.to_string()).await;
+    let answer = coordinator.answer().await;
+    assert!(answer.error.is_none() && answer.usage.is_some(), "{model}: {answer:?}");
+}
+
+#[tokio::test]
+async fn downloaded_models_are_run_when_they_are_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (key, models) = (folder.path().join("node.key"), folder.path().join("models"));
+    let tiny = include_bytes!("../../model/iris-tiny-f16.gguf");
+    std::fs::create_dir(&models).unwrap();
+    for name in ["one.gguf", "two.gguf"] {
+        std::fs::write(models.join(name), tiny).unwrap();
+    }
+    std::fs::write(models.join("bad.gguf"), &tiny[..1 << 20]).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut command = program(&key);
+    // With so many slots a model takes more than half of a gigabyte.
+    command.args(["--engine", "cached", "--slots", "256", "--load-gb", "1"]);
+    command.args(["--coordinator", &url]).env("IRIS_NODE_KEY", "iris_key");
+    let _node = Process(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let mut coordinator = Coordinator::over(upgraded(&listener).await);
+    coordinator.now = now();
+    coordinator.accept().await;
+    let names = |models: &[iris_core::model::ModelOffer]| {
+        models.iter().map(|model| model.name.to_string()).collect::<Vec<_>>()
+    };
+    let register = coordinator.register.as_ref().unwrap();
+    assert_eq!(names(&register.models), ["one", "two"]);
+    for model in ["one", "two"] {
+        ask(&mut coordinator, model).await;
+        let told = asked(&key, &["status", "--json"]).await;
+        let memory = told["node"]["memory"].as_str().unwrap();
+        assert!(memory.starts_with(model) && memory.contains("of 1.00 GiB"), "{memory}");
+    }
+    // What is loaded stays; what goes, and what comes, is known without a restart.
+    assert_eq!(told(&key, "models remove two").await.status.code(), Some(5));
+    assert!(told(&key, "models remove one").await.status.success());
+    std::fs::write(models.join("three.gguf"), tiny).unwrap();
+    // A failure has the node look again at once; the other one was loaded too lately to go.
+    coordinator.assign_with("one", |task| task.time_left_ms = 500).await;
+    assert!(coordinator.answer().await.error.is_some());
+    let heard = news(&mut coordinator).await;
+    assert_eq!(names(&heard.models.unwrap()), ["three", "two"]);
+}
+
 fn now() -> iris_core::Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     iris_core::Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap())

@@ -53,6 +53,9 @@ impl Config {
                 return Err(EngineError::Unsupported(format!("the architecture {other:?}")));
             }
         };
+        if metadata.get("split.count").is_some_and(|count| count.to_u64().is_ok_and(|n| n > 1)) {
+            return Err(EngineError::Unsupported("the other files that it was split into".into()));
+        }
         let keys = Keys { metadata, architecture };
         if keys.optional_int("expert_count", MAX_SIZE)?.is_some_and(|experts| experts > 0) {
             return Err(EngineError::Unsupported("a mixture of experts".into()));

@@ -32,6 +32,10 @@
 //! by token: it is valid JSON unless its length cuts it. What of a schema cannot be kept to is
 //! refused.
 //!
+//! An [`EngineLoader`] offers all files of a folder, through
+//! [`OnDemand`](crate::backend::on_demand::OnDemand): what they take is read in their headers, and each
+//! is loaded when somebody asks for it.
+//!
 //! Texts become vectors by `/v1/embeddings`: the mean over their tokens, or the last one where the
 //! file says so, at length 1.
 //!
@@ -66,7 +70,7 @@ use self::decoder::Decoder;
 use self::generation::Shared;
 use self::kept::Kept;
 use self::model::Model;
-use self::network::Network;
+use self::network::{Network, Sizes};
 use self::outgoing::Item;
 use self::passes::Passes;
 use self::tensors::Tensors;
@@ -83,9 +87,12 @@ mod embedding;
 mod error;
 #[cfg(test)]
 mod families;
+mod folder;
 mod generation;
+mod header;
 mod kept;
 mod likelihood;
+mod loader;
 mod logprobs;
 mod matrix;
 mod model;
@@ -111,6 +118,7 @@ mod workers;
 mod writer;
 
 pub use self::error::EngineError;
+pub use self::loader::{EngineLoader, FoundModel};
 
 /// The name of the model inside this crate.
 pub const BUNDLED_MODEL: &str = "iris-tiny";
@@ -229,6 +237,18 @@ impl EngineSettings {
 }
 
 impl Device {
+    /// Returns whether models are computed on a graphics card, as far as this program was built for
+    /// one: whether it is there is found out when a model is loaded.
+    pub fn is_card(self) -> bool {
+        use candle_core::utils::{cuda_is_available, metal_is_available};
+
+        match self {
+            Self::Auto => cuda_is_available() || metal_is_available(),
+            Self::Cpu => false,
+            Self::Cuda(_) | Self::Metal => true,
+        }
+    }
+
     /// Returns the card that is meant; `None` for the processor.
     fn find(self) -> Result<Option<candle_core::Device>, EngineError> {
         use candle_core::Device as Card;
@@ -308,16 +328,10 @@ impl Engine {
         settings: &EngineSettings,
     ) -> Result<Self, EngineError> {
         let sizes = model.network.sizes();
-        let trained = sizes.context;
-        let context = settings.context_limit.map_or(trained, |limit| limit.get().min(trained));
-        let mut offer = ModelOffer::new(name, u32::try_from(context).unwrap_or(u32::MAX));
+        let context = settings.context(&sizes);
+        let mut offer = offer(name, &sizes, context);
         offer.parameters = Some(model.parameters);
         offer.quantization.clone_from(&model.quantization);
-        let lists = Abilities::LOGPROBS.union(Abilities::SCORE);
-        offer.abilities = Abilities::CONTINUE.union(Abilities::JSON_SCHEMA).union(lists);
-        if sizes.pooling.is_some() {
-            offer.abilities = offer.abilities.union(Abilities::EMBEDDINGS);
-        }
         let slots = settings.slots.get();
         let shared = Shared { passes: Passes::new(model), kept: Kept::new(slots), context };
         let workers = Workers::start(shared, slots, settings.queue.get())?;
@@ -331,6 +345,11 @@ impl Engine {
 }
 
 impl EngineSettings {
+    /// Returns how many tokens prompt and answer may have together.
+    fn context(&self, sizes: &Sizes) -> usize {
+        self.context_limit.map_or(sizes.context, |limit| limit.get().min(sizes.context))
+    }
+
     fn model_name(&self) -> Result<ModelName, EngineError> {
         let text = match (&self.name, &self.source) {
             (Some(name), _) => return Ok(name.clone()),
@@ -340,6 +359,17 @@ impl EngineSettings {
         };
         text.parse().map_err(|_| EngineError::NoName)
     }
+}
+
+/// Returns how a model is offered that reads and writes so many tokens in all.
+fn offer(name: ModelName, sizes: &Sizes, context: usize) -> ModelOffer {
+    let mut offer = ModelOffer::new(name, u32::try_from(context).unwrap_or(u32::MAX));
+    let lists = Abilities::LOGPROBS.union(Abilities::SCORE);
+    offer.abilities = Abilities::CONTINUE.union(Abilities::JSON_SCHEMA).union(lists);
+    if sizes.pooling.is_some() {
+        offer.abilities = offer.abilities.union(Abilities::EMBEDDINGS);
+    }
+    offer
 }
 
 fn stem(path: &Path) -> &str {

@@ -105,7 +105,7 @@ impl<N> Model<N> {
 }
 
 /// Runs the readers of the file's format, which panic over some contradictory headers.
-fn read<T>(reader: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+pub(super) fn read<T>(reader: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
     catch_unwind(AssertUnwindSafe(reader))
         .unwrap_or_else(|_| Err(EngineError::malformed("its header contradicts itself")))
 }

@@ -5,7 +5,7 @@ use std::io::{Read, Seek};
 use std::sync::Arc;
 
 use candle_core::Device;
-use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 
 use super::config::Config;
@@ -41,6 +41,15 @@ impl<R: Read + Seek> Weights<R> {
 
     pub(super) fn has(&self, name: &str) -> bool {
         self.content.tensor_infos.contains_key(name)
+    }
+
+    /// Returns where the tensors begin in the file.
+    pub(super) fn beginning(&self) -> u64 {
+        self.content.tensor_data_offset
+    }
+
+    pub(super) fn tensors(&self) -> impl Iterator<Item = (&str, &TensorInfo)> {
+        self.content.tensor_infos.iter().map(|(name, info)| (name.as_str(), info))
     }
 
     /// Returns the weights' number and their commonest storage type, such as `Q4_K`.

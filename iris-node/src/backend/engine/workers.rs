@@ -7,7 +7,7 @@ use std::thread;
 
 use iris_core::backend::{BackendError, GenerateRequest};
 use iris_core::model::TokenRate;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::error::EngineError;
 use super::generation::{self, Shared};
@@ -21,6 +21,19 @@ pub(super) struct Workers {
     /// Bounds what runs and waits together, so a free slot never looks busy.
     places: Arc<Semaphore>,
     speed: Arc<Mutex<Option<TokenRate>>>,
+    ended: Ended,
+}
+
+/// Tells when an engine is gone.
+#[derive(Clone, Debug)]
+pub(super) struct Ended(watch::Receiver<()>);
+
+impl Ended {
+    /// Waits until the last handle of the engine is gone, and with it the threads and all that they
+    /// shared.
+    pub(super) async fn wait(mut self) {
+        while self.0.changed().await.is_ok() {}
+    }
 }
 
 struct Job {
@@ -39,18 +52,21 @@ impl Workers {
         let (sender, receiver) = mpsc::channel();
         let receiver = Arc::new(Mutex::new(receiver));
         let speed = Arc::default();
+        let (alive, ended) = watch::channel(());
+        let alive = Arc::new(alive);
         for slot in 0..slots {
             let worker = Worker {
                 shared: Arc::clone(&shared),
                 jobs: Arc::clone(&receiver),
                 speed: Arc::clone(&speed),
+                _alive: Arc::clone(&alive),
             };
             let thread = thread::Builder::new().name(format!("iris-engine-{slot}"));
             thread.spawn(move || worker.run()).map_err(EngineError::Threads)?;
         }
         let places =
             Arc::new(Semaphore::new(slots.saturating_add(queue).min(Semaphore::MAX_PERMITS)));
-        Ok(Self { queue: sender, places, speed })
+        Ok(Self { queue: sender, places, speed, ended: Ended(ended) })
     }
 
     /// Queues a request; `Busy` when the queue is full.
@@ -64,6 +80,11 @@ impl Workers {
         self.queue.send(Job { request, outgoing }).map_err(|_| BackendError::Failed)
     }
 
+    /// Returns what tells when all of this is gone.
+    pub(super) fn ended(&self) -> Ended {
+        self.ended.clone()
+    }
+
     /// Returns the speed of one stream, as last measured on real work.
     pub(super) fn speed(&self) -> Option<TokenRate> {
         *self.speed.lock().unwrap_or_else(PoisonError::into_inner)
@@ -74,6 +95,8 @@ struct Worker<N: Network> {
     shared: Arc<Shared<N>>,
     jobs: Arc<Mutex<Receiver<Job>>>,
     speed: Arc<Mutex<Option<TokenRate>>>,
+    /// The last field, since its end tells that the others are gone.
+    _alive: Arc<watch::Sender<()>>,
 }
 
 impl<N: Network> Worker<N> {
