@@ -297,9 +297,10 @@ mod tests {
     fn models_take_what_the_owner_says_or_the_card_has_or_the_machine_can_spare() {
         let bare = Memories { card: None, own: Some(ByteSize::gib(16)) };
         let strong = Memories { card: Some(ByteSize::gib(24)), ..bare };
-        let room = |flags: &[(&'static str, &str)], machine: Memories| {
+        let with_load = |load: &str, flags: &[(&'static str, &str)], machine: Memories| {
             let flags = flags.iter().map(|(name, value)| (*name, Some((*value).into())));
-            let settings = Settings::load(flags.collect(), |_| None, None).unwrap();
+            let environment = |name: &str| (name == "IRIS_LOAD").then(|| load.to_owned());
+            let settings = Settings::load(flags.collect(), environment, None).unwrap();
             super::room(&settings, || machine).map(|room| room.get() >> 30)
         };
         let of_server = |flags: &[(&'static str, &'static str)], machine| {
