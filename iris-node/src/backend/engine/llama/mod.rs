@@ -18,6 +18,8 @@ use std::thread;
 
 use iris_core::backend::BackendError;
 use llama_cpp_2::context::LlamaContext;
+#[cfg(test)]
+use llama_cpp_2::context::params::KvCacheType;
 use llama_cpp_2::context::params::LlamaContextParams;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
@@ -118,6 +120,25 @@ pub(super) fn open(
     path: &Path,
     settings: &EngineSettings,
 ) -> Result<Arc<Model<Llama>>, EngineError> {
+    open_with(path, settings, LlamaContextParams::default())
+}
+
+/// Does the same with a context that rounds nothing of what was read.
+#[cfg(test)]
+pub(super) fn open_exact(
+    path: &Path,
+    settings: &EngineSettings,
+) -> Result<Arc<Model<Llama>>, EngineError> {
+    const NO_FLASH_ATTENTION: i32 = 0;
+    let params = LlamaContextParams::default().with_flash_attention_policy(NO_FLASH_ATTENTION);
+    open_with(path, settings, params.with_type_k(KvCacheType::F32).with_type_v(KvCacheType::F32))
+}
+
+fn open_with(
+    path: &Path,
+    settings: &EngineSettings,
+    params: LlamaContextParams,
+) -> Result<Arc<Model<Llama>>, EngineError> {
     // llama.cpp does not say why it cannot open a file.
     File::open(path)?;
     let model = load(path, settings.device)?;
@@ -129,7 +150,7 @@ pub(super) fn open(
     let kind = model.meta_val_str("general.file_type").ok().and_then(|kind| kind.parse().ok());
     let kind = kind.and_then(|kind: usize| FILE_TYPES.get(kind)).filter(|name| !name.is_empty());
     let parameters = model.n_params();
-    let network = Llama::start(model, settings)?;
+    let network = Llama::start(model, settings, params)?;
     let kind = kind.map(|name| (*name).to_owned());
     Ok(Arc::new(Model::new(network, tokenizer, template, parameters, kind)))
 }
@@ -170,7 +191,11 @@ fn backend() -> Result<&'static LlamaBackend, EngineError> {
 }
 
 impl Llama {
-    fn start(model: Arc<LlamaModel>, settings: &EngineSettings) -> Result<Self, EngineError> {
+    fn start(
+        model: Arc<LlamaModel>,
+        settings: &EngineSettings,
+        params: LlamaContextParams,
+    ) -> Result<Self, EngineError> {
         let trained = usize::try_from(model.n_ctx_train()).unwrap_or(usize::MAX);
         let asked = settings.context_limit.map_or(DEFAULT_CONTEXT, usize::from);
         let sizes = Sizes {
@@ -189,7 +214,7 @@ impl Llama {
         };
         let threads = if model.size() < SMALL { 1 } else { rayon::current_num_threads() };
         let threads = i32::try_from(threads).unwrap_or(i32::MAX);
-        let params = LlamaContextParams::default()
+        let params = params
             .with_n_ctx(NonZeroU32::new(small(sizes.context.saturating_mul(sequences))?))
             .with_n_batch(small(batch)?)
             .with_n_ubatch(small(batch)?)
