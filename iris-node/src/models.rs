@@ -303,10 +303,8 @@ mod tests {
             let settings = Settings::load(flags.collect(), environment, None).unwrap();
             super::room(&settings, || machine).map(|room| room.get() >> 30)
         };
-        let of_server = |flags: &[(&'static str, &'static str)], machine| {
-            let named = [("load", "*")].into_iter().chain(flags.iter().copied());
-            room(&named.collect::<Vec<_>>(), machine)
-        };
+        let of_server = |flags: &[_], machine| with_load("*", flags, machine);
+        let room = |flags: &[_], machine| with_load("", flags, machine);
         assert_eq!(of_server(&[], bare), Some(14));
         assert_eq!(of_server(&[("free_memory_gb", "6")], bare), Some(10));
         assert_eq!(of_server(&[], strong), Some(24));

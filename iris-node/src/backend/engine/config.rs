@@ -6,6 +6,7 @@ use candle_core::quantized::gguf_file::Value;
 
 use super::embedding::Pooling;
 use super::error::EngineError;
+use super::network::Sizes;
 
 /// No known model is near these; larger numbers come from damaged files.
 const MAX_SIZE: u64 = 1 << 20;
@@ -89,6 +90,12 @@ impl Config {
         };
         config.check()?;
         Ok(config)
+    }
+
+    /// Returns what requests are checked against, of a model with so many tokens.
+    pub(super) fn sizes(&self, vocabulary: usize) -> Sizes {
+        let Self { context, width, pooling, .. } = *self;
+        Sizes { context, width, vocabulary, pooling }
     }
 
     fn check(&self) -> Result<(), EngineError> {

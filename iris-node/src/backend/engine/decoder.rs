@@ -16,7 +16,7 @@ use super::cache::Cache;
 use super::config::Config;
 use super::error::EngineError;
 use super::matrix::{Matrix, dot, gate};
-use super::network::{Memory, Network, Scores, Sizes, Wanted};
+use super::network::{Memory, Network, Scores, Sizes, Wanted, deal, failed};
 use super::rope::{Rope, Rotation};
 use super::weights::{FromWeights, Weights};
 
@@ -56,15 +56,8 @@ impl Decoder {
         self.norm.apply(&mut picked);
         self.norm.apply(&mut kept);
         let scores = if picked.is_empty() { Vec::new() } else { self.output.forward(&picked)? };
-        let mut scores = scores.chunks_exact(self.vocabulary).map(<[f32]>::to_vec);
-        let mut kept = kept.chunks_exact(width).map(<[f32]>::to_vec);
-        let rows = |part: &Part<'_>| match part.wanted {
-            Wanted::Nothing => Vec::new(),
-            Wanted::Last => scores.by_ref().take(1).collect(),
-            Wanted::Each => scores.by_ref().take(part.tokens.len()).collect(),
-            Wanted::States => kept.by_ref().take(part.tokens.len()).collect(),
-        };
-        Ok(parts.iter().map(rows).collect())
+        let scores = scores.chunks_exact(self.vocabulary).map(<[f32]>::to_vec);
+        Ok(deal(parts, scores, kept.chunks_exact(width).map(<[f32]>::to_vec)))
     }
 
     /// Reads all `parts` and returns what the last layer makes of each token.
@@ -115,8 +108,7 @@ impl Network for Decoder {
     type Cache = Cache;
 
     fn sizes(&self) -> Sizes {
-        let Config { context, width, pooling, .. } = self.config;
-        Sizes { context, width, vocabulary: self.vocabulary, pooling }
+        self.config.sizes(self.vocabulary)
     }
 
     fn begin(&self, tokens: usize, context: usize) -> std::result::Result<Cache, BackendError> {
@@ -124,11 +116,7 @@ impl Network for Decoder {
     }
 
     fn forward(&self, parts: &mut [Part<'_>]) -> std::result::Result<Vec<Scores>, BackendError> {
-        self.read_parts(parts).map_err(|error| {
-            // The operators' errors speak of shapes and types, never of what a prompt says.
-            tracing::error!(%error, "a tensor operation failed");
-            BackendError::Failed
-        })
+        self.read_parts(parts).map_err(|error| failed(&error))
     }
 
     fn is_small(&self) -> bool {

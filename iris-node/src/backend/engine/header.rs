@@ -59,11 +59,11 @@ impl Header {
             _ => laid(info),
         };
         let size = weights.tensors().map(size).fold(0, u64::saturating_add);
-        let Config { context, width, pooling, layers, kv_heads, head_dim, .. } = config;
+        let Config { layers, kv_heads, head_dim, .. } = config;
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let (parameters, quantization) = weights.summary();
         Ok(Self {
-            sizes: Sizes { context, width, vocabulary, pooling },
+            sizes: config.sizes(vocabulary),
             parameters,
             quantization,
             attention: Attention::new(count(layers), count(kv_heads), count(head_dim)),

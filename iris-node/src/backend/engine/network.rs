@@ -84,3 +84,25 @@ impl Wanted {
 
 /// The scores of all tokens after each token that they are wanted after, or its states.
 pub(super) type Scores = Vec<Vec<f32>>;
+
+/// Deals out to `parts`, in their order, the `scores` and `states` that they want.
+pub(super) fn deal<C>(
+    parts: &[Part<'_, C>],
+    mut scores: impl Iterator<Item = Vec<f32>>,
+    mut states: impl Iterator<Item = Vec<f32>>,
+) -> Vec<Scores> {
+    let of_part = |part: &Part<'_, C>| match part.wanted {
+        Wanted::Nothing => Vec::new(),
+        Wanted::Last => scores.by_ref().take(1).collect(),
+        Wanted::Each => scores.by_ref().take(part.tokens.len()).collect(),
+        Wanted::States => states.by_ref().take(part.tokens.len()).collect(),
+    };
+    parts.iter().map(of_part).collect()
+}
+
+/// Tells the log what an operator said, and the caller that its answer failed.
+pub(super) fn failed(error: &candle_core::Error) -> BackendError {
+    // The operators' errors speak of shapes and types, never of what a prompt says.
+    tracing::error!(%error, "a tensor operation failed");
+    BackendError::Failed
+}

@@ -14,7 +14,7 @@ use iris_core::backend::BackendError;
 
 use super::config::{Config, RopeLayout};
 use super::error::EngineError;
-use super::network::{Memory, Network, Scores, Sizes, Wanted};
+use super::network::{Memory, Network, Scores, Sizes, Wanted, deal, failed};
 use super::rope::Rope;
 use super::weights::{FromWeights, Weights};
 
@@ -53,15 +53,9 @@ impl Tensors {
             }
             first += part.tokens.len();
         }
-        let mut scores = self.rows(&states, picked, Some(&self.output))?.into_iter();
-        let mut kept = self.rows(&states, kept, None)?.into_iter();
-        let of_part = |part: &Part<'_>| match part.wanted {
-            Wanted::Nothing => Vec::new(),
-            Wanted::Last => scores.by_ref().take(1).collect(),
-            Wanted::Each => scores.by_ref().take(part.tokens.len()).collect(),
-            Wanted::States => kept.by_ref().take(part.tokens.len()).collect(),
-        };
-        Ok(parts.iter().map(of_part).collect())
+        let scores = self.rows(&states, picked, Some(&self.output))?;
+        let kept = self.rows(&states, kept, None)?;
+        Ok(deal(parts, scores.into_iter(), kept.into_iter()))
     }
 
     /// Returns what the last norm makes of some rows, multiplied with a matrix if there is one.
@@ -121,8 +115,7 @@ impl Network for Tensors {
     type Cache = TensorCache;
 
     fn sizes(&self) -> Sizes {
-        let Config { context, width, pooling, .. } = self.config;
-        Sizes { context, width, vocabulary: self.vocabulary, pooling }
+        self.config.sizes(self.vocabulary)
     }
 
     fn begin(
@@ -139,11 +132,7 @@ impl Network for Tensors {
     }
 
     fn forward(&self, parts: &mut [Part<'_>]) -> std::result::Result<Vec<Scores>, BackendError> {
-        self.read_parts(parts).map_err(|error| {
-            // The operators' errors speak of shapes and types, never of what a prompt says.
-            tracing::error!(%error, "a tensor operation failed");
-            BackendError::Failed
-        })
+        self.read_parts(parts).map_err(|error| failed(&error))
     }
 
     fn step(&self) -> usize {
