@@ -306,7 +306,8 @@ impl Coordinator {
         self.task_of(model, &[body.as_bytes(), end].concat())
     }
 
-    /// Offers a task with this body.
+    /// Offers a task with this body, as only the command's tests do.
+    #[cfg(all(unix, feature = "cli", feature = "engine", feature = "openai"))]
     pub(crate) async fn assign_body(&mut self, model: &str, body: &str) -> AssignmentId {
         let (task, prompt) = self.task_of(model, body.as_bytes());
         self.offer(task, prompt).await

@@ -1,6 +1,8 @@
 //! Running the model files of a folder when somebody asks for them.
 
 use std::collections::BTreeMap;
+#[cfg(not(feature = "cache"))]
+use std::convert::Infallible;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -67,7 +69,7 @@ enum Place {
 #[cfg(feature = "cache")]
 type Held = Option<HeldModel>;
 #[cfg(not(feature = "cache"))]
-type Held = ();
+type Held = Option<Infallible>;
 
 /// A model that is loaded.
 #[derive(Debug)]
@@ -247,7 +249,7 @@ impl Place {
     #[cfg(not(feature = "cache"))]
     #[allow(clippy::unnecessary_wraps, clippy::unused_self, reason = "as with a cache")]
     fn hold(&self, _: &Path) -> io::Result<Held> {
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -262,6 +264,7 @@ mod tests {
     use bytes::Bytes;
     use futures::StreamExt;
     use iris_core::backend::{Chunk, GenerateRequest, Operation};
+    #[cfg(feature = "cache")]
     use iris_core::memory::ByteSize;
     use iris_core::residency::Capacity;
     use serde_json::json;
