@@ -131,7 +131,7 @@ impl Models {
 pub(crate) fn files(settings: &Settings) -> Result<Option<EngineLoader>, Failure> {
     let loader = match settings.engine.as_deref() {
         Some(CACHED) => EngineLoader::cache(settings.cache()),
-        Some(folder) if Path::new(folder).is_dir() => EngineLoader::folder(folder),
+        Some(folder) if is_folder(folder) => EngineLoader::folder(folder),
         _ => return Ok(None),
     };
     if settings.engine_runner().map_err(Failure::settings)? == Runner::LlamaCpp {
@@ -142,6 +142,11 @@ pub(crate) fn files(settings: &Settings) -> Result<Option<EngineLoader>, Failure
     }
     let loader = loader.with_device(settings.engine_device().map_err(Failure::settings)?);
     Ok(Some(slots(settings).into_iter().fold(loader, EngineLoader::with_slots)))
+}
+
+/// Returns whether `--engine` names a folder.
+fn is_folder(name: &str) -> bool {
+    name != BUNDLED && Path::new(name).is_dir()
 }
 
 fn slots(settings: &Settings) -> Option<NonZeroUsize> {
@@ -208,8 +213,15 @@ fn room(settings: &Settings, machine: impl FnOnce() -> Memories) -> Option<ByteS
     let Memories { card, own } = machine();
     let keeps = settings.limits().ok()?.borders.memory_free.map_or(KEPT, ByteSize::new);
     let spare = own.map(|own| own.minus(keeps).unwrap_or(ByteSize::ZERO));
-    let has_card = of_server || settings.engine_device().ok()?.is_card();
-    said(settings.vram_gb).or(card).filter(|_| has_card).or(spare)
+    let card = said(settings.vram_gb).or(card);
+    let on_card = settings.engine_device().ok()?.is_card();
+    let of_files = settings.engine.as_deref().is_some_and(|name| name == CACHED || is_folder(name));
+    match (of_server, of_files) {
+        // One limit for two memories: what fits into either.
+        (true, true) if !on_card => card.into_iter().chain(spare).min(),
+        (true, _) => card.or(spare),
+        (false, _) => card.filter(|_| on_card).or(spare),
+    }
 }
 
 /// The memories that models run in.
@@ -316,5 +328,8 @@ mod tests {
         assert_eq!(room(&[engine, ("vram_gb", "12")], strong), Some(14));
         assert_eq!(room(&[engine, ("allow_remote_backend", "true")], strong), Some(14));
         assert_eq!(room(&[("engine_device", "cuda:0")], strong), Some(24));
+        let cached = ("engine", "cached");
+        assert_eq!(of_server(&[cached, engine], strong), Some(14), "what fits into either");
+        assert_eq!(of_server(&[cached, ("engine_device", "cuda:0")], strong), Some(24));
     }
 }

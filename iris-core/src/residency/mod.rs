@@ -151,6 +151,8 @@ impl Residency {
         if let Some(missing) = claim.memory.minus(may).filter(|missing| *missing > ByteSize::ZERO) {
             if self.is_away(&name) {
                 self.models.remove(&name);
+                // It may have gone while it was in use.
+                self.running.retain(|_, used| *used != name);
             }
             return Err(Refusal::TooLarge { takes: claim.memory, may, missing });
         }

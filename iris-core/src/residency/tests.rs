@@ -157,6 +157,26 @@ fn a_model_that_was_just_loaded_stays_a_while() {
 }
 
 #[test]
+fn a_model_that_went_while_it_was_in_use_may_grow_too_large_and_come_back() {
+    let mut machine = Machine::new(capacity(10), &[(10, 1)]);
+    let offer = |machine: &mut Machine, memory| {
+        let claim = Claim { memory: ByteSize::new(memory), slots: 1 };
+        machine.residency.offer(machine.now, name(0), claim).is_ok()
+    };
+    let before = machine.ask(0, Priority::Interactive, 600).unwrap();
+    machine.actions();
+    assert_eq!(machine.loaded(0), [Action::Start(before)]);
+    machine.unloaded(0);
+    assert!(!offer(&mut machine, 11) && offer(&mut machine, 9));
+    let after = machine.ask(0, Priority::Interactive, 600).unwrap();
+    machine.actions();
+    assert_eq!(machine.loaded(0), [Action::Start(after)]);
+    assert_eq!(machine.end(before), []);
+    let next = machine.ask(0, Priority::Interactive, 600).unwrap();
+    assert_eq!(machine.end(after), [Action::Start(next)], "its one slot was taken until now");
+}
+
+#[test]
 fn urgent_requests_come_first_and_others_do_not_starve() {
     let mut machine = Machine::new(capacity(10), &[(10, 1)]);
     let running = machine.ask(0, Priority::Interactive, 900).unwrap();

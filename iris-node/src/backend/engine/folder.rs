@@ -53,13 +53,13 @@ impl Folder {
     /// Looks at the folder again and returns its model files, by name; none where it is not there.
     /// What has become unusable is told once.
     pub(super) fn look(&mut self) -> io::Result<&BTreeMap<PathBuf, ModelFile>> {
-        let mut before = std::mem::take(&mut self.files);
         let entries = match fs::read_dir(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(&self.files),
-            entries => entries?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            entries => entries?.collect::<io::Result<_>>()?,
         };
+        let mut before = std::mem::take(&mut self.files);
         for entry in entries {
-            let path = entry?.path();
+            let path = entry.path();
             let is_model =
                 path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"));
             // Owners may put links to files elsewhere; what goes meanwhile is not there.

@@ -1,6 +1,6 @@
 //! Running the model files of a folder when somebody asks for them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 #[cfg(not(feature = "cache"))]
 use std::convert::Infallible;
 use std::io;
@@ -143,8 +143,15 @@ impl EngineLoader {
             let mut folder = locked(&folder);
             let files = folder.look()?.iter();
             let loaded = locked(&loaded);
+            let mut names = BTreeSet::new();
             let found = files.map(|(path, file)| {
-                let model = file.model.as_ref().map_err(Clone::clone).map(|(name, header)| {
+                let model = file.model.as_ref().map_err(Clone::clone);
+                let model = model.and_then(|(name, header)| {
+                    let is_first = names.insert(name);
+                    let taken = || "another file has the same name".to_owned();
+                    if is_first { Ok((name, header)) } else { Err(taken()) }
+                });
+                let model = model.map(|(name, header)| {
                     let context = settings.context(&header.sizes);
                     let mut offer = offer(name.clone(), &header.sizes, context);
                     offer.parameters = Some(header.parameters);
@@ -184,6 +191,8 @@ impl Loader for EngineLoader {
     ) -> BoxFuture<'static, Result<Arc<dyn Backend>, BackendError>> {
         let (folder, loaded) = (Arc::clone(&self.folder), Arc::clone(&self.loaded));
         let (place, settings, model) = (self.place.clone(), self.settings.clone(), model.clone());
+        // What was loaded of a file that has been replaced may still have answers to write.
+        let outdated = self.unload(&model);
         let load = move || {
             let found = locked(&folder).find(&model).map(|(path, stamp)| (path.to_owned(), stamp));
             let (path, stamp) = found.ok_or(BackendError::ModelNotFound)?;
@@ -202,7 +211,10 @@ impl Loader for EngineLoader {
                 }
             }
         };
-        Box::pin(async { spawn_blocking(load).await.unwrap_or(Err(BackendError::Failed)) })
+        Box::pin(async {
+            outdated.await?;
+            spawn_blocking(load).await.unwrap_or(Err(BackendError::Failed))
+        })
     }
 
     fn unload(&self, model: &ModelName) -> BoxFuture<'static, Result<(), BackendError>> {
@@ -322,6 +334,15 @@ mod tests {
 
     fn loaded(backend: &OnDemand) -> Vec<String> {
         backend.resident().models.iter().map(|(name, _)| name.to_string()).collect()
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn of_two_files_with_one_name_the_first_has_it() {
+        let folder = shelf(&[("a.GGUF", TINY), ("a.gguf", TINY)]);
+        let files = EngineLoader::folder(folder.path()).files().unwrap();
+        let told: Vec<_> = files.iter().map(|file| file.model.as_ref().err()).collect();
+        assert_eq!(told, [None, Some(&"another file has the same name".to_owned())]);
     }
 
     /// Writes another word of the same length wherever a file has `word`.

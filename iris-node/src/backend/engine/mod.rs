@@ -43,8 +43,8 @@
 //! card, where candle's operators compute. The tests run the same layers on the processor; neither
 //! feature has been run on a card, nor been built, by those who wrote it.
 //!
-//! With the feature `llama-cpp`, [`Runner`] gives a model to llama.cpp, which knows every
-//! architecture and reads a file's texts in its own way; all around it stays the same, and all that
+//! With the feature `llama-cpp`, [`Runner`] gives a model to llama.cpp, which knows nearly
+//! every architecture that writes texts, and reads a file's texts in its own way; all around it stays the same, and all that
 //! is said here holds, but that it makes no vectors and reads prompts in steps of 64 tokens. It takes
 //! the memory of all conversations at once. A file that is crafted against llama.cpp's checks can
 //! end the process: run files of people you trust.
@@ -171,8 +171,8 @@ impl FromStr for Runner {
 /// What a model is computed on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Device {
-    /// The first graphics card that this program was built for and that is there, else the
-    /// processor.
+    /// The first graphics card that this program was built for and that is there (with llama.cpp,
+    /// all of them), else the processor.
     #[default]
     Auto,
     /// The processor.
@@ -361,7 +361,11 @@ impl Engine {
                     if cfg!(feature = "llama-cpp") =>
                 {
                     tracing::info!(reason = %error, "the model is given to llama.cpp");
-                    Self::llama_cpp(name, &settings).map_err(|_| error)
+                    Self::llama_cpp(name, &settings).map_err(|other| {
+                        EngineError::LlamaCpp(format!(
+                            "{other}; nor can the built-in layers: {error}"
+                        ))
+                    })
                 }
                 loaded => loaded,
             },

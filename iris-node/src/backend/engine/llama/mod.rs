@@ -24,7 +24,7 @@ use llama_cpp_2::context::params::LlamaContextParams;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
-use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::model::params::{LlamaModelParams, LlamaSplitMode};
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::{LogOptions, send_logs_to_tracing};
 
@@ -160,13 +160,19 @@ fn load(path: &Path, device: Device) -> Result<Arc<LlamaModel>, EngineError> {
     let on_card = LlamaModelParams::default();
     let params = match device {
         Device::Auto => on_card,
-        Device::Cpu => on_card.with_n_gpu_layers(0),
+        // With no layers there llama.cpp would still compute large products on a card.
+        Device::Cpu => {
+            on_card.with_n_gpu_layers(0).with_split_mode(LlamaSplitMode::None).with_main_gpu(-1)
+        }
         Device::Cuda(_) if !cfg!(feature = "cuda") => return Err(EngineError::NotBuilt("cuda")),
         Device::Metal if !cfg!(feature = "metal") => return Err(EngineError::NotBuilt("metal")),
         _ if !backend.supports_gpu_offload() => {
             return Err(EngineError::NoDevice("llama.cpp finds none".to_owned()));
         }
-        Device::Cuda(number) => on_card.with_main_gpu(i32::try_from(number).unwrap_or(i32::MAX)),
+        // Else it spreads a model over all cards.
+        Device::Cuda(number) => on_card
+            .with_split_mode(LlamaSplitMode::None)
+            .with_main_gpu(i32::try_from(number).unwrap_or(i32::MAX)),
         Device::Metal => on_card,
     };
     let model = LlamaModel::load_from_file(backend, path, &params)
@@ -207,7 +213,8 @@ impl Llama {
         let slots = settings.slots.get();
         // As many conversations run as are kept.
         let sequences = slots * 2;
-        let batch = STEP + slots;
+        // A pass may want the scores of a token of each sequence.
+        let batch = (STEP + slots).max(sequences);
         let small = |count: usize| {
             let error = |_| EngineError::LlamaCpp("the settings ask for too much".to_owned());
             u32::try_from(count).map_err(error)
