@@ -10,11 +10,10 @@ use iris_core::ledger::Manual;
 use iris_core::plan::PlanRun;
 use iris_core::registry::{Node, Registry};
 use iris_core::reputation::{MemoryLedger, ReputationLedger};
-use iris_core::reward::RewardEvent;
 use iris_core::routing::{Route, Wanted};
 use iris_core::scheduler::{Balanced, Scheduler};
 use iris_core::standing::StandingPolicy;
-use iris_core::store::{Batch, Document, Key, Store, StoreError};
+use iris_core::store::{Batch, Key, Store, StoreError};
 use iris_core::task::{RetryPolicy, TaskError};
 use iris_core::tier::TierPolicy;
 use iris_core::traffic::OwnerShare;
@@ -46,11 +45,10 @@ use crate::inference::{Inference, PlanHandle};
 use crate::journal::{Journal, JournalLimits};
 use crate::limits::{Allowance, Exceeded, Limits, PER_MINUTE};
 use crate::link::{self, Door, LinkError, NodeLink};
-use crate::payouts::{self, PayPolicy, Payouts};
+use crate::payouts::{PayPolicy, Payouts};
 use crate::promises::{self, Promises};
 use crate::ranking::{Rank, Ranking};
 use crate::reports::Reports;
-use crate::settlement::Settlement;
 use crate::transparency::{StartError, Transparency};
 use crate::verify::{Cases, Manner, Sign, Verification};
 
@@ -953,31 +951,6 @@ impl Dispatch {
         }
     }
 
-    /// Writes a settlement down, with the receipt of a sealed task; they may lag by one group
-    /// commit.
-    ///
-    /// While the books cannot be written, tasks that no node worked on are left out of them: such
-    /// rows have no bound, and settle nothing.
-    pub(crate) fn write_down(&self, settlement: &Settlement, receipt: Option<&ReceiptRecord>) {
-        if settlement.attempts.is_empty() && self.journal.is_behind() {
-            return;
-        }
-        let mut row = self.histories.write(settlement, Batch::new());
-        if let Some(receipt) = receipt {
-            row = row.put(ReceiptRecord::key(&settlement.task), receipt.document());
-        }
-        if let Err(error) = self.journal.record_surely(row) {
-            tracing::error!(%error, "a settlement was lost");
-        }
-    }
-
-    /// Writes down what a node did beside its tasks, and takes it in.
-    pub(crate) fn credit(&self, event: &RewardEvent, kind: &str) {
-        let key = payouts::event_key(event.at, &event.node, kind);
-        self.record(Batch::new().put(key, Document::encode(event)));
-        self.apply(event.deed().as_slice());
-    }
-
     /// Ends a minute of the figures that are shown over time.
     fn end_minute(&self) {
         let Stats { finished, failed, expired, completion_tokens, .. } = self.counters.stats();
@@ -993,13 +966,6 @@ impl Dispatch {
             if let Err(error) = self.journal.record_when_free(batch).await {
                 tracing::error!(%error, "what keys have used was not written down");
             }
-        }
-    }
-
-    /// Hands records to the journal; a journal that takes nothing is an operator's emergency.
-    pub(crate) fn record(&self, batch: Batch) {
-        if let Err(error) = self.journal.record(batch) {
-            tracing::error!(%error, "a record was lost");
         }
     }
 }
