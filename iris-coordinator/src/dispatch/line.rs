@@ -39,8 +39,8 @@ impl Dispatch {
         u32::try_from(floor.queue.place(&waiter.model, *ticket)?).ok()
     }
 
-    /// Lets the tasks in the name of `caller` that stand in line ask again, each for its old place: an owner
-    /// has said something else of it.
+    /// Lets the tasks in the name of `caller` that stand in line ask again, each for its old place:
+    /// an owner has said something else of it.
     pub(crate) fn ask_again(&self, caller: &AccountId) {
         let mut floor = self.floor();
         let Floor { queue, waiting, .. } = &mut *floor;

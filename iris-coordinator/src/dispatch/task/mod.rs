@@ -263,8 +263,8 @@ impl TaskHandle {
 
     /// Declares that the node's answer is not one, which is held against the node.
     ///
-    /// For a reader that finds the last [`Chunk`] to be malformed and has passed nothing of it on;
-    /// the end follows, or another node.
+    /// For a reader that finds the last [`Chunk`](TaskEvent::Chunk) to be malformed and has passed
+    /// nothing of it on; the end follows, or another node.
     pub fn reject_answer(&mut self) {
         self.passed.remove_last();
         self.run.handle_invalid_chunk();
