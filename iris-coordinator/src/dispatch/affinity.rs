@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use iris_core::{AccountId, NodeId};
 use iris_protocol::openai::Turns;
 
+use super::Dispatch;
+
 /// How many conversations are remembered, the latest ones.
 const REMEMBERED: usize = 65_536;
 /// How long a conversation is remembered: model servers keep what they have read no longer.
@@ -91,6 +93,18 @@ impl Memory {
                 self.nodes.remove(&key);
             }
         }
+    }
+}
+
+impl Dispatch {
+    /// Names the conversation that `account` goes on with in a chat that was read.
+    pub(crate) fn conversation(
+        &self,
+        account: AccountId,
+        body: &[u8],
+        turns: Option<&Turns>,
+    ) -> Option<Conversation> {
+        self.affinity.conversation(account, body, turns?)
     }
 }
 

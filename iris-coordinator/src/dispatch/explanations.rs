@@ -1,7 +1,10 @@
 use std::collections::{HashMap, VecDeque};
+use std::sync::{MutexGuard, PoisonError};
 
 use iris_core::explain::{Explanation, Reason};
 use iris_core::{AccountId, NodeId, TaskId};
+
+use super::Dispatch;
 
 /// How many explanations are kept, the latest ones.
 const KEPT: usize = 4096;
@@ -73,6 +76,21 @@ impl Tally {
                 *count > 0
             });
         }
+    }
+}
+
+impl Dispatch {
+    /// Returns why `task` went where it went, each time, if it is a recent one of `account`.
+    pub(crate) fn explanations(&self, task: &TaskId, account: &AccountId) -> Vec<Explanation> {
+        self.explained().of_task(task, account)
+    }
+
+    pub(crate) fn explain(&self, task: TaskId, account: AccountId, explanation: Explanation) {
+        self.explained().add(task, account, explanation);
+    }
+
+    pub(super) fn explained(&self) -> MutexGuard<'_, Explanations> {
+        self.explanations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,10 +2,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use iris_core::model::ModelOffer;
-use iris_core::store::Key;
+use iris_core::store::{Batch, Document, Key};
 use iris_core::{ModelName, Timestamp};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+use super::{Dispatch, Floor};
 
 /// The record type of models that nodes offered.
 pub(crate) const MODEL: &str = "model";
@@ -16,6 +18,15 @@ const FORGET_AFTER: Duration = Duration::from_hours(30 * 24);
 const WRITE_AFTER: Duration = Duration::from_hours(1);
 /// How many models are remembered; nodes may make names up.
 const REMEMBERED: usize = 10_000;
+
+/// A model on offer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelSummary {
+    /// Its name.
+    pub name: ModelName,
+    /// When a node first offered it.
+    pub first_offered: Timestamp,
+}
 
 /// When nodes offered which model, so that one that is away is told from one that never was.
 #[derive(Debug, Default)]
@@ -133,6 +144,48 @@ impl KnownModels {
     /// Returns when some node first offered `name`.
     pub(super) fn first(&self, name: &ModelName) -> Option<Timestamp> {
         self.seen.get(name).map(|seen| seen.first)
+    }
+}
+
+impl Dispatch {
+    /// Returns the models that some node offers now.
+    pub(crate) fn models(&self) -> Vec<ModelSummary> {
+        let floor = self.floor();
+        let first =
+            |name: &ModelName| floor.models.first(name).unwrap_or(Timestamp::from_millis(0));
+        let summary =
+            |name: &ModelName| ModelSummary { name: name.clone(), first_offered: first(name) };
+        floor.registry.models().map(summary).collect()
+    }
+
+    /// Restores when models were offered, from what was written down.
+    pub(crate) fn restore_models(&self, records: impl IntoIterator<Item = ModelRecord>) {
+        self.floor().models.restore(records);
+    }
+
+    /// Writes down which models were offered of late, and forgets those that were not for long.
+    pub(crate) fn keep_models(&self, at_once: bool) {
+        let calendar = self.clock.calendar();
+        let mut floor = self.floor();
+        let Floor { registry, models, .. } = &mut *floor;
+        models.still_offered(registry.models(), calendar);
+        let due = models.due(calendar, at_once);
+        let forgotten = models.forget(calendar);
+        drop(floor);
+        self.record_models(&due);
+        let batch = forgotten.iter().map(KnownModels::key).fold(Batch::new(), Batch::delete);
+        if !batch.writes.is_empty() {
+            self.record(batch);
+        }
+    }
+
+    pub(super) fn record_models(&self, records: &[ModelRecord]) {
+        let batch = records.iter().fold(Batch::new(), |batch, record| {
+            batch.put(KnownModels::key(&record.name), Document::encode(record))
+        });
+        if !batch.writes.is_empty() {
+            self.record(batch);
+        }
     }
 }
 

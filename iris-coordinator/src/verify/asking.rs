@@ -239,6 +239,11 @@ enum Heard {
     Busy,
 }
 
+/// Returns whether a sealed request, which is for one node, found that one busy.
+const fn is_busy(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Failed(TaskError::NodeBusy { .. }))
+}
+
 /// A sealed answer that is being opened.
 struct Opening {
     opener: AnswerOpener,
@@ -260,7 +265,7 @@ impl Opening {
                 TaskEvent::Ended(Outcome::Finished(_)) => {
                     return Heard::Ended(self.answer.text().ok_or(AuditResult::Unscorable));
                 }
-                TaskEvent::Ended(Outcome::Failed(TaskError::Busy { .. })) => return Heard::Busy,
+                TaskEvent::Ended(outcome) if is_busy(&outcome) => return Heard::Busy,
                 TaskEvent::Ended(_) | TaskEvent::Chunk(_) => break,
             }
         }
@@ -376,6 +381,13 @@ mod tests {
         let more = json(&json!({"choices": [{"delta": {"content": " b"}}]}));
         let streamed = [Chunk::Json(role), Chunk::Text("a".to_owned()), Chunk::Json(more)];
         assert_eq!(read(&streamed).as_deref(), Some("a b"));
+    }
+
+    #[test]
+    fn a_request_that_was_sealed_to_a_busy_node_is_tried_again() {
+        let busy = TaskError::NodeBusy { retry_after_secs: 1 };
+        assert!(is_busy(&Outcome::Failed(busy)));
+        assert!(!is_busy(&Outcome::Failed(TaskError::NodeOffline)));
     }
 
     #[test]
