@@ -548,3 +548,46 @@ async fn a_server_of_the_nodes_own_is_started_looked_at_and_ended() {
     let ended = home.run(&line, "", &key).await;
     assert!(ended.code == 5 && ended.err.contains("model.gguf"), "{}", ended.err);
 }
+
+/// Hears in time what a process writes from now on, and what has it open ends with.
+#[cfg(target_os = "linux")]
+fn rest(mut output: impl std::io::Read + Send + 'static) -> String {
+    let (told, hears) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        output.read_to_string(&mut text).unwrap();
+        told.send(text)
+    });
+    hears.recv_timeout(std::time::Duration::from_mins(1)).expect("nobody has it open any more")
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_model_server_ends_with_the_node_that_started_it() {
+    use std::io::{BufRead, BufReader};
+
+    // A shell stands for the node, and is killed without a chance to stop what it started.
+    let server = "echo serves; exec tail -f /dev/null";
+    let line = format!("\"$0\" launch-server $$ sh -c '{server}' & wait");
+    let mut node = Command::new("sh");
+    node.args(["-c", &line, env!("CARGO_BIN_EXE_iris-node")]).stdout(Stdio::piped());
+    let mut node = node.spawn().unwrap();
+    let mut output = BufReader::new(node.stdout.take().unwrap());
+    let mut said = String::new();
+    output.read_line(&mut said).unwrap();
+    assert_eq!(said, "serves\n");
+    node.kill().unwrap();
+    node.wait().unwrap();
+    assert_eq!(rest(output), "");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn no_model_server_is_started_for_a_node_that_has_ended() {
+    let mut launcher = Command::new(env!("CARGO_BIN_EXE_iris-node"));
+    // This test is no process of that number.
+    let ended = launcher.args(["launch-server", "1", "echo", "serves"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&ended.stdout), "");
+    let error = String::from_utf8_lossy(&ended.stderr);
+    assert!(error.contains("the process that wanted it has ended"), "{error}");
+}

@@ -4,19 +4,22 @@
 // Helpers of tests fail like tests.
 #![allow(clippy::unwrap_used)]
 
+#[allow(dead_code, reason = "nobody chats here")]
+mod asking;
+
 use std::io::Cursor;
-use std::time::Duration;
 
 use bytes::Bytes;
 use candle_core::quantized::gguf_file::{self, Value as Metadata};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
-use futures::StreamExt;
-use iris_core::backend::{Backend, BackendError, Begun, Chunk, GenerateRequest, Operation};
+use iris_core::backend::{BackendError, Begun, Chunk, GenerateRequest, Operation};
 use iris_core::score::{LogProb, TokenScore};
 use iris_node::backend::engine::{BUNDLED_MODEL, Engine, EngineSettings};
 use iris_protocol::openai::{PromptScores, ScoresError, read_logprobs};
 use serde_json::{Value, json};
+
+use crate::asking::{chunks, request};
 
 const BUNDLED: &[u8] = include_bytes!("../model/iris-tiny-f16.gguf");
 /// What a token's log probability may differ by, in nats, between reading it one by one and as
@@ -26,18 +29,6 @@ const TOLERANCE: f64 = 0.001;
 
 fn engine() -> Engine {
     Engine::bundled().expect("the bundled model loads")
-}
-
-fn request(operation: Operation, body: &Value, stream: bool) -> GenerateRequest {
-    GenerateRequest {
-        operation,
-        model: BUNDLED_MODEL.parse().unwrap(),
-        body: Bytes::from(body.to_string()),
-        stream,
-        time_left: Duration::from_mins(1),
-        begun: None,
-        isolated: false,
-    }
 }
 
 fn user(text: &str) -> Value {
@@ -50,13 +41,9 @@ fn with(mut body: Value, members: &Value) -> Value {
     body
 }
 
-async fn ask(engine: &Engine, request: GenerateRequest) -> Result<Vec<Chunk>, BackendError> {
-    engine.generate(request).collect::<Vec<_>>().await.into_iter().collect()
-}
-
 /// Returns an answer that is not streamed.
 async fn whole(engine: &Engine, operation: Operation, body: &Value) -> Bytes {
-    match ask(engine, request(operation, body, false)).await.unwrap().as_slice() {
+    match chunks(engine, request(operation, body, false)).await.unwrap().as_slice() {
         [Chunk::Whole(whole), Chunk::Finished(_)] => whole.clone(),
         other => panic!("unexpected {other:?}"),
     }
@@ -64,7 +51,7 @@ async fn whole(engine: &Engine, operation: Operation, body: &Value) -> Bytes {
 
 /// Returns the steps of a streamed answer, all of which list their tokens.
 async fn steps(engine: &Engine, operation: Operation, body: &Value) -> Vec<Bytes> {
-    let mut chunks = ask(engine, request(operation, body, true)).await.unwrap();
+    let mut chunks = chunks(engine, request(operation, body, true)).await.unwrap();
     assert!(matches!(chunks.pop(), Some(Chunk::Finished(_))));
     let step = |chunk| match chunk {
         Chunk::Json(step) => step,
@@ -75,7 +62,7 @@ async fn steps(engine: &Engine, operation: Operation, body: &Value) -> Vec<Bytes
 
 /// Returns why a request is refused.
 async fn refused(engine: &Engine, request: GenerateRequest) -> Option<String> {
-    match ask(engine, request).await {
+    match chunks(engine, request).await {
         Err(BackendError::Rejected { status: 400, param, .. }) => param,
         other => panic!("unexpected {other:?}"),
     }

@@ -4,17 +4,19 @@
 // Helpers of tests fail like tests.
 #![allow(clippy::unwrap_used)]
 
+mod asking;
+
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::time::Duration;
 
-use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::join_all;
-use iris_core::backend::{Backend, BackendError, Chunk, Finish, GenerateRequest, Operation};
+use iris_core::backend::{Backend, BackendError, Chunk, Operation};
 use iris_core::model::Abilities;
 use iris_node::backend::engine::{BUNDLED_MODEL, Engine, EngineError, EngineSettings, Runner};
 use serde_json::{Value, json};
+
+use crate::asking::{chat, chunks, question, request};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/model/iris-tiny-f16.gguf");
 
@@ -25,39 +27,6 @@ fn settings(file: impl AsRef<Path>) -> EngineSettings {
 
 fn engine() -> Engine {
     Engine::load(settings(FILE)).unwrap()
-}
-
-fn request(operation: Operation, body: &Value, stream: bool) -> GenerateRequest {
-    GenerateRequest {
-        operation,
-        model: BUNDLED_MODEL.parse().unwrap(),
-        body: Bytes::from(body.to_string()),
-        stream,
-        time_left: Duration::from_mins(1),
-        begun: None,
-        isolated: false,
-    }
-}
-
-fn question(text: &str) -> Value {
-    json!({"model": BUNDLED_MODEL, "messages": [{"role": "user", "content": text}]})
-}
-
-async fn chunks(engine: &Engine, request: GenerateRequest) -> Result<Vec<Chunk>, BackendError> {
-    engine.generate(request).collect::<Vec<_>>().await.into_iter().collect()
-}
-
-/// Streams a chat and returns its text and its end.
-async fn chat(engine: &Engine, body: &Value) -> Result<(String, Finish), BackendError> {
-    let mut text = String::new();
-    for chunk in chunks(engine, request(Operation::Chat, body, true)).await? {
-        match chunk {
-            Chunk::Text(part) => text += &part,
-            Chunk::Finished(finish) => return Ok((text, finish)),
-            other => panic!("unexpected {other:?}"),
-        }
-    }
-    panic!("the stream ended without an end");
 }
 
 /// Returns a whole answer.
