@@ -24,13 +24,16 @@ use tokio_util::task::TaskTracker;
 use crate::accounts::{Accounts, ApiKey};
 use crate::admittance::Admittance;
 use crate::classify::{ClassifierChain, Readers};
+#[cfg(feature = "http")]
 use crate::clock::Clock;
 use crate::dispatch::{
     Books, Conversation, Dispatch, MODEL, ModelSummary, Payer, SealedTask, Stats, TaskHandle,
     TaskRequest,
 };
 use crate::inference::{Inference, PlanHandle};
-use crate::limits::{Allowance, Exceeded, Limits};
+#[cfg(feature = "http")]
+use crate::limits::Limits;
+use crate::limits::{Allowance, Exceeded};
 use crate::link::{Door, LinkError};
 use crate::payouts::Payouts;
 use crate::ranking::Ranking;
