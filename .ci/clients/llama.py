@@ -1,11 +1,11 @@
 """Puts nodes before llama.cpp's own server, and hurts it: `llama.py BINARIES CACHE`.
 
 The server is built from the sources that PyPI's llama-cpp-python brings, once for a cache. It
-serves the model that Iris ships, and one of random weights that talks until it is told to stop, and
-makes vectors beside the built-in engine. The
-official client asks; in the middle of answers the server is killed, stopped and garbled. Whatever
-happens, a caller hears no word that the model did not say, no answer that was cut passes for whole,
-and the network answers again as soon as the server does.
+serves the model that Iris ships, also for vectors, which are compared with the built-in engine's,
+and one of random weights that talks until it is told to stop. The official client asks; in the
+middle of answers the server is killed, stopped and garbled. Whatever happens, a caller hears no
+word that the model did not say, no answer that was cut passes for whole, and the network answers
+again as soon as the server does.
 """
 
 import concurrent.futures

@@ -228,7 +228,7 @@ struct SettingFlags {
     load: Option<String>,
     /// How much memory they may take together, and the files of --engine that are loaded when somebody
     /// asks [default: the largest graphics card's if models run there, else the machine's without
-    /// what --free-memory-gb or 2 GB leave free]
+    /// what --free-memory-gb or 2 GB leave free; of both the smaller one, where there is both]
     #[arg(long, global = true, help_heading = SETTINGS, value_name = "GB")]
     load_gb: Option<String>,
     /// Where downloaded models are kept [default: models beside the identity]

@@ -196,8 +196,9 @@ pub(crate) fn capacity(settings: &Settings) -> Result<Capacity, Failure> {
 
 /// Returns what models may take together that are loaded on demand; `None` where that is not known.
 ///
-/// What the settings say, else the memory of the largest graphics card, unless it is the engine's
-/// files alone that are loaded, and to the processor; else the machine's without what it keeps free.
+/// What the settings say; else the memory of the largest graphics card for what is loaded there, and
+/// the machine's, without what it keeps free, for the engine's files on the processor; the smaller one
+/// where there is both.
 fn room(settings: &Settings, machine: impl FnOnce() -> Memories) -> Option<ByteSize> {
     let said = |gigabytes: Option<u32>| {
         gigabytes.filter(|count| *count > 0).map(|count| ByteSize::gib(count.into()))

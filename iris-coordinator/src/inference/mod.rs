@@ -57,6 +57,7 @@ const PASSING: usize = 256;
 const UNFINISHED: usize = 100_000;
 /// How many bytes their sealed prompts may have together, not counting the last one.
 const HELD: usize = 256 << 20;
+
 /// The durable tasks of a coordinator.
 pub struct Inference {
     shared: Arc<Shared>,

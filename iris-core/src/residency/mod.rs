@@ -109,7 +109,10 @@ pub struct Residency {
 
 #[derive(Debug)]
 struct Model {
+    /// What it takes as it is loaded, or will be.
     claim: Claim,
+    /// What it was last offered with.
+    offered: Claim,
     state: State,
     running: u32,
     used: Instant,
@@ -146,23 +149,45 @@ impl Residency {
     /// Offers a model, which is loaded when somebody asks for it. One that would not fit by itself is
     /// refused at once. What a known one takes may be something else than before; that counts once it
     /// is not loaded.
-    pub fn offer(&mut self, now: Instant, name: ModelName, claim: Claim) -> Result<(), Refusal> {
-        let may = self.capacity.memory;
-        if let Some(missing) = claim.memory.minus(may).filter(|missing| *missing > ByteSize::ZERO) {
-            if self.is_away(&name) {
-                self.models.remove(&name);
-                // It may have gone while it was in use.
-                self.running.retain(|_, used| *used != name);
-            }
-            return Err(Refusal::TooLarge { takes: claim.memory, may, missing });
-        }
+    pub fn offer(&mut self, now: Instant, name: &ModelName, claim: Claim) -> Result<(), Refusal> {
         let claim = Claim { slots: claim.slots.max(1), ..claim };
-        let model = Model { claim, state: State::Away, running: 0, used: now };
-        let known = self.models.entry(name).or_insert(model);
-        if known.state == State::Away {
-            known.claim = claim;
+        let refusal = self.refusal(claim);
+        if refusal.is_none() {
+            let model = Model { claim, offered: claim, state: State::Away, running: 0, used: now };
+            self.models.entry(name.clone()).or_insert(model);
         }
-        Ok(())
+        if let Some(known) = self.models.get_mut(name) {
+            known.offered = claim;
+            if known.state == State::Away {
+                self.renew(name);
+            }
+        }
+        refusal.map_or(Ok(()), Err)
+    }
+
+    /// Returns why a model that takes so much cannot be loaded whatever else is there.
+    fn refusal(&self, claim: Claim) -> Option<Refusal> {
+        let (takes, may) = (claim.memory, self.capacity.memory);
+        let missing = takes.minus(may).filter(|missing| *missing > ByteSize::ZERO)?;
+        Some(Refusal::TooLarge { takes, may, missing })
+    }
+
+    /// Has a model that is not loaded take what it was last offered with, or forgets it where that
+    /// cannot be.
+    fn renew(&mut self, name: &ModelName) {
+        let Some(model) = self.models.get_mut(name) else { return };
+        model.claim = model.offered;
+        let claim = model.claim;
+        if let Some(refusal) = self.refusal(claim) {
+            self.models.remove(name);
+            self.refuse_all(name, refusal);
+        }
+    }
+
+    /// Refuses all who wait for a model.
+    fn refuse_all(&mut self, name: &ModelName, refusal: Refusal) {
+        let gone = self.waiting.extract_if(.., |_, waiting| waiting.model == *name);
+        self.actions.extend(gone.map(|((_, ticket), _)| Action::Refuse(ticket, refusal)));
     }
 
     /// Takes in that somebody asks for a model, and waits for it until `deadline`.
@@ -218,20 +243,31 @@ impl Residency {
     pub fn handle_failed(&mut self, now: Instant, name: &ModelName) {
         if let Some(model) = self.in_state(name, State::Loading) {
             model.state = State::Unloading;
-            let gone = self.waiting.extract_if(.., |_, waiting| waiting.model == *name);
-            let refused = gone.map(|((_, ticket), _)| Action::Refuse(ticket, Refusal::Failed));
-            self.actions.extend(refused.collect::<Vec<_>>());
+            self.refuse_all(name, Refusal::Failed);
             self.actions.push_back(Action::Unload(name.clone()));
         }
         self.decide(now);
     }
 
-    /// Takes in that a model is gone, as it was to be or by itself: those who use it find out.
-    pub fn handle_unloaded(&mut self, now: Instant, name: &ModelName) {
+    /// Takes in that a model has gone by itself, or what it was loaded from: those who use it find
+    /// out. What is left of it is to be unloaded, and counts until it is.
+    pub fn handle_gone(&mut self, now: Instant, name: &ModelName) {
         if let Some(model) = self.models.get_mut(name)
-            && model.state != State::Loading
+            && matches!(model.state, State::Loaded(_))
         {
-            model.state = State::Away;
+            model.state = State::Unloading;
+            self.actions.push_back(Action::Unload(name.clone()));
+        }
+        self.decide(now);
+    }
+
+    /// Takes in that nothing of a model is loaded any more.
+    pub fn handle_unloaded(&mut self, now: Instant, name: &ModelName) {
+        if let Some(model) = self.in_state(name, State::Unloading) {
+            (model.state, model.running) = (State::Away, 0);
+            // It may have gone while it was in use.
+            self.running.retain(|_, used| used != name);
+            self.renew(name);
         }
         self.decide(now);
     }

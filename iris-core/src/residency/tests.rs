@@ -23,7 +23,7 @@ impl Machine {
         let (mut residency, now) = (Residency::new(capacity), Instant::now());
         for (number, (memory, slots)) in models.iter().enumerate() {
             let claim = Claim { memory: ByteSize::new(*memory), slots: *slots };
-            residency.offer(now, name(number), claim).unwrap();
+            residency.offer(now, &name(number), claim).unwrap();
         }
         Self { residency, now }
     }
@@ -75,7 +75,7 @@ fn what_a_model_takes_may_change_while_it_is_not_loaded() {
     let mut machine = Machine::new(capacity(10), &[(4, 1)]);
     let offer = |machine: &mut Machine, memory| {
         let claim = Claim { memory: ByteSize::new(memory), slots: 1 };
-        machine.residency.offer(machine.now, name(0), claim)
+        machine.residency.offer(machine.now, &name(0), claim)
     };
     offer(&mut machine, 6).unwrap();
     let ticket = machine.ask(0, Priority::Interactive, 60).unwrap();
@@ -84,6 +84,8 @@ fn what_a_model_takes_may_change_while_it_is_not_loaded() {
     offer(&mut machine, 8).unwrap();
     assert_eq!(machine.residency.taken().get(), 6, "as it was loaded");
     machine.end(ticket);
+    machine.residency.handle_gone(machine.now, &name(0));
+    machine.actions();
     machine.unloaded(0);
     assert!(offer(&mut machine, 11).is_err());
     assert_eq!(machine.ask(0, Priority::Interactive, 60), Err(Refusal::Unknown));
@@ -93,7 +95,7 @@ fn what_a_model_takes_may_change_while_it_is_not_loaded() {
 fn what_can_never_fit_is_refused_with_what_is_missing() {
     let mut residency = Residency::new(capacity(10));
     let claim = Claim { memory: ByteSize::new(12), slots: 1 };
-    let refused = residency.offer(Instant::now(), name(0), claim).unwrap_err();
+    let refused = residency.offer(Instant::now(), &name(0), claim).unwrap_err();
     let missing = ByteSize::new(2);
     assert!(matches!(refused, Refusal::TooLarge { missing: m, .. } if m == missing));
     let mut machine = Machine::new(capacity(10), &[]);
@@ -157,17 +159,49 @@ fn a_model_that_was_just_loaded_stays_a_while() {
 }
 
 #[test]
-fn a_model_that_went_while_it_was_in_use_may_grow_too_large_and_come_back() {
-    let mut machine = Machine::new(capacity(10), &[(10, 1)]);
+fn what_has_gone_takes_its_memory_until_nothing_is_left_of_it_and_comes_back_with_another_claim() {
+    let mut machine = Machine::new(capacity(10), &[(6, 1), (4, 1), (6, 1)]);
     let offer = |machine: &mut Machine, memory| {
         let claim = Claim { memory: ByteSize::new(memory), slots: 1 };
-        machine.residency.offer(machine.now, name(0), claim).is_ok()
+        machine.residency.offer(machine.now, &name(0), claim).is_ok()
     };
     let before = machine.ask(0, Priority::Interactive, 600).unwrap();
     machine.actions();
     assert_eq!(machine.loaded(0), [Action::Start(before)]);
+    assert!(offer(&mut machine, 7));
+    machine.residency.handle_gone(machine.now, &name(0));
+    assert_eq!(machine.actions(), [Action::Unload(name(0))]);
+    let after = machine.ask(0, Priority::Interactive, 600).unwrap();
+    machine.ask(1, Priority::Interactive, 600).unwrap();
+    machine.ask(2, Priority::Interactive, 600).unwrap();
+    assert_eq!(machine.actions(), [Action::Load(name(1))], "there is no room for the third");
+    assert_eq!(machine.end(before), []);
+    machine.loaded(1);
+    machine.pass(SECOND);
     machine.unloaded(0);
-    assert!(!offer(&mut machine, 11) && offer(&mut machine, 9));
+    assert_eq!(machine.residency.taken().get(), 4, "seven more would be too many");
+    machine.pass(600 * SECOND);
+    assert_eq!(machine.end(after), []);
+}
+
+#[test]
+fn a_model_that_has_become_too_large_is_not_loaded_again() {
+    let mut machine = Machine::new(capacity(10), &[(10, 1)]);
+    let offer = |machine: &mut Machine, memory| {
+        let claim = Claim { memory: ByteSize::new(memory), slots: 1 };
+        machine.residency.offer(machine.now, &name(0), claim)
+    };
+    let before = machine.ask(0, Priority::Interactive, 600).unwrap();
+    machine.actions();
+    machine.loaded(0);
+    let refusal = offer(&mut machine, 11).unwrap_err();
+    machine.residency.handle_gone(machine.now, &name(0));
+    let waits = machine.ask(0, Priority::Interactive, 600).unwrap();
+    machine.actions();
+    assert_eq!(machine.unloaded(0), [Action::Refuse(waits, refusal)]);
+    assert_eq!(machine.ask(0, Priority::Interactive, 600), Err(Refusal::Unknown));
+    // Who used it may end after it is back.
+    offer(&mut machine, 9).unwrap();
     let after = machine.ask(0, Priority::Interactive, 600).unwrap();
     machine.actions();
     assert_eq!(machine.loaded(0), [Action::Start(after)]);
@@ -231,6 +265,7 @@ enum Step {
     End(prop::sample::Index),
     Loaded(prop::sample::Index, bool),
     Unloaded(prop::sample::Index),
+    Gone(prop::sample::Index),
     Pass(u64),
 }
 
@@ -242,6 +277,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (any::<prop::sample::Index>(), prop::bool::weighted(0.8))
             .prop_map(|(at, ok)| Step::Loaded(at, ok)),
         3 => any::<prop::sample::Index>().prop_map(Step::Unloaded),
+        1 => any::<prop::sample::Index>().prop_map(Step::Gone),
         2 => (0_u64..40).prop_map(Step::Pass),
     ]
 }
@@ -254,6 +290,8 @@ struct Book {
     loaded: Vec<ModelName>,
     waiting: BTreeMap<Ticket, ModelName>,
     working: BTreeMap<Ticket, ModelName>,
+    /// Whose model has gone, and who has not found out yet.
+    left: Vec<Ticket>,
 }
 
 impl Book {
@@ -314,8 +352,9 @@ proptest! {
                     }
                 }
                 Step::End(at) => {
-                    let all: Vec<_> = book.working.keys().chain(book.waiting.keys()).copied().collect();
-                    if let Some(ticket) = one(&all, at) {
+                    let all = book.working.keys().chain(book.waiting.keys()).chain(&book.left);
+                    if let Some(ticket) = one(&all.copied().collect::<Vec<_>>(), at) {
+                        book.left.retain(|left| *left != ticket);
                         book.working.remove(&ticket);
                         book.waiting.remove(&ticket);
                         machine.residency.handle_end(machine.now, ticket);
@@ -334,6 +373,14 @@ proptest! {
                 Step::Unloaded(at) => if let Some(model) = one(&book.unloading, at) {
                     book.unloading.retain(|unloading| *unloading != model);
                     machine.residency.handle_unloaded(machine.now, &model);
+                },
+                Step::Gone(at) => if let Some(model) = one(&book.loaded, at) {
+                    machine.residency.handle_gone(machine.now, &model);
+                    prop_assert_eq!(machine.residency.poll(), Some(Action::Unload(model.clone())));
+                    book.loaded.retain(|loaded| *loaded != model);
+                    let left = book.working.extract_if(.., |_, used| *used == model);
+                    book.left.extend(left.map(|(ticket, _)| ticket));
+                    book.unloading.push(model);
                 },
                 Step::Pass(seconds) => {
                     machine.now += Duration::from_secs(seconds);

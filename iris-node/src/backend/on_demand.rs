@@ -206,17 +206,15 @@ impl Shared {
         let mut state = self.locked();
         let mut offers = Vec::new();
         for Loadable { offer, claim, is_loaded } in models {
-            match state.residency.offer(now(), offer.name.clone(), claim) {
-                Ok(()) => {
-                    // A model that was loaded meanwhile may not be in the list yet.
-                    let loaded = state.loaded.get(&offer.name);
-                    if !is_loaded && loaded.is_some_and(|loaded| loaded.since <= asked) {
-                        state.loaded.remove(&offer.name);
-                        info!(model = %offer.name, "the model is no longer loaded");
-                        state.residency.handle_unloaded(now(), &offer.name);
-                    }
-                    offers.push(offer);
-                }
+            let offered = state.residency.offer(now(), &offer.name, claim);
+            // A model that was loaded meanwhile may not be in the list yet.
+            let loaded = state.loaded.get(&offer.name);
+            if !is_loaded && loaded.is_some_and(|loaded| loaded.since <= asked) {
+                info!(model = %offer.name, "the model is no longer loaded");
+                state.residency.handle_gone(now(), &offer.name);
+            }
+            match offered {
+                Ok(()) => offers.push(offer),
                 Err(refusal) => {
                     if !state.refused.contains(&offer.name) {
                         warn!(model = %offer.name, %refusal, "this model is not offered");
@@ -611,6 +609,6 @@ mod tests {
         assert_eq!(backend.resident().models, []);
         let chunks = ask(&backend, 0).await;
         assert!(matches!(chunks.last(), Some(Ok(Chunk::Finished(_)))), "{chunks:?}");
-        assert_eq!(shelf.log(), ["+a", "+a"]);
+        assert_eq!(shelf.log(), ["+a", "-a", "+a"]);
     }
 }

@@ -5,7 +5,7 @@
     python make.py models                       # FAMILY.gguf beside this file
     python make.py answers path/to/llama-server # FAMILY.json: what llama.cpp makes of each
     python make.py large model.gguf             # a model of half a billion weights, for benches
-    python make.py large-k model.gguf           # the same, stored as Q4_K_M
+    python make.py large-k model.gguf           # the same, stored nearly as Q4_K_M
 
 The same versions write the same files. What is committed comes from these versions, and its
 answers from the llama-server that they name, which computed with caches of 32-bit floats.

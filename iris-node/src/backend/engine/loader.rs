@@ -191,8 +191,6 @@ impl Loader for EngineLoader {
     ) -> BoxFuture<'static, Result<Arc<dyn Backend>, BackendError>> {
         let (folder, loaded) = (Arc::clone(&self.folder), Arc::clone(&self.loaded));
         let (place, settings, model) = (self.place.clone(), self.settings.clone(), model.clone());
-        // What was loaded of a file that has been replaced may still have answers to write.
-        let outdated = self.unload(&model);
         let load = move || {
             let found = locked(&folder).find(&model).map(|(path, stamp)| (path.to_owned(), stamp));
             let (path, stamp) = found.ok_or(BackendError::ModelNotFound)?;
@@ -211,10 +209,7 @@ impl Loader for EngineLoader {
                 }
             }
         };
-        Box::pin(async {
-            outdated.await?;
-            spawn_blocking(load).await.unwrap_or(Err(BackendError::Failed))
-        })
+        Box::pin(async { spawn_blocking(load).await.unwrap_or(Err(BackendError::Failed)) })
     }
 
     fn unload(&self, model: &ModelName) -> BoxFuture<'static, Result<(), BackendError>> {

@@ -43,11 +43,11 @@
 //! card, where candle's operators compute. The tests run the same layers on the processor; neither
 //! feature has been run on a card, nor been built, by those who wrote it.
 //!
-//! With the feature `llama-cpp`, [`Runner`] gives a model to llama.cpp, which knows nearly
-//! every architecture that writes texts, and reads a file's texts in its own way; all around it stays the same, and all that
-//! is said here holds, but that it makes no vectors and reads prompts in steps of 64 tokens. It takes
-//! the memory of all conversations at once. A file that is crafted against llama.cpp's checks can
-//! end the process: run files of people you trust.
+//! With the feature `llama-cpp`, [`Runner`] gives a model to llama.cpp, which knows nearly every
+//! architecture that writes texts, and reads a file's texts in its own way; all around it stays the
+//! same, and all that is said here holds, but that it makes no vectors and reads prompts in steps
+//! of 64 tokens. It takes the memory of all conversations at once. A file that is crafted against
+//! llama.cpp's checks can end the process: run files of people you trust.
 //!
 //! What the engine cannot honour it refuses with [`BackendError::Rejected`]: several answers
 //! (`n`), forced tool calls, images. Tools reach the model's

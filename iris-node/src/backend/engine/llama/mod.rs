@@ -1,4 +1,4 @@
-//! Models of every architecture, run by llama.cpp inside this process.
+//! Models of nearly every architecture that writes texts, run by llama.cpp inside this process.
 //!
 //! llama.cpp reads the weights, turns texts into tokens and computes; requests, templates,
 //! sampling, schemas and lists of tokens are the engine's own. One thread owns llama.cpp's context:
