@@ -248,9 +248,10 @@ async fn what_the_model_server_says_of_a_failure_is_sealed() {
     let events = seen.opened(opener);
     assert!(events.contains(&AnswerEvent::Failed(error)));
     assert_eq!(finished(&events), None);
-    let clear = format!("{:?}", seen.error);
+    let error = seen.error.unwrap().error;
+    let clear = format!("{error:?}");
     assert!(!clear.contains("secret") && !clear.contains("422"), "{clear}");
-    assert!(seen.error.unwrap().error.is_callers_fault());
+    assert!(error.is_callers_fault());
 }
 
 #[tokio::test(start_paused = true)]
