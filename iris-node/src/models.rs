@@ -80,9 +80,9 @@ impl Models {
         settings.slots.unwrap_or(found)
     }
 
-    /// Returns whether the engine runs files that are loaded when somebody asks for them.
-    pub(crate) fn are_files(&self) -> bool {
-        self.files.is_some()
+    /// Returns what runs files that are loaded when somebody asks for them, if the engine is to.
+    pub(crate) fn files(&self) -> Option<&Arc<EngineLoader>> {
+        self.files.as_ref()
     }
 
     /// Prepares to load models when somebody asks for them: those of the owner's server that the
@@ -128,7 +128,7 @@ impl Models {
 
 /// Returns what offers the files of a folder, or of the cache, if that is what the engine is to run.
 /// None of them is loaded.
-pub(crate) fn files(settings: &Settings) -> Result<Option<EngineLoader>, Failure> {
+fn files(settings: &Settings) -> Result<Option<EngineLoader>, Failure> {
     let loader = match settings.engine.as_deref() {
         Some(CACHED) => EngineLoader::cache(settings.cache()),
         Some(folder) if is_folder(folder) => EngineLoader::folder(folder),

@@ -1,6 +1,5 @@
 //! From the node to the model: the server or the engine, its models, a first token, the speed.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -54,14 +53,15 @@ pub(super) async fn check(
             return None;
         }
     };
+    let loader = models.files().cloned();
     let mut rate = None;
     for backend in models.into_backends() {
         rate = rate.max(offered(&*backend, report).await);
     }
-    if let Some(loader) = files::check(settings, report).await
-        && let Ok(capacity) = models::capacity(settings)
+    if let Some(loader) = loader
+        && let Some(capacity) = files::check(&loader, settings, report).await
     {
-        let on_demand = OnDemand::new(Arc::new(loader), capacity);
+        let on_demand = OnDemand::new(loader, capacity);
         rate = rate.max(offered(&on_demand, report).await);
         on_demand.close().await;
     }

@@ -1,6 +1,9 @@
 //! The model files that the engine runs when somebody asks for them.
 
+use std::sync::Arc;
+
 use iris_core::memory::ByteSize;
+use iris_core::residency::Capacity;
 use iris_node::backend::engine::{EngineLoader, FoundModel};
 use tokio::task::spawn_blocking;
 
@@ -13,27 +16,23 @@ const LINK: &str = "model files";
 /// Files that are named one by one.
 const NAMED: usize = 5;
 
-/// Looks at the files, if the settings name a folder of them or the cache, and returns what runs
-/// them, if it can run one.
-pub(super) async fn check(settings: &Settings, report: &mut Report) -> Option<EngineLoader> {
-    let loader = match models::files(settings) {
-        Ok(loader) => loader?,
-        Err(failure) => {
-            report.add(Check::fail(LINK, failure.exit, failure.to_string(), "set it right"));
-            return None;
-        }
+/// Looks at the files, and returns what there is for them, if one of them can be run.
+pub(super) async fn check(
+    loader: &Arc<EngineLoader>,
+    settings: &Settings,
+    report: &mut Report,
+) -> Option<Capacity> {
+    let (loader, settings) = (Arc::clone(loader), settings.clone());
+    let look = move || {
+        let capacity = models::capacity(&settings)?;
+        Ok((loader.files().map_err(Failure::files)?, capacity))
     };
-    let looked = spawn_blocking(move || (loader.files(), loader)).await;
-    let looked = looked.map_err(Failure::files).and_then(|(files, loader)| {
-        let room = models::capacity(settings)?.memory;
-        Ok((files.map_err(Failure::files)?, room, loader))
-    });
-    match looked {
-        Ok((files, room, loader)) => {
-            let check = judge(&files, room);
+    match spawn_blocking(look).await.unwrap_or_else(|panic| Err(Failure::files(panic))) {
+        Ok((files, capacity)) => {
+            let check = judge(&files, capacity.memory);
             let is_of_use = check.exit.is_none();
             report.add(check);
-            is_of_use.then_some(loader)
+            is_of_use.then_some(capacity)
         }
         Err(failure) => {
             let advice = "name a folder that can be read with --engine, or a limit with --load-gb";

@@ -305,7 +305,7 @@ impl<E: Fn(&str) -> Option<String>> Setup<'_, E> {
         let settings = &settings.clone().with_started(url);
         let mut fastest = None;
         let models = Models::set_up(settings)?;
-        let is_of_files = models.are_files();
+        let is_of_files = models.files().is_some();
         for backend in models.into_backends() {
             let backend: &dyn Backend = &*backend;
             let Ok(offers) = backend.models().await else {
