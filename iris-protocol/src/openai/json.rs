@@ -74,20 +74,11 @@ impl<'a> Reader<'a> {
         &mut self,
         mut member: impl FnMut(&mut Self, &Cow<'a, str>) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.enter(b'{')?;
-        if !self.eat(b'}') {
-            loop {
-                let name = self.string()?;
-                self.expect(b':')?;
-                member(self, &name)?;
-                if !self.eat(b',') {
-                    self.expect(b'}')?;
-                    break;
-                }
-            }
-        }
-        self.depth -= 1;
-        Ok(())
+        self.list(b'{', b'}', |reader| {
+            let name = reader.string()?;
+            reader.expect(b':')?;
+            member(reader, &name)
+        })
     }
 
     /// Reads an array and calls `element` before each of its values, which it must read.
@@ -95,18 +86,7 @@ impl<'a> Reader<'a> {
         &mut self,
         mut element: impl FnMut(&mut Self) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.enter(b'[')?;
-        if !self.eat(b']') {
-            loop {
-                element(self)?;
-                if !self.eat(b',') {
-                    self.expect(b']')?;
-                    break;
-                }
-            }
-        }
-        self.depth -= 1;
-        Ok(())
+        self.list(b'[', b']', |reader| element(reader))
     }
 
     /// Reads a string.
@@ -155,7 +135,11 @@ impl<'a> Reader<'a> {
             Kind::Number => drop(self.number()?),
             Kind::String => drop(self.raw_string()?),
             Kind::Array => self.array(|reader| reader.skip().map(drop))?,
-            Kind::Object => self.object(|reader, _| reader.skip().map(drop))?,
+            Kind::Object => self.list(b'{', b'}', |reader| {
+                reader.raw_string()?;
+                reader.expect(b':')?;
+                reader.skip().map(drop)
+            })?,
         }
         Ok(self.at - start)
     }
@@ -164,6 +148,27 @@ impl<'a> Reader<'a> {
     pub(super) fn end(&mut self) -> Result<(), JsonError> {
         self.space();
         if self.at == self.text.len() { Ok(()) } else { Err(JsonError::Invalid) }
+    }
+
+    /// Reads what stands between two brackets, and calls `item` before each part of it.
+    fn list<E: From<JsonError>>(
+        &mut self,
+        open: u8,
+        close: u8,
+        mut item: impl FnMut(&mut Self) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.enter(open)?;
+        if !self.eat(close) {
+            loop {
+                item(self)?;
+                if !self.eat(b',') {
+                    self.expect(close)?;
+                    break;
+                }
+            }
+        }
+        self.depth -= 1;
+        Ok(())
     }
 
     /// Reads a string with its quotes, and whether it holds escapes.
@@ -299,8 +304,9 @@ mod tests {
     /// Texts of the characters that JSON is made of, well-formed by chance only.
     fn almost_json() -> impl Strategy<Value = String> {
         let piece = prop::sample::select(vec![
-            "{", "}", "[", "]", ",", ":", "\"", "\"a\"", "\\", "\\n", "\\u00e4", "\\u00", "0", "-",
-            "12", ".5", "e+1", "E", "true", "false", "null", " ", "\n", "ä", "\u{1}", "nul",
+            "{", "}", "[", "]", ",", ":", "\"", "\"a\"", "\\", "\\n", "\\u00e4", "\\ud86d",
+            "\\u00", "0", "-", "12", ".5", "e+1", "E", "true", "false", "null", " ", "\n", "ä",
+            "\u{1}", "nul",
         ]);
         prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
     }
@@ -322,6 +328,16 @@ mod tests {
             reader.skip().map(drop)
         });
         assert_eq!((read, names), (Ok(()), vec!["model".to_owned(), "b".to_owned()]));
+    }
+
+    #[test]
+    fn half_of_a_character_is_passed_over_and_names_nothing() {
+        let text = r#"{"\ud86d":"\ud86d"}"#;
+        assert_eq!(read(text), Ok(()));
+        assert!(serde_json::from_str::<IgnoredAny>(text).is_ok());
+        let mut reader = Reader::new(text);
+        let named: Result<(), JsonError> = reader.object(|reader, _| reader.skip().map(drop));
+        assert_eq!(named, Err(JsonError::Invalid));
     }
 
     proptest! {
