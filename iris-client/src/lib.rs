@@ -81,6 +81,7 @@
 //! 408, 429 or 5xx without advising against it. Between them the client waits as long as the coordinator's `Retry-After` says,
 //! else a fraction of a second, and never beyond its timeout. Open chats, streams and new accounts
 //! and keys are sent once: the coordinator itself tries other nodes before it refuses.
+#![forbid(unsafe_code)]
 
 mod accounts;
 mod answer;

@@ -2,6 +2,7 @@
 //!
 //! [`Coordinator`] is the role without any network; it takes requests as values and node links as
 //! frame transports. The `http` feature puts a server in front of it.
+#![forbid(unsafe_code)]
 
 mod accounts;
 mod admittance;

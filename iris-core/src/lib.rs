@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows a runtime, a socket, a file, a clock or a source of randomness: time and
 //! seeds are arguments, so a test lives through a week in a millisecond and a failure replays.
+#![forbid(unsafe_code)]
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;

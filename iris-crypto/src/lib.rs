@@ -52,6 +52,7 @@
 //! Whatever is called `generate`, and every sealing to a public key or of a record, draws from the
 //! operating system and panics where it has no random numbers to give, since no secret can be made
 //! there. Supported systems do not fail this way after start-up.
+#![forbid(unsafe_code)]
 
 pub mod account_key;
 pub mod caller_tag;

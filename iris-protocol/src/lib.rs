@@ -108,6 +108,7 @@
 //!
 //! [`connection`] has both ends as state machines without I/O, and [`transport`] carries their
 //! frames.
+#![forbid(unsafe_code)]
 
 pub mod connection;
 pub mod frame;

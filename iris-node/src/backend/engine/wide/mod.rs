@@ -1,9 +1,10 @@
-//! Products of matrices on processors with AVX2 and FMA.
+//! Products of matrices on processors with AVX2 and FMA, and faster ones where they have the VNNI
+//! of AVX-512.
 //!
 //! Weights are laid out anew when a model is loaded: eight rows side by side, so that one
 //! instruction serves eight rows, and no sum is ever taken across a register. What is unpacked of
-//! the weights serves up to four tokens. How many tokens go through a matrix together changes no
-//! bit of what comes out for each.
+//! the weights serves up to eight tokens. How many tokens go through a matrix together changes no
+//! bit of what comes out for each, nor does it matter which of the instructions a processor has.
 #![allow(clippy::inline_always, reason = "what is not inlined is not compiled for AVX2")]
 #![allow(clippy::needless_range_loop, reason = "plain loops over registers are unrolled")]
 
@@ -14,12 +15,15 @@ use rayon::prelude::*;
 
 use self::blocks::Blocks;
 use self::floats::Floats;
+use self::simd::{Simd, Vnni};
 use super::matrix::Product;
 
 mod blocks;
 mod floats;
 mod formats;
+mod rounded;
 mod rows;
+mod simd;
 
 /// Rows that are multiplied side by side.
 const ROWS: usize = 8;
@@ -28,7 +32,14 @@ const SHARED: usize = 1 << 17;
 
 /// Lays out a quantised matrix; `None` where this processor or its format asks for another way.
 pub(super) fn quantised(stored: &QTensor) -> Result<Option<Box<dyn Product>>> {
-    let Some(simd) = V3::try_new() else { return Ok(None) };
+    match (Vnni::try_new(), V3::try_new()) {
+        (Some(simd), _) => blocks(simd, stored),
+        (None, Some(simd)) => blocks(simd, stored),
+        (None, None) => Ok(None),
+    }
+}
+
+fn blocks(simd: impl Simd, stored: &QTensor) -> Result<Option<Box<dyn Product>>> {
     Ok(Blocks::new(simd, stored)?.map(|blocks| Box::new(blocks) as Box<dyn Product>))
 }
 

@@ -88,12 +88,27 @@ fn the_greatest_products_do_not_overflow() {
 }
 
 #[test]
+fn whichever_instructions_there_are_the_bits_are_the_same() {
+    let (Some(common), Some(vnni)) = (V3::try_new(), Vnni::try_new()) else { return };
+    for kind in FORMATS {
+        let stored = QTensor::quantize(&random(21, 256), kind).unwrap();
+        let [a, b] = [blocks(common, &stored), blocks(vnni, &stored)].map(|m| m.unwrap().unwrap());
+        // Numbers that are alike have the greatest sums.
+        for x in [list(&random(15, 256)), vec![1.0; 256], vec![-1.0; 256]] {
+            let [a, b] = [a.forward(&x), b.forward(&x)];
+            assert!(a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits()), "{kind:?}");
+        }
+    }
+}
+
+#[test]
 fn a_token_alone_and_among_others_gives_the_same_bits() {
-    let stored = QTensor::quantize(&random(43, 256), GgmlDType::Q4K).unwrap();
-    let Some(blocks) = quantised(&stored).unwrap() else { return };
+    let [few, halves] = [GgmlDType::Q4K, GgmlDType::Q6K]
+        .map(|kind| quantised(&QTensor::quantize(&random(43, 256), kind).unwrap()).unwrap());
+    let (Some(few), Some(halves)) = (few, halves) else { return };
     let floats = floats(&list(&random(81, 256)), 256).unwrap();
-    for (matrix, rows) in [(blocks, 43), (floats, 81)] {
-        let x = list(&random(11, 256));
+    for (matrix, rows) in [(few, 43), (halves, 43), (floats, 81)] {
+        let x = list(&random(15, 256));
         let together = matrix.forward(&x);
         for (token, x) in x.chunks(256).enumerate() {
             let alone: Vec<_> = matrix.forward(x).into_iter().map(f32::to_bits).collect();
