@@ -200,7 +200,7 @@ impl<P: Packed> Panel<'_, P> {
         for tile in x.tiles() {
             let products = &mut products[tile.clone()];
             match products.len() {
-                8 => self.multiply::<S, 8>(simd, x, tile.start, products),
+                8 if S::TOKENS == 8 => self.multiply::<S, 8>(simd, x, tile.start, products),
                 4 => self.multiply::<S, 4>(simd, x, tile.start, products),
                 2 => self.multiply::<S, 2>(simd, x, tile.start, products),
                 _ => self.multiply::<S, 1>(simd, x, tile.start, products),
@@ -261,8 +261,8 @@ impl Packed for Nibbles {
     ) -> [__m256i; TOKENS] {
         let V3 { avx, avx2, .. } = simd.common();
         let mask = avx._mm256_set1_epi8(0x0f);
-        // 32 products of 15 and 127 fit in 16 bits.
-        simd.unsigned::<8, TOKENS>(
+        // Each sum of 16 bits takes 16 products, of 15 and 127 at most.
+        simd.sums_of_unsigned::<8, TOKENS>(
             #[inline(always)]
             |at| {
                 let both: __m256i = pulp::cast(self.0[at / 2]);
@@ -284,8 +284,8 @@ impl Packed for Bytes {
         x: &[[i32; TOKENS]],
         _: &[i32; TOKENS],
     ) -> [__m256i; TOKENS] {
-        // Half as many products of 31 and 127 do, too.
-        simd.unsigned::<4, TOKENS>(
+        // Each sum of 16 bits takes eight products, of 31 and 127 at most.
+        simd.sums_of_unsigned::<4, TOKENS>(
             #[inline(always)]
             |at| pulp::cast(self.0[at]),
             x,
@@ -303,7 +303,7 @@ impl<const FOURS: usize> Packed for Signed<FOURS> {
         x: &[[i32; TOKENS]],
         starts: &[i32; TOKENS],
     ) -> [__m256i; TOKENS] {
-        simd.signed(
+        simd.sums_of_signed(
             #[inline(always)]
             |at| pulp::cast(self.0[at]),
             x,

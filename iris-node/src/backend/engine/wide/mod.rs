@@ -5,7 +5,10 @@
 //! instruction serves eight rows, and no sum is ever taken across a register. What is unpacked of
 //! the weights serves up to eight tokens. How many tokens go through a matrix together changes no
 //! bit of what comes out for each, nor does it matter which of the instructions a processor has.
-#![allow(clippy::inline_always, reason = "what is not inlined is not compiled for AVX2")]
+#![allow(
+    clippy::inline_always,
+    reason = "what is not inlined is not compiled for these processors"
+)]
 #![allow(clippy::needless_range_loop, reason = "plain loops over registers are unrolled")]
 
 use candle_core::Result;

@@ -1,6 +1,6 @@
 //! Tokens, rounded for products with quantised weights.
 
-use std::arch::x86_64::{__m256, __m256i};
+use std::arch::x86_64::__m256;
 use std::ops::Range;
 
 use half::f16;
@@ -15,16 +15,16 @@ pub(super) const ROUNDED: usize = 32;
 /// How llama.cpp rounds tokens, so that both engines find the same.
 #[derive(Clone, Copy)]
 pub(super) enum Rounding {
-    /// Each block by a scale of 16 bits.
+    /// Each 32 numbers by a scale of 16 bits.
     Each,
-    /// Eight blocks by one scale.
+    /// Eight times as many by one scale.
     Eight,
 }
 
 /// Tokens rounded to 8 bits. Those of a tile, which are multiplied together, lie side by side.
 pub(super) struct Rounded {
     tokens: usize,
-    /// Tokens of the greatest tile.
+    /// The most tokens that a tile has.
     most: usize,
     columns: usize,
     /// Columns of a block.
@@ -87,17 +87,12 @@ impl Rounded {
     /// Returns which tokens are multiplied together.
     pub(super) fn tiles(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let (tokens, most) = (self.tokens, self.most);
-        let size = move |left: usize| match left {
-            8.. if most >= 8 => 8,
-            4.. => 4,
-            2.. => 2,
-            _ => 1,
-        };
         let mut first = 0;
         std::iter::from_fn(move || {
+            let left = tokens - first;
             let start = first;
-            first += if start < tokens { size(tokens - start) } else { 0 };
-            (first > start).then_some(start..first)
+            first += 1 << left.min(most).checked_ilog2()?;
+            Some(start..first)
         })
     }
 
@@ -185,20 +180,16 @@ fn round(simd: V3, x: &[f32; ROUNDED], factor: f32) -> ([i32; ROUNDED / 4], [i32
     for at in 0..4 {
         rounded[at] = simd.avx._mm256_cvtps_epi32(simd.avx._mm256_mul_ps(parts[at], factor));
     }
-    let sums = [
-        sum(simd.avx2._mm256_add_epi32(rounded[0], rounded[1])),
-        sum(simd.avx2._mm256_add_epi32(rounded[2], rounded[3])),
-    ];
     // Packing works within each half of a register; the permutation puts fours in order again.
     let low = simd.avx2._mm256_packs_epi32(rounded[0], rounded[1]);
     let high = simd.avx2._mm256_packs_epi32(rounded[2], rounded[3]);
     let packed = simd.avx2._mm256_packs_epi16(low, high);
     let order = simd.avx._mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    (pulp::cast(simd.avx2._mm256_permutevar8x32_epi32(packed, order)), sums)
-}
-
-#[inline(always)]
-fn sum(numbers: __m256i) -> i32 {
-    let numbers: [i32; ROWS] = pulp::cast(numbers);
-    numbers.iter().sum()
+    let packed = simd.avx2._mm256_permutevar8x32_epi32(packed, order);
+    // What is no number, or is beyond all bounds, became -128, which has no positive partner.
+    let packed = simd.avx2._mm256_max_epi8(packed, simd.avx._mm256_set1_epi8(-127));
+    let pairs = simd.avx2._mm256_maddubs_epi16(simd.avx._mm256_set1_epi8(1), packed);
+    let fours = simd.avx2._mm256_madd_epi16(pairs, simd.avx._mm256_set1_epi16(1));
+    let halves: [[i32; 4]; 2] = pulp::cast(fours);
+    (pulp::cast(packed), halves.map(|fours| fours.iter().sum()))
 }

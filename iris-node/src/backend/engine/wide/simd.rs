@@ -18,16 +18,17 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
 
     /// Returns the sums of the products of eight rows with some tokens, side by side.
     ///
-    /// `weights` gives four columns of eight rows, from 0 to 31. The greatest products of half of so
-    /// many columns as `TOGETHER` of these fours have, added up, fit in 16 bits.
-    fn unsigned<const TOGETHER: usize, const TOKENS: usize>(
+    /// `weights` gives four columns of eight rows, from 0 to 31; `x` has as many columns of each
+    /// token in a number. A sum of 16 bits may take two products of each four, of `TOGETHER`
+    /// fours: the greatest of them must fit.
+    fn sums_of_unsigned<const TOGETHER: usize, const TOKENS: usize>(
         self,
         weights: impl Fn(usize) -> __m256i,
         x: &[[i32; TOKENS]],
     ) -> [__m256i; TOKENS];
 
     /// Does the same with weights from -128 to 127; `starts` are -128 times the sums of `x`.
-    fn signed<const TOKENS: usize>(
+    fn sums_of_signed<const TOKENS: usize>(
         self,
         weights: impl Fn(usize) -> __m256i,
         x: &[[i32; TOKENS]],
@@ -49,7 +50,7 @@ impl Simd for V3 {
     }
 
     #[inline(always)]
-    fn unsigned<const TOGETHER: usize, const TOKENS: usize>(
+    fn sums_of_unsigned<const TOGETHER: usize, const TOKENS: usize>(
         self,
         weights: impl Fn(usize) -> __m256i,
         x: &[[i32; TOKENS]],
@@ -75,7 +76,7 @@ impl Simd for V3 {
     }
 
     #[inline(always)]
-    fn signed<const TOKENS: usize>(
+    fn sums_of_signed<const TOKENS: usize>(
         self,
         weights: impl Fn(usize) -> __m256i,
         x: &[[i32; TOKENS]],
@@ -100,6 +101,7 @@ impl Simd for V3 {
 }
 
 pulp::simd_type!({
+    /// What code is compiled for, in which `V3` is inlined as well: hence all that it needs.
     struct Instructions {
         avx: f!("avx"),
         avx2: f!("avx2"),
@@ -128,8 +130,8 @@ impl Vnni {
     #[inline(always)]
     fn add_fours(self, sums: __m256i, weights: __m256i, x: i32) -> __m256i {
         let x = self.common.avx._mm256_set1_epi32(x);
-        // SAFETY: the instruction needs AVX-512 VL and VNNI, and touches no memory. There is a value
-        // of this type only where `try_new` found both.
+        // SAFETY: the instruction needs AVX-512 VL and VNNI, and touches no memory. There is a
+        // value of this type only where `try_new` found both.
         #[expect(unsafe_code, reason = "no safe crate offers this instruction")]
         unsafe {
             _mm256_dpbusd_epi32(sums, weights, x)
@@ -137,8 +139,8 @@ impl Vnni {
     }
 }
 
-/// Hides how many columns there are: a loop over many tokens that is unrolled keeps more of them in
-/// registers than there are, and takes 1.3 times as long.
+/// Hides how many columns there are: unrolled, a loop over many tokens wants more registers than
+/// there are, and takes 1.3 times as long.
 #[inline(always)]
 fn kept_in_a_loop<const TOKENS: usize>(x: &[[i32; TOKENS]]) -> &[[i32; TOKENS]] {
     if TOKENS > 4 { std::hint::black_box(x) } else { x }
@@ -158,7 +160,7 @@ impl Simd for Vnni {
     }
 
     #[inline(always)]
-    fn unsigned<const TOGETHER: usize, const TOKENS: usize>(
+    fn sums_of_unsigned<const TOGETHER: usize, const TOKENS: usize>(
         self,
         weights: impl Fn(usize) -> __m256i,
         x: &[[i32; TOKENS]],
@@ -174,15 +176,15 @@ impl Simd for Vnni {
     }
 
     #[inline(always)]
-    fn signed<const TOKENS: usize>(
+    fn sums_of_signed<const TOKENS: usize>(
         self,
         weights: impl Fn(usize) -> __m256i,
         x: &[[i32; TOKENS]],
         starts: &[i32; TOKENS],
     ) -> [__m256i; TOKENS] {
         if TOKENS == 1 {
-            // Each sum waits for the one before it, and a single one longer than it gains.
-            return self.common.signed(weights, x, starts);
+            // Here each sum waits for the one before, which costs more than the instruction saves.
+            return self.common.sums_of_signed(weights, x, starts);
         }
         // Weights that are 128 greater have no sign; that gives as much more as `starts` are less.
         let sign = self.common.avx._mm256_set1_epi8(-128);
