@@ -84,9 +84,9 @@ impl<'a> Reader<'a> {
     /// Reads an array and calls `element` before each of its values, which it must read.
     pub(super) fn array<E: From<JsonError>>(
         &mut self,
-        mut element: impl FnMut(&mut Self) -> Result<(), E>,
+        element: impl FnMut(&mut Self) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.list(b'[', b']', |reader| element(reader))
+        self.list(b'[', b']', element)
     }
 
     /// Reads a string.

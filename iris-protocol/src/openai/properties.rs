@@ -185,6 +185,7 @@ mod tests {
     }
 
     const ASKED: &[&str] = &[
+        "\\ud800",
         "model",
         "messages",
         "prompt",
@@ -204,6 +205,7 @@ mod tests {
         "mod\\u0065l",
     ];
     const ANSWERED: &[&str] = &[
+        "\\ud800",
         "choices",
         "choices",
         "choices",
