@@ -1,4 +1,5 @@
 //! The `iris` command: asks an Iris network from a terminal.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 

@@ -172,7 +172,7 @@ async fn health_is_a_line() {
     let health = r#"{"status":"ok","version":"0.1.0","nodes":3,"models":1}"#;
     let coordinator = Scripted::always(move || json(200, &[], health)).await;
     let ran = run(&coordinator.url, &["health"]).await;
-    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "ok: 3 nodes, 1 models\n"), "{}", ran.err);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "ok: 3 nodes, 1 model\n"), "{}", ran.err);
 }
 
 #[cfg(unix)]

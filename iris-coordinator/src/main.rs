@@ -1,4 +1,5 @@
 //! The `iris-coordinator` command: serves a network.
+#![forbid(unsafe_code)]
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;

@@ -1,4 +1,5 @@
 //! The `iris-node` command: offers the models on this machine to a network.
+#![forbid(unsafe_code)]
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::ask::stay;
 use super::failure::Failure;
+use super::figures::count;
 use super::progress::{Follower, seconds};
 use super::read_file;
 use super::terminal::{Output, lines, remark};
@@ -191,9 +192,13 @@ fn sum_up(answer: &PlanAnswer, took: Duration) {
         Some(Privacy::Open) => "; the coordinator could read it too",
         None => "",
     };
-    let (parts, tokens) = (answer.units.len(), answer.usage.total());
+    let parts = match answer.units.len() {
+        1 => "1 part".to_owned(),
+        parts => format!("{parts} parts"),
+    };
+    let tokens = count(answer.usage.total().into(), "token", "tokens");
     let time = seconds(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
-    remark(&format!("{parts} parts, {tokens} tokens in {time}{who}"));
+    remark(&format!("{parts}, {tokens} in {time}{who}"));
 }
 
 /// Returns what is printed for programs.

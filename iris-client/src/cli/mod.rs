@@ -41,6 +41,7 @@ use crate::policy::Policy;
 use crate::settings::{Settings, session_file};
 use args::{Cli, Command, Json, Sealing};
 use failure::{Exit, Failure};
+use figures::count;
 use terminal::{Output, remark};
 
 /// The longest text that is read from standard input, in bytes.
@@ -322,8 +323,9 @@ async fn health(client: &Client, format: &Json, output: &mut Output) -> Result<(
     if format.json {
         return Ok(output.json(&health)?);
     }
-    let (nodes, models) = (health.nodes, health.models);
-    Ok(output.line(&format!("{}: {nodes} nodes, {models} models", health.status))?)
+    let nodes = count(health.nodes, "node", "nodes");
+    let models = count(health.models, "model", "models");
+    Ok(output.line(&format!("{}: {nodes}, {models}", health.status))?)
 }
 
 /// Returns the model that is set, or what stands for any.

@@ -12,7 +12,7 @@
 //! | `single` | [`single`] | one step |
 //! | `subtasks` | [`subtasks`] | independent parts, side by side, merged in order |
 //! | `consensus` | [`consensus`] | replicas on nodes of different owners that agree by normal form |
-//! | `context` | [`context`] | a long document, cut, mapped side by side, reduced as a tree |
+//! | `context` | [`context`] (feature `split`) | a long document, cut, mapped side by side, reduced as a tree |
 //! | `collaborative` | [`collaborative`] | one model, many data sets that stay where they are |
 //! | `comparative` | [`comparative`] | many models, one input |
 //! | `chained` | [`Plan`] itself | a pipeline of one's own |
@@ -21,6 +21,10 @@
 //!
 //! A plan's time is the [`Duration`](std::time::Duration) since it was accepted, so
 //! that it can be written down.
+#![cfg_attr(
+    not(feature = "split"),
+    allow(rustdoc::broken_intra_doc_links, reason = "a constructor comes with a feature")
+)]
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

@@ -249,10 +249,7 @@ impl<E: Fn(&str) -> Option<String>> Setup<'_, E> {
                 Ok(url) => match self.greet(&url).await {
                     Ok(health) => {
                         let Health { version, nodes, models, .. } = health;
-                        println!(
-                            "  {answer}: Iris {version}; {nodes} nodes with {models} models are \
-                             connected"
-                        );
+                        println!("  {answer}: Iris {version}; nodes: {nodes}, models: {models}");
                         return Ok((answer, url));
                     }
                     Err(problem) => format!("{answer}: {problem}"),
