@@ -42,6 +42,11 @@
 //! sealed end has come, and anything else is [`ClientError::Truncated`]. A little later comes the
 //! node's signed [receipt](PendingReceipt).
 //!
+//! # Whether a node runs what it says
+//!
+//! Whoever has a node of one's own can have others' answers [checked](Recheck) on it: token by
+//! token, by a model that is one's own.
+//!
 //! # Dividing work
 //!
 //! A [plan] divides work over several requests: independent parts side by side, the same question
@@ -107,6 +112,7 @@ mod private_file;
 pub mod properties;
 #[cfg(feature = "proxy")]
 pub mod proxy;
+mod recheck;
 mod retry;
 mod sealed;
 mod session;
@@ -133,6 +139,7 @@ pub use network::Network;
 pub use payouts::Payouts;
 pub use plan::{PlanAnswer, PlanCall, PlanFailure, PlanStream};
 pub use policy::{Policy, Privacy};
+pub use recheck::{Recheck, RecheckError, Rechecked};
 pub use sealed::{NoReceipt, PendingReceipt};
 pub use session::Sessions;
 pub use sse::{EventTooLong, SseParser};

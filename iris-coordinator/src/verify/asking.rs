@@ -15,9 +15,9 @@ use iris_crypto::VerifiedCertificate;
 use iris_crypto::seal::{
     AnswerEvent, AnswerOpener, MAX_TTL, Prompt, RecordReader, SealedRequest, Terms,
 };
-use iris_protocol::openai::{Asked, PromptScores};
+use iris_protocol::openai::{Asked, PromptScores, scoring};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use super::{PATIENCE, Verification};
@@ -137,22 +137,12 @@ impl Verification {
     /// Has an answer to `messages` scored by a reference; `None` where it fails.
     pub(super) async fn score(
         &self,
-        mut messages: Vec<Value>,
+        messages: Vec<Value>,
         model: &ModelName,
         answer: &str,
         reference: NodeId,
     ) -> Option<Vec<Scored>> {
-        messages.push(json!({ "role": "assistant", "content": answer }));
-        let body = json!({
-            "model": model,
-            "messages": messages,
-            "add_generation_prompt": false,
-            "continue_final_message": true,
-            "max_tokens": 1,
-            "prompt_logprobs": 1,
-            "temperature": 0,
-        });
-        let body = Bytes::from(body.to_string());
+        let body = Bytes::from(scoring(model, messages, answer).to_string());
         let request = self.request(body, model, reference, Priority::High)?;
         let request =
             TaskRequest { abilities: request.abilities.union(Abilities::SCORE), ..request };
@@ -361,6 +351,8 @@ impl Completion {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn read(chunks: &[Chunk]) -> Option<String> {
