@@ -31,9 +31,10 @@ use crate::sealed::Question;
 /// built-in engine and vLLM do.
 ///
 /// A sealed answer comes from the node that it names; of an open one the coordinator says which
-/// node wrote it. Whoever finds a node dishonest has the chat, the answer and, if it was sealed,
-/// the node's signed [receipt](Answer::receipt) of it: keep them, and report the node to the
-/// operator, whose own checks decide what follows.
+/// node wrote it, and where that node was lost amid the answer, another may have gone on. Whoever
+/// finds a node dishonest has the chat, the answer and, if it was sealed, the node's signed
+/// [receipt](Answer::receipt) of it: keep them, and report the node to the operator, whose own
+/// checks decide what follows.
 ///
 /// ```no_run
 /// # async fn demo(client: iris_client::Client) -> Result<(), Box<dyn std::error::Error>> {
