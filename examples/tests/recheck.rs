@@ -22,7 +22,7 @@ struct Nodes {
     live: Live,
     own: NodeId,
     other: NodeId,
-    _nodes: [AbortOnDropHandle<()>; 2],
+    _running: [AbortOnDropHandle<()>; 2],
 }
 
 impl Nodes {
@@ -34,7 +34,7 @@ impl Nodes {
         let own = ids().await.unwrap()[0];
         let second = live.join(other, 1).await;
         let other = ids().await.unwrap().into_iter().find(|id| *id != own).unwrap();
-        Self { live, own, other, _nodes: [first, second] }
+        Self { live, own, other, _running: [first, second] }
     }
 
     /// A client with the own node, and what checks answers there.
