@@ -18,13 +18,21 @@ use crate::sealed::Question;
 /// Checks what others' nodes answered, on a node of one's own that runs the same model.
 ///
 /// The own node is given the chat and the answer, and says of each token whether it would have
-/// chosen it too; nobody else learns of the check. An honest node differs in at most 2 of 100
+/// chosen it too. No other node learns of the check, and nobody else can read it; the coordinator
+/// sees that a request goes to the own node, and may guess what for. An honest node differs in at most 2 of 100
 /// tokens (arithmetic, a neighbouring quantisation), one that runs a smaller or coarser model in 6
 /// and more: [`Sequential`] says how sure a finding is. It takes some hundred tokens, so the
 /// answers that a node gave with one model are counted together until they decide.
 ///
 /// What decides is what the own node runs under the model's name. Where that is another file than
 /// the network's, the honest look dishonest; so begin with a node that is known to be honest.
+///
+/// A finding is a suspicion. Check each question once, and questions that differ: what is asked
+/// again counts again, though an honest node differs in the same places. Chats must end with the
+/// user's message, and answers should be some sentences that no limit cut, since the first and last
+/// tokens of a text may differ for other reasons. What an answer says after the count has found its
+/// node honest is not counted, and an answer that cannot be scored says nothing. So before reporting
+/// a node, begin anew with other questions, best on a second node of one's own.
 ///
 /// Only chats of text with a temperature of 0 can be checked, and nothing in them may change which
 /// tokens are likeliest ([`NotRepeatable`] says what does). The own node has to score texts, as the
@@ -49,7 +57,7 @@ use crate::sealed::Question;
 /// let answer = client.with_policy(Policy::Open).chat(chat.clone()).await?;
 /// let checked = recheck.check(&chat, &answer).await?;
 /// if checked.finding == Finding::Dishonest {
-///     println!("{} does not run some-model", checked.node);
+///     println!("{} seems not to run some-model", checked.node);
 /// }
 /// # Ok(())
 /// # }
