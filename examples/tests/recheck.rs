@@ -59,16 +59,25 @@ fn builder(live: &Live) -> ClientBuilder {
         .with_shape(Shape::Off)
 }
 
-/// Checks answers to one question after another until they decide.
-async fn decided(nodes: &Nodes, client: &Client, recheck: &mut Recheck) -> Rechecked {
+/// Checks answers to one question after another until they decide; returns how many tokens that
+/// took, too. Each `round` has its own questions.
+async fn decided(
+    nodes: &Nodes,
+    (client, recheck): (&Client, &mut Recheck),
+    round: u32,
+) -> (Rechecked, usize) {
+    let mut tokens = 0;
     for number in 0..40 {
-        let chat = nodes.chat(&format!("Tell me {number} things about a node."));
+        let chat = nodes.chat(&format!("Tell me {number} things about node {round}."));
         let answer = client.chat(chat.clone()).await.unwrap();
-        let checked = recheck.check(&chat, &answer).await.unwrap();
-        assert_eq!(checked.node, nodes.other);
-        assert!(!checked.tokens.is_empty());
+        let checked = match recheck.check(&chat, &answer).await {
+            Err(RecheckError::TooShort) => continue,
+            checked => checked.unwrap(),
+        };
+        assert_eq!((checked.node, checked.by), (nodes.other, nodes.own));
+        tokens += checked.tokens.len();
         if checked.finding != Finding::Continue {
-            return checked;
+            return (checked, tokens);
         }
     }
     panic!("nothing was decided");
@@ -78,11 +87,14 @@ async fn decided(nodes: &Nodes, client: &Client, recheck: &mut Recheck) -> Reche
 async fn honest_node_is_found_honest_by_a_node_of_ones_own() {
     let nodes = Nodes::start(Engine::bundled().unwrap()).await;
     let (client, mut recheck) = nodes.caller();
-    for _ in 0..2 {
-        // Each time the count begins anew.
-        let checked = decided(&nodes, &client, &mut recheck).await;
+    let mut rest = 0;
+    for round in 0..2 {
+        let (checked, tokens) = decided(&nodes, (&client, &mut recheck), round).await;
         assert_eq!((checked.finding, checked.trial.mismatches), (Finding::Honest, 0));
-        assert!((100..150).contains(&checked.trial.tokens), "{} tokens", checked.trial.tokens);
+        // What ended one test within an answer began the next.
+        let left = usize::try_from(checked.trial.tokens).unwrap();
+        assert_eq!(rest + tokens - left, 111);
+        rest = left;
     }
 }
 
@@ -92,10 +104,10 @@ async fn node_with_another_model_is_found_out_and_stays_so() {
     let offer = ModelOffer::new(BUNDLED_MODEL.parse().unwrap(), 4096);
     let nodes = Nodes::start(ScriptedBackend::new([offer], move |_| script.clone())).await;
     let (client, mut recheck) = nodes.caller();
-    let caught = decided(&nodes, &client, &mut recheck).await;
+    let (caught, tokens) = decided(&nodes, (&client, &mut recheck), 0).await;
     assert_eq!(caught.finding, Finding::Dishonest);
-    assert!(caught.trial.tokens < 100, "{caught:?}");
-    let again = decided(&nodes, &client, &mut recheck).await;
+    assert!(tokens < 100, "{caught:?}");
+    let (again, _) = decided(&nodes, (&client, &mut recheck), 1).await;
     assert_eq!((again.finding, again.trial), (Finding::Dishonest, caught.trial));
 }
 
@@ -127,6 +139,10 @@ async fn what_proves_nothing_is_refused_by_type() {
     let other = ChatRequest { messages: vec![Message::user("Who?")], ..greedy.clone() };
     let checked = recheck.check(&other, &answer).await.unwrap();
     assert!(checked.tokens.iter().any(|token| !token.is_match()), "another question fits as well");
+
+    recheck.check(&greedy, &answer).await.unwrap();
+    let error = recheck.check(&greedy, &answer).await.unwrap_err();
+    assert!(matches!(error, RecheckError::Repeated), "{error}");
 
     let mut without = Recheck::new(&builder(&nodes.live).build().unwrap());
     let error = without.check(&greedy, &answer).await.unwrap_err();

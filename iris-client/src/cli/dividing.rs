@@ -192,10 +192,8 @@ fn sum_up(answer: &PlanAnswer, took: Duration) {
         Some(Privacy::Open) => "; the coordinator could read it too",
         None => "",
     };
-    let parts = match answer.units.len() {
-        1 => "1 part".to_owned(),
-        parts => format!("{parts} parts"),
-    };
+    let parts = u64::try_from(answer.units.len()).unwrap_or(u64::MAX);
+    let parts = count(parts, "part", "parts");
     let tokens = count(answer.usage.total().into(), "token", "tokens");
     let time = seconds(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
     remark(&format!("{parts}, {tokens} in {time}{who}"));

@@ -15,7 +15,7 @@ use iris_crypto::VerifiedCertificate;
 use iris_crypto::seal::{
     AnswerEvent, AnswerOpener, MAX_TTL, Prompt, RecordReader, SealedRequest, Terms,
 };
-use iris_protocol::openai::{Asked, PromptScores, scoring};
+use iris_protocol::openai::{Asked, PromptScores, score_request};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
@@ -142,7 +142,7 @@ impl Verification {
         answer: &str,
         reference: NodeId,
     ) -> Option<Vec<Scored>> {
-        let body = Bytes::from(scoring(model, messages, answer).to_string());
+        let body = Bytes::from(score_request(model, messages, answer).to_string());
         let request = self.request(body, model, reference, Priority::High)?;
         let request =
             TaskRequest { abilities: request.abilities.union(Abilities::SCORE), ..request };
@@ -158,12 +158,8 @@ impl Verification {
                 TaskEvent::Chunk(_) | TaskEvent::Sealed(_) | TaskEvent::Ended(_) => return None,
             }
         }
-        let tokens = scores?.of_answer(answer).ok()?.into_iter();
-        let found = tokens.map(|token| Scored {
-            logprob: token.logprob.micros(),
-            best_logprob: token.best_logprob.micros(),
-        });
-        Some(found.collect())
+        let tokens = scores?.of_answer(answer).ok()?;
+        Some(tokens.into_iter().map(Scored::from).collect())
     }
 
     /// Makes the task that a caller's request with this body would be, for one node.

@@ -282,14 +282,10 @@ impl Record {
     /// Runs the first test over `tokens`; returns what it saw if it finds them suspicious.
     fn suspect(&mut self, scorer: AccountId, tokens: &[Scored], rules: &Rules) -> Option<Trial> {
         let trial = self.trials.entry(scorer).or_default();
-        for token in tokens {
-            match rules.suspicion.count(trial, token.is_match()) {
-                Finding::Continue => {}
-                Finding::Honest => *trial = Trial::default(),
-                Finding::Dishonest => return self.trials.remove(&scorer),
-            }
+        match rules.suspicion.count_all(trial, tokens) {
+            Finding::Dishonest => self.trials.remove(&scorer),
+            Finding::Honest | Finding::Continue => None,
         }
-        None
     }
 
     /// Looks closer from now on, and starts the second test if the budget has room for it.

@@ -15,6 +15,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::logarithm::ln_ratio;
+use crate::score::TokenScore;
 
 /// One, in millionths.
 pub(super) const MILLION: u32 = 1_000_000;
@@ -38,6 +39,12 @@ impl Scored {
     /// Returns whether the reference would have chosen this token too, or one that is as good.
     pub const fn is_match(self) -> bool {
         self.best_logprob.saturating_sub(self.logprob) <= TOLERANCE
+    }
+}
+
+impl From<TokenScore> for Scored {
+    fn from(token: TokenScore) -> Self {
+        Self { logprob: token.logprob.micros(), best_logprob: token.best_logprob.micros() }
     }
 }
 
@@ -118,6 +125,29 @@ impl Sequential {
         self.finding(trial)
     }
 
+    /// Counts all of `tokens`, one test after another: where one finds them honest, the next begins
+    /// with the token after it, so that nothing goes uncounted.
+    ///
+    /// Returns [`Finding::Dishonest`] with what was seen in `trial` as soon as a test comes to that,
+    /// and counts no more; [`Finding::Honest`] if a test came to that; else [`Finding::Continue`].
+    pub fn count_all(&self, trial: &mut Trial, tokens: &[Scored]) -> Finding {
+        let mut come_to = self.finding(trial);
+        for token in tokens {
+            if come_to == Finding::Dishonest {
+                break;
+            }
+            match self.count(trial, token.is_match()) {
+                Finding::Continue => {}
+                Finding::Honest => {
+                    *trial = Trial::default();
+                    come_to = Finding::Honest;
+                }
+                Finding::Dishonest => come_to = Finding::Dishonest,
+            }
+        }
+        come_to
+    }
+
     /// Returns what the test has come to.
     pub const fn finding(&self, trial: &Trial) -> Finding {
         if trial.likelihood >= self.reject {
@@ -156,6 +186,27 @@ mod tests {
 
     use super::*;
     use crate::verify::tests::Dice;
+
+    #[test]
+    fn what_follows_an_honest_beginning_is_counted_too() {
+        let token = |matched: bool| Scored {
+            logprob: if matched { 0 } else { -TOLERANCE - 1 },
+            best_logprob: 0,
+        };
+        let (test, mut trial) = (Sequential::default(), Trial::default());
+        let honest = vec![token(true); 120];
+        assert_eq!(test.count_all(&mut trial, &honest), Finding::Honest);
+        // The first test ended with its 111th token.
+        assert_eq!((trial.tokens, trial.mismatches), (9, 0));
+        assert_eq!(test.count_all(&mut trial, &honest[..9]), Finding::Continue);
+        let turned = [&honest[..], &vec![token(false); 30]].concat();
+        let mut trial = Trial::default();
+        assert_eq!(test.count_all(&mut trial, &turned), Finding::Dishonest);
+        assert_eq!((trial.tokens, trial.mismatches), (18, 9));
+        let seen = trial;
+        assert_eq!(test.count_all(&mut trial, &honest), Finding::Dishonest);
+        assert_eq!(trial, seen);
+    }
 
     /// Runs one test to its end; the longest there can be ends with what it has come to.
     fn run(dice: &mut Dice, mismatch: u32) -> (Finding, u32) {

@@ -41,7 +41,7 @@ pub use message::{Content, FunctionCall, Message, Role, ToolCall};
 pub use model::{Model, ModelList};
 pub use preferences::{PREFERENCES, Preferences};
 pub use refused::{Refused, RequestError, Retry};
-pub use repeatable::{NotRepeatable, RepeatableChat, scoring};
+pub use repeatable::{NotRepeatable, RepeatableChat, score_request};
 pub use request::{ChatRequest, Stop, StreamOptions};
 pub use scores::{AnswerToken, PromptScores, ScoresError, read_logprobs};
 pub use stream::{ChatCompletionChunk, ChunkChoice, Delta, FunctionCallDelta, ToolCallDelta};

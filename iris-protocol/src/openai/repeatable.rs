@@ -1,6 +1,8 @@
 //! Chats that every machine with the same model answers alike, and what asks for the scores of
 //! such an answer.
 
+use std::fmt;
+
 use iris_core::ModelName;
 use serde_json::{Map, Value, json};
 
@@ -18,7 +20,7 @@ const HARMLESS: [&str; 10] = [
     "store",
 ];
 
-/// A chat of text whose answer is the likeliest token each time, by nothing but model and messages.
+/// A question of text whose answer is the likeliest token each time, by nothing but model and messages.
 #[derive(Clone)]
 pub struct RepeatableChat {
     messages: Vec<Value>,
@@ -28,7 +30,7 @@ pub struct RepeatableChat {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotRepeatable {
-    /// It has no messages, or is not JSON.
+    /// It is not JSON, or its messages are no list.
     #[error("it is no chat")]
     Malformed,
     /// Tokens are drawn.
@@ -38,11 +40,20 @@ pub enum NotRepeatable {
     #[error("it asks for several answers; 'n' must be 1")]
     Several,
     /// A member may change which tokens are likeliest.
-    #[error("its member '{0}' may change which tokens are likeliest")]
+    #[error("its member {0:?} may change which tokens are likeliest")]
     Member(String),
     /// A message is of a tool, or has more than a text.
     #[error("one of its messages is not a text of the system, the user or the assistant")]
     NotText,
+    /// The last message is not the user's: a node goes on with one of the assistant's.
+    #[error("its last message is not the user's")]
+    NotAsked,
+}
+
+impl fmt::Debug for RepeatableChat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RepeatableChat").field("messages", &self.messages.len()).finish()
+    }
 }
 
 impl RepeatableChat {
@@ -65,10 +76,13 @@ impl RepeatableChat {
         if messages.iter().any(|message| is_text(message) != Some(true)) {
             return Err(NotRepeatable::NotText);
         }
+        if messages.last().is_none_or(|message| message["role"] != "user") {
+            return Err(NotRepeatable::NotAsked);
+        }
         Ok(Self { messages })
     }
 
-    /// Returns the messages, for [`scoring`].
+    /// Returns the messages, for [`score_request`].
     pub fn into_messages(self) -> Vec<Value> {
         self.messages
     }
@@ -84,7 +98,7 @@ fn is_text(message: &Value) -> Option<bool> {
 
 /// Returns the request that has `answer` to `messages` scored, in vLLM's words; what comes is read
 /// by [`PromptScores`](super::PromptScores).
-pub fn scoring(model: &ModelName, mut messages: Vec<Value>, answer: &str) -> Value {
+pub fn score_request(model: &ModelName, mut messages: Vec<Value>, answer: &str) -> Value {
     messages.push(json!({ "role": "assistant", "content": answer }));
     json!({
         "model": model,
@@ -124,6 +138,10 @@ mod tests {
         assert_eq!(read(|body| body["messages"] = json!("u")), Err(NotRepeatable::Malformed));
         let not_text = Err(NotRepeatable::NotText);
         assert_eq!(read(|body| body["messages"][0]["role"] = "tool".into()), not_text);
+        assert_eq!(read(|body| body["messages"] = json!([])), Err(NotRepeatable::NotAsked));
+        let begun = json!({"role": "assistant", "content": "a"});
+        let go_on = |body: &mut Value| body["messages"].as_array_mut().unwrap().push(begun);
+        assert_eq!(read(go_on), Err(NotRepeatable::NotAsked));
         let parts = json!([{"type": "text"}]);
         assert_eq!(read(|body| body["messages"][1]["content"] = parts), not_text);
         assert_eq!(read(|body| body["messages"][1]["name"] = "x".into()), not_text);
